@@ -1,0 +1,194 @@
+"""Inputs: what the model is given, and what each position of each tower is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from cutaway.errors import InputError, near
+from cutaway.model.sites import Site
+from cutaway.model.tokens import TokenMap
+
+SMALLEST, LARGEST = 2, 64_000_000
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A bundle for one run: the keyword arguments of the call, the token map of each tower, the pictures as seen.
+
+    `call` names what is called: `forward`, a method of the model (`get_image_features`), or `pipeline`.
+    """
+
+    tensors: Mapping[str, Any]
+    tokens: Mapping[str, TokenMap] = field(default_factory=dict)
+    pictures: tuple[Image.Image, ...] = ()
+    call: str = "forward"
+    latent: tuple[int, int] | None = None
+
+    def where(
+        self, kind: str | None = None, *, tower: str | None = None, **coordinates: Any
+    ) -> Bool[Tensor, "batch token"]:
+        """The positions of a kind and of given coordinates, on the named tower or the first one that has them.
+
+        `inputs.where("image", row=3)`, `inputs.where("text", text="dog")`, `inputs.where(col=range(2, 5), tower="vision")`.
+        """
+        names = [tower] if tower else sorted(self.tokens, key=lambda name: not name.startswith("text"))
+        missing = InputError(f"no token map for tower '{tower}'", exists=near(tower or "", self.tokens))
+        for name in names:
+            if name not in self.tokens:
+                raise missing
+            try:
+                return self.tokens[name].where(kind, **coordinates)
+            except InputError as error:
+                missing = error
+        raise missing
+
+    def grid(self, values: Float[Tensor, "batch token"], *, tower: str, image: int = 0) -> Float[Tensor, "row col"]:
+        """Fold one value a position of a tower back onto the patch grid of a picture."""
+        if tower not in self.tokens:
+            raise InputError(f"no token map for tower '{tower}'", exists=near(tower, self.tokens))
+        return self.tokens[tower].grid(values, image)
+
+    def map_for(self, site: Site, axis: str, size: int) -> TokenMap:
+        """The token map of one position axis of a site that holds `size` positions."""
+        name = _map_name(site, axis, self.tokens)
+        if name not in self.tokens:
+            raise InputError(f"nothing is known of the {axis} axis of '{site}'", exists=near(name, self.tokens))
+        found = self.tokens[name]
+        if self.latent and name == "denoiser" and size and len(found) != size:
+            height, width = self.latent
+            while height * width > size and height > 1:
+                height, width = -(-height // 2), -(-width // 2)
+            found = TokenMap.patches(found.batch, height, width)
+        return found
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Inputs:
+        """The same inputs on a device, floating tensors in a dtype."""
+        moved = {name: _moved(value, device, dtype) for name, value in self.tensors.items()}
+        return replace(self, tensors=moved)
+
+    @staticmethod
+    def stack(bundles: Sequence[Inputs]) -> Inputs:
+        """Several inputs as one batch, rows in order; refuses what does not line up."""
+        if not bundles:
+            raise InputError("nothing to stack", expected="at least one Inputs")
+        head = bundles[0]
+        shapes = [{k: tuple(v.shape[1:]) for k, v in b.tensors.items() if isinstance(v, Tensor)} for b in bundles]
+        for other, shape in zip(bundles, shapes, strict=True):
+            if other.call != head.call or shape != shapes[0] or head.call == "pipeline":
+                raise InputError(
+                    "these inputs do not line up in one batch", expected=f"tensors like {shapes[0]}", exists=f"{shape}",
+                    do="pad the texts to one length (`model.inputs` with a list of texts), or run them one by one",
+                )  # fmt: skip
+        tensors = {
+            k: torch.cat([b.tensors[k] for b in bundles]) if isinstance(v, Tensor) else v
+            for k, v in head.tensors.items()
+        }
+        maps = {name: _stacked([b.tokens[name] for b in bundles]) for name in head.tokens}
+        return Inputs(tensors, maps, tuple(p for b in bundles for p in b.pictures), head.call, head.latent)
+
+    def __repr__(self) -> str:
+        said = [
+            f"{name}: {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+            if isinstance(value, Tensor)
+            else f"{name}: {value!r}"
+            for name, value in self.tensors.items()
+        ]
+        towers = [f"{name}: {tokens.batch} x {len(tokens)} positions" for name, tokens in self.tokens.items()]
+        return f"Inputs({self.call}; {', '.join(said)}; {', '.join(towers)})"
+
+
+def _map_name(site: Site, axis: str, known: Mapping[str, TokenMap]) -> str:
+    if site.part.startswith("cross.") and (axis == "key" or site.part in ("cross.k", "cross.v")):
+        sources = {"denoiser": "text", "connector": "vision", "text": "audio" if "audio" in known else "encoder"}
+        return sources.get(site.tower, site.tower)
+    joint = f"{site.tower}.{site.stream or 'joint'}"
+    return joint if joint in known and site.layer is not None else site.tower
+
+
+def _moved(value: Any, device: torch.device | str, dtype: torch.dtype | None) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(device, dtype if dtype is not None and value.is_floating_point() else value.dtype)
+
+
+def _stacked(maps: list[TokenMap]) -> TokenMap:
+    shift = np.cumsum([0] + [max(int(m.image.max()) + 1, 0) for m in maps[:-1]])
+    columns = {name: np.concatenate([getattr(m, name) for m in maps]) for name in vars(maps[0])}
+    moved = [np.where(m.image >= 0, m.image + s, -1) for m, s in zip(maps, shift, strict=True)]
+    return TokenMap(**{**columns, "image": np.concatenate(moved)})
+
+
+# --- what a user may pass ---------------------------------------------------------------------------------------------
+
+
+def as_list(value: Any) -> list[Any]:
+    """One or several, as a list."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def picture(source: Any) -> Image.Image:
+    """A picture of any kind as RGB, turned as its EXIF says, transparency on white; refuses what is no picture."""
+    image = _opened(source)
+    if min(image.size) < SMALLEST:
+        raise InputError(
+            f"this picture has {image.width} x {image.height} pixels", expected=f"at least {SMALLEST} x {SMALLEST}",
+            do="pass the whole picture",
+        )  # fmt: skip
+    if image.width * image.height > LARGEST:
+        raise InputError(
+            f"this picture has {image.width} x {image.height} pixels", expected=f"at most {LARGEST:,} pixels",
+            do="shrink it first: the model sees a few hundred pixels a side",
+        )  # fmt: skip
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(ground, image)
+    return image.convert("RGB")
+
+
+def _opened(source: Any) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if not path.is_file():
+            raise InputError(f"no picture at '{source}'", expected="the path of a picture file", do="check the path")
+        try:
+            return Image.open(path)
+        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise InputError(
+                f"'{path.name}' cannot be opened as a picture ({type(error).__name__})", expected="PNG, JPEG, WebP, …"
+            ) from error
+    array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+    if isinstance(array, np.ndarray):
+        return _from_array(array)
+    raise InputError(
+        f"a picture cannot be a {type(source).__name__}",
+        expected="a PIL image, a path, or an array (height, width[, 3 or 4])",
+        do="pass prepared tensors by name instead: `model.inputs(pixel_values=…, input_ids=…)`",
+    )
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)) or 0 in array.shape:
+        raise InputError(
+            f"an array of shape {array.shape} is not a picture", expected="(height, width) or (height, width, 1, 3 or 4)",
+            do="move the channels last, one picture at a time",
+        )  # fmt: skip
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise InputError(
+                "this float picture leaves the range 0 to 1", expected="floats in [0, 1] or bytes in [0, 255]"
+            )
+        array = (array * 255).round()
+    return Image.fromarray(array.astype(np.uint8).squeeze())

@@ -1,0 +1,186 @@
+"""Open a model: a hub id, a local folder, a `tiny:` name, or an object that is already loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cutaway.errors import LoadError, near
+from cutaway.model.model import Model
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def load(
+    source: Any,
+    *,
+    processor: Any = None,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device | None = None,
+    device_map: Any = None,
+    attn: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Open a model and name its parts; the module itself is left as it is (eval mode).
+
+    `source`: a hub id, a folder with `config.json` or `model_index.json` and safetensors weights, a name such as
+    `tiny:clip` (a random model, nothing downloaded), or a loaded transformers model or diffusers pipeline (then give its
+    `processor`). `attn` is `sdpa` or `eager`. Raises LoadError; pickle checkpoints are refused.
+    """
+    if isinstance(dtype, str):
+        dtype = _dtype(dtype)
+    if not isinstance(source, str | Path):
+        return _loaded(source, processor, dtype, device)
+    name = str(source)
+    if name.startswith("tiny:"):
+        return _tiny(name, dtype or torch.float32, device, attn)
+    options = {"revision": revision, "device_map": device_map, "trust_remote_code": trust_remote_code}
+    options = {key: value for key, value in options.items() if value}
+    folder = Path(name)
+    if folder.exists():
+        _check_folder(folder)
+    elif name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise LoadError(
+            f"'{name}' is neither a folder here nor a model",
+            expected="a hub id (`openai/clip-vit-base-patch32`), a folder, `tiny:NAME`, or a loaded model",
+            do="check the path; `cutaway sites --help` shows examples",
+        )
+    module, tools = _pretrained(name, folder, dtype, attn, options)
+    if device is not None and device_map is None:
+        module = module.to(device)
+    return Model(_ready(module), processor or tools, name=name, revision=revision or "")
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise LoadError(f"no dtype '{name}'", exists="float32, float64, bfloat16, float16")
+    return found
+
+
+def _loaded(source: Any, processor: Any, dtype: torch.dtype | None, device: Any) -> Model:
+    if not isinstance(source, nn.Module) and not hasattr(source, "components"):
+        raise LoadError(
+            f"cannot open a {type(source).__name__}",
+            expected="a hub id, a folder, a `tiny:` name, a transformers model or a diffusers pipeline",
+        )
+    if dtype is not None or device is not None:
+        source = source.to(**{k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None})
+    return Model(_ready(source), processor, name=str(getattr(source, "name_or_path", "") or type(source).__name__))
+
+
+def _ready(module: Any) -> Any:
+    return module.eval() if isinstance(module, nn.Module) else module
+
+
+def _tiny(name: str, dtype: torch.dtype, device: Any, attn: str | None) -> Model:
+    from cutaway.zoo import tiny
+
+    wanted = name.removeprefix("tiny:")
+    if wanted not in tiny.names():
+        raise LoadError(
+            f"no tiny model '{wanted}'", exists=near(wanted, tiny.names()), do="`tiny:clip` is a good start"
+        )
+    module, processor = tiny.build(wanted, dtype=dtype, attn=attn)
+    return Model(module.to(device) if device is not None else module, processor, name=name)
+
+
+# --- folders and hub --------------------------------------------------------------------------------------------------
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        hint = "pickle files can run code when opened; convert to safetensors" if folder.suffix in PICKLES else ""
+        raise LoadError(
+            f"'{folder}' is a file", expected="the folder that holds `config.json`", do=hint or "pass its folder"
+        )
+    names = sorted(path.name for path in folder.iterdir())
+    if "config.json" not in names and "model_index.json" not in names:
+        raise LoadError(
+            f"'{folder}' holds no model", expected="`config.json` (transformers) or `model_index.json` (diffusers)",
+            exists=", ".join(names[:5]) or "an empty folder", do="pass the folder that `save_pretrained` wrote",
+        )  # fmt: skip
+    if not any(folder.rglob("*.safetensors")):
+        pickles = [path.name for path in folder.rglob("*") if path.suffix in PICKLES]
+        raise LoadError(
+            f"'{folder}' has no safetensors weights" + (f", only the pickle {pickles[0]}" if pickles else ""),
+            expected="*.safetensors",
+            exists=", ".join(names[:5]),
+            do="pickle files can run code when opened and are refused; convert with `model.save_pretrained(folder)`",
+        )
+
+
+def _pretrained(
+    name: str, folder: Path, dtype: torch.dtype | None, attn: str | None, options: dict[str, Any]
+) -> tuple[Any, Any]:
+    chosen = {"torch_dtype" if _is_pipeline(name, folder) else "dtype": dtype} if dtype is not None else {}
+    if _is_pipeline(name, folder):
+        import diffusers
+
+        return diffusers.DiffusionPipeline.from_pretrained(name, use_safetensors=True, **chosen, **options), None
+    import transformers
+
+    chosen |= {"attn_implementation": attn} if attn else {}
+    shared = {key: value for key, value in options.items() if key != "device_map"}
+    config = transformers.AutoConfig.from_pretrained(name, **shared)
+    kind = _class_of(config, bool(options.get("trust_remote_code")))
+    module = kind.from_pretrained(name, config=config, use_safetensors=True, **chosen, **options)
+    return module, _tools(name, shared)
+
+
+def _is_pipeline(name: str, folder: Path) -> bool:
+    if folder.is_dir():
+        return (folder / "model_index.json").exists()
+    from huggingface_hub import file_exists
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return bool(file_exists(name, "model_index.json"))
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return False
+
+
+def _class_of(config: Any, remote: bool) -> Any:
+    import transformers
+
+    names = config.architectures or []
+    for name in names:
+        if hasattr(transformers, name):
+            return getattr(transformers, name)
+    if remote:
+        return transformers.AutoModel
+    raise LoadError(
+        f"no class {', '.join(names) or '(none named)'} in transformers {transformers.__version__}",
+        expected="`architectures` in config.json to name a transformers class",
+        do="load it yourself and pass the object, or trust_remote_code=True if you trust its code",
+    )
+
+
+def _tools(name: str, options: dict[str, Any]) -> Any:
+    """The processor of a model; when its class needs torchvision, its image processor (Pillow) and tokenizer."""
+    import transformers
+
+    try:
+        found = transformers.AutoProcessor.from_pretrained(name, **options)
+    except (ImportError, ValueError, OSError, KeyError, AttributeError, TypeError):
+        found = None
+    if found is not None and (hasattr(found, "tokenizer") or hasattr(found, "decode") or hasattr(found, "image_mean")):
+        return found
+    parts: dict[str, Any] = {}
+    for field, kind in (("tokenizer", "AutoTokenizer"), ("image_processor", "AutoImageProcessor")):
+        try:
+            parts[field] = getattr(transformers, kind).from_pretrained(name, **options)
+        except (ImportError, ValueError, OSError, KeyError, AttributeError, TypeError):
+            parts[field] = None
+    return _Parts(**parts) if any(part is not None for part in parts.values()) else found
+
+
+class _Parts:
+    """A tokenizer and an image processor side by side."""
+
+    def __init__(self, tokenizer: Any, image_processor: Any) -> None:
+        self.tokenizer, self.image_processor = tokenizer, image_processor

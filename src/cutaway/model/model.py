@@ -1,0 +1,277 @@
+"""The model a user holds: their own module, unmodified, with named towers and sites and the verbs to use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.errors import EditError, InputError, SiteError
+from cutaway.model.attach import attach
+from cutaway.model.edits import Edit
+from cutaway.model.estimate import Estimate, estimate
+from cutaway.model.inputs import Inputs
+from cutaway.model.prepare import Tools, prepare, prepare_prompt
+from cutaway.model.run import Generation, Run
+from cutaway.model.seats import Seat, Tower
+from cutaway.model.session import Guidance, Recording, Session, Stop
+from cutaway.model.sites import Site, SiteTable
+
+Edits = Edit | Sequence[Edit]
+Record = str | Site | Iterable[str | Site]
+
+
+class Model:
+    """A transformers model or a diffusers pipeline with names for its parts; use `cutaway.load` to get one.
+
+    >>> import cutaway
+    >>> model = cutaway.load("tiny:llama")
+    >>> run = model.run(model.inputs(text="a red dog"), record="text.*.resid_post")
+    >>> tuple(run["text.1.resid_post"].shape)[-1]
+    32
+    """
+
+    def __init__(self, module: Any, processor: Any = None, *, name: str = "", revision: str = "") -> None:
+        self.module, self.processor, self.name, self.revision = (
+            module,
+            processor,
+            name or type(module).__name__,
+            revision,
+        )
+        parts = getattr(module, "components", None)
+        self.is_pipeline = not isinstance(module, nn.Module) and parts is not None
+        roots = {n: p for n, p in parts.items() if isinstance(p, nn.Module)} if self.is_pipeline else {"": module}
+        self._roots: dict[str, nn.Module] = roots
+        found = attach(roots, type(module).__name__)
+        self.towers: dict[str, Tower] = found.towers
+        self.family, self.missing, self._seats = found.family, tuple(found.missing), found.seats
+        self.tools = Tools.of(processor)
+
+    # --- what there is --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def sites(self) -> SiteTable:
+        """Every named site; `model.sites["vision.*.resid_post"]` selects, `raw.PATH` reaches any module."""
+        raw = [".".join(w for w in (n, p) if w) for n, root in self._roots.items() for p, _ in root.named_modules()]
+        return SiteTable((seat.site for seat in self._seats.values()), raw)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter lies."""
+        return next(next(iter(self._roots.values())).parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first parameter of the denoiser or of the model."""
+        root = self.towers["denoiser"].module if "denoiser" in self.towers else next(iter(self._roots.values()))
+        return next(root.parameters()).dtype
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, if the model came with one."""
+        return self.tools.tokenizer if not self.is_pipeline else getattr(self.module, "tokenizer", None)
+
+    def __repr__(self) -> str:
+        towers = ", ".join(f"{name} ({n} layers)" if n else name for name, n in self.sites.towers().items())
+        lines = [
+            f"{self.name}: {type(self.module).__name__}, {self.family.kind}; {towers or 'no named towers'}; {len(self.sites)} sites"
+        ]
+        return "\n".join([*lines, *(f"  missing: {line}" for line in self.missing)])
+
+    # --- verbs ----------------------------------------------------------------------------------------------------------
+
+    def inputs(
+        self,
+        *,
+        image: Any = None,
+        text: str | Sequence[str] | None = None,
+        audio: Any = None,
+        prompt: str | Sequence[str] | None = None,
+        negative: str | Sequence[str] | None = None,
+        seed: int = 0,
+        steps: int = 20,
+        guidance: float = 5.0,
+        size: tuple[int, int] | None = None,
+        **tensors: Any,
+    ) -> Inputs:
+        """What to run on, with a token map for each tower.
+
+        `image`: a PIL image, path or array, or a list; `text`: a string or a list; `audio`: samples at the model's rate;
+        `prompt`, `negative`, `seed`, `steps`, `guidance`, `size` (height, width): for a pipeline. Prepared tensors go by
+        their own names (`input_ids=…`, `pixel_values=…`). Raises InputError on what the model cannot take.
+        """
+        if self.is_pipeline:
+            given = [
+                n for n, v in (("image", image), ("text", text), ("audio", audio), *tensors.items()) if v is not None
+            ]
+            if given:
+                raise InputError(
+                    f"a pipeline takes no {given[0]}", expected="`prompt=`, `seed=`, `steps=`, `guidance=`, `size=`"
+                )
+            return prepare_prompt(
+                self.module,
+                self.towers,
+                prompt=prompt,
+                negative=negative,
+                seed=seed,
+                steps=steps,
+                guidance=guidance,
+                size=size,
+            )
+        if prompt is not None:
+            raise InputError("`prompt=` is for pipelines that draw", do="pass `text=`")
+        made = prepare(
+            self.module, self.towers, self.family, self.tools, image=image, text=text, audio=audio, tensors=tensors
+        )
+        return made.to(self.device, self.dtype)
+
+    def run(
+        self,
+        inputs: Inputs,
+        *,
+        record: Record = (),
+        edits: Edits = (),
+        keep: Literal["device", "cpu"] = "device",
+        dtype: torch.dtype | None = None,
+        tokens: Sequence[int] | slice | None = None,
+        heads: Sequence[int] | slice | None = None,
+        copy: bool = False,
+        grad: bool = False,
+        stop: bool = False,
+        output: Literal["pil", "pt", "latent"] = "pil",
+    ) -> Run:
+        """Run once, with edits, and keep the recorded sites.
+
+        `keep`, `dtype`, `tokens`, `heads`, `copy` say how activations are kept; `stop` ends the forward after the last of
+        them (outputs are None then); `grad` keeps the autograd graph. `output` is what a pipeline returns.
+        Raises SiteError for a site that did not run, EditError for an edit that does not fit or never acted.
+        """
+        seats = [self._seat(site) for site in self.sites.select(record)]
+        how = Recording(keep, dtype, tokens, heads, copy, grad, stop and bool(seats) and not self.is_pipeline)
+        bound = self._bind(edits)
+        session = self._session(bound, seats, how, inputs)
+        with torch.set_grad_enabled(grad), session:
+            try:
+                outputs = self._call(inputs, output)
+            except Stop:
+                outputs = None
+        session.check()
+        sites = {str(seat.site): seat.site for seat in seats}
+        kept = {name: self._joined(sites[name], session.read[name]) for name in sites}
+        return Run(outputs, inputs, sites, kept, tuple(map(repr, _several(edits))), self)
+
+    def generate(self, inputs: Inputs, *, edits: Edits = (), **options: Any) -> Generation:
+        """Write text under edits: the library's own `generate` with its own options (`max_new_tokens`, `do_sample`, …).
+
+        Token selectors are absolute positions; negative ones count from the end of the prompt.
+        """
+        if self.is_pipeline or not hasattr(self.module, "generate"):
+            raise InputError(
+                f"{type(self.module).__name__} writes no text", do="use `model.run`; pipelines draw with it"
+            )
+        bound = self._bind(edits)
+        session = self._session(bound, (), Recording(), inputs, open_ended=True)
+        with torch.no_grad(), session:
+            ids = self.module.generate(**inputs.tensors, **options)
+        session.check()
+        prompt = inputs.tensors.get("input_ids")
+        skip = (
+            prompt.shape[1]
+            if isinstance(prompt, Tensor) and ids.shape[1] > prompt.shape[1] and "encoder" not in self.towers
+            else 0
+        )
+        texts = (
+            self.tokenizer.batch_decode(ids[:, skip:], skip_special_tokens=True) if self.tokenizer is not None else ()
+        )
+        return Generation(ids, tuple(texts), inputs)
+
+    @contextmanager
+    def edited(self, edits: Edits, inputs: Inputs | None = None) -> Iterator[Any]:
+        """Hold edits in place while the block runs anything: the plain module, a pipeline, a user's own loop.
+
+        `inputs` is only needed for selectors by meaning (`Where(…)`). Yields the module or pipeline.
+        """
+        session = self._session(self._bind(edits), (), Recording(), inputs, open_ended=True)
+        with session:
+            yield self.module
+        session.check()
+
+    def estimate(self, inputs: Inputs, record: Record, dtype: torch.dtype | None = None) -> Estimate:
+        """Bytes that recording these sites will take, before the run."""
+        return estimate(self, inputs, self.sites.select(record), dtype or self.dtype)
+
+    # --- inside ---------------------------------------------------------------------------------------------------------
+
+    def _seat(self, site: Site) -> Seat:
+        if site.tower != "raw":
+            return self._seats[str(site)]
+        name, _, path = site.part.partition(".") if self.is_pipeline else ("", "", site.part)
+        module = self._roots[name].get_submodule(path)
+        return Seat(site, Tower("raw", module, site.part), module, "out")
+
+    def _bind(self, edits: Edits) -> list[tuple[Seat, Edit]]:
+        """Each edit with each site its pattern matches, in the order given."""
+        bound = []
+        for edit in _several(edits):
+            if not isinstance(edit, Edit):
+                raise EditError(
+                    f"{type(edit).__name__} is not an edit", exists="Set, Add, Scale, Ablate, Patch, Project, Knockout"
+                )
+            for site in self.sites[edit.pattern]:
+                if site.dead:
+                    raise EditError(f"{edit!r} would change nothing: {site.dead}", do="edit a site before it")
+                if site.tower == "raw" and edit.selectors():
+                    raise EditError(f"{edit!r}: a raw site has no named axes", do="edit it whole, without selectors")
+                bound.append((self._seat(site), edit))
+        return bound
+
+    def _session(
+        self,
+        bound: list[tuple[Seat, Edit]],
+        seats: Sequence[Seat],
+        how: Recording,
+        inputs: Inputs | None,
+        open_ended: bool = False,
+    ) -> Session:
+        totals = {name: len(tokens) for name, tokens in inputs.tokens.items()} if inputs else {}
+        guidance = None
+        if self.is_pipeline:
+            guidance = Guidance(self.module.scheduler, self._guidance_rows)
+            totals = {}
+        return Session(bound, seats, how, inputs.map_for if inputs else None, totals, guidance, open_ended)
+
+    def _guidance_rows(self) -> int:
+        return 2 if getattr(self.module, "do_classifier_free_guidance", False) else 1
+
+    def _call(self, inputs: Inputs, output: str) -> Any:
+        if inputs.call != "pipeline":
+            function = self.module if inputs.call == "forward" else getattr(self.module, inputs.call)
+            return function(**inputs.tensors)
+        call = dict(inputs.tensors)
+        generator = torch.Generator("cpu").manual_seed(call.pop("seed"))
+        bar = dict(getattr(self.module, "_progress_bar_config", {}))
+        self.module.set_progress_bar_config(disable=call["num_inference_steps"] < 8)
+        try:
+            return self.module(**call, generator=generator, output_type=output)
+        finally:
+            self.module.set_progress_bar_config(**bar)
+
+    def _joined(self, site: Site, fired: list[Tensor]) -> Tensor:
+        """One tensor a site: denoising steps stacked, prompt encodings put in guidance order, otherwise exactly one."""
+        if "step" in site.axes:
+            return torch.stack(fired)
+        if site.axes[:1] == ("guidance",):
+            return torch.cat(fired[::-1])
+        if len(fired) > 1 and site.tower != "raw":
+            raise SiteError(
+                f"'{site}' fired {len(fired)} times in one run", do="report this: a site fires once a forward"
+            )
+        return fired[0] if len(fired) == 1 else torch.stack(fired)
+
+
+def _several(edits: Edits) -> list[Edit]:
+    return [edits] if isinstance(edits, Edit) else list(edits)

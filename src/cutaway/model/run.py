@@ -1,0 +1,98 @@
+"""A run: what came out, and every activation that was asked for, by site and with named axes."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cutaway.errors import SiteError, near
+from cutaway.model.inputs import Inputs
+from cutaway.model.sites import Site
+
+if TYPE_CHECKING:
+    import xarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outcome of `model.run`: `outputs` as the library returns them (None after an early stop), activations by site."""
+
+    outputs: Any
+    inputs: Inputs
+    sites: Mapping[str, Site] = field(default_factory=dict)
+    activations: Mapping[str, Tensor] = field(default_factory=dict)
+    edits: tuple[str, ...] = ()
+    context: Any = field(default=None, repr=False)
+
+    def __getitem__(self, site: str | Site) -> Float[Tensor, "..."]:
+        """The activation at one site, its dimensions in the order of `run.sites[site].axes`."""
+        if str(site) not in self.activations:
+            raise SiteError(
+                f"'{site}' was not recorded in this run", exists=near(str(site), self.activations),
+                do="add it to `record=`",
+            )  # fmt: skip
+        return self.activations[str(site)]
+
+    def matching(self, pattern: str) -> dict[str, Tensor]:
+        """The recorded activations of every site that matches a name or shell-style pattern."""
+        found = {n: t for n, t in self.activations.items() if n == pattern or fnmatch.fnmatchcase(n, pattern)}
+        return found or {pattern: self[pattern]}
+
+    def stack(self, pattern: str) -> Float[Tensor, "layer *axes"]:
+        """The recorded activations of a pattern such as `vision.*.resid_post`, stacked along a first axis, layers in order."""
+        found = self.matching(pattern)
+        shapes = {tuple(tensor.shape) for tensor in found.values()}
+        if len(shapes) > 1:
+            raise SiteError(
+                f"'{pattern}' has several shapes", exists=", ".join(map(str, shapes)), do="name fewer sites"
+            )
+        return torch.stack(list(found.values()))
+
+    def labelled(self, site: str | Site) -> xarray.DataArray:
+        """The activation with its axes named and its positions labelled, as an `xarray.DataArray`."""
+        import xarray
+
+        tensor, name = self[site].detach().cpu(), str(site)
+        axes = self.sites[name].axes
+        if len(axes) != tensor.dim():
+            axes = tuple(f"dim{i}" for i in range(tensor.dim()))
+        data = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        labels: dict[str, Any] = {}
+        for axis in ("token", "query", "key"):
+            if axis in axes and self.inputs.tokens:
+                size = tensor.shape[axes.index(axis)]
+                try:
+                    known = self.inputs.map_for(self.sites[name], axis, size)
+                except LookupError:
+                    continue
+                if len(known) == size:
+                    labels[f"{axis}_kind"] = (axis, known.kind[0].astype(str))
+                    labels[f"{axis}_text"] = (axis, known.text[0].astype(str))
+        if "guidance" in axes:
+            labels["guidance"] = ["uncond", "cond"] if tensor.shape[axes.index("guidance")] == 2 else ["cond"]
+        return xarray.DataArray(data.numpy(), dims=axes, coords=labels, name=name)
+
+    @property
+    def logits(self) -> Float[Tensor, "batch *axes"]:
+        """The logits of the output, whatever the library calls them."""
+        for name in ("logits", "logits_per_image"):
+            if getattr(self.outputs, name, None) is not None:
+                return getattr(self.outputs, name)
+        raise SiteError(
+            f"this run has no logits; its output is {type(self.outputs).__name__}", do="choose another target"
+        )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What `model.generate` wrote: token ids (prompt included where the library includes it) and the new text."""
+
+    ids: Int[Tensor, "batch token"]
+    texts: tuple[str, ...]
+    inputs: Inputs

@@ -1,0 +1,189 @@
+"""Targets: one number a row read off a run. They make every method blind to the family of the model.
+
+A target is a small picklable value; `target(run)` gives one number for each row, differentiable when the run is.
+`logit("dog")`, `logit_diff("dog", "cat")`, `log_prob("dog")`, `similarity()`, `label(3)`, `distance(run)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway.errors import TargetError, near
+from cutaway.model.run import Run
+
+
+@dataclass(frozen=True)
+class Target:
+    """Base of all targets: call it on a run for one number a row."""
+
+    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
+        """The number, in the unit the target names."""
+        raise NotImplementedError
+
+    @property
+    def unit(self) -> str:
+        """What one of it is."""
+        return "logits"
+
+
+@dataclass(frozen=True)
+class logit(Target):  # noqa: N801
+    """The logit of one word as the next token, l(word); `position` is the token that predicts it (-1: the last)."""
+
+    word: str | int
+    position: int = -1
+
+    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
+        """The logit at the position."""
+        return _scores(run, self.position)[:, token_id(run, self.word)]
+
+
+@dataclass(frozen=True)
+class logit_diff(Target):  # noqa: N801
+    """How much the model prefers one word to another as the next token: l(word) - l(other), in logits."""
+
+    word: str | int
+    other: str | int
+    position: int = -1
+
+    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
+        """The difference at the position."""
+        scores = _scores(run, self.position)
+        return scores[:, token_id(run, self.word)] - scores[:, token_id(run, self.other)]
+
+
+@dataclass(frozen=True)
+class log_prob(Target):  # noqa: N801
+    """The log-probability of one word as the next token: l(word) - log sum exp l."""
+
+    word: str | int
+    position: int = -1
+
+    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
+        """The log-probability at the position."""
+        return _scores(run, self.position).log_softmax(-1)[:, token_id(run, self.word)]
+
+    @property
+    def unit(self) -> str:
+        """Natural units of information."""
+        return "nats"
+
+
+@dataclass(frozen=True)
+class label(Target):  # noqa: N801
+    """The logit of one class of an image classifier, by index or by name in the config."""
+
+    name: int | str
+
+    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
+        """The logit of the class."""
+        index = self.name
+        if isinstance(index, str):
+            known: dict[str, int] = getattr(run.context.module.config, "label2id", {})
+            if index not in known:
+                raise TargetError(f"no class '{index}'", exists=near(index, known))
+            index = known[index]
+        if run.logits.dim() != 2 or not -run.logits.shape[1] <= index < run.logits.shape[1]:
+            raise TargetError(f"no class {index}", exists=f"logits of shape {tuple(run.logits.shape)}")
+        return run.logits[:, index]
+
+
+@dataclass(frozen=True)
+class similarity(Target):  # noqa: N801
+    """The cosine of picture and text in the joint space of a contrastive model: row i is picture i with text `text`.
+
+    cos(v_i, t_j) = <v_i, t_j> / (|v_i| |t_j|). `text=None` pairs picture i with text i; without the logit scale.
+    """
+
+    text: int | None = None
+
+    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
+        """The cosine of each picture."""
+        pictures, texts = (getattr(run.outputs, name, None) for name in ("image_embeds", "text_embeds"))
+        if pictures is None or texts is None:
+            raise TargetError(
+                "this run has no joint embeddings of picture and text", exists=f"output {type(run.outputs).__name__}",
+                do="give a contrastive model a picture and a text together",
+            )  # fmt: skip
+        pictures, texts = (x / x.norm(dim=-1, keepdim=True) for x in (pictures, texts))
+        if self.text is None and len(pictures) != len(texts):
+            raise TargetError(
+                f"{len(pictures)} pictures and {len(texts)} texts do not pair up",
+                do="name one text: similarity(text=0)",
+            )
+        return (pictures * texts).sum(-1) if self.text is None else pictures @ texts[self.text]
+
+    @property
+    def unit(self) -> str:
+        """A cosine."""
+        return "cosine"
+
+
+@dataclass(frozen=True, eq=False)
+class distance(Target):  # noqa: N801
+    """How far the outcome of a run is from that of another: the mean squared difference of latents, pictures or logits."""
+
+    reference: Any
+
+    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
+        """The mean squared difference of each row."""
+        here, there = outcome(run), self.reference if isinstance(self.reference, Tensor) else outcome(self.reference)
+        if here.shape != there.shape:
+            raise TargetError(f"outcomes of shape {tuple(here.shape)} and {tuple(there.shape)} have no distance")
+        return (here - there.to(here.device, here.dtype)).flatten(1).pow(2).mean(1)
+
+    @property
+    def unit(self) -> str:
+        """Whatever the outcome is in, squared."""
+        return "squared difference"
+
+
+def outcome(run: Run) -> Float[Tensor, "batch *axes"]:
+    """The final tensor of a run: latents or pictures of a pipeline, logits or last hidden state of a model."""
+    pictures = getattr(run.outputs, "images", None)
+    if isinstance(pictures, Tensor):
+        return pictures
+    if pictures is not None:
+        import numpy as np
+
+        return torch.stack([torch.from_numpy(np.asarray(picture)).float() / 255 for picture in pictures])
+    for name in ("logits", "logits_per_image", "pooler_output", "last_hidden_state"):
+        if isinstance(getattr(run.outputs, name, None), Tensor):
+            return getattr(run.outputs, name)
+    raise TargetError(f"output {type(run.outputs).__name__} has no final tensor", do="write a target of your own")
+
+
+def token_id(run: Run, word: str | int) -> int:
+    """The id of a word that is exactly one token, with or without a blank before it; anything else is an error."""
+    if isinstance(word, int):
+        return word
+    tokenizer = getattr(run.context, "tokenizer", None)
+    if tokenizer is None:
+        raise TargetError(f"'{word}' needs a tokenizer", do="give the token id as a number, or load with `processor=`")
+    spelled = [tokenizer.encode(form, add_special_tokens=False) for form in (f" {word}", word)]
+    single = [ids[0] for ids in spelled if len(ids) == 1 and ids[0] != tokenizer.unk_token_id]
+    if not single:
+        pieces = tokenizer.convert_ids_to_tokens(spelled[1])
+        words = [key for key in tokenizer.get_vocab() if key.isalpha()]
+        raise TargetError(
+            f"'{word}' is not one token but {pieces}", expected="a word of the vocabulary",
+            exists=near(word, words), do="choose a word that is one token, or give a token id",
+        )  # fmt: skip
+    return int(single[0])
+
+
+def _scores(run: Run, position: int) -> Float[Tensor, "batch vocab"]:
+    logits = run.logits
+    if logits.dim() != 3:
+        raise TargetError(
+            f"no next word in logits of shape {tuple(logits.shape)}", expected="(batch, token, vocab)",
+            do="for a classifier use label(…), for a contrastive model similarity()",
+        )  # fmt: skip
+    if not -logits.shape[1] <= position < logits.shape[1]:
+        raise TargetError(f"position {position} is out of range", expected=f"0 to {logits.shape[1] - 1}, or negative")
+    return logits[:, position]

@@ -1,0 +1,217 @@
+"""Which module classes are towers, and what whole models add to them. One row a class, nothing else."""
+
+from __future__ import annotations
+
+from cutaway.model.table import ATTENTION, HEADS, POOLED, SCALE, Family, Port, Tower
+
+_FINAL = {"embed": Port("embed_tokens"), "norm.scale": Port("norm", "scale", SCALE), "final": Port("norm")}
+_LOGITS = {"logits": Port("lm_head", axes=("batch", "token", "vocab"))}
+_CLIP_VISION = Tower(
+    "vision",
+    ("encoder.layers",),
+    {
+        "embed": Port("embeddings"),
+        "norm.scale": Port("post_layernorm", "scale", ("batch",)),
+        "final": Port("post_layernorm", axes=POOLED),
+    },
+    prefix=("cls",),
+    tokens="patches",
+)
+_PROBE = ("batch", "query", "d_model")  # SigLIP pools with one learned query
+_PROBE_HEADS = ("batch", "query", "head", "d_head")
+_SIGLIP_VISION = Tower(
+    "vision",
+    ("encoder.layers",),
+    {
+        "embed": Port("embeddings"),
+        "norm.scale": Port("post_layernorm", "scale", SCALE),
+        "final": Port("post_layernorm"),
+        "pool.attn.q": Port("head.attention", "q", _PROBE_HEADS, optional=True),
+        "pool.attn.k": Port("head.attention", "k", HEADS, optional=True),
+        "pool.attn.v": Port("head.attention", "v", HEADS, optional=True),
+        "pool.attn.scores": Port("head.attention", "scores", ATTENTION, optional=True),
+        "pool.attn.pattern": Port("head.attention", "pattern", ATTENTION, optional=True),
+        "pool.attn.out": Port("head.attention", axes=_PROBE, optional=True),
+        "pool.norm.scale": Port("head.layernorm", "scale", _PROBE[:2], optional=True),
+        "pool.mlp.pre": Port("head.mlp.fc1", axes=(*_PROBE[:2], "d_mlp"), optional=True),
+        "pool.mlp.post": Port("head.mlp.fc2", "in", (*_PROBE[:2], "d_mlp"), optional=True),
+        "pool.mlp.out": Port("head.mlp", axes=_PROBE, optional=True),
+        "pool.out": Port("head", axes=POOLED, optional=True),
+    },
+    tokens="patches",
+)
+_QWEN_VISION = Tower("vision", ("blocks",), {"embed": Port("patch_embed")}, packed=True, tokens="packed")
+_LLAMA = Tower("text", ("layers",), _FINAL, causal=True, tokens="ids")
+_CONNECTOR = Tower("connector", (), {"out": Port("")})
+_BART_ENDS = {"embed": Port("embed_tokens")}
+_UNET = ("down_blocks", "mid_block", "up_blocks")
+_NOISE = Port("", axes=("batch", "channel", "height", "width"))
+
+TOWERS: dict[str, Tower] = {
+    "CLIPVisionModel": _CLIP_VISION,
+    "CLIPTextModel": Tower(
+        "text",
+        ("encoder.layers",),
+        {
+            "embed": Port("embeddings"),
+            "norm.scale": Port("final_layer_norm", "scale", SCALE),
+            "final": Port("final_layer_norm"),
+        },
+        causal=True,
+        tokens="ids",
+    ),
+    "SiglipVisionModel": _SIGLIP_VISION,
+    "SiglipTextModel": Tower(
+        "text",
+        ("encoder.layers",),
+        {
+            "embed": Port("embeddings"),
+            "norm.scale": Port("final_layer_norm", "scale", SCALE),
+            "final": Port("final_layer_norm"),
+            "joint": Port("head", axes=POOLED),
+        },
+        tokens="ids",
+    ),
+    "ViTModel": Tower(
+        "vision",
+        ("layers",),
+        {"embed": Port("embeddings"), "norm.scale": Port("layernorm", "scale", SCALE), "final": Port("layernorm")},
+        prefix=("cls",),
+        tokens="patches",
+    ),
+    **{
+        name: Tower(
+            "vision",
+            ("encoder.layer",),
+            {"embed": Port("embeddings"), "norm.scale": Port("layernorm", "scale", SCALE), "final": Port("layernorm")},
+            prefix=("cls", "register*num_register_tokens"),
+            tokens="patches",
+        )
+        for name in ("Dinov2Model", "Dinov2WithRegistersModel")
+    },
+    "Blip2VisionModel": Tower(
+        "vision", ("encoder.layers",), {"embed": Port("embeddings"), "final": Port("")}, ("cls",), tokens="patches"
+    ),
+    "Qwen2VisionTransformerPretrainedModel": _QWEN_VISION,
+    "Qwen2_5_VisionTransformerPretrainedModel": _QWEN_VISION,
+    # text
+    **{
+        f"{name}Model": _LLAMA
+        for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Phi3", "SmolLM3")
+    },
+    "Qwen2VLTextModel": _LLAMA,
+    "Qwen2_5_VLTextModel": _LLAMA,
+    "GPT2Model": Tower(
+        "text",
+        ("h",),
+        {"embed": Port("wte"), "norm.scale": Port("ln_f", "scale", SCALE), "final": Port("ln_f")},
+        causal=True,
+        tokens="ids",
+    ),
+    "OPTDecoder": Tower(
+        "text",
+        ("layers",),
+        {
+            "embed": Port("embed_tokens"),
+            "norm.scale": Port("final_layer_norm", "scale", SCALE, optional=True),
+            "final": Port("final_layer_norm", optional=True),
+        },
+        causal=True,
+        tokens="ids",
+    ),
+    "BertModel": Tower("text", ("encoder.layer",), {"embed": Port("embeddings")}, tokens="ids"),
+    "MambaModel": Tower(
+        "text",
+        ("layers",),
+        {"embed": Port("embeddings"), "norm.scale": Port("norm_f", "scale", SCALE), "final": Port("norm_f")},
+        causal=True,
+        tokens="ids",
+    ),
+    # encoder-decoders
+    "WhisperEncoder": Tower(
+        "audio",
+        ("layers",),
+        {"norm.scale": Port("layer_norm", "scale", SCALE), "final": Port("layer_norm")},
+        tokens="frames",
+    ),
+    "WhisperDecoder": Tower(
+        "text",
+        ("layers",),
+        {
+            "embed": Port("embed_tokens"),
+            "norm.scale": Port("layer_norm", "scale", SCALE),
+            "final": Port("layer_norm"),
+        },
+        causal=True,
+        tokens="ids",
+    ),
+    "BartEncoder": Tower("encoder", ("layers",), _BART_ENDS, tokens="ids"),
+    "BartDecoder": Tower("text", ("layers",), _BART_ENDS, causal=True, tokens="ids"),
+    # connectors
+    **{
+        name: Tower("connector", (), {"pre": Port("linear_1"), "post": Port("linear_2", "in"), "out": Port("")})
+        for name in ("LlavaMultiModalProjector", "LlavaNextMultiModalProjector")
+    },
+    "PaliGemmaMultiModalProjector": _CONNECTOR,
+    "PatchMerger": Tower("connector", (), {"out": Port("")}, packed=True),
+    "Qwen2_5_VLPatchMerger": Tower("connector", (), {"out": Port("")}, packed=True),
+    "Blip2QFormerModel": Tower("connector", ("encoder.layer",), {"embed": Port("layernorm")}),
+    # diffusion
+    "UNet2DConditionModel": Tower("denoiser", _UNET, {"out": _NOISE}, tokens="latent"),
+    "SD3Transformer2DModel": Tower("denoiser", ("transformer_blocks",), {"out": _NOISE}, tokens="joint"),
+    "FluxTransformer2DModel": Tower(
+        "denoiser",
+        ("transformer_blocks", "single_transformer_blocks"),
+        {"out": Port("", axes=("batch", "token", "channel"))},
+        tokens="joint",
+    ),
+    "T5EncoderModel": Tower("text", (), {"final": Port("encoder.final_layer_norm")}, tokens="ids"),
+    "AutoencoderKL": Tower(
+        "vae", (), {"latent": Port("decoder", "in", _NOISE.axes), "out": Port("decoder", axes=_NOISE.axes)}
+    ),
+}
+
+_JOINT = {"vision.joint": Port("visual_projection", axes=POOLED), "text.joint": Port("text_projection", axes=POOLED)}
+_TEXT_OUT = {f"text.{part}": port for part, port in _LOGITS.items()}
+
+# Pipelines that read a prompt encoder before its last layer: tower and how many layers before the end.
+READS_EARLY: dict[str, tuple[str, int]] = {"StableDiffusionXLPipeline": ("text", 1)}
+
+FAMILIES: dict[str, Family] = {
+    "CLIPModel": Family("contrastive", _JOINT),
+    "CLIPVisionModelWithProjection": Family("contrastive", {"vision.joint": _JOINT["vision.joint"]}),
+    "CLIPTextModelWithProjection": Family("contrastive", {"text.joint": _JOINT["text.joint"]}),
+    "SiglipModel": Family("contrastive"),
+    "ViTForImageClassification": Family("encoder", {"vision.logits": Port("classifier", axes=("batch", "label"))}),
+    "Dinov2ForImageClassification": Family("encoder", {"vision.logits": Port("classifier", axes=("batch", "label"))}),
+    "BertForMaskedLM": Family(
+        "encoder", {"text.logits": Port("cls.predictions.decoder", axes=("batch", "token", "vocab"))}
+    ),
+    "WhisperForConditionalGeneration": Family(
+        "generative", {"text.logits": Port("proj_out", axes=("batch", "token", "vocab"))}
+    ),
+    "LlavaForConditionalGeneration": Family("generative", _TEXT_OUT, "grid", "vision_feature_layer"),
+    "LlavaNextForConditionalGeneration": Family("generative", _TEXT_OUT, "anyres", "vision_feature_layer"),
+    "PaliGemmaForConditionalGeneration": Family("generative", _TEXT_OUT, "grid"),
+    "Qwen2VLForConditionalGeneration": Family("generative", _TEXT_OUT, "thw"),
+    "Qwen2_5_VLForConditionalGeneration": Family("generative", _TEXT_OUT, "thw"),
+    "Blip2ForConditionalGeneration": Family("generative", {"connector.out": Port("language_projection")}, "query"),
+    **{
+        f"{name}ForCausalLM": Family("generative", _TEXT_OUT)
+        for name in (
+            "Llama",
+            "Mistral",
+            "Qwen2",
+            "Qwen3",
+            "Gemma",
+            "Gemma2",
+            "Gemma3",
+            "Phi3",
+            "SmolLM3",
+            "OPT",
+            "Mamba",
+        )
+    },
+    "GPT2LMHeadModel": Family("generative", _TEXT_OUT),
+    "BartForConditionalGeneration": Family("generative", _TEXT_OUT),
+}

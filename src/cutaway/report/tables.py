@@ -1,0 +1,96 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
+from cutaway.model.sites import Site
+
+
+def quiet() -> None:
+    """Keep the libraries' advice about optional kernels out of a table."""
+    for name in ("transformers", "diffusers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def print_sites(model: Model, pattern: str = "", *, every: bool = False, console: Console | None = None) -> None:
+    """The sites of a model, one row for all layers that look alike (or every layer)."""
+    console = console or Console()
+    chosen = model.sites[pattern] if pattern else list(model.sites)
+    rows = [(str(site), site) for site in chosen] if every else list(_folded(chosen))
+    table = Table(
+        "site",
+        "axes",
+        "note",
+        title=f"{model.name}: {type(model.module).__name__}, {model.family.kind}",
+        title_justify="left",
+    )
+    reasons = list(dict.fromkeys(site.dead for _, site in rows if site.dead))
+    for name, site in rows:
+        table.add_row(name, site.shape.strip("()"), f"dead ({reasons.index(site.dead) + 1})" if site.dead else "")
+    console.print(table)
+    for n, reason in enumerate(reasons, 1):
+        console.print(f"dead ({n}): writing here changes no output: {reason}", markup=False)
+    for line in model.missing:
+        console.print(f"missing: {line}")
+    if not len(model.sites):
+        console.print("every module can still be read and written by its own path: model.sites['raw.*']")
+
+
+def print_tokens(inputs: Inputs, console: Console | None = None) -> None:
+    """The token map of each tower, positions of one kind folded into ranges."""
+    console = console or Console()
+    for tower, tokens in inputs.tokens.items():
+        console.print(f"[bold]{tower}[/bold]")
+        console.print(str(tokens), markup=False, highlight=False)
+
+
+def print_tiny(console: Console | None = None) -> None:
+    """The tiny models, by family."""
+    from cutaway.zoo import tiny
+
+    console = console or Console()
+    table = Table("name", "family", "takes")
+    for name in tiny.names():
+        spec = tiny.TINY[name]
+        table.add_row(f"tiny:{name}", spec.family, ", ".join(spec.modalities))
+    console.print(table)
+
+
+def _folded(sites: list[Site]) -> Iterator[tuple[str, Site]]:
+    """Layers with the same parts, axes and sizes as one row each: `text.0-2.resid_post`."""
+    groups: dict[tuple[str, ...], list[Site]] = {}
+    for site in sites:
+        key = (
+            site.tower,
+            site.stream or "",
+            site.part,
+            site.shape,
+            site.dead,
+            "" if site.layer is not None else "once",
+        )
+        groups.setdefault(key, []).append(site)
+    for group in groups.values():
+        layers = [site.layer for site in group if site.layer is not None]
+        name = str(group[0])
+        if len(layers) > 1:
+            words = [group[0].tower, _ranges(layers), group[0].stream, group[0].part]
+            name = ".".join(word for word in words if word)
+        yield name, group[0]
+
+
+def _ranges(layers: list[int]) -> str:
+    """0, 1, 2, 5 as `0-2,5`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ",".join(str(a) if a == z else f"{a}-{z}" for a, z in runs)

@@ -1,0 +1,13 @@
+"""Set-up for every test: shapes and types checked at run time, no network, few threads."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+os.environ["MPLBACKEND"] = "Agg"
+# Read when torch is first imported. Under pytest-xdist the workers share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+
+# Must run before anything imports cutaway, and stays for the session: every annotated call in the package is checked.
+CHECKED_TYPES = install_import_hook("cutaway", "beartype.beartype")

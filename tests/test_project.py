@@ -1,0 +1,218 @@
+"""The house rules that a machine can check: size, layering, docstrings, annotations, a light import."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src" / "cutaway"
+FILES = {path.relative_to(SRC).as_posix(): path for path in sorted(SRC.rglob("*.py"))}
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+# A part of the package may import parts of its own rank and below. A top-level module that is not listed
+# (errors.py, for one) is a foundation: rank 0, for everyone to use.
+RANKS = {
+    "cutaway": 6,  # the lazy front door
+    "__main__": 6,
+    "cli": 5,
+    "report": 4,
+    "bench": 3,
+    "applications": 3,
+    "methods": 2,
+    "model": 1,
+    "zoo": 1,
+    "data": 1,
+}
+
+HEAVY = ("torch", "transformers", "diffusers", "xarray", "pandas", "matplotlib", "sklearn", "rich", "typer")
+
+# Names that only model/ may use. Tensor.register_hook counts: a gradient is read through a site too.
+HOOKS = re.compile(r"register_(\w+_)?hook$|register_forward|set_attn_processor$|^AttentionInterface$|^get_submodule$")
+
+# Written so that no pattern matches itself.
+MACHINE_NAMES = re.compile(
+    r"(?<![\w./~-])/(?:work|root|opt/wheels|opt/pypi)[/]"
+    r"|(?<![\w./~-])/(?:home|Users)/\w+[/]"
+    r"|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|conda[.]anaconda[.]org|jfrog[.]io"
+)
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+each_file = pytest.mark.parametrize("name", FILES)
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(FILES[name].read_text(encoding="utf-8"))
+
+
+def functions(name: str) -> Iterator[Function]:
+    return (node for node in ast.walk(tree(name)) if isinstance(node, FUNCTION))
+
+
+def public(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Function | ast.ClassDef]]:
+    """The classes, functions and methods that a user can name, with their dotted names."""
+    for node in body:
+        if isinstance(node, (*FUNCTION, ast.ClassDef)) and not node.name.startswith("_"):
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node.body, f"{prefix}{node.name}.")
+
+
+def decorators(node: Function | ast.ClassDef) -> set[str]:
+    """The last words of a definition's decorators: `typing.overload` and `size.setter` give overload and setter."""
+    heads = (deco.func if isinstance(deco, ast.Call) else deco for deco in node.decorator_list)
+    return {ast.unparse(head).rpartition(".")[2] for head in heads}
+
+
+def identifiers(name: str) -> Iterator[tuple[int, str]]:
+    """Every name, attribute and imported name in a file, with its line."""
+    for node in ast.walk(tree(name)):
+        match node:
+            case ast.Attribute(attr=word) | ast.Name(id=word):
+                yield node.lineno, word
+            case ast.ImportFrom(names=aliases):
+                yield from ((node.lineno, alias.name) for alias in aliases)
+
+
+def imports(name: str) -> Iterator[tuple[int, str]]:
+    """The dotted cutaway modules (or names in them) that a file imports, relative imports resolved."""
+    package = ["cutaway", *Path(name).parent.parts]
+    for node in ast.walk(tree(name)):
+        match node:
+            case ast.Import(names=aliases):
+                yield from ((node.lineno, alias.name) for alias in aliases if alias.name.split(".")[0] == "cutaway")
+            case ast.ImportFrom(module=module, names=aliases, level=level):
+                base = package[: len(package) - level + 1] if level else []
+                dotted = ".".join([*base, *([module] if module else [])])
+                if dotted == "cutaway":
+                    yield from ((node.lineno, f"cutaway.{alias.name}") for alias in aliases)
+                elif dotted.startswith("cutaway."):
+                    yield node.lineno, dotted
+
+
+def part_of(dotted: str) -> str:
+    """The part that an imported name belongs to; a name that the front door hands out belongs to the front door."""
+    top = dotted.split(".")[1] if "." in dotted else "cutaway"
+    return top if (SRC / top).is_dir() or (SRC / f"{top}.py").is_file() else "cutaway"
+
+
+def report(name: str, problems: list[str], advice: str) -> None:
+    assert not problems, f"src/cutaway/{name}: {advice}\n  " + "\n  ".join(problems)
+
+
+@each_file
+def test_file_is_short(name: str) -> None:
+    lines = len(FILES[name].read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_FILE_LINES, (
+        f"src/cutaway/{name} has {lines} lines (at most {MAX_FILE_LINES}): split it by topic"
+    )
+
+
+@each_file
+def test_functions_are_short(name: str) -> None:
+    sizes = [(node, node.end_lineno - node.lineno + 1) for node in functions(name)]
+    long = [f"line {node.lineno}: {node.name} has {size} lines" for node, size in sizes if size > MAX_FUNCTION_LINES]
+    report(name, long, f"name a step and move it out; at most {MAX_FUNCTION_LINES} lines, docstring included")
+
+
+@each_file
+def test_public_things_have_docstrings(name: str) -> None:
+    exempt = {"overload", "override", "setter", "deleter"}
+    bare = [
+        f"line {node.lineno}: {what}"
+        for what, node in public(tree(name).body)
+        if not ast.get_docstring(node) and not exempt & decorators(node)
+    ]
+    report(name, bare, "say in one line what it gives and in which units, or start the name with an underscore")
+
+
+@each_file
+def test_module_has_a_docstring(name: str) -> None:
+    if tree(name).body:
+        assert ast.get_docstring(tree(name)), (
+            f"src/cutaway/{name}: start with one line that says what the module is for"
+        )
+
+
+@each_file
+def test_public_functions_are_annotated(name: str) -> None:
+    problems = []
+    for what, node in public(tree(name).body):
+        if isinstance(node, FUNCTION):
+            spec, bound = node.args, "." in what and "staticmethod" not in decorators(node)
+            named = [*spec.posonlyargs, *spec.args][bound:] + spec.kwonlyargs
+            missing = [arg.arg for arg in (*named, spec.vararg, spec.kwarg) if arg and arg.annotation is None]
+            missing += [] if node.returns else ["its result"]
+            problems += [f"line {node.lineno}: {what}: {', '.join(missing)}"] if missing else []
+    report(name, problems, "annotate these; give tensors their shapes with jaxtyping")
+
+
+@each_file
+def test_no_prints(name: str) -> None:
+    calls = (node for node in ast.walk(tree(name)) if isinstance(node, ast.Call))
+    prints = [f"line {c.lineno}" for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+    report(name, prints, "return the value, or raise; only cli.py talks, and it talks through rich")
+
+
+@each_file
+def test_no_broad_except(name: str) -> None:
+    handlers = (node for node in ast.walk(tree(name)) if isinstance(node, ast.ExceptHandler))
+    broad = {"Exception", "BaseException"}
+    found = [
+        f"line {handler.lineno}"
+        for handler in handlers
+        if handler.type is None or broad & {n.id for n in ast.walk(handler.type) if isinstance(n, ast.Name)}
+    ]
+    report(name, found, "catch the errors you expect by name; clean up in finally")
+
+
+@each_file
+def test_only_model_touches_hooks(name: str) -> None:
+    if not name.startswith("model/"):
+        found = [f"line {line}: {word}" for line, word in identifiers(name) if HOOKS.search(word)]
+        report(name, found, "read and write through sites (model.run, edits); hooks live in model/")
+
+
+@each_file
+def test_imports_point_downward(name: str) -> None:
+    own = "cutaway" if name == "__init__.py" else Path(name).parts[0].removesuffix(".py")
+    upward = [
+        f"line {line}: {dotted}"
+        for line, dotted in imports(name)
+        if dotted != "cutaway.__version__" and RANKS.get(part_of(dotted), 0) > RANKS.get(own, 0)
+    ]
+    advice = "import downward only (cli > report > bench, applications > methods > model, zoo, data > the rest), "
+    report(name, upward, advice + "and from the module that defines the name, not from cutaway itself")
+
+
+def test_importing_cutaway_is_light() -> None:
+    code = "import sys, cutaway; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SRC.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = sorted(set(HEAVY) & set(done.stdout.split()))
+    assert not loaded, f"`import cutaway` loads {', '.join(loaded)}: import the module that needs it on first use"
+
+
+def test_no_machine_names() -> None:
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout, so nothing says which files belong to the project")
+    problems = []
+    for path in (ROOT / name for name in done.stdout.split("\0") if name):
+        data = path.read_bytes() if path.is_file() else b""
+        if b"\0" not in data[:4096]:
+            lines = enumerate(data.decode("utf-8", errors="replace").splitlines(), 1)
+            hits = ((number, MACHINE_NAMES.search(line)) for number, line in lines)
+            problems += [f"{path.relative_to(ROOT)}:{number}: {hit[0]}" for number, hit in hits if hit]
+    assert not problems, "use relative paths, ~ or $HOME, and name no package host:\n  " + "\n  ".join(problems)
