@@ -62,8 +62,7 @@ def tokens(
     from cutaway.report.tables import print_tokens
 
     opened = load(model)
-    given = {"image": image, "text": text, "prompt": prompt}
-    print_tokens(opened.inputs(**{name: value for name, value in given.items() if value is not None}))
+    print_tokens(opened.inputs(image=image, text=text, prompt=prompt))
 
 
 @app.command()

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from cutaway.errors import LoadError, near
 from cutaway.model.blocks import BLOCKS, RESIDUAL
+from cutaway.model.paths import child, has, sizes_of
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower, View
 from cutaway.model.sites import STREAMS, Site
 from cutaway.model.table import ATTENTION, HEADS, KV_HEADS, SCALE, UNITS, Attn, Block, Family, Mlp, Port
@@ -74,7 +74,7 @@ def _tower(where: str, module: nn.Module, taken: dict[str, Tower], piped: bool) 
     name, n = row.name, 2
     while name in taken:
         name, n = f"{row.name}_{n}", n + 1
-    found = [pair for path in row.layers for pair in _blocks(path, _child(module, path, type(module).__name__))]
+    found = [pair for path in row.layers for pair in _blocks(path, child(module, path, type(module).__name__))]
     prompted = piped and row.name == "text"
     calls: Literal["once", "step", "prompt"] = "step" if row.name == "denoiser" else "prompt" if prompted else "once"
     prefix = tuple(chain.from_iterable(_prefix(module, word) for word in row.prefix))
@@ -106,41 +106,16 @@ def _blocks(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             for kind, child in zip(("resnets", "attentions"), pair, strict=True)
             if child
         ]
-    for name, child in children:
-        yield from _blocks(f"{path}.{name}", child)
+    for name, below in children:
+        yield from _blocks(f"{path}.{name}", below)
 
 
 def _unknown_blocks(module: nn.Module, tower: Tower) -> list[str]:
     row = TOWERS[type(module).__name__]
     if tower.blocks or not row.layers:
         return []
-    kinds = {type(child).__name__ for path in row.layers for child in _child(module, path, "").children()}
+    kinds = {type(child).__name__ for path in row.layers for child in child(module, path, "").children()}
     return [f"tower '{tower.name}': no row for its block class {', '.join(sorted(kinds))}; its layers have no sites"]
-
-
-def _child(module: nn.Module, path: str, row: str) -> nn.Module:
-    """The submodule at a dotted path; on mismatch names the row, the path and the children that exist."""
-    here = module
-    for word in path.split(".") if path else ():
-        below = getattr(here, word, None) if not word.isdecimal() else dict(here.named_children()).get(word)
-        if not isinstance(below, nn.Module):
-            raise LoadError(
-                f"row '{row}' does not fit this model: no module '{path}'",
-                expected=f"a child '{word}' of {type(here).__name__}",
-                exists=near(word, [name for name, _ in here.named_children()]),
-                do="the table row is out of date for this version of the library; see docs/adding-a-model.md",
-            )
-        here = below
-    return here
-
-
-def _has(module: nn.Module, path: str) -> bool:
-    here: Any = module
-    for word in path.split(".") if path else ():
-        here = dict(here.named_children()).get(word)
-        if here is None:
-            return False
-    return True
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -149,12 +124,12 @@ def _has(module: nn.Module, path: str) -> bool:
 def _tower_seats(tower: Tower) -> Iterator[tuple[str, Seat]]:
     kind = type(tower.module).__name__
     for part, port in TOWERS[kind].once.items():
-        if not (port.optional and not _has(tower.module, port.path)):
+        if not (port.optional and not has(tower.module, port.path)):
             yield _seat(tower, None, part, tower.module, port, kind)
     for layer, block in enumerate(tower.blocks):
         row = BLOCKS[type(block).__name__]
         for part, port in _parts(row, block).items():
-            absent = port.optional and not _has(block, port.path)
+            absent = port.optional and not has(block, port.path)
             if not absent and not (port.unless and getattr(block, port.unless, False)):
                 yield _seat(tower, layer, part, block, port, type(block).__name__)
 
@@ -175,7 +150,7 @@ def _parts(row: Block, block: nn.Module) -> dict[str, Port]:
         if row.cross.optional and "cross.resid_pre" in parts:
             parts["cross.resid_pre"] = replace(parts["cross.resid_pre"], optional=True)
     if row.mlp:
-        last = row.cross if row.cross and _has(block, row.cross.path) else row.attn
+        last = row.cross if row.cross and has(block, row.cross.path) else row.attn
         if last and last.norm:
             parts["resid_mid"] = Port(last.norm) if post else Port(row.mlp.norm, "mid")
         parts |= _mlp(row.mlp)
@@ -219,8 +194,8 @@ def _seat(tower: Tower, layer: int | None, part: str, base: nn.Module, port: Por
     stream = None
     if layer is not None and part.split(".")[0] in STREAMS:
         stream, part = part.split(".", 1)
-    module = _child(base, port.path, row)
-    sizes = _sizes(base, BLOCKS.get(row), port, module)
+    module = child(base, port.path, row)
+    sizes = sizes_of(base, BLOCKS.get(row), port, module)
     axes = tuple(
         "head" if axis == "kv_head" and sizes.get("kv_head") == sizes.get("head") else axis for axis in port.axes
     )
@@ -255,81 +230,6 @@ def _view(port: Port, sizes: dict[str, int], tower: Tower) -> View:
         start = {"dt": 0, "B": rank, "C": rank + state}[port.view]
         return View(start=start, stop=start + (rank if port.view == "dt" else state))
     return View(packed=packed)
-
-
-def linear_shape(module: nn.Module) -> tuple[int, int] | None:
-    """(in, out) features of a linear map, GPT-2's transposed `Conv1D` included; None for anything else."""
-    if hasattr(module, "in_features") and hasattr(module, "out_features"):
-        return int(module.in_features), int(module.out_features)
-    if type(module).__name__ == "Conv1D":
-        return int(module.weight.shape[0]), int(module.weight.shape[1])
-    return None
-
-
-def _sizes(base: nn.Module, row: Block | None, port: Port, module: nn.Module) -> dict[str, int]:
-    """The sizes the architecture fixes, read from the live modules, never from a second copy of the config."""
-    sizes: dict[str, int] = {}
-    if row is None:
-        shape = linear_shape(module)
-        if shape and port.axes[-1] in ("vocab", "label", "d_model", "d_mlp"):
-            sizes[port.axes[-1]] = shape[0] if port.kind == "in" else shape[1]
-        elif port.axes[-1] == "d_model" and hasattr(module, "weight") and module.weight is not None:
-            sizes["d_model"] = int(module.weight.shape[-1])
-        config = getattr(module, "config", None) or getattr(base, "config", None)
-        if "d_model" in port.axes and "d_model" not in sizes:
-            known = [getattr(config, n) for n in ("hidden_size", "d_model", "embed_dim") if hasattr(config, n)]
-            last = [shape[1] for child in module.modules() if (shape := linear_shape(child))]
-            inside = (
-                last if type(base).__name__ in TOWERS and TOWERS[type(base).__name__].name == "connector" else known
-            )
-            sizes |= (
-                {"d_model": int(inside[-1])} if inside == last and last else {"d_model": int(known[0])} if known else {}
-            )
-        if "channel" in port.axes:
-            channels = [
-                getattr(config, n, None)
-                for n in ("latent_channels" if port.kind == "in" else "out_channels", "in_channels")
-            ]
-            sizes["channel"] = int(next(n for n in channels if n))
-        if port.path.startswith("head") and "query" in port.axes:
-            sizes["query"] = 1
-        if isinstance(module, nn.MultiheadAttention):
-            sizes |= {"head": module.num_heads, "d_head": module.head_dim, "d_model": module.embed_dim}
-        return sizes
-    attention = (
-        row.cross if row.cross and port.path.startswith(row.cross.path) and _has(base, row.cross.path) else row.attn
-    )
-    if attention:
-        sizes |= _attention_sizes(base, attention)
-    if row.mlp and (shape := linear_shape(_child(base, row.mlp.post, ""))):
-        sizes |= {"d_mlp": shape[0], "d_model": shape[1]}
-    mixer = getattr(base, "mixer", None)
-    if mixer is not None:
-        sizes |= {"d_inner": mixer.intermediate_size, "d_state": mixer.ssm_state_size, "dt_rank": mixer.time_step_rank,
-                  "d_model": mixer.hidden_size}  # fmt: skip
-    if "channel" in port.axes and hasattr(base, "out_channels"):
-        sizes["channel"] = base.out_channels
-    if port.axes == UNITS and row.mlp is None and (shape := linear_shape(module)):
-        sizes["d_mlp"] = (
-            shape[1] if port.kind == "out" else shape[0] - (sizes["head"] * sizes["d_head"] if port.view else 0)
-        )
-    return sizes
-
-
-def _attention_sizes(base: nn.Module, row: Attn) -> dict[str, int]:
-    module = _child(base, row.caller or row.path, "")
-    config = getattr(module, "config", None)
-    heads = next(
-        (int(getattr(module, n)) for n in ("num_heads", "num_attention_heads", "heads") if hasattr(module, n)), None
-    )
-    heads = heads or int(config.num_attention_heads)
-    groups = int(getattr(module, "num_key_value_groups", 1))
-    sizes = {"head": heads, "kv_head": heads // groups}
-    projection = _child(base, row.z, "") if row.z else getattr(module, "to_q", None)
-    if projection is not None and (shape := linear_shape(projection)):
-        inside = shape[0] if row.z else shape[1]
-        sizes |= {"d_head": inside // heads, "d_model": shape[1] if row.z else shape[0]}
-    return sizes
 
 
 def _mark_dead(
@@ -376,5 +276,5 @@ def _family_seats(
         inside = [t for t in towers.values() if t.name.split("_")[0] == word and t.path.startswith(where)]
         tower = inside[0] if inside else Tower(word, module, where)
         towers.setdefault(tower.name, tower)
-        if tower.module is not module or _has(module, port.path):
+        if tower.module is not module or has(module, port.path):
             yield _seat(tower, None, part, module, port, type(module).__name__)

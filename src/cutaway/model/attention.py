@@ -138,7 +138,7 @@ def _diagonal(parts: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def tapped(module: nn.Module, tap: AttentionTap) -> Iterator[None]:
+def tapped(module: Any, tap: AttentionTap) -> Iterator[None]:
     """Route one attention module through a tap for the length of the block, and restore it whatever happens."""
     if isinstance(module, nn.MultiheadAttention):
         handle = module.register_forward_hook(_multihead(tap), with_kwargs=True)
@@ -181,7 +181,7 @@ def _register() -> None:
 
 
 def _transformers_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """What the library calls: hand its tensors to the tap, its own kernel computes the output where it can."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -221,7 +221,7 @@ class _Processor:
                 return plain(*args, **kwargs)
 
         self._plain = plain
-        self.__call__ = run  # type: ignore[method-assign, assignment]
+        self.__call__ = run  # type: ignore[method-assign]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return vars(self)["__call__"](*args, **kwargs)
@@ -270,7 +270,7 @@ def _multihead(tap: AttentionTap) -> Callable[..., Any]:
             mask=None,
             scale=None,
             causal=False,
-            original=lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
+            original=F.scaled_dot_product_attention,
         )
         tap.finish()
         return (module.out_proj(z.transpose(1, 2).flatten(2)), output[1]) if tap.writes else output

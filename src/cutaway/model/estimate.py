@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -81,7 +81,8 @@ def _resolution(model: Model, inputs: Inputs, site: Site) -> tuple[int, int]:
     tower = model.towers["denoiser"]
     if site.tower != "denoiser" or tower.tokens != "latent" or site.layer is None:
         return height, width
-    words, depth = site.label.split("."), len(tower.module.config.block_out_channels) - 1
+    config: Any = tower.module.config
+    words, depth = site.label.split("."), len(config.block_out_channels) - 1
     down = depth if words[0] == "mid_block" else int(words[1]) if words[0] == "down_blocks" else depth - int(words[1])
     for _ in range(down):
         height, width = -(-height // 2), -(-width // 2)

@@ -63,7 +63,8 @@ def _ids_of(name: str, towers: dict[str, Tower], tensors: dict[str, Any]) -> Ten
 
 
 def _patches(tower: Tower, pixels: Tensor, tensors: dict[str, Any], module: Any) -> TokenMap:
-    size = tower.module.config.patch_size
+    module_config: Any = tower.module.config
+    size = int(module_config.patch_size)
     height, width = (side // size for side in pixels.shape[-2:])
     if pixels.dim() == 4:
         return TokenMap.patches(pixels.shape[0], height, width, tower.prefix)
@@ -86,7 +87,8 @@ def _tiles(module: Any, tensors: dict[str, Any]) -> list[int]:
 
 def _packed(tower: Tower, grids: Tensor) -> TokenMap:
     """All pictures behind one another; patches in blocks of `merge x merge`, as the processor lays them out."""
-    merge = int(tower.module.spatial_merge_size)
+    vision: Any = tower.module
+    merge = int(vision.spatial_merge_size)
     parts = []
     for image, (frames, height, width) in enumerate(grids.tolist()):
         rows = torch.arange(height)[:, None].expand(height, width)

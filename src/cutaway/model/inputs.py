@@ -38,7 +38,7 @@ class Inputs:
     ) -> Bool[Tensor, "batch token"]:
         """The positions of a kind and of given coordinates, on the named tower or the first one that has them.
 
-        `inputs.where("image", row=3)`, `inputs.where("text", text="dog")`, `inputs.where(col=range(2, 5), tower="vision")`.
+        `inputs.where("image", row=3)`, `inputs.where(text="dog")`, `inputs.where(col=range(2, 5), tower="vision")`.
         """
         names = [tower] if tower else sorted(self.tokens, key=lambda name: not name.startswith("text"))
         missing = InputError(f"no token map for tower '{tower}'", exists=near(tower or "", self.tokens))
@@ -182,7 +182,7 @@ def _opened(source: Any) -> Image.Image:
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)) or 0 in array.shape:
         raise InputError(
-            f"an array of shape {array.shape} is not a picture", expected="(height, width) or (height, width, 1, 3 or 4)",
+            f"an array of shape {array.shape} is not a picture", expected="(height, width[, 1, 3 or 4])",
             do="move the channels last, one picture at a time",
         )  # fmt: skip
     if np.issubdtype(array.dtype, np.floating):

@@ -28,8 +28,8 @@ def load(
     """Open a model and name its parts; the module itself is left as it is (eval mode).
 
     `source`: a hub id, a folder with `config.json` or `model_index.json` and safetensors weights, a name such as
-    `tiny:clip` (a random model, nothing downloaded), or a loaded transformers model or diffusers pipeline (then give its
-    `processor`). `attn` is `sdpa` or `eager`. Raises LoadError; pickle checkpoints are refused.
+    `tiny:clip` (a random model, nothing downloaded), or a loaded transformers model or diffusers pipeline (then give
+    its `processor`). `attn` is `sdpa` or `eager`. Raises LoadError; pickle checkpoints are refused.
     """
     if isinstance(dtype, str):
         dtype = _dtype(dtype)
@@ -117,7 +117,7 @@ def _check_folder(folder: Path) -> None:
 def _pretrained(
     name: str, folder: Path, dtype: torch.dtype | None, attn: str | None, options: dict[str, Any]
 ) -> tuple[Any, Any]:
-    chosen = {"torch_dtype" if _is_pipeline(name, folder) else "dtype": dtype} if dtype is not None else {}
+    chosen: dict[str, Any] = {"dtype": dtype} if dtype is not None else {}
     if _is_pipeline(name, folder):
         import diffusers
 

@@ -42,16 +42,16 @@ class Model:
             name or type(module).__name__,
             revision,
         )
-        parts = getattr(module, "components", None)
-        self.is_pipeline = not isinstance(module, nn.Module) and parts is not None
-        roots = {n: p for n, p in parts.items() if isinstance(p, nn.Module)} if self.is_pipeline else {"": module}
+        self.is_pipeline = not isinstance(module, nn.Module)
+        parts: dict[str, Any] = module.components if self.is_pipeline else {"": module}
+        roots = {n: p for n, p in parts.items() if isinstance(p, nn.Module)}
         self._roots: dict[str, nn.Module] = roots
         found = attach(roots, type(module).__name__)
         self.towers: dict[str, Tower] = found.towers
         self.family, self.missing, self._seats = found.family, tuple(found.missing), found.seats
         self.tools = Tools.of(processor)
 
-    # --- what there is --------------------------------------------------------------------------------------------------
+    # --- what there is ------------------------------------------------------------------------------------------------
 
     @cached_property
     def sites(self) -> SiteTable:
@@ -77,12 +77,11 @@ class Model:
 
     def __repr__(self) -> str:
         towers = ", ".join(f"{name} ({n} layers)" if n else name for name, n in self.sites.towers().items())
-        lines = [
-            f"{self.name}: {type(self.module).__name__}, {self.family.kind}; {towers or 'no named towers'}; {len(self.sites)} sites"
-        ]
+        kind = f"{type(self.module).__name__}, {self.family.kind}"
+        lines = [f"{self.name}: {kind}; {towers or 'no named towers'}; {len(self.sites)} sites"]
         return "\n".join([*lines, *(f"  missing: {line}" for line in self.missing)])
 
-    # --- verbs ----------------------------------------------------------------------------------------------------------
+    # --- verbs --------------------------------------------------------------------------------------------------------
 
     def inputs(
         self,
@@ -100,9 +99,9 @@ class Model:
     ) -> Inputs:
         """What to run on, with a token map for each tower.
 
-        `image`: a PIL image, path or array, or a list; `text`: a string or a list; `audio`: samples at the model's rate;
-        `prompt`, `negative`, `seed`, `steps`, `guidance`, `size` (height, width): for a pipeline. Prepared tensors go by
-        their own names (`input_ids=…`, `pixel_values=…`). Raises InputError on what the model cannot take.
+        `image`: a PIL image, path or array, or a list; `text`: a string or a list; `audio`: samples at the model's
+        rate; `prompt`, `negative`, `seed`, `steps`, `guidance`, `size` (height, width): for a pipeline. Prepared
+        tensors go by their own names (`input_ids=…`, `pixel_values=…`). Raises InputError on what the model cannot take.
         """
         if self.is_pipeline:
             given = [
@@ -146,8 +145,8 @@ class Model:
     ) -> Run:
         """Run once, with edits, and keep the recorded sites.
 
-        `keep`, `dtype`, `tokens`, `heads`, `copy` say how activations are kept; `stop` ends the forward after the last of
-        them (outputs are None then); `grad` keeps the autograd graph. `output` is what a pipeline returns.
+        `keep`, `dtype`, `tokens`, `heads`, `copy` say how activations are kept; `stop` ends the forward after the last
+        of them (outputs are None then); `grad` keeps the autograd graph. `output` is what a pipeline returns.
         Raises SiteError for a site that did not run, EditError for an edit that does not fit or never acted.
         """
         seats = [self._seat(site) for site in self.sites.select(record)]
@@ -165,7 +164,7 @@ class Model:
         return Run(outputs, inputs, sites, kept, tuple(map(repr, _several(edits))), self)
 
     def generate(self, inputs: Inputs, *, edits: Edits = (), **options: Any) -> Generation:
-        """Write text under edits: the library's own `generate` with its own options (`max_new_tokens`, `do_sample`, …).
+        """Write text under edits: the library's own `generate` with its options, such as `max_new_tokens`.
 
         Token selectors are absolute positions; negative ones count from the end of the prompt.
         """
@@ -204,7 +203,7 @@ class Model:
         """Bytes that recording these sites will take, before the run."""
         return estimate(self, inputs, self.sites.select(record), dtype or self.dtype)
 
-    # --- inside ---------------------------------------------------------------------------------------------------------
+    # --- inside -------------------------------------------------------------------------------------------------------
 
     def _seat(self, site: Site) -> Seat:
         if site.tower != "raw":

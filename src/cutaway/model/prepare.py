@@ -194,7 +194,7 @@ def _chat(processor: Any, text: str, pictures: int) -> str:
 
 
 def _expanded(module: Any, tools: Tools, mark: str, pictures: list[Any], texts: list[str]) -> dict[str, Any]:
-    """Qwen-VL without its processor class (which demands torchvision for video): one mark becomes one token a patch group."""
+    """Qwen-VL without its processor class, which demands torchvision: a mark becomes a token a patch group."""
     made = dict(_need(tools.images, "an image processor", module)(images=pictures, return_tensors="pt"))
     merge = module.config.vision_config.spatial_merge_size
     counts = iter((made["image_grid_thw"].prod(-1) // merge**2).tolist())

@@ -38,7 +38,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis under one edit: chosen absolute positions (None: all), whether an int dropped it, where the window lies."""
+    """One axis under one edit: chosen absolute positions (None: all), whether an int dropped it, its window."""
 
     name: str
     size: int

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """The outcome of `model.run`: `outputs` as the library returns them (None after an early stop), activations by site."""
+    """The outcome of `model.run`: `outputs` as the library returns them (None after a stop), activations by site."""
 
     outputs: Any
     inputs: Inputs
@@ -45,7 +45,7 @@ class Run:
         return found or {pattern: self[pattern]}
 
     def stack(self, pattern: str) -> Float[Tensor, "layer *axes"]:
-        """The recorded activations of a pattern such as `vision.*.resid_post`, stacked along a first axis, layers in order."""
+        """The recorded activations of a pattern such as `vision.*.resid_post` along a first axis, layers in order."""
         found = self.matching(pattern)
         shapes = {tuple(tensor.shape) for tensor in found.values()}
         if len(shapes) > 1:

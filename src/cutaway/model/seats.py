@@ -73,7 +73,7 @@ class Tower:
 
 @dataclass(frozen=True, eq=False)
 class Seat:
-    """A site bound to a module: `kind` and `index` (or `keyword`) say which tensor of its call, `view` how to see it."""
+    """A site bound to a module: `kind`, `index` and `keyword` say which tensor of its call, `view` how to see it."""
 
     site: Site
     tower: Tower
@@ -130,4 +130,5 @@ def is_rms(norm: nn.Module) -> bool:
 
 def norm_eps(norm: nn.Module) -> float:
     """The small number under the root, by whichever name the class gives it."""
-    return float(getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 0.0))
+    found: Any = getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", None) or 0.0
+    return float(found)

@@ -22,13 +22,13 @@ from cutaway.model.region import Frame, MapOf, write
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower, first, is_rms, norm_scale, replaced
 
 
-class Stop(Exception):
+class Stop(Exception):  # noqa: N818, control flow and not an error
     """Raised by the last needed reader to end a forward early; never leaves a session."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """How to keep what is read: where (`device`: as it comes, `cpu`), in which dtype, which tokens and heads, copied."""
+    """How to keep what is read: where (`device`: as it comes), in which dtype, which tokens and heads, copied."""
 
     keep: Literal["device", "cpu"] = "device"
     dtype: torch.dtype | None = None
@@ -112,7 +112,7 @@ class Session:
         if silent:
             raise SiteError(
                 f"'{silent[0]}' did not run on this input",
-                expected="a site on the path of this input (no picture, no vision tower; no cross-attention, no cross.*)",
+                expected="a site on the path of this input: no picture, no vision tower",
                 do="record fewer sites or give the input that uses it",
             )
         for name, tensor, version in self._versions:
@@ -204,7 +204,7 @@ class Session:
         handle = register(enter, with_kwargs=True, prepend=True) if entering else register(leave, prepend=True)
         self._stack.callback(handle.remove)
 
-    def _rescaled(self, seat: Seat, norm: nn.Module, entering: Tensor, output: Tensor) -> Tensor | None:
+    def _rescaled(self, seat: Seat, norm: Any, entering: Tensor, output: Tensor) -> Tensor | None:
         """The output of a norm as if its denominator had been another: b + (y - b) s / s'."""
         old = norm_scale(norm, entering)
         new = self._changed([seat], old)

@@ -126,7 +126,7 @@ class similarity(Target):  # noqa: N801
 
 @dataclass(frozen=True, eq=False)
 class distance(Target):  # noqa: N801
-    """How far the outcome of a run is from that of another: the mean squared difference of latents, pictures or logits."""
+    """How far the outcome of a run is from another's: the mean squared difference of latents, pictures or logits."""
 
     reference: Any
 

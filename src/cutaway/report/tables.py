@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
