@@ -19,7 +19,7 @@ help: ## Show this list
 	@echo "make TARGET, where TARGET is one of:"
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile | expand -t 12
 
-demo: $(READY) ## Explain an embedded model and write its report
+demo: $(READY) ## Show the sites of a tiny model and edits changing its answer
 	@$(BIN)/cutaway demo $(ARGS)
 
 test: lint ## Lint, check types and run the tests
@@ -30,8 +30,9 @@ lint: $(READY) ## Check style, format and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
-bench: $(READY) ## Run the benchmark on the embedded models
-	@$(BIN)/cutaway bench $(ARGS)
+bench: $(READY) ## Measure speed side by side (see docs/benchmarks.md)
+	@$(BIN)/python benchmarks/startup.py
+	@$(BIN)/python benchmarks/record.py $(ARGS)
 
 clean: ## Remove .venv, caches and build outputs (reports/ stays)
 	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

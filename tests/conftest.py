@@ -10,4 +10,7 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 # Must run before anything imports cutaway, and stays for the session: every annotated call in the package is checked.
-CHECKED_TYPES = install_import_hook("cutaway", "beartype.beartype")
+# An int passes for a float, as it does for mypy.
+CHECKED_TYPES = install_import_hook(
+    "cutaway", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -87,6 +88,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line; what goes wrong on purpose is one paragraph, not a traceback."""
     from cutaway.errors import CutawayError
 
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")  # their advice on optional kernels is not for a table
     try:
         app(args=argv, standalone_mode=True)
     except CutawayError as error:

@@ -24,8 +24,13 @@ class CutawayError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        parts = (self.failed, self.expected and f"Expected {self.expected}", self.exists and f"There is {self.exists}")
-        return " ".join(part.rstrip(".") + "." for part in (*parts, self.do) if part)
+        parts = (
+            self.failed,
+            self.expected and f"Expected: {self.expected}",
+            self.exists and f"Available: {self.exists}",
+        )
+        said = [part.rstrip(".") + "." for part in (*parts, self.do) if part]
+        return " ".join(part[0].upper() + part[1:] for part in said)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.failed, self.expected, self.exists, self.do)

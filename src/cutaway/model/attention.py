@@ -53,7 +53,7 @@ class AttentionTap:
         original: Original,
         softcap: float | None = None,
         bias: Tensor | None = None,
-    ) -> Float[Tensor, "batch head query e"]:
+    ) -> Float[Tensor, "batch _ _ e"]:
         """Attention with the asked reads and writes: softmax(cap(scale * q k') + mask) v.
 
         The output has the layout of `original`, whose result is used whenever scores and pattern are not written.

@@ -91,7 +91,11 @@ class Set(Edit):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Add(Edit):
-    """Steer: x <- x + scale * vector."""
+    """Steer: x <- x + scale * vector.
+
+    >>> Add("text.16.resid_post", torch.ones(4), scale=2.0, token=-1)
+    Add('text.16.resid_post', <4 float32>, 2.0, token=-1)
+    """
 
     vector: Value
     scale: float
@@ -173,7 +177,7 @@ class Ablate(Edit):
             raise EditError(
                 f"Ablate('{site}', '{how}') has nothing to take the {how} of",
                 expected="`reference=`: a run that recorded the site, or its activations as a tensor",
-                do=f"run = model.run(many_inputs, record='{site}'), then Ablate('{site}', '{how}', run)",
+                do=f"first `run = model.run(many_inputs, record='{site}')`, then `Ablate('{site}', '{how}', run)`",
             )
         source = None if reference is None else _activations(reference, str(site))
         _fill(self, site, selectors, how=how, reference=source, over=tuple(over), seed=seed)

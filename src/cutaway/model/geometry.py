@@ -174,7 +174,7 @@ def _place_pictures(text: TokenMap, how: str, module: Any, tensors: dict[str, An
             here, positions = positions[: len(place)], positions[len(place) :]
             place.image[:] = image
             words = text.text[row, here]
-            text.at(row, here, place)  # type: ignore[arg-type]
+            text.at(row, here, place)
             text.text[row, here] = words
 
 

@@ -173,7 +173,7 @@ def _opened(source: Any) -> Image.Image:
     if isinstance(array, np.ndarray):
         return _from_array(array)
     raise InputError(
-        f"a picture cannot be a {type(source).__name__}",
+        f"a picture cannot be of type {type(source).__name__}",
         expected="a PIL image, a path, or an array (height, width[, 3 or 4])",
         do="pass prepared tensors by name instead: `model.inputs(pixel_values=…, input_ids=…)`",
     )

@@ -30,6 +30,9 @@ def load(
     `source`: a hub id, a folder with `config.json` or `model_index.json` and safetensors weights, a name such as
     `tiny:clip` (a random model, nothing downloaded), or a loaded transformers model or diffusers pipeline (then give
     its `processor`). `attn` is `sdpa` or `eager`. Raises LoadError; pickle checkpoints are refused.
+
+    >>> load("tiny:vit")
+    tiny:vit: ViTForImageClassification, encoder; vision (3 layers); 49 sites
     """
     if isinstance(dtype, str):
         dtype = _dtype(dtype)
@@ -49,7 +52,14 @@ def load(
             expected="a hub id (`openai/clip-vit-base-patch32`), a folder, `tiny:NAME`, or a loaded model",
             do="check the path; `cutaway sites --help` shows examples",
         )
-    module, tools = _pretrained(name, folder, dtype, attn, options)
+    try:
+        module, tools = _pretrained(name, folder, dtype, attn, options)
+    except OSError as error:
+        raise LoadError(
+            f"'{name}' could not be read ({str(error).splitlines()[0]})",
+            expected="a model on the hub or in a folder, with safetensors weights",
+            do="check the name and the connection, or download it once and pass the folder",
+        ) from error
     if device is not None and device_map is None:
         module = module.to(device)
     return Model(_ready(module), processor or tools, name=name, revision=revision or "")
@@ -65,7 +75,7 @@ def _dtype(name: str) -> torch.dtype:
 def _loaded(source: Any, processor: Any, dtype: torch.dtype | None, device: Any) -> Model:
     if not isinstance(source, nn.Module) and not hasattr(source, "components"):
         raise LoadError(
-            f"cannot open a {type(source).__name__}",
+            f"cannot open an object of type {type(source).__name__}",
             expected="a hub id, a folder, a `tiny:` name, a transformers model or a diffusers pipeline",
         )
     if dtype is not None or device is not None:

@@ -78,7 +78,7 @@ def prepare(
 
 def _text(source: Any) -> str:
     if not isinstance(source, str):
-        raise InputError(f"a text cannot be a {type(source).__name__}", expected="a string or a list of strings")
+        raise InputError(f"a text cannot be of type {type(source).__name__}", expected="a string or a list of strings")
     if not source.strip():
         raise InputError("this text is empty", expected="at least one word")
     return source

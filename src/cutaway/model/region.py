@@ -62,6 +62,8 @@ class _Axis:
 def write(seen: Float[Tensor, "..."], site: Site, edit: Edit, frame: Frame) -> bool:
     """Write one edit into the view `seen`, in place; False when the edit does not concern this window or step."""
     names = [axis for axis in site.axes if axis != "step"]
+    if edit.step is not None and "step" not in site.axes:
+        raise _no_axis(edit, site, "step")
     if edit.step is not None and frame.step not in _steps(edit.step):
         return False
     rows = _row_masks(edit, site, frame, dict(zip(names, seen.shape, strict=True)))
@@ -135,11 +137,16 @@ def _axis_of(selector: str, site: Site, names: list[str], edit: Edit) -> str:
     if selector == "unit" and names[-1] in ("batch", *POSITIONS):
         axis = None
     if axis is None or axis not in names:
-        raise EditError(
-            f"{edit!r}: site '{site}' has no axis for `{selector}=`", exists=f"the axes {site.shape}",
-            do="drop the selector or choose a site that has it",
-        )  # fmt: skip
+        raise _no_axis(edit, site, selector)
     return axis
+
+
+def _no_axis(edit: Edit, site: Site, selector: str) -> EditError:
+    return EditError(
+        f"{edit!r}: site '{site}' has no axis for `{selector}=`",
+        exists=f"the axes {site.shape}",
+        do="drop the selector or choose a site that has it",
+    )
 
 
 def _listed(choice: Any, total: int, edit: Edit, name: str, open_ended: bool = False) -> tuple[Tensor, bool]:
@@ -221,7 +228,7 @@ def _value(edit: Edit, site: Site, axes: list[_Axis], frame: Frame) -> tuple[Ten
         if frame.optional_guidance and full.dim() == len(axes) and full.shape[0] == 2:
             full = full[("uncond", "cond").index(frame.guidance[0])][None]
         if full.dim() != len(axes):
-            raise _misfit(edit, site, tuple(full.shape), axes)
+            raise _misfit(edit, site, tuple(full.shape), axes, True)
         return full, True
     brought = edit.value(site)
     if brought is None:
@@ -229,7 +236,7 @@ def _value(edit: Edit, site: Site, axes: list[_Axis], frame: Frame) -> tuple[Ten
     value = torch.as_tensor(brought)
     kept = [axis for axis in axes if not axis.dropped]
     if value.dim() > len(kept):
-        raise _misfit(edit, site, tuple(value.shape), kept)
+        raise _misfit(edit, site, tuple(value.shape), kept, False)
     value = value.reshape((1,) * (len(kept) - value.dim()) + tuple(value.shape))
     for i, axis in enumerate(axes):
         value = value.unsqueeze(i) if axis.dropped else value
@@ -249,7 +256,7 @@ def _take(
     edit: Edit, site: Site, value: Tensor, axes: list[_Axis], wanted: list[Tensor], whole: bool, row: int | None
 ) -> Tensor:
     """The entries of the value that the window needs, on every axis on which it has more than one."""
-    shape = tuple(value.shape)
+    shape = tuple(value.shape) if whole else tuple(torch.as_tensor(edit.value(site)).shape)
     for i, (axis, index) in enumerate(zip(axes, wanted, strict=True)):
         size = value.shape[i]
         if size == 1:
@@ -257,16 +264,16 @@ def _take(
         if axis.name == "batch" and row is not None:
             index = torch.tensor([row])
         elif size != axis.extent(whole) and not (axis.open_ended and axis.name in POSITIONS):
-            raise _misfit(edit, site, shape, axes)
+            raise _misfit(edit, site, shape, axes, whole)
         if int(index.max()) >= size:
-            raise _misfit(edit, site, shape, axes)
+            raise _misfit(edit, site, shape, axes, whole)
         if len(index) != size or not torch.equal(index, torch.arange(size)):
             value = value.index_select(i, index.to(value.device))
     return value
 
 
-def _misfit(edit: Edit, site: Site, got: tuple[int, ...], axes: list[_Axis]) -> EditError:
-    expected = ", ".join(f"{axis.name}={axis.extent(False)}" for axis in axes)
+def _misfit(edit: Edit, site: Site, got: tuple[int, ...], axes: list[_Axis], whole: bool) -> EditError:
+    expected = ", ".join(f"{axis.name}={axis.extent(whole)}" for axis in axes if whole or not axis.dropped)
     return EditError(
         f"{edit!r} does not fit '{site}': its value has shape {got}",
         expected=f"something that broadcasts to ({expected})",

@@ -80,7 +80,7 @@ class Session:
 
     def __enter__(self) -> Session:
         seats = {seat.site: seat for seat in (*(seat for seat, _ in self.edits), *self.record)}
-        try:
+        with self._stack:  # taken down at once if anything below raises
             for tower in {seat.tower.name: seat.tower for seat in seats.values()}.values():
                 self._watch(tower)
             for group in _by_port(seat for seat, _ in self.edits):
@@ -89,9 +89,7 @@ class Session:
                 self._install_reader(seat)
             for module in {id(s.module): s.module for s in seats.values() if s.kind in ATTENTION_KINDS}.values():
                 self._tap(module)
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = self._stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> Literal[False]:

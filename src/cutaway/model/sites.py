@@ -21,6 +21,9 @@ HEAD_AXES = ("head", "kv_head")
 class Site:
     """One place: where it is (identity) and what it holds there (axes, sizes; not part of the identity).
 
+    >>> str(Site.parse("denoiser.7.image.resid_post")), Site.parse("text.embed").layer
+    ('denoiser.7.image.resid_post', None)
+
     `axes` name every dimension in order; `sizes` gives those the architecture fixes (`d_model`, `head`), the rest
     (`batch`, `token`, `query`, `key`, `step`) depend on the input. `dead` says why writing here changes nothing.
     """

@@ -95,7 +95,7 @@ class TokenMap:
         folded[rows, cols] = values.detach().cpu()[torch.from_numpy(here)]
         return folded
 
-    def at(self, batch: int, span: slice, other: TokenMap) -> None:
+    def at(self, batch: int, span: slice | ndarray, other: TokenMap) -> None:
         """Copy the knowledge of another one-row map onto a span of one row (used while maps are built)."""
         for item in fields(self):
             if item.name != "text":
@@ -133,6 +133,10 @@ class Where:
     """A selection by meaning, resolved on the token map of whichever tower it is used on; prints as one line.
 
     `Where("image", row=3)` is picklable and can be an edit's `token=`, `query=` or `key=`.
+
+    >>> tokens = TokenMap.patches(1, 2, 3, prefix=["cls"])
+    >>> Where("image", row=1).resolve(tokens).nonzero()[:, 1].tolist()
+    [4, 5, 6]
     """
 
     kind: str | None = None

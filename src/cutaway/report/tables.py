@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
-
-
-def quiet() -> None:
-    """Keep the libraries' advice about optional kernels out of a table."""
-    for name in ("transformers", "diffusers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def print_sites(model: Model, pattern: str = "", *, every: bool = False, console: Console | None = None) -> None:
@@ -24,16 +17,14 @@ def print_sites(model: Model, pattern: str = "", *, every: bool = False, console
     console = console or Console()
     chosen = model.sites[pattern] if pattern else list(model.sites)
     rows = [(str(site), site) for site in chosen] if every else list(_folded(chosen))
-    table = Table(
-        "site",
-        "axes",
-        "note",
-        title=f"{model.name}: {type(model.module).__name__}, {model.family.kind}",
-        title_justify="left",
-    )
+    title = f"{model.name}: {type(model.module).__name__}, {model.family.kind}"
+    table = Table(Column("site", overflow="fold"), "axes", title=title, title_justify="left")
+    if any(site.dead for _, site in rows):
+        table.add_column("note")
     reasons = list(dict.fromkeys(site.dead for _, site in rows if site.dead))
     for name, site in rows:
-        table.add_row(name, site.shape.strip("()"), f"dead ({reasons.index(site.dead) + 1})" if site.dead else "")
+        note = [f"dead ({reasons.index(site.dead) + 1})"] if site.dead else []
+        table.add_row(name, site.shape.strip("()"), *note)
     console.print(table)
     for n, reason in enumerate(reasons, 1):
         console.print(f"dead ({n}): writing here changes no output: {reason}", markup=False)
