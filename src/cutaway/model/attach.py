@@ -143,12 +143,10 @@ def _parts(row: Block, block: nn.Module) -> dict[str, Port]:
     parts: dict[str, Port] = {"resid_pre": RESIDUAL["resid_pre"]} if row.residual else {}
     if row.attn:
         parts |= _attention("attn", row.attn)
-        if row.cross and row.attn.norm:
-            parts["cross.resid_pre"] = Port(row.attn.norm) if post else Port(row.cross.norm, "mid", optional=True)
-    if row.cross:
+    if row.cross and (has(block, row.cross.path) or not row.cross.optional):
+        if row.attn and row.attn.norm:
+            parts["cross.resid_pre"] = Port(row.attn.norm) if post else Port(row.cross.norm, "mid")
         parts |= _attention("cross", row.cross)
-        if row.cross.optional and "cross.resid_pre" in parts:
-            parts["cross.resid_pre"] = replace(parts["cross.resid_pre"], optional=True)
     if row.mlp:
         last = row.cross if row.cross and has(block, row.cross.path) else row.attn
         if last and last.norm:

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from cutaway.errors import SiteError
 
 NAME = "cutaway"
-Original = Callable[[Tensor, Tensor, Tensor], Tensor]
+Original = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 Change = Callable[[str, Tensor, int], Tensor]
 
 
@@ -56,21 +56,28 @@ class AttentionTap:
     ) -> Float[Tensor, "batch _ _ e"]:
         """Attention with the asked reads and writes: softmax(cap(scale * q k') + mask) v.
 
-        The output has the layout of `original`, whose result is used whenever scores and pattern are not written.
+        `original` gives the library's output, used in its own layout whenever scores and pattern are not written, and
+        its pattern where it makes one: that is read instead of computed again.
         """
         q, k, v = self._change("q", q), self._change("k", k), self._change("v", v)
-        explicit = {"scores", "pattern"} & (self.writes | self.reads)
-        out: Tensor | None = None
-        if explicit:
-            scores = attention_scores(q, k, mask=mask, scale=scale, causal=causal, softcap=softcap, bias=bias)
-            scores = self._change("scores", scores)
-            if "pattern" in explicit or "scores" in self.writes:
-                exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
-                pattern = self._change("pattern", exact.softmax(-1).to(q.dtype))
-                if {"scores", "pattern"} & self.writes:
-                    out = pattern @ repeat_heads(v, q.shape[1])
+
+        def scores() -> Tensor:
+            made = attention_scores(q, k, mask=mask, scale=scale, causal=causal, softcap=softcap, bias=bias)
+            return self._change("scores", made)
+
+        if {"scores", "pattern"} & self.writes:
+            pattern = self._change("pattern", _softmax(scores()))
+            out = pattern @ repeat_heads(v, q.shape[1])
+        else:
+            out, known = original(q, k, v)
+            if known is None and "pattern" in self.reads:
+                known = _softmax(scores())
+            elif "scores" in self.reads:
+                scores()
+            if known is not None:
+                self._change("pattern", known)
         self._offset += q.shape[2]
-        return out if out is not None else original(q, k, v)
+        return out
 
     def finish(self) -> None:
         """Hand over what was read, once the module has returned."""
@@ -100,21 +107,26 @@ def attention_scores(
     bias: Tensor | None = None,
 ) -> Float[Tensor, "batch head query key"]:
     """Scaled, capped and masked scores; masked entries hold the most negative number of the dtype."""
-    k = repeat_heads(k, q.shape[1])
-    scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = q @ repeat_heads(k, q.shape[1]).transpose(-1, -2)  # fresh and large: changed in place from here on
     lowest = torch.finfo(scores.dtype).min
     if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+        scores = torch.tanh(scores / softcap).mul(softcap)
     if bias is not None:
-        scores = scores + bias
+        scores += bias
     if mask is not None and mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask[..., : scores.shape[-1]], lowest)
+        scores.masked_fill_(~mask[..., : scores.shape[-1]], lowest)
     elif mask is not None:
-        scores = (scores + mask[..., : scores.shape[-1]]).clamp_min(lowest)
+        scores.add_(mask[..., : scores.shape[-1]]).clamp_min_(lowest)
     elif causal and scores.shape[-2] > 1:
         ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(ahead, lowest)
+        scores.masked_fill_(ahead, lowest)
     return scores
+
+
+def _softmax(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
+    """The pattern of some scores: half precision is summed in float32."""
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
 
 
 def repeat_heads(x: Float[Tensor, "batch kv_head key d"], heads: int) -> Float[Tensor, "batch head key d"]:
@@ -197,9 +209,10 @@ def _transformers_attention(
     function = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
     weights: list[Tensor | None] = [None]
 
-    def original(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def original(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
         out, weights[0] = function(module, q, k, v, attention_mask, **kwargs)
-        return out
+        dropped = module.training and kwargs.get("dropout")  # then its weights are no longer the pattern
+        return out, weights[0] if function is eager and not dropped else None
 
     causal = kwargs.get("is_causal")
     out = tap.attend(
@@ -246,7 +259,7 @@ class _Catch(TorchFunctionMode):
         q, k, v = (given.pop(name) for name in names[:3])
         return self._tap.attend(
             q, k, v, mask=given.get("attn_mask"), scale=given.get("scale"), causal=bool(given.get("is_causal")),
-            original=lambda q, k, v: func(q, k, v, **given),
+            original=lambda q, k, v: (func(q, k, v, **given), None),
         )  # fmt: skip
 
 
@@ -270,7 +283,7 @@ def _multihead(tap: AttentionTap) -> Callable[..., Any]:
             mask=None,
             scale=None,
             causal=False,
-            original=F.scaled_dot_product_attention,
+            original=lambda q, k, v: (F.scaled_dot_product_attention(q, k, v), None),
         )
         tap.finish()
         return (module.out_proj(z.transpose(1, 2).flatten(2)), output[1]) if tap.writes else output

@@ -64,6 +64,9 @@ def _drawn(model: Model, inputs: Inputs, site: Site) -> dict[str, int]:
     """The sizes a pipeline's call fixes: steps, guidance rows, pictures, and the resolution of a block."""
     call = inputs.tensors
     guided = call["guidance_scale"] > 1 and hasattr(type(model.module), "do_classifier_free_guidance")
+    tower = model.towers.get(site.tower)
+    if tower and tower.prompted and getattr(model.module.config, "force_zeros_for_empty_prompt", False):
+        guided = guided and "negative_prompt" in call  # without one the pipeline (SDXL) encodes nothing, it puts zeros
     sizes = {"batch": len(call["prompt"]), "step": call["num_inference_steps"], "guidance": 2 if guided else 1}
     height, width = _resolution(model, inputs, site)
     return sizes | {"height": height, "width": width, "pixels": height * width}

@@ -61,7 +61,7 @@ class _Axis:
 
 def write(seen: Float[Tensor, "..."], site: Site, edit: Edit, frame: Frame) -> bool:
     """Write one edit into the view `seen`, in place; False when the edit does not concern this window or step."""
-    names = [axis for axis in site.axes if axis != "step"]
+    names = [axis for axis in site.axes if axis != "step"] or [f"dim{i}" for i in range(seen.dim())]
     if edit.step is not None and "step" not in site.axes:
         raise _no_axis(edit, site, "step")
     if edit.step is not None and frame.step not in _steps(edit.step):

@@ -127,6 +127,14 @@ class Session:
             clock.offset = int(cache.get_seq_length()) if cache is not None and tower.causal else 0
             entering = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim() > 0]
             clock.rows = entering[0].shape[0] if entering else 1
+            if (
+                tower.causal
+                and not clock.offset
+                and tower.name not in self.totals
+                and entering
+                and entering[0].dim() > 1
+            ):
+                clock.total = entering[0].shape[1]  # the prompt: negative positions count from its end
             clock.calls += 1
             if tower.stepped and self.guidance:
                 schedule = self.guidance.scheduler.timesteps
