@@ -50,11 +50,18 @@ def test_tiny_lists_every_model():
 def test_demo_shows_that_an_identity_edit_changes_nothing_and_others_do():
     told = run(app, ["demo"])
     assert told.exit_code == 0
-    changes = [float(word) for line in told.output.splitlines() for word in line.split() if word.count(".") == 1 and word[0].isdigit() and len(word) == 6]
+    changes = [
+        float(word)
+        for line in told.output.splitlines()
+        for word in line.split()
+        if word.count(".") == 1 and word[0].isdigit() and len(word) == 6
+    ]
     assert changes[:2] == [0.0, 0.0] and all(change > 0.01 for change in changes[2:]) and len(changes) == 5
 
 
-@pytest.mark.parametrize("arguments", [["sites", "tiny:foo"], ["sites", "tiny:clip", "vision.9.resid_post"], ["demo", "tiny:llama"]])
+@pytest.mark.parametrize(
+    "arguments", [["sites", "tiny:foo"], ["sites", "tiny:clip", "vision.9.resid_post"], ["demo", "tiny:llama"]]
+)
 def test_what_goes_wrong_is_one_paragraph_and_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)

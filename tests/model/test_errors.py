@@ -47,10 +47,22 @@ CASES = {
         ["matches no site", "Available:"],
     ),
     "no site at all": (lambda _: Site.parse("hello"), errors.SiteError, ["tower.layer.part"]),
-    "a number as a picture": (lambda _: clip().inputs(image=3), errors.InputError, ["type int", "PIL image", "pixel_values"]),
-    "a batch as a picture": (lambda _: clip().inputs(image=np.zeros((2, 3, 4, 5))), errors.InputError, ["(2, 3, 4, 5)"]),
+    "a number as a picture": (
+        lambda _: clip().inputs(image=3),
+        errors.InputError,
+        ["type int", "PIL image", "pixel_values"],
+    ),
+    "a batch as a picture": (
+        lambda _: clip().inputs(image=np.zeros((2, 3, 4, 5))),
+        errors.InputError,
+        ["(2, 3, 4, 5)"],
+    ),
     "floats beyond 1": (lambda _: clip().inputs(image=np.full((4, 4, 3), 7.0)), errors.InputError, ["0 to 1"]),
-    "an empty picture": (lambda _: clip().inputs(image=Image.new("RGB", (0, 0))), errors.InputError, ["0 x 0", "at least"]),
+    "an empty picture": (
+        lambda _: clip().inputs(image=Image.new("RGB", (0, 0))),
+        errors.InputError,
+        ["0 x 0", "at least"],
+    ),
     "one pixel": (lambda _: clip().inputs(image=Image.new("RGB", (1, 1))), errors.InputError, ["1 x 1", "at least"]),
     "an enormous picture": (
         lambda _: clip().inputs(image=Image.new("1", (20_000, 20_000))),
@@ -67,17 +79,29 @@ CASES = {
     "an empty text": (lambda _: clip().inputs(text="  "), errors.InputError, ["empty"]),
     "nothing": (lambda _: clip().inputs(), errors.InputError, ["`image=`"]),
     "a text for a model of pictures": (lambda _: opened("vit").inputs(text="a"), errors.InputError, ["vision"]),
-    "a picture for a model of text": (lambda _: opened("llama").inputs(image=tiny.picture()), errors.InputError, ["text"]),
+    "a picture for a model of text": (
+        lambda _: opened("llama").inputs(image=tiny.picture()),
+        errors.InputError,
+        ["text"],
+    ),
     "a picture for a pipeline": (lambda _: opened("sd").inputs(image=tiny.picture()), errors.InputError, ["`prompt=`"]),
     "a size the latents cannot have": (
         lambda _: opened("sd").inputs(prompt="a dog", size=(33, 32)),
         errors.InputError,
         ["multiples of"],
     ),
-    "a folder without a model": (lambda folder: cutaway.load(folder), errors.LoadError, ["config.json", "save_pretrained"]),
+    "a folder without a model": (
+        lambda folder: cutaway.load(folder),
+        errors.LoadError,
+        ["config.json", "save_pretrained"],
+    ),
     "a pickle checkpoint": (pickled, errors.LoadError, ["pytorch_model.bin", "safetensors", "refused"]),
     "a name that is nothing": (lambda _: cutaway.load("nonsense"), errors.LoadError, ["hub id", "tiny:NAME"]),
-    "a hub id out of reach": (lambda _: cutaway.load("nobody/nothing"), errors.LoadError, ["could not be read", "folder"]),
+    "a hub id out of reach": (
+        lambda _: cutaway.load("nobody/nothing"),
+        errors.LoadError,
+        ["could not be read", "folder"],
+    ),
     "a tiny name misspelled": (lambda _: cutaway.load("tiny:lava"), errors.LoadError, ["llava"]),
     "an object that is no model": (lambda _: cutaway.load(3), errors.LoadError, ["type int"]),
     "a value that does not fit": (
@@ -91,7 +115,11 @@ CASES = {
         ["(1, 5, 4, 8)", "token="],
     ),
     "a head out of range": (lambda _: run(Scale("text.1.attn.z", 0.0, head=9)), errors.EditError, ["head 9", "0 to 3"]),
-    "a selector that does not exist": (lambda _: Scale("text.1.attn.z", 0.0, heads=9), errors.EditError, ["heads", "head,"]),
+    "a selector that does not exist": (
+        lambda _: Scale("text.1.attn.z", 0.0, heads=9),
+        errors.EditError,
+        ["heads", "head,"],
+    ),
     "a selector the site lacks": (
         lambda _: run(Scale("text.1.resid_post", 0.0, head=1)),
         errors.EditError,

@@ -65,7 +65,9 @@ def test_a_negative_position_is_the_end_of_the_prompt_in_every_step():
 
 def test_steering_every_position_changes_what_is_written():
     vector = torch.randn(32, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 20
-    assert not torch.equal(opened("llama").generate(given("llama"), edits=Add("text.0.resid_post", vector), **GREEDY).ids, plain("llama"))
+    assert not torch.equal(
+        opened("llama").generate(given("llama"), edits=Add("text.0.resid_post", vector), **GREEDY).ids, plain("llama")
+    )
 
 
 def test_selection_by_meaning_holds_while_text_is_written():

@@ -41,7 +41,9 @@ def test_a_gradient_flows_only_when_asked():
 
 def test_stop_ends_the_forward_after_the_last_site_and_reads_the_same():
     model, ran = opened("llava"), []
-    handles = [b.register_forward_hook(lambda *_, k=k: ran.append(k)) for k, b in enumerate(model.towers["text"].blocks)]
+    handles = [
+        b.register_forward_hook(lambda *_, k=k: ran.append(k)) for k, b in enumerate(model.towers["text"].blocks)
+    ]
     stopped = model.run(given("llava"), record="text.0.*", stop=True)
     for handle in handles:
         handle.remove()
@@ -134,7 +136,9 @@ def test_a_hundred_runs_hold_no_more_tensors_than_one():
     donor = model.run(inputs, record="text.1.attn.z")
 
     def once():
-        model.run(inputs, record="*.resid_post", edits=[Patch("text.1.attn.z", donor), Scale("text.0.attn.pattern", 1.0)])
+        model.run(
+            inputs, record="*.resid_post", edits=[Patch("text.1.attn.z", donor), Scale("text.0.attn.pattern", 1.0)]
+        )
 
     def alive():
         gc.collect()

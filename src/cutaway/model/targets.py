@@ -84,7 +84,8 @@ class label(Target):  # noqa: N801
         """The logit of the class."""
         index = self.name
         if isinstance(index, str):
-            known: dict[str, int] = getattr(run.context.module.config, "label2id", {})
+            names: dict[int, str] = getattr(run.context.module.config, "id2label", None) or {}
+            known = {name: number for number, name in names.items()}
             if index not in known:
                 raise TargetError(f"no class '{index}'", exists=near(index, known))
             index = known[index]

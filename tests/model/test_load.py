@@ -1,0 +1,87 @@
+"""Opening: folders that the libraries write, objects already loaded, dtypes, attention kernels."""
+
+import pytest
+import torch
+from world import given, identical, library_call, opened
+
+import cutaway
+from cutaway.errors import InputError
+from cutaway.zoo import tiny
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "llava", "qwen2-vl", "vit", "gpt2", "whisper", "paligemma"])
+def test_a_saved_model_opens_from_its_folder_with_its_processor(name, tmp_path):
+    tiny.save(name, tmp_path, dtype=torch.float64)
+    model = cutaway.load(tmp_path, dtype="float64")
+    prepared = given(name)
+    assert identical(library_call(model, prepared), library_call(opened(name), prepared))
+    modalities = tiny.TINY[name].modalities
+    words = {"text": "a red dog on the left"} if "text" in modalities else {}
+    picture = {"image": tiny.picture()} if "image" in modalities else {}
+    if name != "whisper":
+        again = model.inputs(**words, **picture)
+        assert {k: v.tolist() for k, v in again.tensors.items()} == {k: v.tolist() for k, v in prepared.tensors.items()}
+
+
+@pytest.mark.parametrize("name", ["sd", "sd3"])
+def test_a_saved_pipeline_opens_from_its_folder(name, tmp_path):
+    tiny.save(name, tmp_path, dtype=torch.float64)
+    model = cutaway.load(str(tmp_path), dtype=torch.float64)
+    assert identical(library_call(model, given(name)), library_call(opened(name), given(name)))
+
+
+def test_a_loaded_object_is_left_as_it_is_and_needs_its_processor_for_words():
+    module, processor = tiny.build("clip")
+    config, hooks = module.config.to_dict(), [len(m._forward_hooks) for m in module.modules()]
+    bare = cutaway.load(module)
+    assert bare.module is module
+    with pytest.raises(InputError, match="without a tokenizer"):
+        bare.inputs(text="a dog")
+    ready = cutaway.load(module, processor=processor)
+    run = ready.run(ready.inputs(image=tiny.picture(), text="a dog"), record="*.resid_post")
+    again = bare.run(bare.inputs(**run.inputs.tensors), record="*.resid_post")
+    assert identical(run.outputs, again.outputs)
+    assert module.config.to_dict() == config and [len(m._forward_hooks) for m in module.modules()] == hooks
+
+
+def test_dtype_and_attention_kernel_are_as_asked():
+    assert cutaway.load("tiny:llama", dtype="bfloat16").dtype == torch.bfloat16
+    assert cutaway.load("tiny:llama", attn="eager").module.config._attn_implementation == "eager"
+
+
+def test_half_precision_models_are_read_and_written():
+    model = cutaway.load("tiny:llava", dtype="float16")
+    inputs = model.inputs(image=tiny.picture(), text="a dog")
+    run = model.run(inputs, record="text.*.attn.*")
+    assert {t.dtype for t in run.activations.values()} == {torch.float16}
+    same = model.run(inputs, edits=cutaway.Patch("text.1.attn.z", run))
+    assert torch.equal(same.logits, run.logits)
+
+
+def test_bfloat16_activations_are_labelled_as_float32():
+    model = cutaway.load("tiny:llama", dtype="float32")
+    run = model.run(model.inputs(text="a dog"), record="text.1.attn.z", dtype=torch.bfloat16)
+    assert run["text.1.attn.z"].dtype == torch.bfloat16
+    assert run.labelled("text.1.attn.z").dtype == "float32"
+
+
+def test_flash_attention_is_refused_for_what_is_inside_it_with_a_way_out():
+    model = cutaway.load("tiny:llama")
+    module = model.towers["text"].blocks[1].self_attn
+    plain = module.config
+    module.config = type(plain)(**{**plain.to_dict()})
+    module.config._attn_implementation_internal = "flash_attention_2"
+    with pytest.raises(cutaway.errors.SiteError, match="attn='sdpa'"):
+        model.run(model.inputs(text="a dog"), record="text.1.attn.pattern")
+    module.config = plain
+
+
+def test_a_row_that_does_not_fit_names_itself_the_path_and_what_exists():
+    module, processor = tiny.build("clip")
+    block = module.vision_model.encoder.layers[1]
+    block.norm_two = block.layer_norm2
+    del block.layer_norm2
+    with pytest.raises(cutaway.errors.LoadError) as caught:
+        cutaway.load(module, processor=processor)
+    text = str(caught.value)
+    assert "CLIPEncoderLayer" in text and "layer_norm2" in text and "layer_norm1" in text

@@ -1,0 +1,57 @@
+"""Targets are the library's own numbers."""
+
+import pickle
+
+import pytest
+import torch
+from world import PT, given, opened
+
+from cutaway import Scale, targets
+from cutaway.errors import TargetError
+from cutaway.zoo import tiny
+
+
+def test_words_are_read_off_the_next_token():
+    model = opened("llava")
+    run = model.run(given("llava"))
+    dog, cat = (model.tokenizer.convert_tokens_to_ids(word) for word in ("dog", "cat"))
+    last = run.outputs.logits[:, -1]
+    assert torch.equal(targets.logit("dog")(run), last[:, dog])
+    assert torch.equal(targets.logit_diff("dog", "cat")(run), last[:, dog] - last[:, cat])
+    assert torch.allclose(targets.log_prob("dog")(run).exp(), last.softmax(-1)[:, dog])
+    assert torch.equal(targets.logit(dog, position=2)(run), run.outputs.logits[:, 2, dog])
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_similarity_is_the_cosine_the_model_scores_by(name):
+    model = opened(name)
+    inputs = model.inputs(image=[tiny.picture(i) for i in range(2)], text=["a dog", "a red cat"])
+    run = model.run(inputs)
+    bias = getattr(model.module, "logit_bias", torch.zeros(()))
+    cosines = (run.outputs.logits_per_image - bias) / model.module.logit_scale.exp()
+    assert torch.allclose(targets.similarity()(run), cosines.diagonal())
+    assert torch.allclose(targets.similarity(text=1)(run), cosines[:, 1])
+
+
+def test_labels_by_number_and_by_name():
+    run = opened("vit").run(given("vit"))
+    assert torch.equal(targets.label(1)(run), run.outputs.logits[:, 1])
+    assert torch.equal(targets.label("dog")(run), run.outputs.logits[:, 1])
+    for wrong in (99, "zebra"):
+        with pytest.raises(TargetError):
+            targets.label(wrong)(run)
+
+
+def test_distance_is_zero_from_itself_and_grows_with_an_edit():
+    model = opened("sd")
+    base = model.run(given("sd"), **PT)
+    far = targets.distance(base)
+    assert far(base).tolist() == [0.0]
+    edited = [model.run(given("sd"), edits=Scale("denoiser.1.resid_post", f), **PT) for f in (1.1, 2.0)]
+    assert 0 < far(edited[0]).item() < far(edited[1]).item()
+
+
+def test_targets_are_values():
+    target = targets.logit_diff("dog", "cat")
+    assert pickle.loads(pickle.dumps(target)) == target  # noqa: S301
+    assert {targets.log_prob("a").unit, targets.similarity().unit, target.unit} == {"nats", "cosine", "logits"}
