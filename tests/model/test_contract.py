@@ -419,12 +419,14 @@ def start_from(model: Model, start: str) -> None:
 
 
 def written(name: str, start: str) -> list[Site]:
-    """The sites to write: of a pipeline cold only those of towers that the library puts hooks on."""
+    """The sites to write: all of them cold; warm those that are written by forward hooks, as the library captures."""
     model = opened(name)
-    if start == "warm":
-        warm(model, given(name))
+    live = [site for site in ends(model) if not site.dead]
+    if start == "cold":
+        return live
+    warm(model, given(name))
     library = {tower.name for tower in library_towers(model)}
-    return [s for s in ends(model) if not s.dead and (start == "warm" or not model.is_pipeline or s.tower in library)]
+    return [s for s in live if s.tower in library and model._seats[str(s)].kind in ("out", "scale")]
 
 
 def tolerance_of(name: str, site: Site) -> float:

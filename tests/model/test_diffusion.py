@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from world import PT, given, identical, library_call, opened
 
 from cutaway import Add, Knockout, Patch, Scale, Where
+from world import PT, given, identical, library_call, opened
 
 SITE = "denoiser.1.resid_post"
 
@@ -92,9 +92,8 @@ def test_every_resolution_of_a_unet_has_its_own_grid():
 
 
 def test_an_edit_of_a_patch_of_the_latent_picture_stays_in_its_place():
-    model, site = opened("sd"), "denoiser.1.resid_post"
-    base, edited = draw("sd", []), draw("sd", Add(site, 1.0, token=Where("image", row=2), step=0))
-    moved = (edited[site] - base[site])[0, 0, 0].abs().sum(-1).nonzero().flatten().tolist()
+    base, edited = draw("sd", []), draw("sd", Add(SITE, 1.0, token=Where("image", row=2), step=0))
+    moved = (edited[SITE] - base[SITE])[0, 0, 0].abs().sum(-1).nonzero().flatten().tolist()
     side = int(given("sd").latent[1])
     assert moved == list(range(2 * side, 3 * side))
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
-from world import given, opened
 
 from cutaway import Ablate, Add, Knockout, Patch, Project, Scale, Set, Site, Where
 from cutaway.errors import EditError
 from cutaway.model.region import Frame, write
+from world import given, opened
 
 AXES = ("batch", "token", "head", "d_head")
 SITE = Site("text", 1, "attn.z", None, AXES, {"head": 4, "d_head": 3})
@@ -127,7 +127,7 @@ EDITS = [
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: type(edit).__name__)
 def test_an_edit_is_one_line_and_survives_pickling(edit):
-    again = pickle.loads(pickle.dumps(edit))  # noqa: S301
+    again = pickle.loads(pickle.dumps(edit))
     assert repr(again) == repr(edit) and "\n" not in repr(edit) and len(repr(edit)) < 160
     assert again.pattern == edit.pattern
     if not isinstance(edit, Knockout | Scale):

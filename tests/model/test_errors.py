@@ -1,4 +1,4 @@
-"""Bad input: every case is one of our errors, says what failed, and where apt what was expected, what exists, what to do."""
+"""Bad input: every case is one of our errors and says what failed, what was expected, what exists, what to do."""
 
 import pickle
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from world import PT, given, opened
 
 import cutaway
 from cutaway import Ablate, Knockout, Patch, Project, Scale, Set, Site, Where, errors, targets
 from cutaway.zoo import tiny
+from world import PT, given, opened
 
 
 def clip():
@@ -77,7 +77,7 @@ CASES = {
         ["102 tokens", "at most 16", "never truncates"],
     ),
     "an empty text": (lambda _: clip().inputs(text="  "), errors.InputError, ["empty"]),
-    "nothing": (lambda _: clip().inputs(), errors.InputError, ["`image=`"]),
+    "nothing": (lambda _: opened("clip").inputs(), errors.InputError, ["`image=`"]),
     "a text for a model of pictures": (lambda _: opened("vit").inputs(text="a"), errors.InputError, ["vision"]),
     "a picture for a model of text": (
         lambda _: opened("llama").inputs(image=tiny.picture()),
@@ -91,7 +91,7 @@ CASES = {
         ["multiples of"],
     ),
     "a folder without a model": (
-        lambda folder: cutaway.load(folder),
+        cutaway.load,
         errors.LoadError,
         ["config.json", "save_pretrained"],
     ),
@@ -207,7 +207,7 @@ def test_errors_are_also_the_errors_python_has_for_them():
 
 def test_an_error_survives_pickling():
     error = errors.EditError("it failed", expected="this", exists="that", do="try again")
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301
+    again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (type(error), str(error))
 
 

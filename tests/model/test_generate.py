@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from world import given, opened
 
-from cutaway import Add, Ablate, Knockout, Patch, Scale, Where
+from cutaway import Ablate, Add, Knockout, Patch, Scale, Where
+from world import given, opened
 
 WRITERS = ["llama", "gpt2", "opt", "mamba", "llava", "qwen2-vl", "paligemma", "blip2", "whisper", "bart"]
 GREEDY = {"max_new_tokens": 5, "do_sample": False}

@@ -1,10 +1,10 @@
-"""LLaVA's language model reads its picture from what the library captures of the vision tower: a write must get there."""
+"""LLaVA reads its picture from what the library captures of the vision tower: a write must get there."""
 
 import pytest
 import torch
-from world import captures, chill, fresh, given, warm
 
 from cutaway import Add
+from world import captures, chill, fresh, given, warm
 
 
 def logits(model):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from world import given, identical, library_call, opened
 
 import cutaway
 from cutaway.errors import InputError
 from cutaway.zoo import tiny
+from world import given, identical, library_call, opened
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "llava", "qwen2-vl", "vit", "gpt2", "whisper", "paligemma"])
@@ -69,7 +69,7 @@ def test_flash_attention_is_refused_for_what_is_inside_it_with_a_way_out():
     model = cutaway.load("tiny:llama")
     module = model.towers["text"].blocks[1].self_attn
     plain = module.config
-    module.config = type(plain)(**{**plain.to_dict()})
+    module.config = type(plain)(**plain.to_dict())
     module.config._attn_implementation_internal = "flash_attention_2"
     with pytest.raises(cutaway.errors.SiteError, match="attn='sdpa'"):
         model.run(model.inputs(text="a dog"), record="text.1.attn.pattern")

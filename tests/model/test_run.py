@@ -4,11 +4,11 @@ import gc
 
 import pytest
 import torch
-from world import given, identical, opened
 
 from cutaway import Add, Patch, Scale, Set
 from cutaway.errors import SiteError
 from cutaway.zoo import tiny
+from world import given, identical, opened
 
 SITES = ["text.*.attn.z", "text.*.resid_post"]
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from world import UNKNOWN, given, identical, opened
 
 import cutaway
 from cutaway import Scale
 from cutaway.errors import EditError, SiteError
+from world import UNKNOWN, given, identical, opened
 
 PATHS = {"siglip2": "raw.vision_model.encoder.layers.1", "t5": "raw.encoder.block.1.layer.0.SelfAttention.o"}
 

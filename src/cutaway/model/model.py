@@ -101,7 +101,7 @@ class Model:
 
         `image`: a PIL image, path or array, or a list; `text`: a string or a list; `audio`: samples at the model's
         rate; `prompt`, `negative`, `seed`, `steps`, `guidance`, `size` (height, width): for a pipeline. Prepared
-        tensors go by their own names (`input_ids=…`, `pixel_values=…`). Raises InputError on what the model cannot take.
+        tensors go by their own names (`input_ids=…`, `pixel_values=…`). Raises InputError on what a model cannot take.
         """
         if self.is_pipeline:
             given = [
