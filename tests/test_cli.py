@@ -73,3 +73,18 @@ def test_what_goes_wrong_is_one_paragraph_and_exit_code_2(arguments, capsys):
 def test_the_installed_command_runs():
     told = subprocess.run([sys.executable, "-m", "cutaway.cli", "--help"], capture_output=True, text=True, check=True)
     assert "sites" in told.stdout
+
+
+def test_data_show_writes_a_contact_sheet_once(tmp_path):
+    from PIL import Image
+
+    out = tmp_path / "sheet.png"
+    told = run(app, ["data", "show", str(out), "--n", "6", "--size", "64"])
+    assert told.exit_code == 0
+    with Image.open(out) as page:
+        assert page.width > 6 * 64
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "show", str(out)])
+    assert stopped.value.code == 2
+    with pytest.raises(SystemExit):
+        main(["data", "show", str(tmp_path / "b.png"), "--split", "trian"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -16,6 +16,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+data = typer.Typer(help="EmojiWorld: drawn scenes with exact truth.", no_args_is_help=True)
+app.add_typer(data, name="data")
 
 ModelName = Annotated[
     str,
@@ -72,6 +75,32 @@ def tiny() -> None:
     from cutaway.report.tables import print_tiny
 
     print_tiny()
+
+
+@data.command()
+def show(
+    out: Annotated[Path, typer.Argument(help="The PNG file to write.")] = Path("emojiworld.png"),
+    n: Annotated[int, typer.Option(min=1, max=400, help="How many scenes.")] = 24,
+    split: Annotated[str, typer.Option(help="train, test, or one kept apart: see docs/emojiworld.md.")] = "train",
+    seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
+    size: Annotated[int, typer.Option(min=32, max=512, help="Pixels a side.")] = 128,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Counterfactual pairs of every factor instead.")] = False,
+) -> None:
+    """Write a contact sheet: scenes with a caption each, or pairs that differ in exactly one factor.
+
+    Try: cutaway data show · cutaway data show pairs.png --pairs --split test
+    """
+    from cutaway.data.sheet import contact_sheet, pair_sheet
+    from cutaway.data.splits import Split, check_split
+    from cutaway.errors import InputError
+
+    if out.exists():
+        raise InputError(f"'{out}' exists", expected="a new file", do="give another name, or remove it")
+    check_split(split)
+    chosen = cast(Split, split)
+    made = pair_sheet(2, chosen, seed, size) if pairs else contact_sheet(n, chosen, seed, size)
+    made.save(out)
+    typer.echo(f"wrote {out} ({made.width} x {made.height} pixels)")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from cutaway import Patch, Scale, Set, Site
 from cutaway.errors import EditError
 from cutaway.model.attention import AttentionTap
 from cutaway.model.model import Model
+from cutaway.model.run import Run
 from cutaway.model.seats import Seat, Tower
 from cutaway.model.session import Recording, Session
 from world import (
@@ -282,33 +283,37 @@ def test_window_attention_is_block_diagonal_in_its_windows() -> None:
     assert [bool((run[f"vision.{layer}.attn.pattern"] > 0).all()) for layer in range(3)] == full
 
 
+def broken_sums(name: str, run: Run) -> Iterator[str]:
+    """Where the running residual is not what was there before plus what a sublayer adds."""
+    for site in run.activations:
+        here, p = run.sites[site], site.removesuffix("resid_post")
+        added = [p + part for part in ("attn.out", "cross.out", "mlp.out", "mixer.out") if p + part in run.activations]
+        if here.part != "resid_post" or here.stream or (name, here.tower) in POST_NORM or not added:
+            continue
+        steps = [p + f"{part}" for part in ("resid_pre", "cross.resid_pre", "resid_mid", "resid_post")]
+        steps = [step for step in steps if step in run.activations]
+        for before, piece, after in zip(steps, added, steps[1:], strict=True):
+            off = gap(run[before] + run[piece], run[after])
+            yield from [f"{after}: {off}"] * (off > (1e-5 if name in FLOAT32_RESIDUAL else 1e-9))
+
+
 @each
 def test_the_pieces_of_a_block_add_up(name: str) -> None:
-    run = clean(name)
-    tolerance = 1e-5 if name in FLOAT32_RESIDUAL else 1e-9
+    problems(broken_sums(name, clean(name)))
 
-    def broken() -> Iterator[str]:
-        for site in list(run.activations):
-            here = run.sites[site]
-            if here.part == "resid_post" and here.stream is None and (name, here.tower) not in POST_NORM:
-                p = site.removesuffix("resid_post")
-                pieces = [
-                    run[p + part]
-                    for part in ("attn.out", "cross.out", "mlp.out", "mixer.out")
-                    if p + part in run.activations
-                ]
-                assert pieces or name == "flux"
-                if not pieces:
-                    continue
-                steps = [
-                    p + part for part in ("cross.resid_pre", "resid_mid", "resid_post") if p + part in run.activations
-                ]
-                total = run[p + "resid_pre"]
-                for piece, step in zip(pieces, steps, strict=True):
-                    total = total + piece
-                    yield from [step] * (gap(total, run[step]) > tolerance)
 
-    problems(broken())
+@each
+def test_a_write_into_the_running_residual_is_seen_by_the_norm_and_by_the_skip_connection(name: str) -> None:
+    model, run = opened(name), clean(name)
+    kept = [
+        s for s in ends(model) if s.part.startswith(("resid", "cross.resid", "mixer.out")) or s.part.endswith(".out")
+    ]
+    stream = [s for s in kept if s.part in ("resid_pre", "cross.resid_pre", "resid_mid") and not s.dead]
+    for part in {site.part for site in stream}:
+        edits = [Patch(site, random_value(site, run)) for site in stream if site.part == part]
+        stirred = model.run(given(name), record=kept, edits=edits, **drawn(model))
+        problems(broken_sums(name, stirred))
+        assert all(gap(stirred[edit.pattern], run[edit.pattern]) > 0.1 for edit in edits)
 
 
 @pytest.mark.parametrize(("name", "tower"), sorted(POST_NORM))

@@ -104,6 +104,17 @@ CASES = {
     ),
     "a tiny name misspelled": (lambda _: cutaway.load("tiny:lava"), errors.LoadError, ["llava"]),
     "an object that is no model": (lambda _: cutaway.load(3), errors.LoadError, ["type int"]),
+    "a token that is no position": (lambda _: run(Scale("text.1.attn.z", 0.0, token=1.5)), errors.EditError, ["1.5"]),
+    "a token that is a word": (
+        lambda _: run(Scale("text.1.attn.z", 0.0, token="dog")),
+        errors.EditError,
+        ["Where(text='dog')"],
+    ),
+    "a mask of another length": (
+        lambda _: run(Scale("text.1.attn.z", 0.0, token=torch.ones(3, dtype=torch.bool))),
+        errors.EditError,
+        ["3 entries", "each token"],
+    ),
     "a value that does not fit": (
         lambda _: run(Set("text.1.attn.z", torch.zeros(7), head=1)),
         errors.EditError,

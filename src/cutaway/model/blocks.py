@@ -6,10 +6,6 @@ from cutaway.model.table import HEADS, PLANES, TOKENS, UNITS, Attn, Block, Mlp, 
 
 _GATED = Mlp("mlp.gate_proj", "mlp.down_proj", "mlp", norm="post_attention_layernorm")
 _LLAMA = Block(attn=Attn("self_attn", "self_attn.o_proj", "input_layernorm"), mlp=_GATED)
-_SANDWICH = Block(
-    attn=Attn("self_attn", "self_attn.o_proj", "input_layernorm", out="post_attention_layernorm"),
-    mlp=Mlp("mlp.gate_proj", "mlp.down_proj", "post_feedforward_layernorm", norm="pre_feedforward_layernorm"),
-)
 _CLIP = Block(
     attn=Attn("self_attn", "self_attn.out_proj", "layer_norm1"),
     mlp=Mlp("mlp.fc1", "mlp.fc2", "mlp", norm="layer_norm2"),
@@ -72,8 +68,10 @@ BLOCKS: dict[str, Block] = {
         f"{name}DecoderLayer": _LLAMA
         for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "SmolLM3", "Qwen2VL", "Qwen2_5_VL")
     },
-    "Gemma2DecoderLayer": _SANDWICH,
-    "Gemma3DecoderLayer": _SANDWICH,
+    "Gemma2DecoderLayer": Block(
+        attn=Attn("self_attn", "self_attn.o_proj", "input_layernorm", out="post_attention_layernorm"),
+        mlp=Mlp("mlp.gate_proj", "mlp.down_proj", "post_feedforward_layernorm", norm="pre_feedforward_layernorm"),
+    ),
     "Phi3DecoderLayer": Block(
         attn=_LLAMA.attn,
         mlp=Mlp("mlp.gate_up_proj", "mlp.down_proj", "mlp", "post_attention_layernorm", pre_view="first_half"),

@@ -50,6 +50,7 @@ class Model:
         self.towers: dict[str, Tower] = found.towers
         self.family, self.missing, self._seats = found.family, tuple(found.missing), found.seats
         self.tools = Tools.of(processor)
+        self._held: Session | None = None
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
@@ -149,6 +150,8 @@ class Model:
         of them (outputs are None then); `grad` keeps the autograd graph. `output` is what a pipeline returns.
         Raises SiteError for a site that did not run, EditError for an edit that does not fit or never acted.
         """
+        if grad and self.is_pipeline:
+            raise InputError("a pipeline runs without gradients", do="call `model.towers['denoiser'].module` yourself")
         seats = [self._seat(site) for site in self.sites.select(record)]
         how = Recording(keep, dtype, tokens, heads, copy, grad, stop and bool(seats) and not self.is_pipeline)
         bound = self._bind(edits)
@@ -161,7 +164,8 @@ class Model:
         session.check()
         sites = {str(seat.site): seat.site for seat in seats}
         kept = {name: self._joined(sites[name], session.read[name]) for name in sites}
-        return Run(outputs, inputs, sites, kept, tuple(map(repr, _several(edits))), self)
+        done = {id(edit): repr(edit) for _, edit in session.edits}
+        return Run(outputs, inputs, sites, kept, tuple(done.values()), self)
 
     def generate(self, inputs: Inputs, *, edits: Edits = (), **options: Any) -> Generation:
         """Write text under edits: the library's own `generate` with its options, such as `max_new_tokens`.
@@ -192,11 +196,17 @@ class Model:
     def edited(self, edits: Edits, inputs: Inputs | None = None) -> Iterator[Any]:
         """Hold edits in place while the block runs anything: the plain module, a pipeline, a user's own loop.
 
-        `inputs` is only needed for selectors by meaning (`Where(…)`). Yields the module or pipeline.
+        `inputs` is only needed for selectors by meaning (`Where(…)`). Yields the module or pipeline. The edits of a
+        `model.run` or a further `edited` inside the block come after these.
         """
         session = self._session(self._bind(edits), (), Recording(), inputs, open_ended=True)
+        around = self._held
         with session:
-            yield self.module
+            self._held = session
+            try:
+                yield self.module
+            finally:
+                self._held = around
         session.check()
 
     def estimate(self, inputs: Inputs, record: Record, dtype: torch.dtype | None = None) -> Estimate:
@@ -241,7 +251,9 @@ class Model:
         if self.is_pipeline:
             guidance = Guidance(self.module.scheduler, self._guidance_rows)
             totals = {}
-        return Session(bound, seats, how, inputs.map_for if inputs else None, totals, guidance, open_ended)
+        around = self._held
+        tokens = inputs.map_for if inputs else around.tokens if around else None
+        return Session(bound, seats, how, tokens, totals, guidance, open_ended, around)
 
     def _guidance_rows(self) -> int:
         return 2 if getattr(self.module, "do_classifier_free_guidance", False) else 1

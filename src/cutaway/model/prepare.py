@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.errors import InputError
+from cutaway.errors import InputError, near
 from cutaway.model.geometry import text_map, token_maps
 from cutaway.model.inputs import Inputs, as_list, picture
 from cutaway.model.seats import Tower
@@ -50,11 +52,15 @@ def prepare(
     texts = [_text(one) for one in as_list(text)]
     made: dict[str, Any] = {}
     if tensors:
-        made = dict(tensors)
+        beside = [n for n, v in (("image", image), ("text", text), ("audio", audio)) if v is not None]
+        made = _prepared(module, tensors, beside)
+    elif pictures and not texts and family.image_tokens:
+        raise InputError("a picture alone", expected="`text=` next to `image=`, for instance a question about it")
     elif audio is not None:
         made = _sound(module, tools, audio, texts)
     elif pictures and texts and family.image_tokens:
         made = _picture_prompt(module, family, tools, pictures, texts)
+        _check_length(made["input_ids"], _limit(towers.get("text")), texts)
     else:
         made = (_pixels(module, towers, tools, pictures) if pictures else {}) | (
             _ids(module, towers, tools, texts) if texts else {}
@@ -74,6 +80,24 @@ def prepare(
         call = "get_image_features" if "pixel_values" in made else "get_text_features"
     maps = token_maps(towers, family, module, made, tools.tokenizer, tools.sounds)
     return Inputs(made, maps, pictures, call)
+
+
+def _prepared(module: Any, tensors: dict[str, Any], beside: list[str]) -> dict[str, Any]:
+    """Tensors that go to the model as they are, under the names its call has."""
+    known = list(inspect.signature(module.forward).parameters)
+    name = next((name for name in tensors if name not in known), next(iter(tensors)))
+    if beside:
+        raise InputError(
+            f"`{name}=` came together with `{beside[0]}=`",
+            expected="either pictures, texts and sounds, or prepared tensors",
+            exists="the tensors " + near(name, known),
+        )
+    if not set(tensors) & set(known):
+        raise InputError(f"{type(module).__name__} takes no `{name}=`", exists=near(name, known))
+    for name, value in tensors.items():
+        if isinstance(value, str | list | tuple | np.ndarray):
+            raise InputError(f"`{name}=` cannot be of type {type(value).__name__}", expected="a tensor")
+    return dict(tensors)
 
 
 def _text(source: Any) -> str:
@@ -146,6 +170,7 @@ def _sound(module: Any, tools: Tools, audio: Any, texts: list[str]) -> dict[str,
         tokenizer = _need(tools.tokenizer, "a tokenizer", module)
         ids = tokenizer(texts, return_tensors="pt", add_special_tokens=False, padding=len(texts) > 1)["input_ids"]
         start = torch.cat([start.expand(len(ids), 1), ids], 1)
+        _check_length(start, getattr(module.config, "max_target_positions", None), texts)
     return {**made, "decoder_input_ids": start}
 
 
@@ -226,16 +251,17 @@ def prepare_prompt(
     if size is None:
         side = getattr(pipeline, "default_sample_size", None) or config.sample_size
         size = (int(side) * factor, int(side) * factor)
+    patch = 2 if type(denoiser).__name__.startswith("Flux") else int(getattr(config, "patch_size", None) or 1)
+    unit = factor * patch if towers["denoiser"].tokens == "joint" else math.lcm(factor, 8)
+    if any(side < unit or side % unit for side in size):
+        raise InputError(f"a picture of size {size}", expected=f"(height, width) in pixels, both multiples of {unit}")
     height, width = size
-    if height % factor or width % factor or min(size) < factor:
-        raise InputError(f"a picture of {width} x {height} pixels", expected=f"sides that are multiples of {factor}")
     call: dict[str, Any] = {
         "prompt": prompts, "num_inference_steps": steps, "guidance_scale": guidance, "height": height, "width": width,
         "seed": seed,
     }  # fmt: skip
     if negative is not None:
         call["negative_prompt"] = as_list(negative) * (len(prompts) if len(as_list(negative)) == 1 else 1)
-    patch = 2 if type(denoiser).__name__.startswith("Flux") else int(getattr(config, "patch_size", None) or 1)
     grid = (height // factor // patch, width // factor // patch)
     longest = _longest_prompt(pipeline)
     if longest:
@@ -287,6 +313,4 @@ def _join(maps: dict[str, TokenMap], denoiser: str) -> None:
 
 
 def _side_by_side(maps: list[TokenMap]) -> TokenMap:
-    import numpy as np
-
     return TokenMap(**{name: np.concatenate([getattr(m, name) for m in maps], 1) for name in vars(maps[0])})

@@ -153,10 +153,12 @@ def _listed(choice: Any, total: int, edit: Edit, name: str, open_ended: bool = F
     """A selector as absolute positions, and whether it drops its axis."""
     if isinstance(choice, slice):
         return torch.arange(total)[choice], False
-    if isinstance(choice, Tensor) and choice.dtype == torch.bool:
-        return choice.flatten().nonzero().flatten(), False
-    dropped = isinstance(choice, int) or (isinstance(choice, Tensor) and choice.dim() == 0)
-    chosen = torch.as_tensor(list(choice) if isinstance(choice, range) else choice).flatten().long()
+    picked = _numbers(choice, edit, name)
+    if picked.dtype == torch.bool:
+        if picked.numel() != total and not open_ended:
+            raise EditError(f"{edit!r}: a mask of {picked.numel()} entries", expected=f"one for each {name}: {total}")
+        return picked.flatten().nonzero().flatten(), False
+    dropped, chosen = picked.dim() == 0, picked.flatten().long()
     chosen = torch.where(chosen < 0, chosen + total, chosen)
     outside = (chosen < 0) | (chosen >= total)
     if outside.any() and not (open_ended and name in POSITIONS and bool((chosen >= 0).all())):
@@ -165,6 +167,20 @@ def _listed(choice: Any, total: int, edit: Edit, name: str, open_ended: bool = F
             do="negative positions count from the end",
         )  # fmt: skip
     return chosen, dropped
+
+
+def _numbers(choice: Any, edit: Edit, name: str) -> Tensor:
+    """A selector as a tensor of positions or a mask; anything else is an error."""
+    try:
+        picked = torch.as_tensor(list(choice) if isinstance(choice, range) else choice)
+    except (TypeError, ValueError, RuntimeError):
+        picked = None
+    if picked is None or (picked.is_floating_point() and picked.numel()):
+        raise EditError(
+            f"{edit!r}: `{name}=` cannot be {choice!r}", expected="a number, a list, a slice, a mask or Where(…)",
+            do="words are found by meaning: Where(text='dog')",
+        )  # fmt: skip
+    return picked
 
 
 def _guided(choice: str, frame: Frame, edit: Edit) -> Tensor:
@@ -233,7 +249,10 @@ def _value(edit: Edit, site: Site, axes: list[_Axis], frame: Frame) -> tuple[Ten
     brought = edit.value(site)
     if brought is None:
         return None, False
-    value = torch.as_tensor(brought)
+    try:
+        value = torch.as_tensor(brought)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise EditError(f"{edit!r}: this is no value", expected="a number or a tensor") from error
     kept = [axis for axis in axes if not axis.dropped]
     if value.dim() > len(kept):
         raise _misfit(edit, site, tuple(value.shape), kept, False)

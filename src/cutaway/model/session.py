@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cutaway.errors import EditError, SiteError
@@ -61,7 +61,10 @@ class Guidance:
 
 @dataclass
 class Session:
-    """The hooks of one run: `edits` by seat, `record` the seats to read. Use as a context manager."""
+    """The hooks of one run: `edits` by seat, `record` the seats to read. Use as a context manager.
+
+    A session inside another, `outer`, takes over its edits, before its own; the outer one steps aside meanwhile.
+    """
 
     edits: Sequence[tuple[Seat, Edit]] = ()
     record: Sequence[Seat] = ()
@@ -70,8 +73,11 @@ class Session:
     totals: dict[str, int] = field(default_factory=dict)
     guidance: Guidance | None = None
     open_ended: bool = False
+    outer: Session | None = None
 
     def __post_init__(self) -> None:
+        self._borrowed = len(self.outer.edits) if self.outer else 0
+        self.edits = [*(self.outer.edits if self.outer else ()), *self.edits]
         self.read: dict[str, list[Tensor]] = {}
         self._versions: list[tuple[str, Tensor, int]] = []
         self._fired: set[int] = set()
@@ -81,6 +87,9 @@ class Session:
     def __enter__(self) -> Session:
         seats = {seat.site: seat for seat in (*(seat for seat, _ in self.edits), *self.record)}
         with self._stack:  # taken down at once if anything below raises
+            if self.outer:
+                self._stack.callback(self.outer.__enter__)
+                self.outer._step_aside()
             for tower in {seat.tower.name: seat.tower for seat in seats.values()}.values():
                 self._watch(tower)
             for group in _by_port(seat for seat, _ in self.edits):
@@ -94,11 +103,19 @@ class Session:
 
     def __exit__(self, *error: object) -> Literal[False]:
         self._stack.close()
+        if self.outer:
+            self.outer._fired |= {i for i in self._fired if i < self._borrowed}
         return False
+
+    def _step_aside(self) -> None:
+        """Take the hooks off until `__enter__` puts them back, those of the sessions around this one too."""
+        self._stack.close()
+        if self.outer:
+            self.outer._step_aside()
 
     def check(self) -> None:
         """Complain about edits that never acted, sites that never fired and readings overwritten since."""
-        idle = [edit for i, (_, edit) in enumerate(self.edits) if i not in self._fired]
+        idle = [edit for i, (_, edit) in enumerate(self.edits) if i not in self._fired and i >= self._borrowed]
         acted = {id(edit) for i, (_, edit) in enumerate(self.edits) if i in self._fired}
         idle = [edit for edit in idle if id(edit) not in acted]
         if idle:
@@ -247,16 +264,14 @@ class Session:
         seen = self._view(seat, raw)
         axes = [axis for axis in seat.site.axes if axis != "step"]
         chosen = {"token": how.tokens, "head": how.heads, "kv_head": how.heads}
-        picked = [chosen.get(axis) for axis in axes]
-        if any(choice is not None for choice in picked):
-            for i, choice in enumerate(picked):
-                if choice is not None:
-                    keys = torch.arange(seen.shape[i])[choice if isinstance(choice, slice) else list(choice)]
-                    seen = seen.index_select(i, keys.to(seen.device))
+        for i, axis in enumerate(axes):
+            if (choice := chosen.get(axis)) is not None:
+                seen = seen.index_select(i, _positions(choice, seen.shape[i], name, axis).to(seen.device))
         seen = seen if how.grad else seen.detach()
         kept = seen.to("cpu" if how.keep == "cpu" else seen.device, how.dtype or seen.dtype)
         kept = kept.clone() if how.copy and kept.data_ptr() == raw.data_ptr() else kept
-        self._versions.append((name, kept, kept._version))
+        if not kept.is_inference():  # such tensors do not count their changes
+            self._versions.append((name, kept, kept._version))
         self.read.setdefault(name, []).append(kept)
         if how.stop and len(self.read) == len(self.record):
             raise Stop
@@ -273,6 +288,18 @@ class Session:
             lambda kind, tensor: self._keep(reads[kind], tensor),  # type: ignore[index]
         )
         self._stack.enter_context(tapped(module, tap))
+
+
+def _positions(choice: Sequence[int] | slice, size: int, name: str, axis: str) -> Int[Tensor, "n"]:
+    """What to keep of an axis, in the order it was asked for."""
+    try:
+        return torch.arange(size)[choice if isinstance(choice, slice) else list(choice)]
+    except IndexError as error:
+        word = "tokens" if axis == "token" else "heads"
+        raise SiteError(
+            f"cannot keep {word} {choice} of '{name}'", expected=f"numbers from 0 to {size - 1}",
+            do=f"record it in a run of its own with other `{word}=`",
+        ) from error  # fmt: skip
 
 
 def _by_port(seats: Iterable[Seat]) -> list[list[Seat]]:

@@ -95,10 +95,7 @@ TOWERS: dict[str, Tower] = {
     "Qwen2VisionTransformerPretrainedModel": _QWEN_VISION,
     "Qwen2_5_VisionTransformerPretrainedModel": _QWEN_VISION,
     # text
-    **{
-        f"{name}Model": _LLAMA
-        for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Phi3", "SmolLM3")
-    },
+    **{f"{name}Model": _LLAMA for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Phi3", "SmolLM3")},
     "Qwen2VLTextModel": _LLAMA,
     "Qwen2_5_VLTextModel": _LLAMA,
     "GPT2Model": Tower(
@@ -205,7 +202,6 @@ FAMILIES: dict[str, Family] = {
             "Qwen3",
             "Gemma",
             "Gemma2",
-            "Gemma3",
             "Phi3",
             "SmolLM3",
             "OPT",
