@@ -23,7 +23,7 @@ demo: $(READY) ## Show the sites of a tiny model and edits changing its answer
 	@$(BIN)/cutaway demo $(ARGS)
 
 test: lint ## Lint, check types and run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(READY) ## Check style, format and types
 	@$(BIN)/ruff check

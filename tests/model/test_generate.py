@@ -36,10 +36,11 @@ def test_an_identity_patch_of_the_prompt_leaves_the_new_tokens_alone(name):
     assert torch.equal(model.generate(given(name), edits=edits, **GREEDY).ids, plain(name))
 
 
-def scores(name, edits):
+def scores(name, edits, **options):
     """The logits of each step of greedy writing under edits."""
     with opened(name).edited(edits, given(name)) as module, torch.no_grad():
-        out = module.generate(**given(name).tensors, **GREEDY, output_logits=True, return_dict_in_generate=True)
+        asked = {**GREEDY, "output_logits": True, "return_dict_in_generate": True, **options}
+        out = module.generate(**given(name).tensors, **asked)
     return torch.stack(out.logits)
 
 
@@ -98,3 +99,15 @@ def test_the_new_text_comes_without_the_prompt():
     written = opened("llama").generate(given("llama"), **GREEDY)
     assert len(written.texts) == 1
     assert len(written.texts[0].split()) <= GREEDY["max_new_tokens"]
+
+
+@pytest.mark.parametrize("part", ["attn.q", "attn.k", "attn.v", "attn.scores", "attn.pattern", "attn.z", "resid_mid"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "llava", "bart"])
+def test_an_edit_acts_alike_with_and_without_the_cache(name, part):
+    """Without it every step runs the whole text again, so that absolute positions are plain positions."""
+    words = {"attn.scores": {"query": [3, 6], "key": 1}, "attn.pattern": {"query": [3, 6], "key": 1}}
+    where = words.get(part, {"token": [1, 6]})
+    edit = Scale(f"text.1.{part}", 0.5, **where)
+    cached, again = scores(name, edit), scores(name, edit, use_cache=False)
+    assert (scores(name, []) - cached).abs().max() > 1e-6
+    assert (cached - again).abs().max() < 1e-4
