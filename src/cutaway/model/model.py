@@ -249,7 +249,9 @@ class Model:
         totals = {name: len(tokens) for name, tokens in inputs.tokens.items()} if inputs else {}
         guidance = None
         if self.is_pipeline:
-            guidance = Guidance(self.module.scheduler, self._guidance_rows)
+            guidance = Guidance(
+                self.module.scheduler, self._guidance_rows, [tower for tower in self.towers.values() if tower.stepped]
+            )
             totals = {}
         around = self._held
         tokens = inputs.map_for if inputs else around.tokens if around else None

@@ -53,10 +53,11 @@ class _Clock:
 
 @dataclass
 class Guidance:
-    """What a session must know of a pipeline: its scheduler and how many guidance rows lie in one batch."""
+    """What a session must know of a pipeline: its scheduler, how many guidance rows lie in one batch, its denoiser."""
 
     scheduler: Any
     rows: Callable[[], int]
+    denoisers: Sequence[Tower] = ()
 
 
 @dataclass
@@ -86,11 +87,14 @@ class Session:
 
     def __enter__(self) -> Session:
         seats = {seat.site: seat for seat in (*(seat for seat, _ in self.edits), *self.record)}
+        towers = {seat.tower.name: seat.tower for seat in seats.values()}
+        if self.guidance and any(tower.prompted for tower in towers.values()):
+            towers |= {tower.name: tower for tower in self.guidance.denoisers}  # its steps end the prompt's encoding
         with self._stack:  # taken down at once if anything below raises
             if self.outer:
                 self._stack.callback(self.outer.__enter__)
                 self.outer._step_aside()
-            for tower in {seat.tower.name: seat.tower for seat in seats.values()}.values():
+            for tower in towers.values():
                 self._watch(tower)
             for group in _by_port(seat for seat, _ in self.edits):
                 self._install_writer(group)
