@@ -20,11 +20,14 @@ app = typer.Typer(
 data = typer.Typer(help="EmojiWorld: drawn scenes with exact truth.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
+zoo = typer.Typer(help="The trained models inside the package, and how they were made.", no_args_is_help=True)
+app.add_typer(zoo, name="zoo")
+
 ModelName = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A hub id, a folder that `save_pretrained` wrote, or `tiny:NAME` (random, nothing downloaded).",
+        help="A hub id, a folder that `save_pretrained` wrote, `zoo:NAME` (trained) or `tiny:NAME` (random).",
     ),
 ]
 
@@ -101,6 +104,63 @@ def show(
     made = pair_sheet(2, chosen, seed, size) if pairs else contact_sheet(n, chosen, seed, size)
     made.save(out)
     typer.echo(f"wrote {out} ({made.width} x {made.height} pixels)")
+
+
+ZooName = Annotated[str, typer.Argument(metavar="NAME", help="As `cutaway zoo list` shows it.")]
+
+
+@zoo.command("list")
+def zoo_list() -> None:
+    """List the trained models that come with the package."""
+    from cutaway.report.zoo import print_zoo
+
+    print_zoo()
+
+
+@zoo.command("card")
+def zoo_card(name: ZooName = "emoji-clip") -> None:
+    """Print a model's card: what it is, how it was made, what was measured."""
+    from cutaway.zoo.trained import trained
+
+    typer.echo(trained(name.removeprefix("zoo:")).card())
+
+
+@zoo.command("eval")
+def zoo_eval(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `cutaway zoo list` shows it, or NAME@untrained.")] = (
+        "emoji-clip"
+    ),
+    n: Annotated[int, typer.Option(min=256, help="Pictures a zero-shot row; the card has 2000.")] = 2000,
+) -> None:
+    """Measure a model of the zoo on held-out scenes: the numbers of its card, anew.
+
+    Try: cutaway zoo eval emoji-clip · cutaway zoo eval emoji-clip@untrained --n 512
+    """
+    from cutaway.report.zoo import evaluate_zoo
+
+    evaluate_zoo(name.removeprefix("zoo:"), n)
+
+
+@zoo.command("train")
+def zoo_train(
+    name: ZooName,
+    out: Annotated[Path, typer.Option(help="Where the finished model goes.")] = Path("runs/emoji-clip/model"),
+    work: Annotated[Path, typer.Option(help="Where checkpoints go; run again to go on from them.")] = Path(
+        "runs/emoji-clip"
+    ),
+    steps: Annotated[int | None, typer.Option(min=1, help="Batches to learn from; default: the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=80, help="Pictures a batch; default: the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another model.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train a model of the zoo again from its recipe, measure it and write its card. Stop and go on at any time.
+
+    Try: cutaway zoo train emoji-clip · cutaway zoo train emoji-clip --steps 200 --work /tmp/try --out /tmp/try/model
+    """
+    from cutaway.report.zoo import train_zoo
+
+    chosen = {"steps": steps, "batch": batch, "seed": seed}
+    train_zoo(name, {key: value for key, value in chosen.items() if value is not None}, work, out, device)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Open a model: a hub id, a local folder, a `tiny:` name, or an object that is already loaded."""
+"""Open a model: a hub id, a local folder, a `zoo:` or `tiny:` name, or an object that is already loaded."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def load(
 ) -> Model:
     """Open a model and name its parts; the module itself is left as it is (eval mode).
 
-    `source`: a hub id, a folder with `config.json` or `model_index.json` and safetensors weights, a name such as
-    `tiny:clip` (a random model, nothing downloaded), or a loaded transformers model or diffusers pipeline (then give
-    its `processor`). `attn` is `sdpa` or `eager`. Raises LoadError; pickle checkpoints are refused.
+    `source`: a hub id; a folder with `config.json` or `model_index.json` and safetensors weights; `tiny:clip` (a random
+    model) or `zoo:emoji-clip` (a trained one, in the package; `zoo:emoji-clip@untrained` is its floor); or a loaded
+    transformers model or diffusers pipeline (then give its `processor`). `attn` is `sdpa` or `eager`. Raises
+    LoadError; pickle checkpoints are refused.
 
     >>> load("tiny:vit")
     tiny:vit: ViTForImageClassification, encoder; vision (3 layers); 49 sites
@@ -39,8 +40,8 @@ def load(
     if not isinstance(source, str | Path):
         return _loaded(source, processor, dtype, device)
     name = str(source)
-    if name.startswith("tiny:"):
-        return _tiny(name, dtype or torch.float32, device, attn)
+    if name.startswith(("tiny:", "zoo:")):
+        return _embedded(name, dtype or torch.float32, device, attn)
     options = {"revision": revision, "device_map": device_map, "trust_remote_code": trust_remote_code}
     options = {key: value for key, value in options.items() if value}
     folder = Path(name)
@@ -49,7 +50,7 @@ def load(
     elif name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise LoadError(
             f"'{name}' is neither a folder here nor a model",
-            expected="a hub id (`openai/clip-vit-base-patch32`), a folder, `tiny:NAME`, or a loaded model",
+            expected="a hub id (`openai/clip-vit-base-patch32`), a folder, `zoo:NAME`, `tiny:NAME`, or a loaded model",
             do="check the path; `cutaway sites --help` shows examples",
         )
     try:
@@ -76,7 +77,7 @@ def _loaded(source: Any, processor: Any, dtype: torch.dtype | None, device: Any)
     if not isinstance(source, nn.Module) and not hasattr(source, "components"):
         raise LoadError(
             f"cannot open an object of type {type(source).__name__}",
-            expected="a hub id, a folder, a `tiny:` name, a transformers model or a diffusers pipeline",
+            expected="a hub id, a folder, a `zoo:` or `tiny:` name, a transformers model or a diffusers pipeline",
         )
     if dtype is not None or device is not None:
         source = source.to(**{k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None})
@@ -87,15 +88,16 @@ def _ready(module: Any) -> Any:
     return module.eval() if isinstance(module, nn.Module) else module
 
 
-def _tiny(name: str, dtype: torch.dtype, device: Any, attn: str | None) -> Model:
-    from cutaway.zoo import tiny
+def _embedded(name: str, dtype: torch.dtype, device: Any, attn: str | None) -> Model:
+    """A model that comes with the package: `tiny:NAME` (random), `zoo:NAME` (trained), `zoo:NAME@untrained`."""
+    from cutaway.zoo import tiny, trained
 
-    wanted = name.removeprefix("tiny:")
-    if wanted not in tiny.names():
+    kind, wanted = name.split(":", 1)
+    if kind == "tiny" and wanted not in tiny.names():
         raise LoadError(
             f"no tiny model '{wanted}'", exists=near(wanted, tiny.names()), do="`tiny:clip` is a good start"
         )
-    module, processor = tiny.build(wanted, dtype=dtype, attn=attn)
+    module, processor = (tiny if kind == "tiny" else trained).build(wanted, dtype=dtype, attn=attn)
     return Model(module.to(device) if device is not None else module, processor, name=name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,19 +69,22 @@ def special_ids(kind: str) -> dict[str, int | None]:
 
 def tokenizer(kind: str) -> Any:
     """A lower-case word-level tokenizer with the special tokens of `kind`."""
+    return word_tokenizer(KINDS[kind], VOCABULARY, SPECIALS, bert=kind == "bert")
+
+
+def word_tokenizer(made: Kind, vocabulary: dict[str, int], specials: Sequence[str], *, bert: bool = False) -> Any:
+    """A lower-case tokenizer with one id for each word and mark, `<unk>` for any other."""
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    made = KINDS[kind]
-    backend = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIALS])
-    used = {token for token in made.template.split() if token in VOCABULARY}
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in specials])
+    used = {token for token in made.template.split() if token in vocabulary}
     backend.post_processor = processors.TemplateProcessing(
-        single=made.template, special_tokens=[(token, VOCABULARY[token]) for token in sorted(used)]
+        single=made.template, special_tokens=[(token, vocabulary[token]) for token in sorted(used)]
     )
-    bert = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"} if kind == "bert" else {}
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token="<unk>",
@@ -90,5 +94,5 @@ def tokenizer(kind: str) -> Any:
         model_max_length=made.max_length,
         model_input_names=list(made.inputs),
         extra_special_tokens=dict(made.roles),
-        **bert,
+        **({"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"} if bert else {}),
     )

@@ -1,0 +1,60 @@
+// Put the views on the page. Each is mounted by a one-line script right after its data, while the page is still being
+// read: what is below it does not exist yet, so nothing ever moves.
+
+const views = new Map();
+let pictures;
+
+function mount(script) {
+  if (script.parentElement.matches("nav")) {
+    script.parentElement.querySelector("details").open = matchMedia("(min-width: 1100px)").matches;
+    return;
+  }
+  const section = script.closest("section"),
+    stage = section.querySelector(".stage");
+  pictures ??= JSON.parse(document.getElementById("pictures").textContent);
+  const view = unpack(JSON.parse(script.previousElementSibling.textContent), pictures);
+  views.set(section.id, view);
+  try {
+    DRAW[view.$type](view, stage);
+  } catch (error) {
+    stage.replaceChildren(empty(`This view could not be drawn: ${error.message}`));
+    console.error(section.id, error);
+  }
+}
+
+/** The numbers of a view as CSV, by the name of its section. */
+const csvOf = (id) => csv(TABLES[views.get(id).$type](views.get(id)));
+
+document.addEventListener("click", async ({ target }) => {
+  const action = target.dataset?.do;
+  if (!action) return;
+  const { id } = target.closest("section"),
+    said = target.parentElement.querySelector(".said");
+  if (action === "csv") save(`${id.replace(/^v-/, "")}.csv`, csvOf(id));
+  const done = action === "csv" || (await copy(views.get(id).code));
+  said.textContent = !done ? "this browser allows no copying; see Python" : action === "csv" ? "saved" : "copied";
+  setTimeout(() => (said.textContent = ""), 2500);
+});
+
+/** The table of contents says which view is being read. */
+document.addEventListener("DOMContentLoaded", () => {
+  const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]));
+  const sections = [...document.querySelectorAll("section.view")],
+    inSight = new Set();
+  const watch = new IntersectionObserver(
+    (entries) => {
+      for (const { target, isIntersecting } of entries) inSight[isIntersecting ? "add" : "delete"](target);
+      const first = sections.find((section) => inSight.has(section));
+      for (const [id, link] of links) {
+        if (first?.id === id) link.setAttribute("aria-current", "true");
+        else link.removeAttribute("aria-current");
+      }
+    },
+    { rootMargin: "-10% 0px -55% 0px" },
+  );
+  sections.forEach((section) => watch.observe(section));
+});
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => repaint.forEach((draw) => draw()));
+
+window.cutaway = Object.freeze({ mount, csv: csvOf });

@@ -1,0 +1,392 @@
+"""What a report is made of: seven kinds of view. Pure data, each of which becomes JSON, CSV and a part of the page.
+
+Every view says what is `seen` and its `limits`, what it can not tell. Arrays are float32 with NaN for "not measured".
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+
+from cutaway.errors import InputError
+from cutaway.report.encode import decode, encode
+from cutaway.report.picture import Picture
+
+Cell = str | int | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """What all views have: a title, what is seen, what it can not tell, the code that computes it, and its origin."""
+
+    title: str
+    seen: str
+    limits: str
+    code: str = ""
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("title", "seen", "limits"):
+            if not getattr(self, name).strip():
+                raise InputError(
+                    f"a {type(self).__name__} without '{name}'",
+                    expected="a title, what is seen, and what it can not tell",
+                    do="say it in one or two sentences: a reader sees this page without you",
+                )
+
+    def header(self) -> list[str]:
+        """The names of the columns of its CSV."""
+        raise NotImplementedError
+
+    def rows(self) -> Iterator[Sequence[Cell]]:
+        """The rows of its CSV."""
+        raise NotImplementedError
+
+    def to_csv(self) -> str:
+        """Its numbers as a table in long form; what was not measured is an empty cell."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.header())
+        writer.writerows([_written(cell) for cell in row] for row in self.rows())
+        return out.getvalue()
+
+    def to_json(self) -> str:
+        """All of it as text; `from_json` is the inverse."""
+        return json.dumps(encode(self), ensure_ascii=False, allow_nan=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, View) and type(other) is type(self) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What one side of a matrix counts: a name such as "layer", and a label for each place."""
+
+    name: str
+    labels: tuple[str, ...]
+
+    @classmethod
+    def patches(cls, rows: int, columns: int) -> Axis:
+        """The patches of a picture, row by row."""
+        return cls(
+            "patch", tuple(f"row {row}, column {column}" for row, column in product(range(rows), range(columns)))
+        )
+
+    @classmethod
+    def count(cls, name: str, size: int) -> Axis:
+        """Places known by their number alone, from 0."""
+        return cls(name, tuple(str(place) for place in range(size)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Overlay(View):
+    """A map over the patches of one picture for each text: `values` are (text, row, column)."""
+
+    picture: Picture
+    texts: tuple[str, ...]
+    values: np.ndarray
+    unit: str
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _keep(self, "values", (len(self.texts), None, None), "text, row, column")
+
+    def header(self) -> list[str]:
+        """Text, row, column and value."""
+        return ["text", "row", "column", "value"]
+
+    def rows(self) -> Iterator[Sequence[Cell]]:
+        """One row for each text and patch."""
+        for (text, row, column), value in np.ndenumerate(self.values):
+            yield self.texts[text], row, column, float(value)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lens(View):
+    """Maps by layer: `values` are (text, layer, row, column), `class_token` is (text, layer)."""
+
+    picture: Picture
+    texts: tuple[str, ...]
+    layers: tuple[str, ...]
+    values: np.ndarray
+    unit: str
+    class_token: np.ndarray | None = None
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = len(self.texts), len(self.layers)
+        _keep(self, "values", (*size, None, None), "text, layer, row, column")
+        _keep(self, "class_token", size, "text, layer")
+
+    def header(self) -> list[str]:
+        """Text, layer, token (class or patch), row, column and value."""
+        return ["text", "layer", "token", "row", "column", "value"]
+
+    def rows(self) -> Iterator[Sequence[Cell]]:
+        """The class token of each text and layer, then one row for each text, layer and patch."""
+        if self.class_token is not None:
+            for (text, layer), value in np.ndenumerate(self.class_token):
+                yield self.texts[text], self.layers[layer], "class", None, None, float(value)
+        for (text, layer, row, column), value in np.ndenumerate(self.values):
+            yield self.texts[text], self.layers[layer], "patch", row, column, float(value)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A text that describes what a head writes, and the share (0…1) of the head's variance along it."""
+
+    text: str
+    variance: float | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """One attention head: its effect with an interval, its direct effect, the texts that describe it, other numbers."""
+
+    layer: int
+    head: int
+    effect: float | None
+    direct: float | None = None
+    low: float | None = None
+    high: float | None = None
+    spans: tuple[Span, ...] = ()
+    extra: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadTable(View):
+    """Attention heads as a map (layer × head) and as a table. `effect` and `direct` name what the numbers are."""
+
+    heads: tuple[Head, ...]
+    effect: str = "effect"
+    direct: str = "direct effect"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        places = Counter((head.layer, head.head) for head in self.heads)
+        twice = sorted(place for place, times in places.items() if times > 1)
+        if twice or any(layer < 0 or head < 0 for layer, head in places):
+            raise InputError(
+                f"'{self.title}' has the same head twice or a head below zero",
+                expected="each (layer, head) once, counted from 0",
+                exists=", ".join(map(str, twice[:5])),
+                do="average over runs before making the table",
+            )
+
+    def extras(self) -> list[str]:
+        """The names of the extra columns, in the order in which they first occur."""
+        return list(dict.fromkeys(name for head in self.heads for name in head.extra))
+
+    def header(self) -> list[str]:
+        """Layer, head, effect and its interval, direct effect, extra columns, texts."""
+        return ["layer", "head", self.effect, "low", "high", self.direct, *self.extras(), "texts"]
+
+    def rows(self) -> Iterator[Sequence[Cell]]:
+        """One row for each head; its texts in one cell, each with the variance explained."""
+        extras = self.extras()
+        for head in self.heads:
+            texts = "; ".join(
+                span.text if (share := _number(span.variance)) is None else f"{span.text} ({share:.3g})"
+                for span in head.spans
+            )
+            extra = (head.extra.get(name) for name in extras)
+            yield head.layer, head.head, head.effect, head.low, head.high, head.direct, *extra, texts
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One signed contribution to a total, and the group it belongs to ("heads", "MLPs", "bias")."""
+
+    label: str
+    group: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bars(View):
+    """A number taken apart: contributions with their sign, sums by group, and the total they should add up to."""
+
+    bars: tuple[Bar, ...]
+    unit: str
+    total: float | None = None
+
+    def header(self) -> list[str]:
+        """Group, label, value and its interval."""
+        return ["group", "label", "value", "low", "high"]
+
+    def rows(self) -> Iterator[Sequence[Cell]]:
+        """One row for each contribution."""
+        return ((bar.group, bar.label, bar.value, bar.low, bar.high) for bar in self.bars)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatchingMap(View):
+    """What patching each place brings back: `values` (and `low`, `high`) are (row, column) over two named axes.
+
+    With `grid` = (rows, columns), the column axis is the patches of the clean picture and can be folded onto it.
+    """
+
+    clean: Picture
+    counterfactual: Picture
+    captions: tuple[str, str]
+    row_axis: Axis
+    column_axis: Axis
+    values: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    grid: tuple[int, int] | None = None
+    unit: str = "normalised recovery"
+    signed: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = len(self.row_axis.labels), len(self.column_axis.labels)
+        for name in ("values", "low", "high"):
+            _keep(self, name, size, f"{self.row_axis.name}, {self.column_axis.name}")
+        if self.grid is not None and self.grid[0] * self.grid[1] != size[1]:
+            raise InputError(
+                f"'{self.title}' cannot fold {size[1]} columns onto a grid of {self.grid[0]}×{self.grid[1]}",
+                expected=f"a grid of {size[1]} patches",
+                do="leave grid out when the columns are not patches",
+            )
+
+    def header(self) -> list[str]:
+        """The names of the two axes, value and its interval."""
+        return [self.row_axis.name, self.column_axis.name, "value", "low", "high"]
+
+    def rows(self) -> Iterator[Sequence[Cell]]:
+        """One row for each place of the matrix."""
+        for (row, column), value in np.ndenumerate(self.values):
+            low, high = (None if side is None else float(side[row, column]) for side in (self.low, self.high))
+            yield self.row_axis.labels[row], self.column_axis.labels[column], float(value), low, high
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One line of a curve, with its interval. A baseline (random directions, an untrained model) is drawn grey."""
+
+    label: str
+    values: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    baseline: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Curve(View):
+    """Lines with confidence bands over one axis, usually the layers, beside their baselines."""
+
+    x: Axis
+    lines: tuple[Line, ...]
+    unit: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for line in self.lines:
+            for name in ("values", "low", "high"):
+                _keep(line, name, (len(self.x.labels),), self.x.name)
+
+    def header(self) -> list[str]:
+        """Line, whether it is a baseline, the axis, value and its interval."""
+        return ["line", "baseline", self.x.name, "value", "low", "high"]
+
+    def rows(self) -> Iterator[Sequence[Cell]]:
+        """One row for each line and place."""
+        for line in self.lines:
+            for at, label in enumerate(self.x.labels):
+                low, high = (None if side is None else float(side[at]) for side in (line.low, line.high))
+                yield line.label, line.baseline, label, float(line.values[at]), low, high
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Table(View):
+    """Anything else: named columns and rows of text and numbers."""
+
+    columns: tuple[str, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wrong = [at for at, row in enumerate(self.cells) if len(row) != len(self.columns)]
+        if wrong:
+            raise InputError(
+                f"'{self.title}': row {wrong[0]} has {len(self.cells[wrong[0]])} cells",
+                expected=f"{len(self.columns)}, one for each column",
+                exists=", ".join(self.columns[:5]),
+                do="fill what was not measured with None",
+            )
+
+    def header(self) -> list[str]:
+        """Its columns."""
+        return list(self.columns)
+
+    def rows(self) -> Iterator[Sequence[Cell]]:
+        """Its rows."""
+        return iter(self.cells)
+
+
+KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (Overlay, Lens, HeadTable, Bars, PatchingMap, Curve, Table, Picture, Axis, Span, Head, Bar, Line)
+}
+
+
+def from_json(text: str) -> View:
+    """The view that `to_json` wrote."""
+    view = decode(json.loads(text), KINDS)
+    if not isinstance(view, View):
+        raise InputError("this JSON is not a view", expected="what View.to_json wrote", do="check which file it is")
+    return view
+
+
+def _keep(owner: object, name: str, shape: tuple[int | None, ...], axes: str) -> None:
+    """Replace an array by a float32 copy that cannot be written, once its shape and numbers are found right."""
+    given = getattr(owner, name)
+    if given is None:
+        return
+    array = np.array(given, np.float32)
+    title = getattr(owner, "title", "") or getattr(owner, "label", "")
+    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
+    if not fits:
+        wanted = " × ".join("any" if want is None else str(want) for want in shape)
+        raise InputError(
+            f"'{title}': '{name}' has shape {tuple(array.shape)}",
+            expected=f"({axes}) = {wanted}",
+            do="name one text, layer or label for each place, in the order of the array",
+        )
+    if np.isinf(array).any():
+        raise InputError(
+            f"'{title}': '{name}' has {int(np.isinf(array).sum())} infinite numbers",
+            expected="finite numbers, or NaN for what was not measured",
+            do="replace them by NaN, or find the division by zero",
+        )
+    array.setflags(write=False)
+    object.__setattr__(owner, name, array)
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _written(cell: Cell) -> str:
+    """One cell of a CSV: seven digits, empty for what was not measured."""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, float):
+        return f"{cell:.7g}" if math.isfinite(cell) else ""
+    return "" if cell is None else str(cell)

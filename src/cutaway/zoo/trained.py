@@ -1,0 +1,77 @@
+"""The trained models inside the package: by name, with their cards, and as they were before training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cutaway.errors import LoadError, near
+
+MODELS = Path(__file__).parent / "models"
+UNTRAINED = "@untrained"
+CARD, MEASURED = "README.md", "measured.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model of the zoo: what it is, where it lies, and how to make it as it was before training."""
+
+    name: str
+    about: str
+    untrained: Callable[[], Any]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that `from_pretrained` opens."""
+        return MODELS / self.name
+
+    def card(self) -> str:
+        """Its model card, in Markdown."""
+        return (self.folder / CARD).read_text(encoding="utf-8")
+
+    def measured(self) -> dict[str, Any]:
+        """What was measured when it was made: the command, versions, seconds and every number of the card."""
+        return dict(json.loads((self.folder / MEASURED).read_text(encoding="utf-8")))
+
+
+def _emoji_clip() -> Any:
+    from cutaway.zoo.emoji_clip import untrained
+
+    return untrained()
+
+
+TRAINED = {
+    model.name: model
+    for model in (Trained("emoji-clip", "a CLIP that has seen a million drawn scenes of EmojiWorld", _emoji_clip),)
+}
+
+
+def trained(name: str) -> Trained:
+    """The model of that name, without `zoo:` and without `@untrained`."""
+    if name not in TRAINED:
+        raise LoadError(
+            f"no model of the zoo is called '{name}'", exists=near(name, TRAINED), do="`cutaway zoo list` shows them"
+        )
+    return TRAINED[name]
+
+
+def build(name: str, *, dtype: torch.dtype = torch.float32, attn: str | None = None) -> tuple[Any, Any]:
+    """The model in eval mode and its processor; `NAME@untrained` is the same one before training, made anew."""
+    import transformers
+
+    entry = trained(name.removesuffix(UNTRAINED))
+    processor = transformers.AutoProcessor.from_pretrained(entry.folder)
+    if name.endswith(UNTRAINED):
+        module = entry.untrained().to(dtype)
+        if attn:
+            module.set_attn_implementation(attn)
+        return module, processor
+    options = {"attn_implementation": attn} if attn else {}
+    config = json.loads((entry.folder / "config.json").read_text(encoding="utf-8"))
+    kind = getattr(transformers, config["architectures"][0])
+    return kind.from_pretrained(entry.folder, dtype=dtype, use_safetensors=True, **options).eval(), processor

@@ -1,0 +1,165 @@
+"""One view of each kind, small and with known numbers."""
+
+import numpy as np
+
+from cutaway.report.picture import Picture
+from cutaway.report.views import (
+    Axis,
+    Bar,
+    Bars,
+    Curve,
+    Head,
+    HeadTable,
+    Lens,
+    Line,
+    Overlay,
+    PatchingMap,
+    Span,
+    Table,
+    View,
+)
+
+EVIL = """</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">"""
+TEXTS = ("a dog", 'a "cat", sitting', EVIL)
+CODE = "model = cutaway.load('tiny:clip')\nif a < b: pass  # </code>"
+
+
+def picture(width: int = 60, height: int = 40) -> Picture:
+    ramp = np.linspace(0, 255, width * height * 3).reshape(height, width, 3)
+    return Picture.of(ramp.astype(np.uint8), f"a ramp {EVIL}")
+
+
+def said(title: str) -> dict[str, object]:
+    """What every view has, with texts that try to leave their place."""
+    origin = {"model": "tiny:clip", "seed": 0, "evil": EVIL, "options": {"a": [1, 2.5]}}
+    return {
+        "title": title,
+        "seen": f"What is seen. {EVIL}",
+        "limits": "What it hides.",
+        "code": CODE,
+        "provenance": origin,
+    }
+
+
+def overlay() -> Overlay:
+    values = np.arange(3 * 2 * 3, dtype=np.float32).reshape(3, 2, 3) / 7 - 1
+    values[0, 1, 2] = np.nan
+    return Overlay(**said("Overlay"), picture=picture(), texts=TEXTS, values=values, unit="cosine", signed=True)
+
+
+def lens() -> Lens:
+    values = np.arange(3 * 4 * 2 * 3, dtype=np.float32).reshape(3, 4, 2, 3) / 100
+    token = np.arange(12, dtype=np.float32).reshape(3, 4) / 50
+    return Lens(
+        **said("Lens"),
+        picture=picture(),
+        texts=TEXTS,
+        layers=tuple("0123"),
+        values=values,
+        unit="cosine",
+        class_token=token,
+    )
+
+
+def heads() -> HeadTable:
+    rows = [
+        Head(
+            layer,
+            head,
+            (layer * 4 + head) / 100 - 0.1,
+            direct=layer / 10,
+            low=-0.5,
+            high=0.5,
+            spans=(Span("dogs" if head == 1 else "cats", 0.25), Span(EVIL)),
+            extra={"entropy": head * 1.5},
+        )
+        for layer in range(6)
+        for head in range(4)
+    ]
+    return HeadTable(**said("Heads"), heads=tuple(rows), effect="share of effect")
+
+
+def bars() -> Bars:
+    parts = [Bar(f"layer {n}, head 0", "heads", (-1) ** n * n / 10, n / 10 - 0.05, n / 10 + 0.05) for n in range(20)]
+    parts += [Bar(EVIL, "bias", -0.25), Bar("lost", "MLPs", None)]
+    return Bars(**said("Bars"), bars=tuple(parts), unit="logits", total=1.0)
+
+
+def patching() -> PatchingMap:
+    values = np.linspace(-0.2, 0.9, 18).reshape(3, 6).astype(np.float32)
+    return PatchingMap(
+        **said("Patching"),
+        clean=picture(),
+        counterfactual=picture(40, 40),
+        captions=("a dog", EVIL),
+        row_axis=Axis.count("layer", 3),
+        column_axis=Axis.patches(2, 3),
+        values=values,
+        low=values - 0.1,
+        high=values + 0.1,
+        grid=(2, 3),
+    )
+
+
+def tokens() -> PatchingMap:
+    values = np.linspace(-0.2, 0.9, 15).reshape(3, 5).astype(np.float32)
+    return PatchingMap(
+        **said("Tokens"),
+        clean=picture(),
+        counterfactual=picture(),
+        captions=("a", "b"),
+        row_axis=Axis.count("layer", 3),
+        column_axis=Axis("token", ("<start>", "a", "dog", EVIL, "<end>")),
+        values=values,
+    )
+
+
+def curve() -> Curve:
+    line = np.array([0.5, 0.6, np.nan, 0.9], np.float32)
+    floor = np.full(4, 0.5, np.float32)
+    lines = (Line("probe", line, line - 0.05, line + 0.05), Line(EVIL, floor, baseline=True))
+    return Curve(**said("Curve"), x=Axis.count("layer", 4), lines=lines, unit="accuracy")
+
+
+def table() -> Table:
+    rows = (
+        ("dog", 3, 0.123456, True),
+        ("cat", 10, None, False),
+        (EVIL, 2, float("nan"), None),
+        ('say "hi", you', -1, 1e-9, True),
+    )
+    return Table(**said("Table"), columns=("word", "rank", "value", "right"), cells=rows)
+
+
+def every() -> list[View]:
+    return [overlay(), lens(), heads(), bars(), patching(), tokens(), curve(), table()]
+
+
+def nothing() -> list[View]:
+    """Views without rows, without numbers, and of the smallest sizes."""
+    hole, axis = np.full((1, 1), np.nan), Axis("layer", ("0",))
+    none = Axis("layer", ())
+    two = {"clean": picture(), "counterfactual": picture(), "captions": ("", "")}
+    return [
+        Overlay(**said("No texts"), picture=picture(), texts=(), values=np.zeros((0, 2, 2)), unit="u"),
+        Overlay(**said("No numbers"), picture=picture(), texts=("", "x"), values=np.full((2, 3, 2), np.nan), unit="u"),
+        Lens(
+            **said("One layer"),
+            picture=picture(),
+            texts=("x",),
+            layers=("0",),
+            values=np.full((1, 1, 1, 7), 2.0),
+            unit="u",
+        ),
+        Lens(**said("No layers"), picture=picture(), texts=("x",), layers=(), values=np.zeros((1, 0, 2, 2)), unit="u"),
+        HeadTable(**said("No heads"), heads=()),
+        HeadTable(**said("One head"), heads=(Head(3, 0, float("nan")),)),
+        Bars(**said("No bars"), bars=(), unit="u"),
+        Bars(**said("A bar of zero"), bars=(Bar("a", "g", 0.0),), unit="u"),
+        PatchingMap(**said("Nothing patched"), **two, row_axis=none, column_axis=none, values=np.zeros((0, 0))),
+        PatchingMap(**said("One hole"), **two, row_axis=axis, column_axis=axis, values=hole, grid=(1, 1)),
+        Curve(**said("No lines"), x=none, lines=(), unit="u"),
+        Curve(**said("One hole in a line"), x=axis, lines=(Line("a", hole[0]),), unit="u"),
+        Table(**said("No rows"), columns=("a",), cells=()),
+        Table(**said("No columns"), columns=(), cells=()),
+    ]

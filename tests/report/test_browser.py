@@ -1,0 +1,248 @@
+"""The page in a real Chromium: it draws, moves, sorts, answers keys and fingers, and asks no network for anything."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from cutaway.report.page import write
+from report import examples
+from report.browser import Page, chromium, find_chromium
+from report.test_page import large
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium on this machine")
+
+WIDE, PHONE = (1280, 900), (390, 844)
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reports")
+    write(
+        folder / "every.html", f"Every {examples.EVIL}", examples.every(), summary="A summary.", provenance={"seed": 0}
+    )
+    write(folder / "nothing.html", "Nothing", examples.nothing())
+    write(folder / "big.html", "Big", large(24, 24, 8, 16))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser.page()
+
+
+@pytest.fixture
+def every(tab: Page, folder: Path) -> Page:
+    """The report with all kinds of view, freshly opened on a wide screen."""
+    tab.show(folder / "every.html", *WIDE)
+    return tab
+
+
+def texts(page: Page, selector: str) -> list[str]:
+    found = page.run(f"[...document.querySelectorAll({json.dumps(selector)})].map((e) => e.textContent)")
+    assert isinstance(found, list)
+    return found
+
+
+def said(page: Page, view: str, part: str = "b") -> str:
+    """The number (or, with span, the place) that a view's read-out shows; a hidden read-out is not asked."""
+    shown = f"[...document.querySelectorAll('#v-{view} .readout {part}')].find((e) => e.offsetParent)"
+    return str(page.run(f"{shown}.textContent"))
+
+
+def ink(page: Page, selector: str) -> str:
+    """What a canvas shows, as one text."""
+    return str(page.run(f"document.querySelector({json.dumps(selector)}).toDataURL()"))
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+@pytest.mark.parametrize("name", ["every", "nothing", "big"])
+def test_it_is_whole_and_quiet(tab: Page, folder: Path, name: str, size: tuple[int, int]) -> None:
+    tab.show(folder / f"{name}.html", *size, dark=name == "nothing", touch=size == PHONE)
+    assert tab.complaints() == []
+    assert tab.requests() == []
+    assert tab.run(OVERFLOW) <= 0
+    assert tab.run("window.shift") == 0  # nothing moved while it was drawn
+    assert tab.run(PAINT) < 1000
+    assert tab.run("[...document.querySelectorAll('.stage')].filter((e) => !e.children.length).length") == 0
+    assert tab.run("window.hacked") is None
+    assert "could not be drawn" not in tab.run("document.body.innerText")
+
+
+def test_the_slider_changes_the_map(every: Page) -> None:
+    before = ink(every, "#v-lens .heatmap canvas")
+    every.run("document.querySelector('#v-lens input[type=range]').focus()")
+    every.key("ArrowLeft", 2)
+    assert ink(every, "#v-lens .heatmap canvas") != before
+    assert said(every, "lens", "span").startswith("strongest: row 1, column 2")
+    assert said(every, "lens") == "0.11"  # text 0, layer 1, the last patch
+    assert texts(every, "#v-lens .film .now") == ["1"]
+    assert texts(every, "#v-lens .where") == ["cosine at layer 1"]
+    assert texts(every, "#v-lens .lines .number") == ["0.02", "0.1", "0.18"]
+
+
+def test_the_chooser_changes_the_text(every: Page) -> None:
+    before = ink(every, "#v-overlay .heatmap canvas")
+    every.run("document.querySelector('#v-overlay .option input').focus()")
+    every.key("ArrowRight")
+    assert ink(every, "#v-overlay .heatmap canvas") != before
+    assert said(every, "overlay") == "0.5714"  # 11 / 7 - 1
+
+
+def test_keys_walk_over_a_map(every: Page) -> None:
+    every.run("document.querySelector('#v-overlay .heatmap').focus({focusVisible: true})")
+    assert (said(every, "overlay"), said(every, "overlay", "span")) == ("−1", "row 0, column 0")
+    every.key("ArrowRight")
+    assert (said(every, "overlay"), said(every, "overlay", "span")) == ("−0.8571", "row 0, column 1")
+    every.key("ArrowDown")
+    every.key("End")
+    assert (said(every, "overlay"), said(every, "overlay", "span")) == ("not measured", "row 1, column 2")
+    every.key("ArrowDown")  # there is nothing below
+    assert said(every, "overlay", "span") == "row 1, column 2"
+    every.key("Escape")
+    assert said(every, "overlay", "span").startswith("strongest: row 0, column 0")
+    every.run("document.querySelector('#v-lens .heatmap').focus({focusVisible: true})")
+    every.key("PageUp")
+    assert texts(every, "#v-lens .film .now") == ["2"]
+    assert said(every, "lens") == "0.12"
+
+
+def test_a_mouse_and_a_finger_show_numbers(tab: Page, folder: Path) -> None:
+    tab.show(folder / "every.html", *WIDE)
+    tab.hover("#v-overlay .heatmap", 0.5, 0.25)
+    assert (said(tab, "overlay"), said(tab, "overlay", "span")) == ("−0.8571", "row 0, column 1")
+    tab.hover("#v-tokens .heatmap", 0.5, 0.5)
+    assert said(tab, "tokens", "span") == "layer 1, token dog"
+    tab.show(folder / "every.html", *PHONE, touch=True)
+    tab.tap("#v-patching .mode:not([hidden]) .heatmap", 0.9, 0.9)
+    tab.wait("document.querySelector('#v-patching .mode:not([hidden]) .readout').textContent.includes('row 1')")
+    assert said(tab, "patching") == "0.9 [0.8, 1]"
+
+
+def test_patches_unfold_to_a_matrix(every: Page) -> None:
+    every.click("#v-patching .inline .option:nth-child(2)")
+    every.run("document.querySelector('#v-patching .matrix .heatmap').focus({focusVisible: true})")
+    every.key("ArrowRight")
+    assert said(every, "patching", "span") == "layer 0, patch row 0, column 1"
+    assert said(every, "patching") == "−0.1353 [−0.2353, −0.03529]"
+
+
+def test_tables_sort_and_filter(every: Page) -> None:
+    first = "#v-heads tbody tr:first-child td"
+    assert texts(every, first)[:3] == ["5", "3", "0.13"]
+    every.click("#v-heads th:nth-child(3) button")
+    assert texts(every, first)[:3] == ["0", "0", "−0.1"]
+    assert every.run("document.querySelector('#v-heads th:nth-child(3)').getAttribute('aria-sort')") == "ascending"
+    assert len(texts(every, "#v-heads tbody tr")) == 20
+    every.click("#v-heads .more")
+    assert len(texts(every, "#v-heads tbody tr")) == 24
+    every.run("document.querySelector('#v-heads input[type=search]').focus()")
+    every.call("Input.insertText", text="dogs layer>=3")
+    assert texts(every, "#v-heads .count") == ["3 of 24 rows"]
+    assert [row[:2] for row in texts(every, "#v-heads tbody tr")] == ["31", "41", "51"]
+    every.call("Input.insertText", text=" !dogs")
+    assert texts(every, "#v-heads tbody") == ["No row passes this filter."]
+    every.click("#v-table th:nth-child(3) button")
+    every.click("#v-table th:nth-child(3) button")  # small to large; what was not measured stays last
+    assert texts(every, "#v-table td:nth-child(3)") == ["1.000e−9", "0.1235", "–", "–"]
+
+
+def test_keys_walk_over_a_table(every: Page) -> None:
+    every.run("document.querySelector('#v-heads td').focus()")
+    every.key("ArrowDown")
+    every.key("ArrowRight", 2)
+    assert every.run("document.activeElement.textContent") == "0.12"
+    assert said(every, "heads").startswith("0.12 [−0.5, 0.5]")  # the map follows
+    assert said(every, "heads", "span").startswith("layer 5, head 2\ncats (0.25); </script>")
+    assert every.run("document.querySelectorAll('#v-heads td[tabindex=\"0\"]').length") == 1
+
+
+def test_bars_add_up(every: Page) -> None:
+    facts = dict(zip(texts(every, "#v-bars .facts dt"), texts(every, "#v-bars .facts dd"), strict=True))
+    assert facts == {"sum of the parts": "−1.25", "total": "1", "not explained": "2.25", "parts not measured": "1"}
+    assert texts(every, "#v-bars .stage > table .number") == ["−1", "−0.25", "0"]
+    assert texts(every, "#v-bars .stage > div table .number")[0].startswith("−1.9")
+    every.click("#v-bars .inline:nth-of-type(2) .option:nth-child(2)")
+    assert texts(every, "#v-bars .stage > div table .number")[0].startswith("0 ")
+
+
+def test_a_mouse_reads_a_chart_and_leaves_it_as_it_was(every: Page) -> None:
+    every.hover("#v-lens .chart", 0.1, 0.5)
+    assert texts(every, "#v-lens .lines .number") == ["0", "0.08", "0.16"]
+    assert texts(every, "#v-lens .film .now") == ["3"]
+    every.hover("#v-lens h2")
+    assert texts(every, "#v-lens .lines .number") == ["0.06", "0.14", "0.22"]
+    every.click("#v-lens .chart", 0.1, 0.5)
+    assert texts(every, "#v-lens .film .now") == ["0"]
+
+
+def test_lines_can_be_switched_and_walked(every: Page) -> None:
+    assert texts(every, "#v-curve .number") == ["0.9 [0.85, 0.95]", "0.5"]
+    every.run("document.querySelector('#v-curve .chart').focus()")
+    every.key("ArrowLeft")
+    assert texts(every, "#v-curve .number") == ["not measured", "0.5"]
+    paths = every.run("document.querySelectorAll('#v-curve .chart path').length")
+    every.click("#v-curve .lines button")
+    assert every.run("document.querySelectorAll('#v-curve .chart path').length") < paths
+    assert every.run("document.querySelector('#v-curve .lines button').getAttribute('aria-pressed')") == "false"
+
+
+def test_csv_is_that_of_python(every: Page, tmp_path: Path) -> None:
+    def number(cell: str) -> object:
+        try:
+            return pytest.approx(float(cell), rel=1e-6)
+        except ValueError:
+            return cell
+
+    for view in examples.every():
+        theirs = every.run(f"cutaway.csv('v-{view.title.lower()}')")
+        wanted = [[number(cell) for cell in row] for row in csv.reader(io.StringIO(view.to_csv()))]
+        found = [[cell if isinstance(want, str) else float(cell) for cell, want in zip(*pair, strict=True)]
+                 for pair in zip(csv.reader(io.StringIO(theirs)), wanted, strict=True)]  # fmt: skip
+        assert found == wanted, view.title
+    every.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    every.click("#v-table [data-do=csv]")
+    every.wait("document.querySelector('#v-table .said').textContent === 'saved'")
+    saved = tmp_path / "table.csv"
+    for _ in range(100):
+        if saved.exists():
+            break
+        every.wait("new Promise((done) => setTimeout(() => done(true), 20))")
+    assert saved.read_text(encoding="utf-8-sig").splitlines()[0] == "word,rank,value,right"
+
+
+def test_python_can_be_copied(every: Page) -> None:
+    every.run("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
+    every.click("#v-lens [data-do=copy]")
+    every.wait("document.querySelector('#v-lens .said').textContent === 'copied'")
+    assert every.run("window.copied") == examples.CODE
+
+
+def test_everything_has_a_name_and_a_focus(every: Page) -> None:
+    nameless = """[...document.querySelectorAll('button, input, [tabindex="0"]')].filter((e) => !e.closest('[hidden]'))
+      .filter((e) => !(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length))
+      .map((e) => e.outerHTML.slice(0, 80))"""
+    assert every.run(nameless) == []
+    every.run("document.body.tabIndex = -1; document.body.focus()")
+    seen = []
+    for _ in range(12):
+        every.key("Tab")
+        seen.append(every.run("getComputedStyle(document.activeElement).outlineStyle"))
+    assert all(style != "none" for style in seen)
+    levels = every.run("[...document.querySelectorAll('h1, h2, h3')].map((e) => Number(e.tagName[1]))")
+    assert levels[0] == 1 and all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_it_prints(every: Page) -> None:
+    every.call("Emulation.setEmulatedMedia", media="print")
+    assert every.run("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert every.run("getComputedStyle(document.querySelector('.tools')).display") == "none"
+    assert every.run("getComputedStyle(document.querySelector('#v-lens .heatmap')).display") != "none"
+    every.call("Emulation.setEmulatedMedia", media="")

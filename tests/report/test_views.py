@@ -1,0 +1,135 @@
+"""Views as data: what they refuse, and that JSON and CSV keep every number."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cutaway.errors import CutawayError, InputError
+from cutaway.report import views
+from cutaway.report.picture import Picture
+from report import examples
+
+EVERY = {view.title: view for view in [*examples.every(), *examples.nothing()]}
+each_view = pytest.mark.parametrize("title", EVERY)
+
+
+def cells(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text)))
+
+
+@each_view
+def test_json_comes_back_as_the_same_view(title: str) -> None:
+    view = EVERY[title]
+    again = views.from_json(view.to_json())
+    assert type(again) is type(view)
+    assert again == view
+    assert hash(again) == hash(view)
+    assert again.to_csv() == view.to_csv()
+
+
+@each_view
+def test_json_has_no_nan_word(title: str) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    json.loads(EVERY[title].to_json(), parse_constant=refuse)
+
+
+@each_view
+def test_csv_has_a_cell_for_each_column(title: str) -> None:
+    view = EVERY[title]
+    rows = cells(view.to_csv())
+    assert rows[0] == view.header() or not view.header()
+    assert all(len(row) == len(rows[0]) for row in rows)
+    assert len(rows) == 1 + len(list(view.rows()))
+
+
+def test_arrays_keep_their_numbers() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
+    view = views.Overlay(**examples.said("x"), picture=examples.picture(), texts=("a", "b"), values=values, unit="u")
+    again = views.from_json(view.to_json())
+    assert isinstance(again, views.Overlay)
+    np.testing.assert_array_equal(again.values, values)
+    assert again.values.dtype == np.float32
+    column = np.array([float(row[3]) for row in cells(view.to_csv())[1:]])
+    np.testing.assert_allclose(column, values.ravel(), rtol=1e-6)
+
+
+def test_csv_of_an_overlay() -> None:
+    rows = cells(examples.overlay().to_csv())
+    assert rows[1] == ["a dog", "0", "0", "-1"]
+    assert rows[6] == ["a dog", "1", "2", ""]  # not measured
+    assert rows[7][0] == 'a "cat", sitting'
+
+
+def test_a_view_keeps_its_own_copy() -> None:
+    values = np.zeros((1, 2, 2), np.float32)
+    view = views.Overlay(**examples.said("x"), picture=examples.picture(), texts=("a",), values=values, unit="u")
+    values[:] = 1
+    assert view.values.sum() == 0
+    with pytest.raises(ValueError, match="read-only"):
+        view.values[0, 0, 0] = 1
+
+
+def wrong() -> dict[str, tuple[type, dict[str, object]]]:
+    """Views that cannot be: a name, the class, and what to change in the good example."""
+    overlay, lens, patching = (vars(view) for view in (examples.overlay(), examples.lens(), examples.patching()))
+    head = examples.heads().heads[0]
+    line = views.Line("a", np.zeros(3))
+    return {
+        "one text too few": (views.Overlay, overlay | {"texts": ("a", "b")}),
+        "an axis too few": (views.Overlay, overlay | {"values": np.zeros((3, 4))}),
+        "infinite": (views.Overlay, overlay | {"values": np.full((3, 2, 2), np.inf)}),
+        "layers": (views.Lens, lens | {"layers": ("0",)}),
+        "class token": (views.Lens, lens | {"class_token": np.zeros((4, 3))}),
+        "interval": (views.PatchingMap, patching | {"low": np.zeros((3, 5))}),
+        "grid": (views.PatchingMap, patching | {"grid": (4, 4)}),
+        "same head twice": (views.HeadTable, vars(examples.heads()) | {"heads": (head, head)}),
+        "line": (views.Curve, vars(examples.curve()) | {"lines": (line,)}),
+        "row": (views.Table, vars(examples.table()) | {"cells": (("dog",),)}),
+        "no title": (views.Table, vars(examples.table()) | {"title": " "}),
+        "no limits": (views.Table, vars(examples.table()) | {"limits": ""}),
+    }
+
+
+@pytest.mark.parametrize("name", wrong())
+def test_a_wrong_view_says_what_is_wrong(name: str) -> None:
+    kind, given = wrong()[name]
+    with pytest.raises(InputError) as caught:
+        kind(**given)
+    error = caught.value
+    assert isinstance(error, CutawayError)
+    assert error.failed and error.expected and error.do
+
+
+def test_what_is_no_view() -> None:
+    with pytest.raises(InputError, match="not a view"):
+        views.from_json('{"$type": "Overlai"}')
+    with pytest.raises(InputError, match="not a view"):
+        views.from_json('{"a": 1}')
+    with pytest.raises(InputError, match="data:"):
+        Picture("https://example.org/a.png", 1, 1, "")
+    with pytest.raises(InputError, match="uint8"):
+        Picture.of(np.zeros((3, 8, 8), np.uint8), "channels first")
+
+
+def test_pictures_are_small_and_whole() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (1200, 900, 3)).astype(np.uint8)
+    photo = Picture.of(noise, "noise")
+    assert (photo.width, photo.height) == (576, 768)
+    assert photo.uri.startswith("data:image/jpeg;base64,")
+    assert len(photo.uri) < 600_000
+    drawing = Picture.of(Image.new("RGBA", (64, 32), "red"), "red")
+    assert (drawing.width, drawing.height, drawing.uri[:15]) == (64, 32, "data:image/png;")
+
+
+def test_views_load_nothing_heavy() -> None:
+    code = "import sys, cutaway.report.page; print([n for n in ('torch', 'PIL', 'xarray', 'rich') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
