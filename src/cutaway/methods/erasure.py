@@ -1,0 +1,156 @@
+"""The causal check of a probe: take what it reads out of the running model, and see what is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import xarray
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from numpy import ndarray
+
+from cutaway.methods.feed import Rows
+from cutaway.methods.probe_data import Pool, Pooling, chance, checked, fit, split, states
+from cutaway.methods.result import MethodError, Provenance, Result
+from cutaway.model.edits import Add, Edit, Project
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
+from cutaway.model.sites import Site
+from cutaway.model.targets import Target
+
+METHOD = "erasure"
+SOURCE = "Elazar et al. 2020, arXiv 2006.00995 (amnesic probing); Ravfogel et al. 2020, arXiv 2004.07667 (INLP)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Erasure(Result):
+    """What is left after the directions of a probe are taken out of the running model.
+
+    `score` (condition, site): held-out accuracy or R^2 of probes that were fitted on the untouched states of each
+    site, on runs that are `clean`, `erased`, or had as many `random` directions taken out; `majority` is the floor.
+    `target` (condition): the mean of a target, where one was given.
+    """
+
+    main: ClassVar[str] = "score"
+
+    def summary(self) -> Any:
+        """One row a site, one column a condition."""
+        return self["score"].to_pandas().T.reset_index()
+
+    def _draw(self, ax: Axes) -> None:
+        for i, condition in enumerate(self["condition"].values):
+            places = np.arange(self.data.sizes["site"]) + (i - 1) * 0.27
+            ax.bar(places, self["score"].sel(condition=condition), 0.25, label=str(condition))
+        ax.axhline(float(self["majority"]), color="gray", linestyle=":", label="floor")
+        ax.set_xticks(range(self.data.sizes["site"]), [str(site) for site in self["site"].values], fontsize=8)
+        ax.set(ylabel="held-out score")
+        ax.legend(fontsize=8)
+
+
+def erase(
+    model: Model, rows: Rows, labels: Any, *, site: str, read: Sequence[str] | None = None,
+    pool: Pool = "pooled", rounds: int = 1, target: Target | None = None, on: Inputs | None = None, test: float = 0.25,
+    penalty: float = 10.0, draws: int = 3, seed: int = 0, batch: int = 32, progress: bool = True,
+) -> Erasure:  # fmt: skip
+    """Take the directions a probe reads out of the running model, and see what later sites and a target lose.
+
+    x <- x - Q Q' (x - mean x) at `site`, on the positions the probe was given, with Q an orthonormal basis of the
+    probe's weights, in the states' own units; `rounds` > 1 fits and removes again (INLP). Probes of the sites `read`
+    (by default `site`, the last residual stream and the end of the tower) are fitted on untouched training items and
+    scored on held-out items of clean, erased and randomly erased runs. `target` is measured on the inputs `on`.
+
+    Units: accuracy or R^2; the target's own. Source: Elazar et al. 2020, arXiv 2006.00995; Ravfogel et al. 2020, arXiv
+    2004.07667. We keep the mean, so that only differences between items go; the control is as many random directions.
+
+    What it can NOT tell: that the property is gone: later layers read other positions too, one round leaves what
+    correlated directions carry, and what else lay in those directions is lost with it.
+
+    >>> import cutaway
+    >>> from cutaway.data import scene_at
+    >>> from cutaway.methods.scene_labels import scene_labels
+    >>> scenes = [scene_at("test", i) for i in range(24)]
+    >>> x, model = scene_labels(scenes)["x"], cutaway.load("tiny:clip")
+    >>> found = erase(model, scenes, x, site="vision.1.resid_post", draws=1, progress=False)
+    >>> found["condition"].values.tolist()
+    ['clean', 'erased', 'random']
+    """
+    started = time.perf_counter()
+    items = _listed(rows, rounds, draws, target, on)
+    at = model.sites.one(site)
+    pooling, sites = Pooling.of(model, at.tower, pool), _read_at(model, at, read)
+    y = checked(labels, len(items), "labels")
+    train, held = split(y, test, seed)
+    record = model.sites.select([site, *map(str, sites)])
+    clean = states(model, [items[i] for i in train], record, pooling, batch=batch, progress=progress)
+    probes = {str(s): fit(clean[str(s)], y[train], penalty) for s in sites}
+    basis, mean = _removable(clean[site], y[train], rounds, penalty), clean[site].mean(0)
+    draw = np.random.default_rng(seed)
+    noise = [np.linalg.qr(draw.standard_normal(basis.shape).T)[0].T for _ in range(draws)]
+    runs: dict[str, list[list[Edit]]] = {
+        "clean": [[]],
+        "erased": [_edits(at, pooling, basis, mean)],
+        "random": [_edits(at, pooling, directions, mean) for directions in noise],
+    }
+    kept, scores, reached = [items[i] for i in held], [], []
+    for several in runs.values():
+        seen = [states(model, kept, sites, pooling, edits=edits, batch=batch, progress=progress) for edits in several]
+        scores.append([np.mean([probes[str(s)].score(one[str(s)], y[held]) for one in seen]) for s in sites])
+        if target is not None and on is not None:
+            reached.append(np.mean([float(target(model.run(on, edits=edits)).mean()) for edits in several]))
+    data = xarray.Dataset(
+        {"score": (("condition", "site"), scores), "majority": ((), chance(y[train], y[held]))},
+        coords={"condition": list(runs), "site": [str(s) for s in sites]},
+    )
+    told = Provenance.of(
+        METHOD, SOURCE, started=started, model=model, sites=tuple(map(str, sites)), seed=seed, erased_at=site,
+        directions=len(basis), rounds=rounds, pool=pool, draws=draws, penalty=penalty, target=repr(target),
+    )  # fmt: skip
+    return Erasure(data.assign(target=("condition", reached)) if reached else data, told)
+
+
+def _listed(rows: Rows, rounds: int, draws: int, target: Target | None, on: Inputs | None) -> Sequence[Any]:
+    if isinstance(rows, Inputs) or rounds < 1 or draws < 1:
+        raise MethodError(
+            f"cannot erase from {type(rows).__name__} with {rounds} rounds and {draws} draws",
+            expected="a list of pictures, scenes or texts, and at least one round and draw",
+        )
+    if (target is None) != (on is None):
+        raise MethodError(
+            "a target needs inputs to be read on, and the other way round", expected="`target` and `on`, or neither",
+            do="pass `on=model.inputs(…)`",
+        )  # fmt: skip
+    return rows
+
+
+def _read_at(model: Model, at: Site, read: Sequence[str] | None) -> list[Site]:
+    if at.axes[-1] != "d_model":
+        raise MethodError(f"'{at}' has no d_model axis", expected="a site of the residual stream or of what adds to it")
+    if read is not None:
+        return model.sites.select(read)
+    last = model.sites.towers()[at.tower] - 1
+    ends = [name for part in ("joint", "final") if (name := f"{at.tower}.{part}") in model.sites]
+    return model.sites.select([str(at), f"{at.tower}.{last}.resid_post", *ends[:1]])
+
+
+def _removable(x: Float[ndarray, "item unit"], y: ndarray, rounds: int, penalty: float) -> Float[ndarray, "k unit"]:
+    """An orthonormal basis of what successive probes read."""
+    found: list[ndarray] = []
+    for _ in range(rounds):
+        new = fit(x, y, penalty).directions()
+        x = x - (x - x.mean(0)) @ new.T @ new
+        found.append(new)
+    basis, sizes, _ = np.linalg.svd(np.concatenate(found).T, full_matrices=False)
+    return basis.T[sizes > 1e-8]
+
+
+def _edits(site: Site, pooling: Pooling, basis: Float[ndarray, "k unit"], mean: Float[ndarray, "unit"]) -> list[Edit]:
+    """Project the directions out and put the mean back."""
+    where = {"token": pooling.selector} if "token" in site.axes else {}
+    directions = torch.from_numpy(basis)
+    back = directions.T @ (directions @ torch.from_numpy(mean))
+    return [Project(site, directions, **where), Add(site, back, **where)]

@@ -1,0 +1,149 @@
+"""Where in a tower a property can be read linearly, beyond what a probe can memorise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import xarray
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from numpy import ndarray
+
+from cutaway.methods.feed import Rows, tracked
+from cutaway.methods.probe_data import Pool, Pooling, chance, checked, fit, is_number, shuffled_by_type, split, states
+from cutaway.methods.result import MethodError, Provenance, Result, labels
+from cutaway.model.model import Model
+from cutaway.model.sites import Site
+
+METHOD = "linear_probing"
+SOURCE = "Alain, Bengio 2016, arXiv 1610.01644; control tasks: Hewitt, Liang 2019, arXiv 1909.03368"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Probes(Result):
+    """Held-out scores of probes: accuracy for classes, R^2 for numbers (`metric` by label).
+
+    `score`, `control`, `majority` (site, label, seed); `mean`, `low`, `high` (site, label) with a 95 % interval over
+    the splits; `selectivity` (site, label) = mean score - mean control; `layer` (site), -1 for what has no layer.
+    """
+
+    main: ClassVar[str] = "mean"
+
+    def summary(self) -> Any:
+        """For each label, the best site."""
+        best = self["mean"].argmax("site")
+        names = ["mean", "low", "high", "selectivity", "majority"]
+        table = self.data.drop_vars(["majority"]).assign(majority=self["majority"].mean("seed")).isel(site=best)[names]
+        return table.to_dataframe().reset_index()[["label", "site", *names]]
+
+    def _draw(self, ax: Axes) -> None:
+        places = range(self.data.sizes["site"])
+        for name in labels(self["mean"], "label"):
+            one = self.data.sel(label=name)
+            (line,) = ax.plot(places, one["mean"], marker="o", label=str(name))
+            ax.fill_between(places, one["low"], one["high"], alpha=0.2, color=line.get_color())
+            ax.plot(places, one["control"].mean("seed"), linestyle=":", color=line.get_color())
+        ax.set_xticks(places, [str(site) for site in self["site"].values], rotation=40, ha="right", fontsize=7)
+        ax.set(ylabel="held-out score (dotted: control)")
+        ax.legend(fontsize=8)
+
+
+def linear_probing(
+    model: Model, rows: Rows, given: Mapping[str, Any], *, tower: str = "vision",
+    sites: str | Sequence[str] | None = None, pool: Pool = "pooled", types: Any = None, test: float = 0.25,
+    seeds: Sequence[int] = (0, 1, 2, 3, 4), penalty: float = 10.0, batch: int = 32, progress: bool = True,
+) -> Probes:  # fmt: skip
+    """Fit a linear read-out of each label at each site of a tower, and of control labels beside it.
+
+    p(y | x) = softmax(W x + b) for classes, y = w x + b for floats, with x the standardised state and `penalty` |W|^2
+    / 2 beside the summed losses. `given` maps a name to labels, one a row. The state is that of the position the tower
+    is read at (`pool="pooled"`) or the `mean` over patches or words; `sites` are names or patterns, by default the
+    residual stream before and after every block. Control: each type of item (`types`: an array, or one for each label;
+    by default each item is a type of its own) gets one label, permuted among types. Selectivity = score - control.
+
+    Units: accuracy or R^2 on held-out items. Source: Alain and Bengio 2016, arXiv 1610.01644; Hewitt and Liang 2019,
+    arXiv 1909.03368. Intervals are Student's t over the splits of one data set, so they leave out the sampling of the
+    data themselves. `majority` is the floor; probe an untrained model of the same shape for the other.
+
+    What it can NOT tell: that the model uses what can be read (see `erasure.erase`), or that it is absent where a
+    linear read-out fails.
+
+    >>> import cutaway
+    >>> from cutaway.data import scene_at
+    >>> from cutaway.methods.scene_labels import scene_labels
+    >>> scenes = [scene_at("test", i) for i in range(24)]
+    >>> places = {"x": scene_labels(scenes)["x"]}
+    >>> found = linear_probing(cutaway.load("tiny:clip"), scenes, places, seeds=(0, 1), progress=False)
+    >>> found["score"].dims, found["score"].shape
+    (('site', 'label', 'seed'), (4, 1, 2))
+    """
+    started = time.perf_counter()
+    if not given or not len(seeds) or not 0 < test < 1 or penalty <= 0:
+        raise MethodError(
+            f"{len(given)} labels, {len(seeds)} seeds, test {test}, penalty {penalty}",
+            expected="a label and a seed at least, test between 0 and 1, penalty above 0",
+        )
+    chosen = model.sites.select(sites or [f"{tower}.0.resid_pre", f"{tower}.*.resid_post"])
+    found = states(model, rows, chosen, Pooling.of(model, tower, pool), batch=batch, progress=progress)
+    items = len(next(iter(found.values())))
+    named = {name: checked(values, items, name) for name, values in given.items()}
+    kinds = {name: _types(types, name, items) for name in named}
+    scores = np.zeros((3, len(chosen), len(named), len(seeds)))
+    todo = [(s, n, k) for s in range(len(chosen)) for n in range(len(named)) for k in range(len(seeds))]
+    for s, n, k in tracked(todo, "probing", len(todo), show=progress):
+        name, y = list(named.items())[n]
+        scores[:, s, n, k] = _scores(found[str(chosen[s])], y, kinds[name], test, seeds[k], penalty)
+    told = Provenance.of(
+        METHOD, SOURCE, started=started, model=model, sites=tuple(found), seed=int(seeds[0]), seeds=list(seeds),
+        tower=tower, pool=pool, test=test, penalty=penalty, items=items,
+        types="items" if types is None else "given",
+    )  # fmt: skip
+    return Probes(_table(scores, chosen, named, seeds), told)
+
+
+def _scores(
+    x: Float[ndarray, "item unit"], y: ndarray, types: ndarray, test: float, seed: int, penalty: float
+) -> tuple[float, float, float]:
+    """Score, control score and majority baseline of one split."""
+    train, held = split(y, test, seed)
+    control = shuffled_by_type(y, types, seed)
+    trivial = len(np.unique(control[train])) < 2
+    return (
+        fit(x[train], y[train], penalty).score(x[held], y[held]),
+        1.0 if trivial else fit(x[train], control[train], penalty).score(x[held], control[held]),
+        chance(y[train], y[held]),
+    )
+
+
+def _types(types: Any, name: str, items: int) -> ndarray:
+    own = types.get(name) if isinstance(types, Mapping) else types
+    return np.arange(items) if own is None else checked(own, items, f"types of {name}")
+
+
+def _table(
+    scores: Float[ndarray, "3 site label seed"], sites: Sequence[Site], named: Mapping[str, ndarray],
+    seeds: Sequence[int],
+) -> xarray.Dataset:  # fmt: skip
+    from scipy import stats
+
+    n = len(seeds)
+    mean = scores[0].mean(-1)
+    half = stats.t.ppf(0.975, n - 1) * scores[0].std(-1, ddof=1) / n**0.5 if n > 1 else np.full(mean.shape, np.nan)
+    axes = ("site", "label", "seed")
+    each = {name: (axes, values) for name, values in zip(("score", "control", "majority"), scores, strict=True)}
+    selectivity = mean - scores[1].mean(-1)
+    whole = {"mean": mean, "low": mean - half, "high": mean + half, "selectivity": selectivity}
+    return xarray.Dataset(
+        {**each, **{name: (axes[:2], values) for name, values in whole.items()}},
+        coords={
+            "site": [str(site) for site in sites],
+            "label": list(named),
+            "seed": list(seeds),
+            "layer": ("site", [-1 if s.layer is None or s.part == "resid_pre" else s.layer for s in sites]),
+            "metric": ("label", ["R^2" if is_number(y) else "accuracy" for y in named.values()]),
+        },
+    )

@@ -1,0 +1,147 @@
+"""Every layer and patch of a vision tower, read in the space of the model's own output."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import xarray
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from cutaway.methods.feed import Rows, feed, unit
+from cutaway.methods.result import MethodError, Provenance, Result, heat
+from cutaway.methods.text_bank import TextBank, same_space
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
+from cutaway.model.weights import readout
+
+METHOD = "logit_lens"
+SOURCE = "nostalgebraist 2020 (logit lens); Gandelsman et al. 2023, arXiv 2310.05916 (reading in CLIP's joint space)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Lens(Result):
+    """What each state would say if it were the last one; layer -1 is what enters the first block.
+
+    `patch` (picture, layer, row, col, text) and `pooled` (picture, layer, text), cosines in [-1, 1]; `random` (layer):
+    the root mean square cosine of the patches with random directions, the size of chance.
+    """
+
+    main: ClassVar[str] = "pooled"
+
+    def heat_map(self, text: str, picture: int = 0, layer: int | None = None) -> xarray.DataArray:
+        """(row, col): the cosine of each patch with one text, at the last layer unless named."""
+        self._known(text)
+        chosen = self["patch"].isel(picture=picture).sel(text=text)
+        return chosen.isel(layer=-1) if layer is None else chosen.sel(layer=layer)
+
+    def best(self, count: int = 3) -> Any:
+        """The texts nearest to the pooled state: one row for each picture, layer and rank, as a table."""
+        pooled = self["pooled"].transpose("picture", "layer", "text")
+        order = np.argsort(-pooled.values, -1)[..., :count]
+        ranked = xarray.Dataset(
+            {
+                "text": (("picture", "layer", "rank"), pooled["text"].values[order]),
+                "cosine": (("picture", "layer", "rank"), np.take_along_axis(pooled.values, order, -1)),
+            },
+            coords={"layer": pooled["layer"], "picture": range(len(order)), "rank": range(1, order.shape[-1] + 1)},
+        )
+        return ranked.to_dataframe().reset_index()
+
+    def summary(self) -> Any:
+        """For the first picture, the nearest text of each layer."""
+        table = self.best(1)
+        return table[table["picture"] == 0].drop(columns=["picture", "rank"])
+
+    def _known(self, text: str) -> None:
+        if text not in self["text"].values:
+            raise MethodError(f"'{text}' is not in the bank of this lens", exists=", ".join(self["text"].values[:5]))
+
+    def _draw(self, ax: Axes) -> None:
+        """The pooled state of the first picture: the texts that are nearest at the end, at every layer."""
+        pooled = self["pooled"].isel(picture=0)
+        top = np.argsort(-pooled.isel(layer=-1).values)[:8]
+        heat(ax, pooled.isel(text=top).transpose("text", "layer"), "cosine of the pooled state", diverging=True)
+
+
+def logit_lens(
+    model: Model, pictures: Rows, bank: TextBank, *, tower: str = "vision", centre: bool = False, batch: int = 32,
+    seed: int = 0, progress: bool = True,
+) -> Lens:  # fmt: skip
+    """Read the residual stream after every layer, at every patch and at the pooled position, against texts.
+
+    r = P N(x) + c with the model's own final norm N and projection P; cosine = <r - u, t - v> / (|r - u| |t - v|).
+    u and v are zero, or with `centre` the mean of r over the pictures (and patches) of that layer and the mean of the
+    texts t / |t|: pictures and texts lie in two far-apart cones, and without centring that gap drowns the rest.
+    At the last layer and the pooled position, uncentred, this is the model's own similarity.
+
+    Units: cosine. Source: the logit lens (nostalgebraist 2020) with the joint space of a contrastive model in place of
+    the vocabulary. We fold patches onto their grid by the token map and give the class token a curve of its own.
+
+    What it can NOT tell: what the model uses. Only the pooled position is ever read at the end: N and P were never
+    trained on other positions or layers, and a patch's state may describe another place of the picture.
+
+    >>> import cutaway
+    >>> from cutaway.data import scene_at
+    >>> from cutaway.methods.text_bank import text_bank
+    >>> model = cutaway.load("tiny:clip")
+    >>> lens = logit_lens(model, [scene_at("test", 0)], text_bank(model, ["a dog", "a cat"]), progress=False)
+    >>> lens["patch"].dims, lens["patch"].shape
+    (('picture', 'layer', 'row', 'col', 'text'), (1, 4, 4, 4, 2))
+    """
+    started = time.perf_counter()
+    end, layers = readout(model, tower), model.sites.towers()[tower]
+    texts = same_space(bank, len(end.offset), model.name)
+    sites = [f"{tower}.0.resid_pre", *(f"{tower}.{layer}.resid_post" for layer in range(layers))]
+    patches, pooled = [], []
+    for inputs in feed(model, pictures, tower, batch=batch, what="reading", progress=progress):
+        run = model.run(inputs, record=sites)
+        states = torch.stack([end(run[site]) for site in sites], 1).cpu()  # picture, layer, token, joint
+        patches.append(_folded(inputs, tower, states))
+        pooled.append(states[torch.arange(len(states)), :, end.positions(inputs)])
+    patch, own = torch.cat(patches).to(texts.dtype), torch.cat(pooled).to(texts.dtype)
+    words = unit(texts)
+    if centre:
+        _centrable(own)
+        patch, own = patch - patch.mean((0, 2, 3), keepdim=True), own - own.mean(0)
+        words = unit(words - words.mean(0))
+    noise = unit(torch.randn(256, words.shape[1], generator=torch.Generator().manual_seed(seed)).to(words.dtype))
+    chance = (unit(patch) @ noise.T).pow(2).mean((0, 2, 3, 4)).sqrt()
+    data = xarray.Dataset(
+        {
+            "patch": (("picture", "layer", "row", "col", "text"), (unit(patch) @ words.T).numpy()),
+            "pooled": (("picture", "layer", "text"), (unit(own) @ words.T).numpy()),
+            "random": ("layer", chance.numpy()),
+        },
+        coords={"layer": range(-1, layers), "text": list(bank.texts), "topic": ("text", list(bank.topics))},
+    )
+    told = Provenance.of(
+        METHOD, SOURCE, started=started, model=model, sites=tuple(sites), seed=seed, tower=tower, centre=centre,
+        texts=len(bank),
+    )  # fmt: skip
+    return Lens(data, told)
+
+
+def _folded(
+    inputs: Inputs, tower: str, states: Float[Tensor, "picture layer token joint"]
+) -> Float[Tensor, "picture layer row col joint"]:
+    """The patches of each picture on their grid."""
+    known = inputs.tokens[tower]
+    here = known.row[0] >= 0
+    if not here.any() or (known.row != known.row[0]).any():
+        raise MethodError(f"the tower '{tower}' has no one patch grid", expected="pictures of one size, cut in patches")
+    order = np.lexsort((known.col[0], known.row[0]))[(~here).sum() :]
+    return states[:, :, torch.from_numpy(order)].unflatten(2, (known.row[0].max() + 1, -1))
+
+
+def _centrable(own: Float[Tensor, "picture layer joint"]) -> None:
+    if len(own) < 2:
+        raise MethodError(
+            "the mean of one picture is the picture", expected="at least two pictures for `centre=True`",
+            do="give a few dozen, or leave it uncentred",
+        )  # fmt: skip

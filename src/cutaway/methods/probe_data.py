@@ -1,0 +1,155 @@
+"""What probes are made of: pooled states of many sites, splits, control labels, fits and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from cutaway.methods.feed import Rows, feed
+from cutaway.methods.result import MethodError
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
+from cutaway.model.sites import Site
+from cutaway.model.tokens import Where
+from cutaway.model.weights import readout
+
+Pool = Literal["pooled", "mean"]
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Which positions of a tower stand for an item: the one it is read at, or the mean of its patches or words."""
+
+    tower: str
+    at: str
+
+    @classmethod
+    def of(cls, model: Model, tower: str, pool: str) -> Pooling:
+        """`pooled` needs a tower that is read at one position."""
+        if pool not in ("pooled", "mean"):
+            raise MethodError(f"cannot pool by '{pool}'", exists="pooled (class or end token), mean (patches or words)")
+        words = "text" if tower.startswith("text") else "image"
+        return cls(tower, readout(model, tower).at if pool == "pooled" else words)
+
+    @property
+    def selector(self) -> Any:
+        """The positions as an edit's `token=`."""
+        return -1 if self.at == "last" else Where(self.at)
+
+    def mask(self, inputs: Inputs) -> Bool[Tensor, "batch token"]:
+        """The positions of a batch."""
+        tokens = inputs.tokens[self.tower]
+        if self.at == "last":
+            return torch.arange(len(tokens)).eq(len(tokens) - 1).expand(tokens.batch, -1)
+        return tokens.where(self.at)
+
+    def __call__(self, state: Float[Tensor, "batch *axes"], site: Site, inputs: Inputs) -> Float[Tensor, "batch unit"]:
+        """One vector an item; heads lie behind one another, a site without a token axis is taken as it is."""
+        if {"query", "key"} & set(site.axes):
+            raise MethodError(f"'{site}' holds pairs of positions", expected="a site with one vector a token")
+        if "token" in site.axes:
+            mask = self.mask(inputs).to(state.device)
+            weight = (mask / mask.sum(1, keepdim=True)).to(state.dtype)
+            state = torch.einsum("bt...,bt->b...", state, weight)
+        return state.flatten(1)
+
+
+def states(
+    model: Model, rows: Rows, sites: Sequence[Site], pooling: Pooling, *, edits: Any = (), batch: int = 32,
+    progress: bool = True,
+) -> dict[str, Float[ndarray, "item unit"]]:  # fmt: skip
+    """The pooled state of every item at every site, in float64."""
+    found: dict[str, list[Tensor]] = {str(site): [] for site in sites}
+    for inputs in feed(model, rows, pooling.tower, batch=batch, what="recording", progress=progress):
+        run = model.run(inputs, record=sites, edits=edits)
+        for site in sites:
+            found[str(site)].append(pooling(run[site], site, inputs).cpu())
+    return {name: torch.cat(parts).double().numpy() for name, parts in found.items()}
+
+
+def is_number(labels: ndarray) -> bool:
+    """Whether labels are numbers to regress on (floats) rather than classes."""
+    return bool(np.issubdtype(labels.dtype, np.floating))
+
+
+def checked(labels: Any, items: int, name: str) -> ndarray:
+    """Labels as an array, one an item, with at least two values."""
+    given = np.asarray(labels)
+    if given.shape != (items,) or len(np.unique(given)) < 2:
+        raise MethodError(
+            f"'{name}' has shape {given.shape} and {len(np.unique(given))} values",
+            expected=f"one label for each of {items} items, and two values at least",
+        )
+    return given
+
+
+def split(labels: ndarray, test: float, seed: int) -> tuple[Int[ndarray, "train"], Int[ndarray, "test"]]:
+    """Numbers of training and test items; classes keep their shares where each has enough items."""
+    from sklearn.model_selection import train_test_split
+
+    _, counts = np.unique(labels, return_counts=True)
+    even = not is_number(labels) and counts.min() >= 2 and len(counts) <= test * len(labels)
+    train, held = train_test_split(
+        np.arange(len(labels)), test_size=test, random_state=seed, stratify=labels if even else None
+    )
+    return train, held
+
+
+def shuffled_by_type(labels: ndarray, types: ndarray, seed: int) -> ndarray:
+    """Control labels: each type gets one label, permuted among the types, so that only the type predicts it.
+
+    A type's label is its most frequent one (its mean for numbers). Hewitt and Liang 2019, arXiv 1909.03368.
+    """
+    _, where = np.unique(types, return_inverse=True)
+    members = [labels[where == number] for number in range(where.max() + 1)]
+    if is_number(labels):
+        own = np.array([found.mean() for found in members])
+    else:
+        own = np.array([max(sorted(set(found)), key=list(found).count) for found in members])
+    return np.random.default_rng(seed).permutation(own)[where]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted linear read-out of standardised states."""
+
+    model: Any
+    centre: Float[ndarray, "unit"]
+    spread: Float[ndarray, "unit"]
+
+    def score(self, x: Float[ndarray, "item unit"], y: ndarray) -> float:
+        """Accuracy for classes, R^2 for numbers."""
+        return float(self.model.score((x - self.centre) / self.spread, y))
+
+    def directions(self) -> Float[ndarray, "k unit"]:
+        """An orthonormal basis of what the read-out looks at, in the units of the states."""
+        weights = np.atleast_2d(self.model.coef_) / self.spread
+        weights = weights - weights.mean(0) if len(weights) > 1 else weights  # a shift of all classes changes nothing
+        _, sizes, basis = np.linalg.svd(weights, full_matrices=False)
+        return basis[sizes > sizes.max() * 1e-8]
+
+
+def fit(x: Float[ndarray, "item unit"], y: ndarray, penalty: float) -> Probe:
+    """Logistic regression for classes, ridge for numbers; `penalty` is the weight of |w|^2 / 2 beside summed losses."""
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    centre, spread = x.mean(0), x.std(0)
+    spread = np.where(spread > 1e-12 * (spread.max() or 1.0), spread, 1.0)
+    solver = Ridge(alpha=penalty) if is_number(y) else LogisticRegression(C=1 / penalty, max_iter=3000)
+    return Probe(solver.fit((x - centre) / spread, y), centre, spread)
+
+
+def chance(train: ndarray, test: ndarray) -> float:
+    """What always saying the most frequent class (or the mean) of the training items scores."""
+    if is_number(train):
+        total = float(((test - test.mean()) ** 2).sum())
+        return 1 - float(((test - train.mean()) ** 2).sum()) / total if total else 0.0
+    values, counts = np.unique(train, return_counts=True)
+    return float((test == values[counts.argmax()]).mean())

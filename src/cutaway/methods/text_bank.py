@@ -1,0 +1,132 @@
+"""Banks of texts with their embeddings: the words in which embeddings and heads are explained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway import data
+from cutaway.data.captions import at_place, on_ground
+from cutaway.methods.feed import embedded, unit
+from cutaway.methods.result import MethodError
+from cutaway.model.model import Model
+
+TOPICS = ("concept", "background", "place", "artist", "count")
+_NUMBERS = ("one thing", "two things", "three things", "four things")
+
+
+@dataclass(frozen=True, eq=False)
+class TextBank:
+    """Texts, what each is about (`topics`) and its embedding as the model `model` gives it, not normalised."""
+
+    texts: tuple[str, ...]
+    topics: tuple[str, ...]
+    embeddings: Float[Tensor, "text joint"]
+    model: str = ""
+
+    def directions(self, *, centre: bool = True) -> Float[Tensor, "text joint"]:
+        """Unit vectors: t / |t|, with the mean of all texts taken out and the rest normalised again when `centre`."""
+        plain = unit(self.embeddings)
+        return unit(plain - plain.mean(0)) if centre else plain
+
+    def about(self, *topics: str) -> TextBank:
+        """The texts on these topics only."""
+        chosen = [i for i, topic in enumerate(self.topics) if topic in topics]
+        if not chosen:
+            raise MethodError(f"no text is about {', '.join(topics)}", exists=", ".join(dict.fromkeys(self.topics)))
+        kept = ([self.texts[i] for i in chosen], [self.topics[i] for i in chosen])
+        return TextBank(tuple(kept[0]), tuple(kept[1]), self.embeddings[chosen], self.model)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __repr__(self) -> str:
+        counts = {topic: self.topics.count(topic) for topic in dict.fromkeys(self.topics)}
+        return f"TextBank({len(self)} texts: {', '.join(f'{n} {topic}' for topic, n in counts.items())})"
+
+
+def text_bank(
+    model: Model, texts: Sequence[str], topics: Sequence[str] | None = None, *, batch: int = 128, progress: bool = True
+) -> TextBank:
+    """Embed texts with the model's own text tower; a text given twice is kept once.
+
+    >>> import cutaway
+    >>> text_bank(cutaway.load("tiny:clip"), ["a red dog", "a cat", "a cat"])
+    TextBank(2 texts: 2 text)
+    """
+    if "text" not in model.towers:
+        raise MethodError(
+            f"{model.name} has no text tower, so texts have no directions in its space",
+            expected="a contrastive model such as CLIP or SigLIP", exists=", ".join(model.towers),
+        )  # fmt: skip
+    if isinstance(texts, str) or (topics is not None and len(topics) != len(texts)):
+        raise MethodError("texts and topics do not fit", expected="a list of texts, and a topic for each or none")
+    kept = dict(reversed(list(zip(texts, topics or ["text"] * len(texts), strict=True))))
+    ordered = [text for text in dict.fromkeys(texts) if text.strip()]
+    if len(ordered) < 2:
+        raise MethodError("a bank of fewer than two texts explains nothing", exists=repr(ordered), do="give more texts")
+    vectors = embedded(model, ordered, "text", batch=batch, progress=progress)
+    return TextBank(tuple(ordered), tuple(kept[text] for text in ordered), vectors, model.name)
+
+
+def file_bank(model: Model, path: str | Path, *, batch: int = 128, progress: bool = True) -> TextBank:
+    """A bank from a UTF-8 file with one text a line; empty lines and lines that start with `#` are left out."""
+    path = Path(path)
+    if not path.is_file():
+        raise MethodError(f"no file at '{path}'", expected="a text file with one text a line", do="check the path")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise MethodError(f"'{path.name}' is not UTF-8 text", do="save it as UTF-8, one text a line") from error
+    texts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return text_bank(model, texts, batch=batch, progress=progress)
+
+
+def emoji_bank(
+    model: Model, topics: Sequence[str] = TOPICS, *, limit: int | None = None, progress: bool = True
+) -> TextBank:
+    """EmojiWorld in words, in the phrasings of its captions: things, backgrounds, places, artists, numbers.
+
+    `limit` keeps so many texts of each topic, evenly spread.
+    """
+    phrases = emoji_phrases(topics)
+    if limit is not None:
+        phrases = {topic: texts[:: max(1, -(-len(texts) // limit))] for topic, texts in phrases.items()}
+    texts = [text for found in phrases.values() for text in found]
+    return text_bank(model, texts, [topic for topic in phrases for _ in phrases[topic]], progress=progress)
+
+
+def emoji_phrases(topics: Sequence[str] = TOPICS) -> dict[str, list[str]]:
+    """The phrases of each topic, as captions say them: `a dog`, `on a blue background`, `in the top left`."""
+    unknown = [topic for topic in topics if topic not in TOPICS]
+    if unknown or not topics:
+        raise MethodError(f"no topic '{', '.join(unknown)}'", exists=", ".join(TOPICS))
+    colours = list(data.COLOURS)
+    pairs = list(zip(colours, colours[1:] + colours[:1], strict=True))
+    grounds = [data.Background("plain", (colour,)) for colour in colours]
+    grounds += [data.Background("gradient", pair) for pair in pairs]
+    grounds += [data.Background("texture", pair, seed) for seed in range(3) for pair in pairs]
+    made: dict[str, list[str]] = {
+        "concept": [concept.one for concept in data.concepts()],
+        "background": [on_ground(ground) for ground in grounds],
+        "place": [at_place(place) for place in data.PLACES],
+        "artist": [f"in the {artist} style" for artist in data.SEEN_ARTISTS],
+        "count": [f"a picture of {number}" for number in _NUMBERS],
+    }
+    return {topic: made[topic] for topic in topics}
+
+
+def same_space(bank: TextBank, width: int, model: str = "") -> Float[Tensor, "text joint"]:
+    """The bank's embeddings, or an error when they come from another model than what they should explain."""
+    if bank.embeddings.shape[1] != width or (bank.model and model and bank.model != model):
+        raise MethodError(
+            f"these texts have {bank.embeddings.shape[1]} dimensions and come from '{bank.model}', "
+            f"the space has {width} and is that of '{model}'",
+            expected="a bank made with the same model", do="make it with `text_bank(model, texts)`",
+        )  # fmt: skip
+    return bank.embeddings.to(torch.promote_types(bank.embeddings.dtype, torch.float32))

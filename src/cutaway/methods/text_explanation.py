@@ -1,0 +1,260 @@
+"""Text for what has none: heads named by the texts that explain their variance, embeddings as sparse sums of texts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import xarray
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from numpy import ndarray
+from torch import Tensor
+
+from cutaway.methods.feed import tracked, unit
+from cutaway.methods.representation_decomposition import Decomposition
+from cutaway.methods.result import MethodError, Provenance, Result, heat
+from cutaway.methods.text_bank import TextBank, same_space
+
+SPAN_SOURCE = "Gandelsman, Efros, Steinhardt 2023, arXiv 2310.05916, algorithm 1 (TextSpan)"
+SPLICE_SOURCE = "Bhalla, Oesterling, Srinivas, Calmon, Lakkaraju 2024, arXiv 2402.10376 (SpLiCE)"
+
+
+# --- TextSpan ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Spans(Result):
+    """The texts that span what each head adds, best first.
+
+    `text`, `topic` (layer, head, pick); `fit`: the cosine of the text with the direction it stands for, which lies in
+    the space the head writes to: near 1 the text says what the head does, near `random_fit` the head only borrows it.
+    `explained`: the cumulative share of the variance of the head's contributions along the picks so far. `random_fit`
+    and `random`: the same two for a bank of as many random directions. `variance` (layer, head): the head's own, in
+    squared units of the embedding.
+    """
+
+    main: ClassVar[str] = "fit"
+
+    def named(self) -> Any:
+        """One row a head: its texts, how well the first fits, the share all explain, and the same at random."""
+        last = self.data.isel(pick=-1).drop_vars(["fit", "random_fit"])
+        last = last.assign({name: self[name].isel(pick=0) for name in ("fit", "random_fit")})
+        texts = [", ".join(map(str, row)) for row in self["text"].values.reshape(-1, self.data.sizes["pick"])]
+        names = ["variance", "fit", "random_fit", "explained", "random"]
+        shown = last[names].assign(texts=(("layer", "head"), _square(texts, last)))
+        return shown.to_dataframe().reset_index()[["layer", "head", *names, "texts"]]
+
+    def summary(self) -> Any:
+        """The twelve heads that vary most."""
+        return self.named().sort_values("variance", ascending=False).head(12)
+
+    def _draw(self, ax: Axes) -> None:
+        heat(ax, self["fit"].isel(pick=0), "fit of the first text (cosine)")
+
+
+def text_span(
+    parts: Decomposition, bank: TextBank, *, picks: int = 5, layers: Sequence[int] | None = None, seed: int = 0,
+    progress: bool = True,
+) -> Spans:  # fmt: skip
+    """Name every head by the texts whose directions explain most of what it adds to the embeddings.
+
+    C (items x joint): the head's contributions less their mean over the items; R: the bank's texts t / |t| less their
+    mean, projected onto the row space of C. Repeat: pick j = argmax_j |C R_j|^2, then take the direction R_j out of C
+    and of all R. Explained after k picks: 1 - |C_k|^2 / |C_0|^2. Fit of a pick: |R_j| when picked over |R_j| at first.
+
+    Units: shares of variance. Source: Gandelsman et al. 2023, arXiv 2310.05916, algorithm 1. We remove the mean of the
+    bank as well as that of the contributions (the modality mean is no property of a head) and normalise texts before
+    projecting. The fit is ours: projected, any texts span a head of low rank, so a high share alone proves nothing.
+    Baseline: the same picks from as many random directions.
+
+    What it can NOT tell: that a head does what its texts say. The texts span the variance on these data only; a bank
+    without the right word names the nearest one; near-synonyms share a direction and only one is picked.
+
+    >>> import cutaway
+    >>> from cutaway.data import scene_at
+    >>> from cutaway.methods.representation_decomposition import representation_decomposition
+    >>> from cutaway.methods.text_bank import text_bank
+    >>> model = cutaway.load("tiny:clip")
+    >>> made = representation_decomposition(model, [scene_at("test", i) for i in range(8)], progress=False)
+    >>> spans = text_span(made, text_bank(model, ["a dog", "a cat", "a red car"]), picks=2, progress=False)
+    >>> spans["text"].dims, spans["text"].shape
+    (('layer', 'head', 'pick'), (3, 4, 2))
+    """
+    started = time.perf_counter()
+    sizes = parts.data.sizes
+    texts = same_space(bank, sizes["joint"], parts.provenance.model)
+    chosen = list(range(sizes["layer"])) if layers is None else [range(sizes["layer"])[layer] for layer in layers]
+    if not 1 <= picks <= min(len(bank), sizes["joint"]) or sizes["item"] < 3:
+        raise MethodError(
+            f"{picks} picks from {len(bank)} texts over {sizes['item']} items",
+            expected=f"1 to {min(len(bank), sizes['joint'])} picks, and at least 3 items (better some hundreds)",
+        )
+    words = unit(texts).double()
+    words = words - words.mean(0)
+    drawn = torch.randn(words.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    random = unit(drawn) * words.norm(dim=1, keepdim=True)
+    heads = torch.from_numpy(parts["heads"].values[:, chosen]).double()
+    order, *numbers = _spans(heads, words, random, picks, progress)
+    names, axes = ("fit", "explained", "random_fit", "random", "variance"), ("layer", "head", "pick")
+    data = xarray.Dataset(
+        {
+            "text": (axes, np.array(bank.texts)[order]),
+            "topic": (axes, np.array(bank.topics)[order]),
+            **{name: (axes[: values.ndim], values) for name, values in zip(names, numbers, strict=True)},
+        },
+        coords={"layer": chosen, "head": range(sizes["head"]), "pick": range(1, picks + 1)},
+    )
+    told = Provenance.of(
+        "text_span", SPAN_SOURCE, started=started, model=parts.provenance, seed=seed, picks=picks, texts=len(bank),
+        items=sizes["item"], centred="contributions and bank",
+    )  # fmt: skip
+    return Spans(data, told)
+
+
+def _spans(
+    heads: Float[Tensor, "item layer head joint"], words: Float[Tensor, "text joint"],
+    random: Float[Tensor, "text joint"], picks: int, progress: bool,
+) -> list[ndarray]:  # fmt: skip
+    """Of every head: the picks, their fit and the variance they explain, both at random too, the variance itself."""
+    found = []
+    centred = (heads - heads.mean(0)).permute(1, 2, 0, 3).flatten(0, 1)
+    for content in tracked(centred, "naming heads", len(centred), show=progress):
+        _, *baseline = _greedy(content, random, picks)
+        found.append((*_greedy(content, words, picks), *baseline, float(content.pow(2).sum(1).mean())))
+    shape = heads.shape[1:3]
+    return [np.stack(column).reshape(*shape, *np.shape(column[0])) for column in zip(*found, strict=True)]
+
+
+def _greedy(
+    content: Float[Tensor, "item joint"], words: Float[Tensor, "text joint"], picks: int
+) -> tuple[Int[ndarray, "pick"], Float[ndarray, "pick"], Float[ndarray, "pick"]]:
+    """The picks, their fit, the cumulative share of variance. Works on sums over items: |C r|^2 = r'C'C r."""
+    values, vectors = torch.linalg.eigh(content.T @ content)
+    total = values.clamp_min(0).sum()
+    basis = vectors[:, values > values.max().clamp_min(0) * 1e-10]
+    lengths = words.norm(dim=1)
+    words = words @ basis  # coordinates in the row space of C
+    spread = basis.T @ (content.T @ content) @ basis
+    order, fit, explained = [], [], []
+    for _ in range(picks):
+        score = ((words @ spread) * words).sum(1)
+        best = int(score.argmax())
+        fit.append(float(words[best].norm() / lengths[best]))
+        direction = unit(words[best])
+        remove = torch.eye(len(direction), dtype=words.dtype) - torch.outer(direction, direction)
+        spread, words = remove @ spread @ remove, words @ remove
+        order.append(best)
+        explained.append(float(1 - spread.trace() / total) if total > 0 else 0.0)
+    return np.array(order), np.array(fit), np.array(explained)
+
+
+# --- SpLiCE -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SparseTexts(Result):
+    """Embeddings as sparse non-negative sums of texts.
+
+    `weight` (item, text); `cosine` (item): of the sum with the centred embedding, 1 is a perfect account; `used`
+    (item): texts with a weight; `random` (item): the cosine that as many random directions reach.
+    """
+
+    main: ClassVar[str] = "weight"
+
+    def top(self, item: int = 0, count: int = 8) -> Any:
+        """The heaviest texts of one item, as a table."""
+        weight = self["weight"].isel(item=item)
+        order = [i for i in np.argsort(-weight.values)[:count] if weight.values[i] > 0]
+        return weight.isel(text=order).to_dataframe().reset_index()[["text", "topic", "weight"]]
+
+    def summary(self) -> Any:
+        """The heaviest texts of the first item."""
+        return self.top()
+
+    def _draw(self, ax: Axes) -> None:
+        table = self.top()
+        ax.barh(range(len(table)), table["weight"])
+        ax.set_yticks(range(len(table)), list(table["text"]))
+        ax.invert_yaxis()
+        cosine, chance = float(self["cosine"][0]), float(self["random"][0])
+        ax.set(xlabel="weight", title=f"cosine {cosine:.2f} (random directions {chance:.2f})")
+
+
+def splice(
+    embeddings: Decomposition | Float[Tensor, "item joint"], bank: TextBank, *, penalty: float = 0.15,
+    mean: Float[Tensor, "joint"] | None = None, seed: int = 0,
+) -> SparseTexts:  # fmt: skip
+    """Write each embedding as a sparse non-negative sum of texts.
+
+    w = argmin_{w >= 0} 1/2 |D'w - z|^2 + lambda |w|_1, with z = n(n(y) - mu), D_j = n(n(t_j) - nu), n(x) = x / |x|,
+    mu the mean of n(y) over the pictures (`mean`, or of the given ones) and nu that over the bank: both modality means
+    are removed, since all pictures lie in one narrow cone and all texts in another.
+
+    Units: weights of unit vectors. Source: Bhalla et al. 2024, arXiv 2402.10376. Their penalty is 2 lambda beside a
+    squared error without the half, which is the same number; the solver is scikit-learn's coordinate descent.
+    Baseline: the cosine reached with as many random unit directions in place of the texts.
+
+    What it can NOT tell: which of two near-synonyms is meant, or anything the bank has no word for; a weight is a
+    share in a description, not an effect on the model's output.
+
+    >>> import cutaway
+    >>> from cutaway.data import scene_at
+    >>> from cutaway.methods.feed import embedded
+    >>> from cutaway.methods.text_bank import text_bank
+    >>> model = cutaway.load("tiny:clip")
+    >>> vectors = embedded(model, [scene_at("test", i) for i in range(4)], "vision", progress=False)
+    >>> found = splice(vectors, text_bank(model, ["a dog", "a cat", "a red car"]))
+    >>> bool((found["weight"] >= 0).all()), found["weight"].shape
+    (True, (4, 3))
+    """
+    started = time.perf_counter()
+    parent = None if isinstance(embeddings, Tensor) else embeddings.provenance
+    given = embeddings if isinstance(embeddings, Tensor) else torch.from_numpy(embeddings["embedding"].values)
+    same_space(bank, given.shape[1], parent.model if parent else "")
+    if penalty <= 0 or (mean is None and len(given) < 2):
+        raise MethodError(
+            f"penalty {penalty}, {len(given)} embeddings, {'no' if mean is None else 'a'} mean",
+            expected="a penalty above 0, and at least two embeddings or the `mean` of many normalised ones",
+        )
+    scaled = unit(given.detach().cpu().double())
+    target = unit(scaled - (scaled.mean(0) if mean is None else mean.double()))
+    words = bank.directions(centre=True).cpu().double()
+    drawn = torch.randn(words.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    weights, cosine = _sparse(target.numpy(), words.numpy(), penalty)
+    _, chance = _sparse(target.numpy(), unit(drawn).numpy(), penalty)
+    data = xarray.Dataset(
+        {
+            "weight": (("item", "text"), weights),
+            "cosine": ("item", cosine),
+            "used": ("item", (weights > 0).sum(1)),
+            "random": ("item", chance),
+        },
+        coords={"text": list(bank.texts), "topic": ("text", list(bank.topics))},
+    )
+    told = Provenance.of(
+        "splice", SPLICE_SOURCE, started=started, model=parent, seed=seed, penalty=penalty, texts=len(bank),
+        bank_of=bank.model, modality_mean="of these items" if mean is None else "given",
+    )  # fmt: skip
+    return SparseTexts(data, told)
+
+
+def _sparse(
+    target: Float[ndarray, "item joint"], words: Float[ndarray, "text joint"], penalty: float
+) -> tuple[Float[ndarray, "item text"], Float[ndarray, "item"]]:
+    """Weights, and the cosine of what they sum to with the target; scikit-learn divides the error by its length."""
+    from sklearn.linear_model import Lasso
+
+    solver = Lasso(alpha=penalty / target.shape[1], positive=True, fit_intercept=False, max_iter=20_000, tol=1e-6)
+    weights = np.atleast_2d(solver.fit(words.T, target.T).coef_)
+    built = weights @ words
+    lengths = np.linalg.norm(built, axis=1)
+    return weights, (built * target).sum(1) / np.where(lengths > 0, lengths, 1)
+
+
+def _square(texts: list[str], like: xarray.Dataset) -> Any:
+    return np.array(texts, dtype=object).reshape(like.sizes["layer"], like.sizes["head"])

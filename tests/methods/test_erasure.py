@@ -1,0 +1,76 @@
+"""What a probe reads is gone from the running model after `erase`, and random directions leave it in place."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cutaway.methods.erasure import Erasure, _edits, erase
+from cutaway.methods.probe_data import Pooling, states
+from cutaway.methods.result import MethodError, load
+from cutaway.model.targets import similarity
+from world import gap, opened
+
+BRIGHT = np.arange(40) % 2
+DRAW = np.random.default_rng(0)
+PICTURES = [
+    Image.fromarray((150 * b + DRAW.integers(0, 100, (32, 32, 3))).astype(np.uint8)) for b in BRIGHT
+]  # bright and dark, each with its own grain
+
+
+def erased(**options) -> Erasure:
+    return erase(opened("clip"), PICTURES, BRIGHT, draws=2, progress=False, **options)
+
+
+@pytest.mark.parametrize("pool", ["pooled", "mean"])
+def test_what_was_read_is_gone_and_random_directions_spare_it(pool):
+    found = erased(site="vision.2.resid_post", pool=pool, rounds=2)
+    score = found["score"].sel(site="vision.2.resid_post")
+    assert float(score.sel(condition="clean")) == 1 and float(score.sel(condition="random")) == 1
+    assert float(score.sel(condition="erased")) <= 0.7 and float(found["majority"]) == 0.5
+
+
+def test_the_directions_are_flat_and_the_rest_is_untouched():
+    model, at = opened("clip"), opened("clip").sites.one("vision.1.resid_post")
+    pooling = Pooling.of(model, "vision", "pooled")
+    before = states(model, PICTURES, [at], pooling, progress=False)[str(at)]
+    basis = np.linalg.qr(np.random.default_rng(1).standard_normal((32, 3)))[0].T
+    edits = _edits(at, pooling, basis, before.mean(0))
+    after = states(model, PICTURES, [at], pooling, edits=edits, progress=False)[str(at)]
+    assert np.allclose(after @ basis.T, before.mean(0) @ basis.T)
+    away = np.eye(32) - basis.T @ basis
+    assert np.allclose(after @ away, before @ away)
+    inputs = model.inputs(image=PICTURES[:2])
+    clean, changed = (model.run(inputs, record=at, edits=e)[at] for e in ((), edits))
+    assert gap(clean[:, 1:], changed[:, 1:]) == 0 and gap(clean[:, 0], changed[:, 0]) > 0.01
+
+
+def test_a_target_is_measured_under_the_same_edits(tmp_path):
+    model = opened("clip")
+    on = model.inputs(image=PICTURES[:4], text="a red dog")
+    found = erased(site="vision.1.resid_post", target=similarity(text=0), on=on)
+    clean = float(similarity(text=0)(model.run(on)).mean())
+    assert float(found["target"].sel(condition="clean")) == pytest.approx(clean)
+    assert float(abs(found["target"] - clean).sel(condition="erased")) > 0
+    back = load(found.save(tmp_path / "e.nc"))
+    assert isinstance(back, Erasure) and back.provenance.options["directions"] == 1 and "<img" in back.to_html()
+    assert back["site"].values.tolist() == ["vision.1.resid_post", "vision.2.resid_post", "vision.joint"]
+
+
+def test_texts_can_be_erased_from_too():
+    texts = [f"{number} {colour} dog on the {side}" for number in ("one", "two", "three", "four")
+             for colour in ("red", "blue", "green") for side in ("left", "right")]  # fmt: skip
+    sides = np.arange(24) % 2
+    found = erase(opened("clip"), texts, sides, site="text.2.resid_post", draws=1, progress=False)
+    assert float(found["score"].sel(condition="clean", site="text.2.resid_post")) >= 0.5
+    assert not torch.is_tensor(found["score"].values)
+
+
+def test_nonsense_is_refused():
+    model = opened("clip")
+    for options, said in (({"rounds": 0}, "at least one round"), ({"target": similarity()}, "or neither"),
+                          ({"site": "vision.1.attn.z"}, "no d_model axis")):  # fmt: skip
+        with pytest.raises(MethodError, match=said):
+            erased(**{"site": "vision.1.resid_post", **options})
+    with pytest.raises(MethodError, match="Cannot erase from Inputs"):
+        erase(model, model.inputs(image=PICTURES), BRIGHT, site="vision.1.resid_post")

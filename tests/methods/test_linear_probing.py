@@ -1,0 +1,140 @@
+"""Probes find a planted label where it is and not before, are honest about memorising, and count their intervals."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from cutaway.data import scenes
+from cutaway.errors import SiteError
+from cutaway.methods.linear_probing import Probes, linear_probing
+from cutaway.methods.probe_data import Pooling, chance, fit, shuffled_by_type, split, states
+from cutaway.methods.result import MethodError, load
+from cutaway.methods.scene_labels import LABELS, scene_labels
+from cutaway.model.edits import Add
+from cutaway.model.tokens import Where
+from cutaway.zoo import tiny
+from world import noise, opened
+
+COUNT = 48
+SHOWN = list(scenes("test", COUNT, 2))
+TRUTH = np.random.default_rng(0).integers(0, 2, COUNT)
+
+
+def probed(labels, **options) -> Probes:
+    return linear_probing(opened("clip"), SHOWN, labels, seeds=(0, 1, 2), progress=False, batch=COUNT, **options)
+
+
+def test_a_planted_label_is_found_at_its_layer_and_not_before():
+    value = torch.from_numpy(TRUTH)[:, None] * 40 * noise(32)
+    with opened("clip").edited(Add("vision.1.resid_post", value, token=0)):
+        found = probed({"planted": np.where(TRUTH, "yes", "no"), "amount": TRUTH + 0.0}, types=TRUTH)
+        alone = probed({"planted": TRUTH})
+    mean = found["mean"].sel(label="planted").values
+    assert (mean[:2] < 0.75).all() and (mean[2:] == 1).all()
+    assert (found["mean"].sel(label="amount").values[2:] > 0.9).all() and found["mean"].sel(label="amount")[0] < 0.3
+    assert (alone["selectivity"].sel(label="planted").values[2:] > 0.3).all()
+    assert found["layer"].values.tolist() == [-1, 0, 1, 2] and found["metric"].values.tolist() == ["accuracy", "R^2"]
+
+
+def test_the_mean_over_patches_sees_what_lies_on_patches_only():
+    value = torch.from_numpy(TRUTH)[:, None, None] * 40 * noise(32)
+    with opened("clip").edited(Add("vision.2.resid_post", value, token=slice(1, None))):
+        there, elsewhere = (probed({"planted": TRUTH}, sites="vision.2.resid_post", pool=p) for p in ("mean", "pooled"))
+    assert there["mean"].item() == 1 and elsewhere["mean"].item() < 0.75
+
+
+def test_what_a_probe_can_memorise_is_not_selective():
+    """When items show their type and nothing else, control labels of the types are as easy as true ones."""
+    types = np.arange(60) % 6
+    x, y = np.eye(6)[types], types % 2
+    control = shuffled_by_type(y, types, 1)
+    train, held = split(y, 0.25, 0)
+    scores = [fit(x[train], z[train], 1.0).score(x[held], z[held]) for z in (y, control)]
+    assert scores == [1.0, 1.0]
+
+
+@settings(max_examples=30, deadline=None)
+@drawn(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), min_size=2, max_size=40), st.integers(0, 99))
+def test_control_labels_belong_to_types(items, seed):
+    types, labels = (np.array(column) for column in zip(*items, strict=True))
+    control = shuffled_by_type(labels, types, seed)
+    assert all(len(set(control[types == kind])) == 1 for kind in set(types))
+    assert set(control) <= set(labels) and (control == shuffled_by_type(labels, types, seed)).all()
+    own = shuffled_by_type(labels, np.arange(len(labels)), seed)
+    assert sorted(own) == sorted(labels)
+    assert shuffled_by_type(labels + 0.5, types, seed).dtype == float
+
+
+def test_an_untrained_model_and_random_labels_score_the_floor():
+    found = probed({"random": TRUTH})
+    assert (abs(found["mean"] - found["majority"].mean("seed")) < 0.25).all()
+    assert (abs(found["selectivity"]) < 0.3).all()
+
+
+def test_the_interval_is_students():
+    found = probed({"random": TRUTH}, sites="vision.2.resid_post")
+    scores = found["score"].values[0, 0]
+    half = 4.302652729911275 * scores.std(ddof=1) / 3**0.5
+    assert found["high"].item() == pytest.approx(scores.mean() + half)
+    assert (found["mean"] - found["low"]).item() == pytest.approx(half)
+    alone = linear_probing(opened("clip"), SHOWN, {"x": TRUTH}, sites="vision.2.resid_post", seeds=(4,), progress=False)
+    assert np.isnan(alone["low"].item()) and alone.provenance.seed == 4
+
+
+def test_states_are_pooled_as_told():
+    model = opened("clip")
+    inputs = model.inputs(image=[tiny.picture(0), tiny.picture(1)])
+    run = model.run(inputs, record=["vision.1.resid_post", "vision.1.attn.z", "vision.joint"])
+    sites = model.sites.select(list(run.activations))
+    pooled, mean = (states(model, inputs, sites, Pooling.of(model, "vision", how)) for how in ("pooled", "mean"))
+    assert np.allclose(pooled["vision.1.resid_post"], run["vision.1.resid_post"][:, 0])
+    assert np.allclose(mean["vision.1.attn.z"], run["vision.1.attn.z"][:, 1:].mean(1).flatten(1))
+    assert np.allclose(mean["vision.joint"], run["vision.joint"])
+    assert Pooling.of(model, "vision", "pooled").selector == Where("cls")
+    words = model.inputs(text=["a dog", "a cat on the left"])
+    text = states(model, words, model.sites["text.1.resid_post"], Pooling.of(model, "text", "mean"))
+    assert text["text.1.resid_post"].shape == (2, 32)
+    last = Pooling.of(opened("siglip"), "text", "pooled")
+    assert last.selector == -1 and last.mask(opened("siglip").inputs(text="a dog")).sum() == 1
+
+
+def test_a_tower_without_a_pooled_position_is_probed_by_its_mean():
+    found = linear_probing(opened("siglip"), SHOWN, {"x": TRUTH}, pool="mean", seeds=(0,), progress=False)
+    assert found.data.sizes["site"] == 4
+    with pytest.raises(SiteError, match="attention head"):
+        linear_probing(opened("siglip"), SHOWN, {"x": TRUTH}, progress=False)
+
+
+def test_directions_are_an_orthonormal_basis_of_the_read_out():
+    x, y = noise(90, 8).numpy(), np.arange(90) % 3
+    x[:, 2] += 5 * y
+    basis = fit(x, y, 1.0).directions()
+    assert basis.shape == (2, 8) and np.allclose(basis @ basis.T, np.eye(2))
+    assert chance(y[:80], y[80:]) == pytest.approx(0.3, abs=0.11) and chance(y[:80] + 0.0, y[80:] + 0.0) <= 0
+
+
+def test_scene_labels_say_what_the_scene_says():
+    labels = scene_labels(SHOWN)
+    assert tuple(labels) == LABELS and all(len(values) == COUNT for values in labels.values())
+    first = SHOWN[3].things[0]
+    assert (labels["concept"][3], labels["place"][3]) == (first.concept, first.place_name)
+    assert labels["count"].dtype == float and labels["count"][5] == len(SHOWN[5].things)
+    with pytest.raises(MethodError, match="empty"):
+        scene_labels([])
+
+
+def test_it_keeps_and_draws_itself_and_refuses_nonsense(tmp_path):
+    found = probed({"a": TRUTH, "b": TRUTH[::-1]}, sites="vision.?.resid_post")
+    assert isinstance(load(found.save(tmp_path / "p.nc")), Probes)
+    assert len(found.summary()) == 2 and "<img" in found.to_html()
+    for labels, said in (({}, "a label and a seed"), ({"x": TRUTH[:5]}, "one label for each of 48"),
+                         ({"x": TRUTH * 0}, "two values")):  # fmt: skip
+        with pytest.raises(MethodError, match=said):
+            probed(labels)
+    with pytest.raises(MethodError, match="pairs of positions"):
+        probed({"x": TRUTH}, sites="vision.1.attn.pattern")
+    with pytest.raises(MethodError, match="Cannot pool by 'max'"):
+        Pooling.of(opened("clip"), "vision", "max")

@@ -1,0 +1,199 @@
+"""The terms add up to the embedding, mean what they say, and name what was planted."""
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+
+import cutaway
+from cutaway.data import World, scenes
+from cutaway.errors import SiteError
+from cutaway.methods.representation_decomposition import (
+    AblationCurve,
+    Decomposition,
+    accumulated_ablation,
+    representation_decomposition,
+)
+from cutaway.methods.result import MethodError, Provenance, load
+from cutaway.methods.text_bank import TextBank, text_bank
+from cutaway.model.edits import Ablate, Set
+from cutaway.model.targets import similarity
+from cutaway.zoo import tiny
+from world import fresh, gap, opened
+
+PICTURES = [tiny.picture(i) for i in range(3)]
+TEXTS = ["a red dog", "a cat on the left of a big dog", "two birds"]
+TOWERS = [("clip", "vision"), ("clip", "text"), ("siglip", "text"), ("dinov2", "vision"), ("vit", "vision")]
+
+
+def made(name="clip", tower="vision", **options):
+    rows = TEXTS if tower == "text" else PICTURES
+    return representation_decomposition(opened(name), rows, tower=tower, progress=False, **options)
+
+
+def tensor(array: xarray.DataArray) -> torch.Tensor:
+    return torch.from_numpy(array.values)
+
+
+@pytest.mark.parametrize(("name", "tower"), TOWERS)
+def test_the_terms_add_up(name, tower):
+    found = made(name, tower, by_token=True, batch=2)
+    embedding = tensor(found["embedding"])
+    assert gap(tensor(found.terms().sum("term")), embedding) < 1e-10
+    assert gap(tensor(found["head_tokens"].sum("token")), tensor(found["heads"])) < 1e-10
+    assert float(abs(found.shares().sum("term") - 1).max()) < 1e-10
+    assert float(found["error"].max()) < 1e-10
+
+
+def test_the_terms_add_up_in_float32():
+    model = cutaway.load("tiny:clip")
+    found = representation_decomposition(model, PICTURES, progress=False)
+    assert found["heads"].dtype == np.float32
+    assert gap(tensor(found.terms().sum("term")), tensor(found["embedding"])) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "tower"), TOWERS[:3])
+def test_the_embedding_is_the_models_own(name, tower):
+    model = opened(name)
+    inputs = model.inputs(text=TEXTS) if tower == "text" else model.inputs(image=PICTURES)
+    call = getattr(model.module, inputs.call)
+    with torch.no_grad():
+        own = call(**inputs.tensors).pooler_output
+    assert gap(tensor(made(name, tower)["embedding"]), own) < 1e-12
+
+
+def test_direct_effects_add_up_to_the_models_similarity():
+    model, bank = opened("clip"), text_bank(opened("clip"), TEXTS, progress=False)
+    effect = made().effect(bank)
+    for j in range(len(TEXTS)):
+        own = similarity(text=j)(model.run(model.inputs(image=PICTURES, text=TEXTS)))
+        assert gap(tensor(effect.sum("term").sel(text=TEXTS[j])), own) < 1e-10
+
+
+@settings(max_examples=15, deadline=None)
+@drawn(st.floats(0.01, 100), st.integers(0, 1000))
+def test_only_the_direction_of_a_direction_counts(factor, seed):
+    direction = torch.randn(2, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    one, other = (made_once().effect(d, of="heads", cosine=False) for d in (direction, factor * direction))
+    xarray.testing.assert_allclose(one, other)
+
+
+def made_once(cache: list = []):  # noqa: B006, one decomposition for all examples
+    cache or cache.append(made())
+    return cache[0]
+
+
+def test_a_term_is_what_the_output_loses_without_its_component():
+    """With the norm's scale held, taking the last MLP out of the running model takes its term out of the embedding."""
+    model, found = opened("clip"), made()
+    inputs = model.inputs(image=PICTURES)
+    scale = model.run(inputs, record="vision.norm.scale")["vision.norm.scale"]
+    edits = [Ablate("vision.2.mlp.out"), Set("vision.norm.scale", scale)]
+    without = model.run(inputs, record="vision.joint", edits=edits)["vision.joint"]
+    assert gap(without, tensor(found["embedding"] - found["mlps"].isel(layer=-1))) < 1e-10
+
+
+def test_a_silenced_head_has_no_term():
+    model = fresh("clip")
+    with torch.no_grad():
+        model.module.vision_model.encoder.layers[1].self_attn.out_proj.weight[:, 8:16] = 0
+    sizes = abs(representation_decomposition(model, PICTURES, progress=False)["heads"]).max(("item", "joint"))
+    assert float(sizes.sel(layer=1, head=1)) == 0
+    assert float(sizes.where(sizes > 0).count()) == 11
+
+
+def test_tokens_fold_onto_the_grid():
+    found = made(by_token=True)
+    effect = found.effect(torch.eye(32, dtype=torch.float64)[:1], of="head_tokens")
+    grid = found.on_grid(effect)
+    assert grid.dims[-2:] == ("row", "col") and grid.shape[-2:] == (4, 4)
+    assert float(grid.isel(item=1, layer=2, head=3, row=2, col=1, text=0)) == float(
+        effect.isel(item=1, layer=2, head=3, token=1 + 2 * 4 + 1, text=0)
+    )
+    with pytest.raises(MethodError, match="no patch grid"):
+        found.on_grid(found.effect(torch.eye(32, dtype=torch.float64)[:1], of="heads"))
+
+
+def test_ready_inputs_of_both_kinds_are_taken_apart_by_tower():
+    model = opened("clip")
+    both = model.inputs(image=PICTURES, text=TEXTS)
+    for tower in ("vision", "text"):
+        found = representation_decomposition(model, both, tower=tower, progress=False)
+        assert gap(tensor(found["heads"]), tensor(made("clip", tower)["heads"])) < 1e-10
+
+
+def test_it_keeps_and_draws_itself(tmp_path):
+    found = made(by_token=True)
+    back = load(found.save(tmp_path / "d.nc"))
+    xarray.testing.assert_allclose(back.data, found.data)
+    assert isinstance(back, Decomposition) and back.provenance.model == "tiny:clip"
+    assert "2310.05916" in found.to_html() and list(found.summary()["layer"]) == ["embed", "0", "1", "2"]
+    assert len(found.to_dataframe()) == 3 * found.terms().sizes["term"]
+
+
+def test_what_it_cannot_do_it_says():
+    with pytest.raises(SiteError, match="attention head, which is no sum"):
+        made("siglip")
+    with pytest.raises(MethodError, match=r"(?i)length 5.*Expected: length 32"):
+        made_once().effect(torch.ones(1, 5))
+    with pytest.raises(MethodError, match="Nothing to run on"):
+        representation_decomposition(opened("clip"), [], progress=False)
+    with pytest.raises(MethodError, match="Nothing to run on"):
+        representation_decomposition(opened("clip"), "a dog", tower="text", progress=False)
+
+
+# --- mean ablation ----------------------------------------------------------------------------------------------------
+
+
+def planted(carrier: int, layers: int = 4, items: int = 24) -> tuple[Decomposition, TextBank, np.ndarray]:
+    """Embeddings whose class is written by one head of one layer; everything else is small noise."""
+    draw = np.random.default_rng(0)
+    truth = np.arange(items) % 3
+    heads = 0.01 * draw.standard_normal((items, layers, 2, 8))
+    heads[:, carrier, 1] += np.eye(8)[truth]
+    rest = {name: np.zeros((items, layers, 8)) for name in ("biases", "mlps")}
+    embedding = heads.sum((1, 2))
+    data = xarray.Dataset(
+        {
+            "heads": (("item", "layer", "head", "joint"), heads),
+            "embedding": (("item", "joint"), embedding),
+            **{name: (("item", "layer", "joint"), value) for name, value in rest.items()},
+        }
+    )
+    bank = TextBank(("a", "b", "c"), ("text",) * 3, torch.eye(8, dtype=torch.float64)[:3])
+    return Decomposition(data, Provenance("planted", "here")), bank, truth
+
+
+@pytest.mark.parametrize("carrier", [0, 2, 3])
+def test_accuracy_falls_with_the_layer_that_carries_the_class(carrier):
+    parts, bank, truth = planted(carrier)
+    curve = accumulated_ablation(parts, bank, truth)
+    first, last = (curve["accuracy"].sel(order=order).values for order in ("first", "last"))
+    assert (first[: carrier + 1] == 1).all() and (first[carrier + 1 :] < 0.7).all()
+    assert (last[: 4 - carrier] == 1).all() and (last[4 - carrier :] < 0.7).all() and first[4] == last[4]
+    random = curve["accuracy"].sel(order="random").values
+    assert random[0] == 1 and 0.3 < random[2] < 1 and random[4] == pytest.approx(1 / 3)
+    assert float(curve["majority"]) == pytest.approx(1 / 3)
+
+
+def test_ablating_what_carries_nothing_changes_nothing(tmp_path):
+    parts, bank, truth = planted(1)
+    curve = accumulated_ablation(parts, bank, truth, what="mlps", seed=3)
+    assert (curve["accuracy"] == 1).all()
+    assert isinstance(load(curve.save(tmp_path / "c.nc")), AblationCurve) and "<img" in curve.to_html()
+    for bad in ({"what": "layers"}, {"truth": truth[:3]}, {"truth": truth + 1}):
+        with pytest.raises(MethodError):
+            accumulated_ablation(parts, bank, bad.pop("truth", truth), **bad)
+
+
+def test_an_untrained_model_is_at_chance():
+    model = opened("clip")
+    shown = list(scenes("test", 60, 0, World(names=("dog", "cat", "pizza"), things=(1, 1))))
+    names = ["dog", "cat", "pizza"]
+    truth = np.array([names.index(scene.things[0].concept) for scene in shown])
+    bank = text_bank(model, ["a dog", "a cat", "a red car"], progress=False)
+    curve = accumulated_ablation(representation_decomposition(model, shown, progress=False), bank, truth)
+    assert float(abs(curve["accuracy"] - 1 / 3).max()) < 0.2

@@ -1,0 +1,155 @@
+"""TextSpan names a planted head and agrees with its definition; SpLiCE solves its problem and finds what was mixed."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from cutaway.data import scenes
+from cutaway.methods.feed import embedded, unit
+from cutaway.methods.representation_decomposition import representation_decomposition
+from cutaway.methods.result import MethodError, load
+from cutaway.methods.text_bank import TextBank, text_bank
+from cutaway.methods.text_explanation import Spans, SparseTexts, _greedy, splice, text_span
+from cutaway.model.weights import readout
+from world import fresh, noise, opened
+
+TEXTS = [f"a {colour} {noun}" for colour in ("red", "blue", "green") for noun in ("dog", "cat", "car", "tree")]
+SCENES = list(scenes("test", 20, 1))
+
+
+def bank(model=None) -> TextBank:
+    return text_bank(model or opened("clip"), TEXTS, progress=False)
+
+
+def planted(text: str, layer: int = 1, head: int = 2):
+    """A model with one head that writes a single direction, which the end of the tower turns into that of a text."""
+    model = fresh("clip")
+    words = unit(bank(model).embeddings)
+    direction = (words - words.mean(0))[TEXTS.index(text)]
+    written = torch.linalg.pinv(readout(model, "vision").matrix) @ direction
+    with torch.no_grad():
+        projection = model.module.vision_model.encoder.layers[layer].self_attn.out_proj.weight
+        projection[:, 8 * head : 8 * head + 8] = torch.outer(written, noise(8))
+    return model
+
+
+@pytest.mark.parametrize("text", [TEXTS[0], TEXTS[6]])
+def test_a_planted_head_is_named(text):
+    model = planted(text)
+    parts = representation_decomposition(model, SCENES, progress=False)
+    spans = text_span(parts, bank(model), picks=3, progress=False)
+    named = spans.data.sel(layer=1, head=2)
+    assert str(named["text"][0].values) == text and float(named["explained"][0]) > 1 - 1e-9
+    assert float(named["fit"][0]) > 0.95 and float(named["random_fit"][0]) < 0.75
+    others = spans["fit"].isel(pick=0).values.ravel()
+    assert (np.delete(others, 1 * 4 + 2) < 0.95).all()
+
+
+def test_an_untrained_head_is_named_no_better_than_by_random_directions():
+    parts = representation_decomposition(opened("clip"), SCENES, progress=False)
+    spans = text_span(parts, bank(), picks=3, progress=False)
+    assert float((spans["explained"] - spans["random"]).mean()) < 0.1
+    assert float((spans["fit"] - spans["random_fit"]).mean()) < 0.1
+
+
+def plain(content, words, picks):
+    """Algorithm 1 as it is written, on the items themselves."""
+    content, words = content.clone(), words.clone()
+    rows = torch.linalg.svd(content, full_matrices=False).Vh[: torch.linalg.matrix_rank(content)]
+    words, total, order, explained = words @ rows.T @ rows, content.pow(2).sum(), [], []
+    for _ in range(picks):
+        best = int((content @ words.T).pow(2).sum(0).argmax())
+        direction = words[best] / words[best].norm()
+        content = content - torch.outer(content @ direction, direction)
+        words = words - torch.outer(words @ direction, direction)
+        order.append(best)
+        explained.append(float(1 - content.pow(2).sum() / total))
+    return order, explained
+
+
+@settings(max_examples=25, deadline=None)
+@drawn(st.integers(0, 10_000), st.integers(2, 6), st.integers(1, 4))
+def test_the_picks_are_those_of_the_algorithm(seed, rank, picks):
+    content = noise(15, rank, seed=seed) @ noise(rank, 9, seed=seed + 1)
+    words = noise(12, 9, seed=seed + 2)
+    picks = min(picks, rank)
+    order, fit, explained = _greedy(content, words, picks)
+    expected, shares = plain(content, words, picks)
+    assert order.tolist() == expected and explained == pytest.approx(shares, abs=1e-8) and (fit <= 1 + 1e-9).all()
+    assert (np.diff(explained) >= -1e-9).all() and explained.min() >= -1e-9 and explained.max() <= 1 + 1e-9
+    if picks == rank:
+        assert explained[-1] == pytest.approx(1)
+
+
+def test_a_head_that_does_nothing_explains_nothing():
+    order, _, explained = _greedy(torch.zeros(5, 4, dtype=torch.float64), noise(6, 4), 2)
+    assert len(order) == 2 and (explained == 0).all()
+
+
+def test_spans_keep_and_draw_themselves(tmp_path):
+    parts = representation_decomposition(opened("clip"), SCENES, progress=False)
+    spans = text_span(parts, bank(), picks=2, layers=[-1], progress=False)
+    back = load(spans.save(tmp_path / "s.nc"))
+    assert isinstance(back, Spans) and back["text"].values.tolist() == spans["text"].values.tolist()
+    assert back["layer"].values.tolist() == [2] and len(back.named()) == 4 and "<img" in back.to_html()
+    assert "a red" in spans.to_html() or "a blue" in spans.to_html() or "a green" in spans.to_html()
+    for options in ({"picks": 0}, {"picks": 13}):
+        with pytest.raises(MethodError, match="1 to 12 picks"):
+            text_span(parts, bank(), **options)
+
+
+# --- SpLiCE -----------------------------------------------------------------------------------------------------------
+
+
+def random_bank(size: int = 40, width: int = 64) -> TextBank:
+    return TextBank(tuple(f"text {i}" for i in range(size)), ("text",) * size, unit(noise(size, width, seed=5)))
+
+
+def test_what_was_mixed_is_found():
+    words = random_bank()
+    directions, mean = words.directions(), unit(noise(64, seed=6)) * 0.3
+    mixed = torch.stack([0.8 * directions[3] + 0.6 * directions[7], directions[11]])
+    found = splice(unit(mean + 0.2 * unit(mixed)), words, penalty=0.05, mean=mean)
+    assert set(found.top(0, 2)["text"]) == {"text 3", "text 7"}
+    assert found.top(1, 1)["text"].tolist() == ["text 11"]
+    assert (found["cosine"] > 0.8).all() and (found["cosine"] > found["random"] + 0.05).all()
+
+
+@settings(max_examples=10, deadline=None)
+@drawn(st.integers(0, 1000), st.floats(0.05, 0.4))
+def test_the_weights_solve_the_stated_problem(seed, penalty):
+    """At the optimum D(z - D'w) equals lambda where a weight is positive and is at most lambda elsewhere."""
+    words, z = random_bank(), unit(noise(3, 64, seed=seed))
+    found = splice(z, words, penalty=penalty, mean=torch.zeros(64, dtype=torch.float64))
+    weights = torch.from_numpy(found["weight"].values)
+    slope = (z - weights @ words.directions()) @ words.directions().T
+    assert (weights >= 0).all() and slope.max() < penalty + 1e-3
+    assert (slope[weights > 0] - penalty).abs().max() < 1e-3 if (weights > 0).any() else True
+
+
+def test_too_high_a_price_buys_nothing():
+    found = splice(unit(noise(2, 64)), random_bank(), penalty=2.0)
+    assert (found["used"] == 0).all() and (found["cosine"] == 0).all() and len(found.top()) == 0
+
+
+def test_an_untrained_model_is_described_no_better_than_by_random_directions():
+    vectors = embedded(opened("clip"), SCENES, "vision", progress=False)
+    found = splice(vectors, bank(), penalty=0.1)
+    assert float((found["cosine"] - found["random"]).mean()) < 0.1
+
+
+def test_sparse_texts_keep_and_draw_themselves(tmp_path):
+    parts = representation_decomposition(opened("clip"), SCENES, progress=False)
+    found = splice(parts, bank(), penalty=0.1)
+    back = load(found.save(tmp_path / "s.nc"))
+    assert isinstance(back, SparseTexts) and (back["weight"].values == found["weight"].values).all()
+    assert back.provenance.options["modality_mean"] == "of these items" and "cosine" in back.plot().get_title()
+    with pytest.raises(MethodError, match="above 0"):
+        splice(parts, bank(), penalty=0.0)
+    with pytest.raises(MethodError, match="at least two embeddings"):
+        splice(unit(noise(1, 32)), bank())
+    with pytest.raises(MethodError, match="32 dimensions"):
+        splice(unit(noise(2, 64)), bank())
