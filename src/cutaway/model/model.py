@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -12,14 +14,17 @@ from torch import Tensor, nn
 
 from cutaway.errors import EditError, InputError, SiteError
 from cutaway.model.attach import attach
+from cutaway.model.cells import Cells, grid
 from cutaway.model.edits import Edit
 from cutaway.model.estimate import Estimate, estimate
 from cutaway.model.inputs import Inputs
+from cutaway.model.plan import Plan
 from cutaway.model.prepare import Tools, prepare, prepare_prompt
 from cutaway.model.run import Generation, Run
 from cutaway.model.seats import Seat, Tower
 from cutaway.model.session import Guidance, Recording, Session, Stop
 from cutaway.model.sites import Site, SiteTable
+from cutaway.model.sweep import Sweep, sweep
 
 Edits = Edit | Sequence[Edit]
 Record = str | Site | Iterable[str | Site]
@@ -213,6 +218,44 @@ class Model:
         """Bytes that recording these sites will take, before the run."""
         return estimate(self, inputs, self.sites.select(record), dtype or self.dtype)
 
+    def grid(self, edits: Edits, **axes: Any) -> Cells:
+        """Cells of a sweep: each site of the edit's pattern × each value of each axis.
+
+        >>> import cutaway
+        >>> model = cutaway.load("tiny:llama")
+        >>> model.grid(cutaway.Ablate("text.*.attn.z"), head=range(2), token=[3, 4])
+        Cells(12 = 3 site × 2 head × 2 token)
+        """
+        return grid(self.sites, edits, **axes)
+
+    def sweep(
+        self,
+        inputs: Inputs,
+        cells: Cells | Iterable[Edit | Sequence[Edit]],
+        target: Callable[[Run], Tensor],
+        *,
+        progress: bool = True,
+        memory: int = 2**30,
+        resume: str | Path | None = None,
+        told: Callable[[Plan], None] | None = None,
+    ) -> Sweep:
+        """Run every cell and read the target, exactly as `model.run(inputs, edits=…)` would, far faster.
+
+        Blocks below an edit and towers it cannot reach are not run again, cells share batched rows within `memory`
+        bytes, a causal decoder re-runs the positions from the edit on. `progress` prints the plan and a bar, `told`
+        hears the plan before anything runs; `resume` is a file in which values are kept, so that an interrupted sweep
+        goes on. Raises as `run` does.
+
+        >>> import cutaway
+        >>> model = cutaway.load("tiny:llama")
+        >>> inputs = model.inputs(text="a red dog")
+        >>> made = model.sweep(inputs, model.grid(cutaway.Ablate("text.*.mlp.out"), token=[1, 2, 3]),
+        ...                    cutaway.targets.logit("cat"), progress=False)
+        >>> made.values.dims, made.values.shape
+        (('site', 'token', 'row'), (3, 3, 1))
+        """
+        return sweep(self, inputs, cells, target, progress=progress, memory=memory, resume=resume, told=told)
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _seat(self, site: Site) -> Seat:
@@ -260,10 +303,10 @@ class Model:
     def _guidance_rows(self) -> int:
         return 2 if getattr(self.module, "do_classifier_free_guidance", False) else 1
 
-    def _call(self, inputs: Inputs, output: str) -> Any:
+    def _call(self, inputs: Inputs, output: str, options: Mapping[str, Any] = MappingProxyType({})) -> Any:
         if inputs.call != "pipeline":
             function = self.module if inputs.call == "forward" else getattr(self.module, inputs.call)
-            return function(**inputs.tensors)
+            return function(**inputs.tensors, **options)
         call = dict(inputs.tensors)
         generator = torch.Generator("cpu").manual_seed(call.pop("seed"))
         bar = dict(getattr(self.module, "_progress_bar_config", {}))

@@ -49,7 +49,9 @@ class _Axis:
 
     def extent(self, whole: bool) -> int:
         """How many entries a value has here that spans the whole axis, or only the chosen positions."""
-        return self.size if whole or self.chosen is None else len(self.chosen)
+        if whole:
+            return self.offset + self.size
+        return self.size if self.chosen is None else len(self.chosen)
 
     def window(self) -> tuple[Tensor, Tensor, Tensor]:
         """(local positions, their absolute positions, their rank among the chosen)."""

@@ -64,6 +64,7 @@ class Guidance:
 class Session:
     """The hooks of one run: `edits` by seat, `record` the seats to read. Use as a context manager.
 
+    `shares`: for each edit the share of the batch it acts on, (i, n) for the i-th of n equal parts; none: all of it.
     A session inside another, `outer`, takes over its edits, before its own; the outer one steps aside meanwhile.
     """
 
@@ -75,6 +76,7 @@ class Session:
     guidance: Guidance | None = None
     open_ended: bool = False
     outer: Session | None = None
+    shares: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
         self._borrowed = len(self.outer.edits) if self.outer else 0
@@ -197,9 +199,15 @@ class Session:
         acted = False
         sites = {seat.site for seat in seats}
         for i, (seat, edit) in enumerate(self.edits):
-            if seat.site in sites and write(
-                self._view(seat, new), seat.site, edit, self._frame(seat, seat.site.axes, inner)
-            ):
+            if seat.site not in sites:
+                continue
+            view = self._view(seat, new)
+            if self.shares:
+                which, of = self.shares[i - self._borrowed] if i >= self._borrowed else (0, 1)
+                view = view.unflatten(seat.site.axes.index("batch"), (of, -1)).select(
+                    seat.site.axes.index("batch"), which
+                )
+            if write(view, seat.site, edit, self._frame(seat, seat.site.axes, inner)):
                 self._fired.add(i)
                 acted = True
         return new if acted else raw

@@ -42,7 +42,9 @@ def evaluate_zoo(name: str, n: int, console: Console | None = None) -> list[Row]
     return rows
 
 
-def train_zoo(name: str, chosen: dict[str, Any], work: Path, out: Path, device: str = "cpu") -> None:
+def train_zoo(
+    name: str, chosen: dict[str, Any], work: Path, out: Path, device: str = "cpu", measure: int = 2000
+) -> None:
     """Train by the recipe with the chosen changes, from where `work` left off; then measure and write the card."""
     from cutaway.zoo import make
     from cutaway.zoo.contrastive import Recipe, seconds_spent
@@ -66,7 +68,7 @@ def train_zoo(name: str, chosen: dict[str, Any], work: Path, out: Path, device: 
         for step in steps:
             bar.update(task, completed=step.step, now=f"loss {step.loss:.2f}, own text first {100 * step.hits:.0f} %")
     with console.status("measuring"):
-        rows = make.finish(module, recipe, out, seconds=seconds_spent(work), device=device)
+        rows = make.finish(module, recipe, out, seconds=seconds_spent(work), device=device, n=measure)
     print_rows(str(out), rows, console)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from cutaway import data
 from cutaway.errors import InputError
 from cutaway.zoo import emoji_clip
 from cutaway.zoo.contrastive import Recipe, Step, train
-from cutaway.zoo.evaluate import Row, evaluate
+from cutaway.zoo.evaluate import Eyes, Row, evaluate
 from cutaway.zoo.trained import CARD, MEASURED
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -38,7 +39,6 @@ def finish(module: Any, recipe: Recipe, out: Path, *, seconds: float, device: st
     processor = emoji_clip.processor()
     rows = evaluate(shipped, processor, n=n)
     floor = evaluate(emoji_clip.untrained(recipe.seed), processor, n=n)
-    exact = evaluate(module, processor, n=n)
     measured = {
         "command": command(recipe),
         "seconds": round(seconds),
@@ -48,7 +48,7 @@ def finish(module: Any, recipe: Recipe, out: Path, *, seconds: float, device: st
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "recipe": asdict(recipe),
         "n": n,
-        "lost to half precision": max(abs(a.value - b.value) for a, b in zip(rows, exact, strict=True)),
+        "lost to half precision": _lost(Eyes(module, processor), Eyes(shipped, processor)),
         "rows": [{**asdict(row), "untrained": low.value} for row, low in zip(rows, floor, strict=True)],
     }
     (out / MEASURED).write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
@@ -66,6 +66,16 @@ def save(module: Any, out: Path) -> None:
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     config["dtype"] = "float32"
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _lost(one: Eyes, other: Eyes, n: int = 500) -> float:
+    """The largest change of a cosine of n test scenes and their captions."""
+    items = list(data.items("test", n))
+    cosines = [
+        eyes.scenes(item.scene for item in items) @ eyes.texts(item.caption.text for item in items).T
+        for eyes in (one, other)
+    ]
+    return (cosines[0] - cosines[1]).abs().max().item()
 
 
 def command(recipe: Recipe) -> str:
@@ -86,7 +96,7 @@ def card(measured: dict[str, Any]) -> str:
         parameters=f"{measured['parameters'] / 1e6:.2f}",
         samples=f"{recipe['steps'] * recipe['batch']:,}",
         minutes=f"{minutes:.0f}",
-        lost=f"no measure moved by more than {100 * drop:.1f} points" if drop else "no measure changed",
+        lost=f"{drop:.1e}",
         table=table(measured["rows"]),
         recipe=", ".join(f"{key} {value}" for key, value in recipe.items() if key != "save_every"),
         **{key: measured[key] for key in ("command", "machine", "torch", "python", "n")},

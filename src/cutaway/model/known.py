@@ -1,0 +1,184 @@
+"""What a clean run leaves behind: when each module ran, what it gave, and the decoder's key/value cache.
+
+Whatever had finished before an edited module started does not depend on the edit: a replay gives it back from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.model.seats import Seat, Tower
+
+
+@dataclass
+class Call:
+    """One call of one module in the clean run: when it began and ended, what it returned (None: not kept)."""
+
+    began: int
+    ended: int = -1
+    output: Any = None
+
+
+@dataclass
+class Known:
+    """The calls of a clean run by module, the arguments of each tower, the caches of causal towers."""
+
+    calls: dict[int, list[Call]] = field(default_factory=dict)
+    arguments: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
+    caches: dict[str, Any] = field(default_factory=dict)
+    outputs: Any = None
+
+    def began(self, module: nn.Module, call: int = 0) -> int:
+        """When a call of a module began; -1 if it never ran."""
+        found = self.calls.get(id(module), [])
+        return found[call].began if call < len(found) else -1
+
+    def ended(self, module: nn.Module, call: int = 0) -> int:
+        """When a call of a module ended; -1 if it never ran."""
+        found = self.calls.get(id(module), [])
+        return found[call].ended if call < len(found) else -1
+
+    def bytes(self) -> int:
+        """Memory of everything that is kept."""
+        return sum(
+            t.numel() * t.element_size() for c in self.calls.values() for call in c for t in tensors(call.output)
+        )
+
+
+@contextmanager
+def watching(
+    known: Known,
+    units: Mapping[int, nn.Module],
+    seats: list[Seat],
+    towers: list[Tower],
+    keep: Callable[[nn.Module, int], bool],
+) -> Iterator[None]:
+    """Note the calls of units and seats into `known`; keep a unit's output where `keep(module, call)` says so."""
+    clock = iter(range(1 << 60))
+
+    def enter(module: nn.Module, *_: Any) -> None:
+        known.calls.setdefault(id(module), []).append(Call(next(clock)))
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        call = next(c for c in reversed(known.calls[id(module)]) if c.ended < 0)
+        call.ended = next(clock)
+        if id(module) in units and keep(module, len(known.calls[id(module)]) - 1):
+            call.output = mapped(output, torch.clone)  # libraries write into what a module returned
+
+    with ExitStack() as stack:
+        for module in {**units, **{id(seat.module): seat.module for seat in seats}}.values():
+            stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        for tower in towers:
+            stack.callback(_caching(known, tower).remove)
+        yield
+
+
+def _caching(known: Known, tower: Tower) -> Any:
+    """Note a tower's arguments; give a decoder that can cache a cache to fill."""
+    import inspect
+
+    names = [
+        name
+        for name, parameter in inspect.signature(tower.module.forward).parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+
+    def start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if tower.name in known.arguments:  # a second call: nothing to resume from
+            known.caches.pop(tower.name, None)
+            return None
+        if len(args) <= len(names):  # every argument by its name
+            args, kwargs = (), {**dict(zip(names, args, strict=False)), **kwargs}
+        if tower.causal and "past_key_values" in names and kwargs.get("past_key_values") is None:
+            from cutaway.model.prefix import fresh
+
+            cache = known.caches[tower.name] = fresh(kwargs.get("encoder_hidden_states") is not None)
+            kwargs = {**kwargs, "past_key_values": cache, "use_cache": True}
+        known.arguments[tower.name] = (args, kwargs)
+        return args, kwargs
+
+    return tower.module.register_forward_pre_hook(start, with_kwargs=True, prepend=True)
+
+
+@contextmanager
+def replaying(
+    known: Known,
+    towers: Mapping[int, Tower],
+    units: Mapping[int, nn.Module],
+    before: Callable[[nn.Module], int],
+    change: Callable[[nn.Module, Any], Any],
+) -> Iterator[None]:
+    """Let units give back what they gave in the clean run, for calls that ended before `before(unit)`.
+
+    `change(unit, output)` fits it to the rows of the replay. Blocks count the calls of their tower, so that a skipped
+    tower does not put them out of step.
+    """
+    counts: dict[int, int] = {}
+    plain: list[tuple[nn.Module, Any]] = []
+
+    def stand_in(unit: nn.Module) -> Callable[..., Any]:
+        own, tower, calls, until = unit.forward, towers.get(id(unit)), known.calls[id(unit)], before(unit)
+
+        @wraps(own)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if tower is not None and tower.module is unit:
+                counts[id(unit)] = counts.get(id(unit), -1) + 1
+            at = counts.get(id(tower.module), 0) if tower is not None else 0
+            if at < len(calls) and 0 <= calls[at].ended < until and calls[at].output is not None:
+                return change(unit, calls[at].output)
+            return own(*args, **kwargs)
+
+        return forward
+
+    try:
+        for unit in units.values():
+            if id(unit) in known.calls:
+                plain.append((unit, vars(unit).get("forward")))
+                unit.forward = stand_in(unit)
+        yield
+    finally:
+        for unit, own in plain:
+            if own is None:
+                del unit.forward
+            else:
+                unit.forward = own
+
+
+def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A nested output with every tensor changed; anything else stays, caches are dropped."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        made = {key: mapped(entry, change) for key, entry in value.items() if key != "past_key_values"}
+        return type(value)(**made) if hasattr(value, "to_tuple") else made
+    if isinstance(value, list | tuple):
+        return type(value)(mapped(entry, change) for entry in value)
+    return value
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """Every tensor of a nested output, caches aside."""
+    found: list[Tensor] = []
+
+    def add(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(value, add)
+    return found
+
+
+def repeated(value: Tensor, n: int, axis: int = 0) -> Tensor:
+    """N copies behind one another along an axis, as fresh memory."""
+    sizes = [1] * value.dim()
+    if value.dim():
+        sizes[axis] = n
+    return value.repeat(sizes) if value.dim() else torch.clone(value)

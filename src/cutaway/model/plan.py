@@ -1,0 +1,117 @@
+"""The plan of a sweep: which cells run together, from where, over how many positions, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+# suffix: rows of a decoder from a position on, over the clean cache.  tower: rows of one tower, the rest as it was.
+# whole: rows of the whole model.  single: one cell at a time, resumed.  plain: one ordinary forward a cell.
+Way = Literal["suffix", "tower", "whole", "single", "plain"]
+
+SAID: dict[Way, str] = {
+    "suffix": "decoder rows from the edited position on, over the clean key/value cache",
+    "tower": "rows of the edited tower; other towers and the layers before the edit are not run again",
+    "whole": "rows of the whole model; towers and layers before the edit are not run again",
+    "single": "one cell at a time; steps, towers and layers before the edit are not run again",
+    "plain": "one ordinary forward a cell",
+}
+WASTE = 0.2  # share of positions in a chunk that its latest rows compute for nothing, at most
+SMALL = 96  # positions in a chunk below which waste is cheaper than another chunk
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one cell needs: the way to run it, since when, from which position, what it costs at least (FLOPs)."""
+
+    way: Way
+    tower: str = ""
+    since: int = -1
+    start: int = 0
+    flops: float = 0.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Cells that share one forward: `since` and `start` are the earliest of theirs."""
+
+    way: Way
+    tower: str
+    since: int
+    start: int
+    cells: tuple[int, ...]
+    flops: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All chunks of a sweep; prints as a table."""
+
+    chunks: tuple[Chunk, ...]
+    needs: tuple[Need, ...]
+    forward: float
+    kept: int
+    rows: int
+    positions: int
+    reasons: tuple[str, ...] = field(default=())
+
+    @property
+    def flops(self) -> float:
+        """What the plan computes."""
+        return self.forward + sum(chunk.flops for chunk in self.chunks)
+
+    @property
+    def least(self) -> float:
+        """What no exact sweep can do without: for each cell what its edit can reach."""
+        return sum(need.flops for need in self.needs)
+
+    @property
+    def plain(self) -> float:
+        """What one forward a cell computes."""
+        return self.forward * len(self.needs)
+
+    def __repr__(self) -> str:
+        ways = list(dict.fromkeys(chunk.way for chunk in self.chunks))
+        lines = [f"{len(self.needs)} cells × {self.rows} rows in {len(self.chunks)} forwards"]
+        for way in ways:
+            mine = [chunk for chunk in self.chunks if chunk.way == way]
+            cells = sum(len(chunk.cells) for chunk in mine)
+            line = f"  {way}: {cells} cells in {len(mine)} forwards; {SAID[way]}"
+            if way == "suffix":
+                starts = [chunk.start for chunk in mine]
+                line += f"; from position {min(starts)} to {max(starts)} of {self.positions}"
+            lines.append(line)
+        lines += [f"  {reason}" for reason in self.reasons]
+        saved = f"{self.plain / self.flops:.1f} times less than one forward a cell" if self.flops else ""
+        lines.append(f"  {self.flops / 1e9:.3g} GFLOPs, {saved}; at least {self.least / 1e9:.3g} for any exact sweep")
+        lines.append(f"  {self.kept / 2**20:.3g} MiB kept of the clean run")
+        return "\n".join(lines)
+
+
+def chunked(needs: Sequence[Need], positions: int, most: dict[Way, int]) -> list[tuple[Need, tuple[int, ...]]]:
+    """Group cells by way, tower and layer, neighbours in position together, at most `most[way]` in a group.
+
+    Rows that start later than their group compute positions for nothing: a group closes when these would be more
+    than `WASTE` of it, unless it is small. Returns the earliest need of each group with its cells.
+    """
+    groups: dict[tuple[Way, str, int], list[int]] = {}
+    for i, need in enumerate(needs):
+        groups.setdefault((need.way, need.tower, need.since), []).append(i)
+    found: list[tuple[Need, tuple[int, ...]]] = []
+    for (way, _, _), members in groups.items():
+        members.sort(key=lambda i: needs[i].start)
+        chunk: list[int] = []
+        for i in members:
+            length = positions - needs[chunk[0]].start if chunk else 0
+            used = sum(positions - needs[j].start for j in (*chunk, i))
+            rows = len(chunk) + 1
+            wasteful = way == "suffix" and chunk and rows * length > SMALL and used < (1 - WASTE) * rows * length
+            if chunk and (rows > most[way] or wasteful):
+                found.append((needs[chunk[0]], tuple(chunk)))
+                chunk = []
+            chunk.append(i)
+        if chunk:
+            found.append((needs[chunk[0]], tuple(chunk)))
+    return found

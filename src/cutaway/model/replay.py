@@ -1,0 +1,331 @@
+"""Replay: run many single interventions again from where each begins to matter, exactly.
+
+One clean run notes what every tower and block gave, and when. A cell whose edit acts at a time t gets everything that
+ended before t from there. Rows of one forward are cells; a causal decoder re-runs only the positions from the edit on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.model.cells import Cells
+from cutaway.model.edits import Edit
+from cutaway.model.inputs import Inputs
+from cutaway.model.known import Known, mapped, repeated, replaying, tensors, watching
+from cutaway.model.plan import Chunk, Need, Plan, Way, chunked
+from cutaway.model.reach import since, start_of, steps_of
+from cutaway.model.run import Run
+from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower
+from cutaway.model.session import Recording, Session
+from cutaway.model.targets import Target
+
+if TYPE_CHECKING:
+    from cutaway.model.model import Model
+
+Bound = list[tuple[Seat, Edit]]
+
+
+class Replay:
+    """The clean run of some inputs and the plan of a sweep over them; `run(chunk)` gives one Run a cell."""
+
+    def __init__(self, model: Model, inputs: Inputs, cells: Cells, *, last_only: bool = False, memory: int) -> None:
+        self.model, self.inputs, self.memory = model, inputs, memory
+        self.bound: list[Bound] = [model._bind(list(edits)) for edits in cells.edits]
+        self.known = Known()
+        names = inspect.signature(model.module.forward).parameters if not model.is_pipeline else {}
+        self.options = {"logits_to_keep": 1} if last_only and "logits_to_keep" in names else {}
+        self._clean()
+        self.plan = self._planned()
+
+    # --- the clean run ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def units(self) -> dict[int, nn.Module]:
+        """What can be given back: towers and their blocks."""
+        towers = [tower.module for tower in self.model.towers.values() if tower.module is not self.model.module]
+        blocks = [block for tower in self.model.towers.values() for block in tower.blocks]
+        return {id(module): module for module in (*towers, *blocks)}
+
+    @cached_property
+    def homes(self) -> dict[int, Tower]:
+        """The tower of each unit."""
+        found: dict[int, Tower] = {}
+        for tower in self.model.towers.values():
+            found |= {id(module): tower for module in (*tower.blocks, tower.module)}
+        return found
+
+    def _clean(self) -> None:
+        """Run once without edits. A block inside a step is kept only for steps at which some cell begins."""
+        steps = {min(steps_of(edit)) for bound in self.bound for seat, edit in bound if seat.tower.stepped}
+        seats = list({id(seat.module): seat for bound in self.bound for seat, _ in bound}.values())
+
+        def keep(module: nn.Module, call: int) -> bool:
+            tower = self.homes[id(module)]
+            return not tower.stepped or module is tower.module or call in steps
+
+        with torch.no_grad(), watching(self.known, self.units, seats, list(self.model.towers.values()), keep):
+            self.known.outputs = self.model._call(self.inputs, "pt" if self.model.is_pipeline else "pil", self.options)
+
+    # --- planning -----------------------------------------------------------------------------------------------------
+
+    def _planned(self) -> Plan:
+        needs = [self._need(bound) for bound in self.bound]
+        tokens = self.inputs.tokens.get("text")
+        rows = self._rows_of(self.known.outputs)
+        positions = max((self._length(need.tower) for need in needs if need.way == "suffix"), default=0)
+        most: dict[Way, int] = {
+            way: 1 if way in ("single", "plain") else max(1, self.memory // max(1, self._row_bytes(way, needs)))
+            for way in ("suffix", "tower", "whole", "single", "plain")
+        }
+        forward = sum(self._flops(unit) for unit in self._outer(-1))
+        chunks = []
+        for need, members in chunked(needs, positions, most):
+            cost = self._cost(need) if need.way != "plain" else forward
+            chunks.append(Chunk(need.way, need.tower, need.since, need.start, members, cost * len(members)))
+        reasons = tuple(dict.fromkeys(need.why for need in needs if need.why))
+        held = tokens.batch if tokens else rows
+        return Plan(tuple(chunks), tuple(needs), forward, self.known.bytes(), held, positions, reasons)
+
+    def _need(self, bound: Bound) -> Need:
+        """How a cell can be run: the way that leaves most out, with what stands against the better ones."""
+        seats = [seat for seat, _ in bound]
+        if any(seat.site.tower == "raw" for seat in seats):
+            return Need("plain", why="plain: a raw site's place in the model is not known")
+        if self.model.family.kind == "unknown" and len(self.model.towers) != 1 and not self.model.is_pipeline:
+            return Need("plain", why=f"plain: {type(self.model.module).__name__} has no row in the tables")
+        first = min(since(self.known, seat, edit) for seat, edit in bound)
+        if first < 0:
+            return Need("plain", why=f"plain: '{seats[0].site}' does not run on this input")
+        towers = {seat.tower.name: seat.tower for seat in seats}
+        name = next(iter(towers))
+        tower = towers[name]
+        need = Need("whole", name, first)
+        if self.model.is_pipeline or tower.packed or any(len(c) > 1 for c in self._calls_of(tower)):
+            need = replace(need, way="single", why=self._single(tower))
+        elif len(towers) == 1 and first >= self.known.began(tower.module) and self._ends_with(tower):
+            start = min(start_of(seat, edit, self.inputs, self._length(name)) for seat, edit in bound)
+            way: Way = "suffix" if start > 0 and self._resumable(tower) else "tower"
+            need = replace(need, way=way, start=start if way == "suffix" else 0)
+        return replace(need, flops=self._cost(need))
+
+    def _single(self, tower: Tower) -> str:
+        if self.model.is_pipeline:
+            return "single: a pipeline draws one picture at a time"
+        return (
+            f"single: '{tower.name}' has no batch axis" if tower.packed else f"single: '{tower.name}' runs repeatedly"
+        )
+
+    def _calls_of(self, tower: Tower) -> list[list[Any]]:
+        return [self.known.calls.get(id(module), []) for module in (tower.module, *tower.blocks)]
+
+    def _ends_with(self, tower: Tower) -> bool:
+        """Whether rows may multiply at the entry of this tower: no other tower takes what it gives."""
+        if tower.name not in self.known.arguments or tower.module is self.model.module:
+            return tower.module is self.model.module and tower.name in self.known.arguments
+        ended = self.known.ended(tower.module)
+        others = [t for t in self.model.towers.values() if t.module is not tower.module]
+        return self.model.family.kind == "contrastive" or all(self.known.began(t.module) < ended for t in others)
+
+    def _resumable(self, tower: Tower) -> bool:
+        """Whether the tower can be re-run from a position on: a cache was filled, no mask of more than two axes."""
+        if tower.name not in self.known.caches or not tower.blocks:
+            return False
+        _, kwargs = self.known.arguments[tower.name]
+        mask = kwargs.get("attention_mask")
+        flat = mask is None or (isinstance(mask, Tensor) and mask.dim() == 2)
+        own = getattr(self.known.caches[tower.name], "self_attention_cache", self.known.caches[tower.name])
+        return (
+            flat
+            and len(own.layers) == len(tower.blocks)
+            and all(self._attention(tower, i) for i in range(len(tower.blocks)))
+        )
+
+    def _attention(self, tower: Tower, layer: int) -> Any:
+        seat = self.model._seats.get(f"{tower.name}.{layer}.attn.q")
+        return seat.module if seat and hasattr(seat.module, "layer_idx") and hasattr(seat.module, "config") else None
+
+    def _length(self, tower: str) -> int:
+        _, kwargs = self.known.arguments.get(tower, ((), {}))
+        found = [value for name in ("inputs_embeds", "input_ids") if isinstance(value := kwargs.get(name), Tensor)]
+        return int(found[0].shape[1]) if found else 0
+
+    # --- costs --------------------------------------------------------------------------------------------------------
+
+    def _outer(self, until: int) -> list[nn.Module]:
+        """The blocks that run at or after a time, and towers without blocks."""
+        units = [u for u in self.units.values() if self.homes[id(u)].module is not u or not self.homes[id(u)].blocks]
+        return [u for u in units if any(call.ended >= until for call in self.known.calls.get(id(u), []))]
+
+    def _flops(self, unit: nn.Module, until: int = -1, share: float = 1.0) -> float:
+        """Twice the weights for each position it gives, and attention over all positions; for calls from a time on."""
+        calls = self.known.calls[id(unit)]
+        times = sum(call.ended >= until for call in calls) * share
+        shapes = [t.shape for t in tensors(next((c.output for c in calls if c.output is not None), None))]
+        weights = sum(parameter.numel() for parameter in unit.parameters() if parameter.dim() > 1)
+        if not shapes:
+            return 2.0 * weights * times
+        width = shapes[0][1] if len(shapes[0]) == 4 else shapes[0][-1]
+        positions = shapes[0].numel() / width
+        row = positions / shapes[0][0] if len(shapes[0]) > 2 else 1
+        return (2 * weights * positions + 4 * positions * row * width) * times
+
+    def _cost(self, need: Need) -> float:
+        """FLOPs of one cell run this way."""
+        live = self._outer(need.since)
+        if need.way in ("tower", "suffix") and self.model.family.kind == "contrastive":
+            live = [unit for unit in live if self.homes[id(unit)].name == need.tower]
+        length = self._length(need.tower)
+        share = (length - need.start) / length if need.way == "suffix" else 1.0
+        return sum(self._flops(unit, need.since, share) for unit in live)
+
+    def _row_bytes(self, way: Way, needs: Sequence[Need]) -> int:
+        """Rough memory of one cell's rows: a few activations of the widest live block, and its attention scores."""
+        mine = [need for need in needs if need.way == way]
+        if not mine:
+            return 1
+        start, length = min(need.start for need in mine), 0
+        most = 0
+        for unit in self._outer(-1):
+            given = tensors(self.known.calls[id(unit)][0].output)
+            if given and given[0].dim() == 3:
+                (batch, length, width), element = given[0].shape, given[0].element_size()
+                heads = max(1, width // 64)
+                positions = length - start if way == "suffix" and length > start else length
+                most = max(most, batch * positions * (16 * width + 3 * heads * length) * element)
+        return most
+
+    def _rows_of(self, outputs: Any) -> int:
+        return next((len(tensor) for tensor in tensors(outputs) if tensor.dim()), 1)
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def run(self, chunk: Chunk) -> list[Run]:
+        """One run for each cell of a chunk, each as if it had been run alone."""
+        n, model = len(chunk.cells), self.model
+        if chunk.way == "plain":
+            return [model.run(self.inputs, edits=[edit for _, edit in self.bound[i]]) for i in chunk.cells]
+        bound = [pair for i in chunk.cells for pair in self.bound[i]]
+        shares = [(at, n) for at, i in enumerate(chunk.cells) for _ in self.bound[i]] if n > 1 else []
+        session = model._session(bound, (), Recording(), self.inputs)
+        session = Session(
+            bound, (), Recording(), session.tokens, session.totals, session.guidance, False, session.outer, shares
+        )
+        tower = model.towers[chunk.tower]
+        with torch.no_grad(), ExitStack() as stack:
+            stack.enter_context(session)
+            stack.enter_context(self._given_back(chunk, tower, n))
+            inputs = self.inputs
+            if chunk.way == "whole" and n > 1:
+                tensors = {k: repeated(v, n) if isinstance(v, Tensor) else v for k, v in inputs.tensors.items()}
+                inputs = replace(inputs, tensors=tensors)
+            if chunk.way in ("tower", "suffix"):
+                self._enter_tower(stack, chunk, tower, n)
+            outputs = model._call(inputs, "pt" if model.is_pipeline else "pil", self.options)
+        session.check()
+        return [self._cell(outputs, chunk, at, i) for at, i in enumerate(chunk.cells)]
+
+    def _given_back(self, chunk: Chunk, tower: Tower, n: int) -> Any:
+        """Stand-ins for all units that had ended before the edit, fitted to the rows where they multiply."""
+        apart = chunk.way in ("tower", "suffix")
+        contrastive = apart and self.model.family.kind == "contrastive"
+
+        def before(unit: nn.Module) -> int:
+            return 1 << 60 if contrastive and self.homes[id(unit)].name != tower.name else chunk.since
+
+        def change(unit: nn.Module, output: Any) -> Any:
+            inside = self.homes[id(unit)].name == tower.name
+            if apart and not inside:
+                return mapped(output, torch.clone)
+            cut = chunk.start if chunk.way == "suffix" else 0
+            return mapped(output, lambda x: repeated(x[:, cut:] if cut else x, n))
+
+        return replaying(self.known, self.homes, self.units, before, change)
+
+    def _enter_tower(self, stack: ExitStack, chunk: Chunk, tower: Tower, n: int) -> None:
+        """Multiply the rows where the tower begins; for a suffix, over the clean cache and from `start` on."""
+        args, kwargs = self.known.arguments[tower.name]
+        batch = next(len(t) for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim() > 1)
+        cut = chunk.start if chunk.way == "suffix" else 0
+
+        def fit(name: str, value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: fit(name, entry) for key, entry in value.items()}
+            if not isinstance(value, Tensor) or value.dim() == 0:
+                return value
+            if name in ("input_ids", "inputs_embeds"):
+                value = value[:, cut:]
+            elif name == "position_ids":
+                value = value[..., cut:]
+            elif name == "cache_position":
+                return value[cut:]
+            axis = 1 if name == "position_ids" and value.dim() == 3 else 0
+            return repeated(value, n, axis) if value.dim() > 1 and value.shape[axis] == batch else value
+
+        new_args = tuple(fit("", value) for value in args)
+        new = {name: fit(name, value) for name, value in kwargs.items() if name != "past_key_values"}
+        if "past_key_values" in kwargs:
+            new["past_key_values"] = None
+        if cut:
+            new |= {"past_key_values": self._prefix(stack, chunk, tower, n), "use_cache": True}
+            if new.get("position_ids") is None and "position_ids" in inspect.signature(tower.module.forward).parameters:
+                new.pop("position_ids", None)
+        elif tower.name in self.known.caches:
+            new["use_cache"] = False
+        handle = tower.module.register_forward_pre_hook(
+            lambda module, given, names: (new_args, new), with_kwargs=True, prepend=True
+        )
+        stack.callback(handle.remove)
+
+    def _prefix(self, stack: ExitStack, chunk: Chunk, tower: Tower, n: int) -> Any:
+        from cutaway.model.prefix import attending, shared
+
+        touched = {
+            seat.site.layer
+            for i in chunk.cells
+            for seat, _ in self.bound[i]
+            if seat.kind in ATTENTION_KINDS and seat.site.part.startswith("attn.")
+        }
+        modules = [self._attention(tower, layer) for layer in range(len(tower.blocks))]
+        whole = [module.layer_idx for layer, module in enumerate(modules) if layer in touched]
+        cache = shared(self.known.caches[tower.name], chunk.start, n, whole)
+        stack.enter_context(attending([m for layer, m in enumerate(modules) if layer not in touched], cache))
+        return cache
+
+    def _cell(self, outputs: Any, chunk: Chunk, at: int, cell: int) -> Run:
+        """The outputs of one cell, shaped as those of a plain run."""
+        n, length = len(chunk.cells), self._length(chunk.tower)
+
+        def part(made: Any, clean: Any) -> Any:
+            if isinstance(made, dict):
+                kept = {
+                    key: part(value, clean[key])
+                    for key, value in made.items()
+                    if key in clean and key != "past_key_values"
+                }
+                return type(made)(**kept) if hasattr(made, "to_tuple") else kept
+            if isinstance(made, list | tuple):
+                return type(made)(part(a, b) for a, b in zip(made, clean, strict=True))
+            if not isinstance(made, Tensor) or not isinstance(clean, Tensor):
+                return made
+            for axis in range(made.dim()):
+                if n > 1 and made.shape[axis] == n * clean.shape[axis]:
+                    made = made.narrow(axis, at * clean.shape[axis], clean.shape[axis])
+            if chunk.way == "suffix" and made.dim() > 1 and made.shape[1] == length - chunk.start < clean.shape[1]:
+                made = torch.cat([clean[:, : chunk.start], made], 1)
+            return made
+
+        edits = tuple(repr(edit) for _, edit in self.bound[cell])
+        return Run(part(outputs, self.known.outputs), self.inputs, edits=edits, context=self.model)
+
+
+def last_logits_only(target: Any) -> bool:
+    """Whether a target reads nothing but the logits of the last position."""
+    return isinstance(target, Target) and getattr(target, "position", None) == -1

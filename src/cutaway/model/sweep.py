@@ -1,0 +1,178 @@
+"""Sweeps: thousands of single interventions over one batch of inputs, planned, replayed, labelled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutaway.errors import EditError, InputError
+from cutaway.model.cells import Cells
+from cutaway.model.edits import Edit, Patch
+from cutaway.model.inputs import Inputs
+from cutaway.model.plan import Plan
+from cutaway.model.replay import Replay, last_logits_only
+from cutaway.model.run import Run
+
+if TYPE_CHECKING:
+    import xarray
+
+    from cutaway.model.model import Model
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The outcome: `values` on the axes of the cells and `row`, the target without any edit in `clean`."""
+
+    values: xarray.DataArray
+    clean: xarray.DataArray
+    plan: Plan
+    seconds: float
+
+    @property
+    def change(self) -> xarray.DataArray:
+        """What each intervention changes: values - clean."""
+        return self.values - self.clean
+
+    def __repr__(self) -> str:
+        axes = " × ".join(f"{size} {dim}" for dim, size in self.values.sizes.items())
+        return f"Sweep({axes}; {self.seconds:.2f} s)\n{self.plan!r}"
+
+
+def sweep(
+    model: Model,
+    inputs: Inputs,
+    cells: Cells | Iterable[Edit | Sequence[Edit]],
+    target: Callable[[Run], Tensor],
+    *,
+    progress: bool = True,
+    memory: int = 2**30,
+    resume: str | Path | None = None,
+    told: Callable[[Plan], None] | None = None,
+) -> Sweep:
+    """`model.sweep`: see there."""
+    started = time.perf_counter()
+    cells = Cells.of(cells)
+    if not len(cells):
+        raise InputError("a sweep over no cells", expected="at least one edit", do="`model.grid(edit, token=…)`")
+    _check_lengths(inputs, cells)
+    replay = Replay(model, inputs, cells, last_only=last_logits_only(target), memory=memory)
+    if told:
+        told(replay.plan)
+    clean = target(Run(replay.known.outputs, inputs, context=model)).detach().double().cpu()
+    store = _Store(Path(resume), _fingerprint(model, inputs, cells, target)) if resume else None
+    values = store.values(len(cells), len(clean)) if store else np.full((len(cells), len(clean)), np.nan)
+    for chunk in _shown(replay.plan, progress, values):
+        if np.isnan(values[list(chunk.cells)]).any():
+            for cell, run in zip(chunk.cells, replay.run(chunk), strict=True):
+                values[cell] = target(run).detach().double().cpu().numpy()
+            if store:
+                store.save(values)
+    return _labelled(cells, values, clean, replay.plan, time.perf_counter() - started)
+
+
+def _labelled(cells: Cells, values: np.ndarray, clean: Tensor, plan: Plan, seconds: float) -> Sweep:
+    import xarray
+
+    shaped = values.reshape(*(cells.sizes or (len(cells),)), values.shape[1])
+    made = xarray.DataArray(shaped, dims=(*cells.dims, "row"), coords=dict(cells.coords), name="target")
+    return Sweep(made, xarray.DataArray(clean.numpy(), dims=("row",), name="clean"), plan, seconds)
+
+
+def _shown(plan: Plan, progress: bool, values: np.ndarray) -> Iterator[Any]:
+    """The chunks of a plan, under the plan itself and a bar that counts cells."""
+    if not progress:
+        yield from plan.chunks
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        bar.console.print(repr(plan), markup=False, highlight=False)
+        task = bar.add_task("", total=len(values))
+        for chunk in plan.chunks:
+            yield chunk
+            bar.advance(task, len(chunk.cells))
+
+
+def _check_lengths(inputs: Inputs, cells: Cells) -> None:
+    """Refuse patches from a run whose positions are not those of these inputs."""
+    for edits in cells.edits:
+        for edit in edits:
+            if not isinstance(edit, Patch) or not isinstance(edit.source, dict):
+                continue
+            tensor = edit.source.get(str(edit.site))
+            tower = str(edit.site).split(".")[0]
+            known = inputs.tokens.get(tower)
+            if tensor is None or known is None or not str(edit.site).endswith(("resid_pre", "resid_mid", "resid_post")):
+                continue
+            if tensor.dim() == 3 and tensor.shape[1] != len(known):
+                raise EditError(
+                    f"{edit!r}: the other run has {tensor.shape[1]} positions, these inputs have {len(known)}",
+                    expected="prompts of equal length, position for position",
+                    do="reword one of them, or say which position goes where: `aligned(run, positions)`",
+                )
+
+
+class _Store:
+    """Values on disk, so that an interrupted sweep goes on where it was."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
+
+    def values(self, cells: int, rows: int) -> np.ndarray:
+        """What is there already, NaN where nothing is."""
+        if not self.path.exists():
+            return np.full((cells, rows), np.nan)
+        from safetensors import safe_open
+
+        with safe_open(self.path, "pt") as file:
+            if (file.metadata() or {}).get("sweep") != self.fingerprint:
+                raise InputError(
+                    f"'{self.path}' holds another sweep", expected="the same model, inputs, cells and target",
+                    do="give another file to `resume=`, or remove it",
+                )  # fmt: skip
+            return np.array(file.get_tensor("values").numpy())
+
+    def save(self, values: np.ndarray) -> None:
+        """Write all values, at once or not at all."""
+        from safetensors.torch import save_file
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = self.path.with_name(self.path.name + ".new")
+        save_file({"values": torch.from_numpy(values)}, new, {"sweep": self.fingerprint})
+        new.replace(self.path)
+
+
+def _fingerprint(model: Model, inputs: Inputs, cells: Cells, target: Any) -> str:
+    """A digest of everything the values depend on."""
+    digest = hashlib.sha256(f"{model.name} {model.revision} {target!r}".encode())
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, dict):
+            for key, entry in value.items():
+                digest.update(str(key).encode())
+                add(entry)
+        else:
+            digest.update(repr(value).encode())
+
+    add(dict(inputs.tensors))
+    seen: set[int] = set()
+    for edits in cells.edits:
+        for edit in edits:
+            digest.update(repr(edit).encode())
+            for value in vars(edit).values():
+                if isinstance(value, Tensor | dict) and id(value) not in seen:
+                    seen.add(id(value))
+                    add(value)
+    return json.dumps({"sha256": digest.hexdigest()})

@@ -1,0 +1,272 @@
+"""A sweep gives what the plain loop gives, on every architecture, and leaves nothing behind."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import world
+from cutaway import Ablate, Add, Knockout, Patch, Project, Scale, Set, targets
+from cutaway.errors import EditError, InputError
+from cutaway.model.cells import aligned
+from cutaway.model.edits import Edit
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
+from cutaway.model.prefix import prefix_attention
+from cutaway.model.sites import Site
+from cutaway.model.targets import outcome
+from world import KNOWN, PIPELINES, TEXT, clean, gap, noise, opened, state
+
+each = pytest.mark.parametrize("name", [name for name in KNOWN if name not in PIPELINES])
+FLOAT32_INSIDE = {"gemma2", "gemma", "llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3", "mamba", "paligemma"}
+
+
+def everything(run):
+    """All numbers of an outcome, one row an input: the strictest target there is."""
+    found = outcome(run).double().flatten(1).nan_to_num(nan=7.0, posinf=9.0, neginf=-9.0)
+    return found.sum(1) + (found**2).sum(1)
+
+
+def random_edit(site: Site, draw: random.Random, source) -> Edit:
+    """Some edit at a site, with some selectors on its axes."""
+    shape = dict(zip(site.axes, source[str(site)].shape, strict=True))
+    selectors = {}
+    if "head" in shape and draw.random() < 0.5:
+        selectors["head"] = draw.randrange(shape["head"])
+    for axis in ("token", "query"):
+        if axis in shape and draw.random() < 0.8:
+            selectors[axis] = draw.choice([draw.randrange(shape[axis]), -1, slice(shape[axis] // 2, None)])
+    kinds = [
+        lambda: Scale(site, 0.3, **selectors),
+        lambda: Set(site, 0.5, **selectors),
+        lambda: Ablate(site, **selectors),
+        lambda: Add(site, 0.7, scale=2.0, **selectors),
+        lambda: Patch(site, source[str(site)].flip(-1) * 0.5, **selectors),
+    ]
+    if site.axes[-1] in ("d_model", "d_head"):
+        kinds.append(lambda: Project(site, noise(2, shape[site.axes[-1]]), **selectors))
+    if site.part.endswith("scale"):
+        kinds = kinds[:1]  # a norm of 0 makes every position that is multiplied with 0 anywhere no number
+    if site.part.endswith(".scores"):
+        return Knockout(str(site).removesuffix(".scores"), **selectors)
+    return draw.choice(kinds)()
+
+
+def check(model: Model, inputs, cells, name, target=everything, **options) -> None:
+    """Each cell equals a run of its own: to 1e-10, to 1e-5 where the library computes in float32 inside."""
+    tolerance = 1e-5 if name in FLOAT32_INSIDE else 1e-10
+    swept = model.sweep(inputs, cells, target, progress=False, **options)
+    for i, edit in enumerate(cells):
+        plain = target(model.run(inputs, edits=edit)).double()
+        found = torch.from_numpy(swept.values.values[i])
+        scale = max(1.0, plain.abs().max().item())
+        assert gap(found, plain) <= tolerance * scale, (edit, found, plain, swept.plan)
+
+
+@each
+@pytest.mark.parametrize("rows", [1, 2])
+def test_equals_the_plain_loop(name, rows):
+    """Some edit at each of many sites, for one input and for two that share the forwards."""
+    model, run, draw = opened(name), clean(name), random.Random(rows)
+    inputs = world.given(name)
+    if rows == 2:
+        if model.towers.get("vision") and model.towers["vision"].packed:
+            pytest.skip("a packed tower has no batch axis")
+        other = {k: v + 0.1 * noise(*v.shape) if v.is_floating_point() else v for k, v in inputs.tensors.items()}
+        inputs = Inputs.stack([inputs, replace(inputs, tensors=other)])
+    before = state(model)
+    live = [site for site in model.sites if not site.dead and not site.part.endswith(".pattern")]
+    chosen = draw.sample(live, min(len(live), 14 if rows == 1 else 6))
+    check(model, inputs, [random_edit(site, draw, run) for site in chosen], name)
+    assert state(model) == before
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_equals_the_plain_loop_in_a_pipeline(name):
+    model, draw = opened(name), random.Random(0)
+    live = [
+        site for site in model.sites if not site.dead and site.tower == "denoiser" and not site.part.endswith(".scores")
+    ]
+    cells = []
+    for step, site in enumerate(draw.sample(live, 3)):
+        cells.append(Scale(site, 0.3, step=1 if step else None))
+    before = state(model)
+    swept = model.sweep(world.given(name), cells, everything, progress=False)
+    for i, edit in enumerate(cells):
+        plain = everything(model.run(world.given(name), edits=edit, output="pt"))
+        assert gap(torch.from_numpy(swept.values.values[i]), plain) <= 1e-9 * max(1.0, plain.abs().max().item())
+    assert state(model) == before and swept.plan.least < swept.plan.plain
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@given(data=st.data())
+def test_any_cells_of_a_decoder(data):
+    """Random cells, prompts of any length, batches of any size, little memory or much."""
+    name = data.draw(st.sampled_from(["llama", "gpt2", "qwen3", "opt"]))
+    words = data.draw(st.lists(st.sampled_from(TEXT.split()), min_size=2, max_size=9))
+    rows = data.draw(st.integers(1, 3))
+    model = opened(name)
+    inputs = model.inputs(text=[" ".join(words)] * rows)
+    source = model.run(model.inputs(text=[" ".join(reversed(words))] * rows), record=list(model.sites))
+    draw = random.Random(data.draw(st.integers(0, 1000)))
+    live = [site for site in model.sites if not site.dead and not site.part.endswith(".pattern")]
+    cells = [random_edit(draw.choice(live), draw, source) for _ in range(data.draw(st.integers(1, 12)))]
+    check(model, inputs, cells, name, memory=data.draw(st.sampled_from([1, 20_000, 2**30])))
+
+
+def patching(name: str = "llama", text: str = TEXT, other: str = "a blue cat on the right"):
+    """A grid of residual patches between two prompts of one length."""
+    model = opened(name)
+    inputs = model.inputs(text=text)
+    source = model.run(model.inputs(text=other), record="text.*.resid_post")
+    return model, inputs, model.grid(Patch("text.*.resid_post", source), token=range(1, len(inputs.tokens["text"])))
+
+
+def test_a_grid_comes_back_labelled():
+    model, inputs, cells = patching()
+    swept = model.sweep(inputs, cells, targets.logit_diff("dog", "cat"), progress=False)
+    assert swept.values.dims == ("site", "token", "row") and swept.values.shape[:2] == cells.sizes
+    assert list(swept.values["layer"].values) == [0, 1, 2]
+    one = model.run(inputs, edits=cells.edits[-1])
+    last = swept.values.sel(site="text.2.resid_post", token=cells.coords["token"][-1])
+    assert float(last[0]) == pytest.approx(float(targets.logit_diff("dog", "cat")(one)), abs=1e-10)
+    assert swept.change.shape == swept.values.shape and "suffix" in repr(swept)
+    assert swept.plan.flops < swept.plan.plain and swept.plan.least <= swept.plan.flops
+
+
+def test_only_the_last_logits_are_computed():
+    model, inputs, cells = patching()
+    shapes = []
+    handle = model.module.lm_head.register_forward_hook(lambda m, a, out: shapes.append(out.shape[1]))
+    try:
+        model.sweep(inputs, cells, targets.logit("dog"), progress=False)
+    finally:
+        handle.remove()
+    assert set(shapes) == {1}
+
+
+def test_what_the_edit_cannot_reach_is_not_run_again():
+    model = opened("llava")
+    inputs = world.given("llava")
+    calls = {"vision": 0, "block": 0}
+    handles = [
+        model.towers["vision"].module.embeddings.register_forward_hook(
+            lambda *_: calls.update(vision=calls["vision"] + 1)
+        ),
+        model.towers["text"]
+        .blocks[0]
+        .self_attn.register_forward_hook(lambda *_: calls.update(block=calls["block"] + 1)),
+    ]
+    try:
+        model.sweep(inputs, model.grid(Ablate("text.1.mlp.out"), token=[-1, -2]), everything, progress=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert calls == {"vision": 1, "block": 1}  # the clean run
+
+
+def test_an_interrupt_leaves_nothing_behind_and_can_be_resumed(tmp_path):
+    model, inputs, cells = patching()
+    before, seen = state(model), []
+
+    def interrupted(run):
+        seen.append(run)
+        if len(seen) == 12:
+            raise KeyboardInterrupt
+        return everything(run)
+
+    with pytest.raises(KeyboardInterrupt):
+        model.sweep(inputs, cells, Named(interrupted), progress=False, resume=tmp_path / "sweep", memory=1)
+    assert state(model) == before
+    seen.clear()
+    whole = model.sweep(inputs, cells, everything, progress=False)
+    resumed = model.sweep(inputs, cells, Named(lambda run: seen.append(run) or everything(run)), progress=False,
+                          resume=tmp_path / "sweep", memory=1)  # fmt: skip
+    assert gap(torch.from_numpy(resumed.values.values), torch.from_numpy(whole.values.values)) < 1e-10
+    assert len(seen) == len(cells) - 10 + 1  # ten were kept; the clean run is read again
+    with pytest.raises(InputError, match="another sweep"):
+        model.sweep(inputs, cells, targets.logit("dog"), progress=False, resume=tmp_path / "sweep")
+
+
+class Named:
+    """A target that counts as the same one."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, run):
+        return self.function(run)
+
+    def __repr__(self):
+        return "named"
+
+
+def test_an_error_leaves_nothing_behind():
+    model, inputs, _ = patching()
+    before = state(model)
+    with pytest.raises(EditError, match="does not fit"):
+        model.sweep(inputs, [Set("text.1.resid_post", torch.ones(7), token=3)], everything, progress=False)
+    with pytest.raises(EditError, match="out of range"):
+        model.sweep(inputs, [Scale("text.1.attn.z", 0.0, token=99)], everything, progress=False)
+    assert state(model) == before
+
+
+def test_prompts_of_different_length_are_refused_and_can_be_aligned():
+    model, inputs, _ = patching()
+    longer = model.inputs(text=TEXT + " and a dog")
+    source = model.run(longer, record="text.*.resid_post")
+    cells = model.grid(Patch("text.*.resid_post", source), token=[2])
+    with pytest.raises(EditError, match="equal length") as caught:
+        model.sweep(inputs, cells, everything, progress=False)
+    assert "aligned(run, positions)" in str(caught.value)
+    length = len(inputs.tokens["text"])
+    moved = aligned(source, range(1, length + 1))
+    swept = model.sweep(inputs, model.grid(Patch("text.*.resid_post", moved), token=[2]), everything, progress=False)
+    plain = model.run(inputs, edits=Set("text.1.resid_post", source["text.1.resid_post"][:, 3], token=2))
+    assert float(swept.values[1, 0, 0]) == pytest.approx(float(everything(plain)), abs=1e-9)
+
+
+def test_what_is_unknown_is_run_the_plain_way_and_said_aloud():
+    model = opened("siglip2")
+    inputs = model.inputs(image=world.tiny.picture(), text=TEXT)
+    path = next(str(site) for site in model.sites["raw.*"] if str(site).endswith("mlp.fc1"))
+    swept = model.sweep(inputs, [Scale(path, 0.5)], everything, progress=False)
+    assert "plain" in repr(swept.plan) and swept.plan.chunks[0].way == "plain"
+    assert float(swept.values[0, 0]) == pytest.approx(float(everything(model.run(inputs, edits=Scale(path, 0.5)))))
+
+
+def test_several_edits_in_one_cell():
+    model, inputs, _ = patching()
+    both = [Scale("text.1.attn.z", 0.0, head=0), Add("text.2.mlp.out", 0.5, token=-1)]
+    swept = model.sweep(inputs, [both], everything, progress=False)
+    assert float(swept.values[0, 0]) == pytest.approx(float(everything(model.run(inputs, edits=both))), abs=1e-9)
+
+
+def test_a_grid_refuses_what_it_cannot_lay_out():
+    model, inputs, _ = patching()
+    with pytest.raises(EditError, match="no axis of a grid"):
+        model.grid(Ablate("text.*.mlp.out"), layer=[1])
+    with pytest.raises(EditError, match="already"):
+        model.grid(Ablate("text.*.mlp.out", token=1), token=[1])
+    with pytest.raises(InputError, match="no cells"):
+        model.sweep(inputs, [], everything)
+
+
+def test_prefix_attention_is_attention():
+    """Rows over one shared prefix equal rows over copies of it: grouped heads, capped scores, both kinds of mask."""
+    q, k, v = noise(6, 4, 3, 8), noise(6, 2, 3, 8, seed=1), noise(6, 2, 3, 8, seed=2)
+    past_k, past_v = noise(2, 2, 5, 8, seed=3), noise(2, 2, 5, 8, seed=4)
+    keys, values = (
+        torch.cat([p.repeat(3, 1, 1, 1), x], 2).repeat_interleave(2, 1) for p, x in ((past_k, k), (past_v, v))
+    )
+    seen = torch.ones(3, 8, dtype=torch.bool).tril(5)[None, None]
+    for mask in (None, seen, torch.zeros(6, 1, 3, 8, dtype=torch.float64).masked_fill(~seen, -torch.inf)):
+        for cap in (None, 2.0):
+            scores = q @ keys.mT * 0.3
+            scores = scores if cap is None else torch.tanh(scores / cap) * cap
+            expected = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values
+            found = prefix_attention(q, k, v, past_k, past_v, mask=mask, scale=0.3, softcap=cap)
+            assert gap(found, expected) < 1e-12
