@@ -48,7 +48,7 @@ def test_tiny_lists_every_model():
 
 
 def test_demo_shows_that_an_identity_edit_changes_nothing_and_others_do():
-    told = run(app, ["demo"])
+    told = run(app, ["demo", "tiny:llava"])
     assert told.exit_code == 0
     changes = [
         float(word)

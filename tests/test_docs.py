@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import cutaway
+from cutaway.zoo.trained import trained
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(
@@ -22,6 +23,14 @@ def test_the_readme_example_runs(capsys):
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102, the page is ours
     assert "Knockout" in capsys.readouterr().out
+
+
+def test_the_guide_runs_from_top_to_bottom(capsys):
+    if not trained("emoji-clip").folder.exists():
+        pytest.skip("zoo:emoji-clip is not in this checkout")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.S))
+    exec(compile(code, "guide.md", "exec"), {})  # noqa: S102, the page is ours
+    assert "without the named heads" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", MODULES)

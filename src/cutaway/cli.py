@@ -152,6 +152,7 @@ def zoo_train(
     batch: Annotated[int | None, typer.Option(min=80, help="Pictures a batch; default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another model.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    measure: Annotated[int, typer.Option(min=256, help="Pictures a zero-shot row of the card.")] = 2000,
 ) -> None:
     """Train a model of the zoo again from its recipe, measure it and write its card. Stop and go on at any time.
 
@@ -160,17 +161,200 @@ def zoo_train(
     from cutaway.report.zoo import train_zoo
 
     chosen = {"steps": steps, "batch": batch, "seed": seed}
-    train_zoo(name, {key: value for key, value in chosen.items() if value is not None}, work, out, device)
+    train_zoo(name, {key: value for key, value in chosen.items() if value is not None}, work, out, device, measure)
+
+
+@app.command()
+def findings(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of the zoo.")] = "zoo:emoji-clip",
+    out: Annotated[Path, typer.Option(metavar="FILE.md", help="The page to write.")] = Path("reports/findings.md"),
+    n: Annotated[int, typer.Option(help="How many scenes; pairs are n / 4 to n / 8 a factor.")] = 640,
+    seed: Annotated[int, typer.Option(help="Other scenes, other draws.")] = 0,
+    work: Annotated[Path | None, typer.Option(metavar="DIR", help="Where finished sections are kept.")] = None,
+) -> None:
+    """Which heads carry what, what happens without them, where factors are readable and where they are used: one page.
+
+    Try: cutaway findings zoo:emoji-clip --out emoji-clip.md
+    """
+    from cutaway.report.findings import write_findings
+
+    typer.echo(f"wrote {write_findings(model, out, n, seed, work=work)}")
+
+
+# --- explaining -------------------------------------------------------------------------------------------------------
+
+Pictures = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="Many pictures to compare with, or the word 'emojiworld' for drawn scenes."),
+]
+Bank = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Texts to explain in, one a line, or the word 'emojiworld'.")
+]
+Images = Annotated[list[Path] | None, typer.Option("--image", help="A picture file; may be given more than once.")]
+Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; may be given more than once.")]
+Tower = Annotated[str, typer.Option(help="Which tower: vision or text.")]
+Out = Annotated[Path | None, typer.Option(metavar="FILE.nc", help="Keep the labelled arrays (netCDF).")]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw them.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
+
+
+@app.command()
+def explain(
+    model: ModelName,
+    image: Annotated[Path, typer.Option(help="The picture file.")],
+    text: Texts = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the report goes; else reports/MODEL-PICTURE.")
+    ] = None,
+    counterfactual: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A second picture that differs in one thing, for patching.")
+    ] = None,
+    bank: Bank = None,
+    pictures: Pictures = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Explain why a CLIP-like model gives a picture its similarity with a text: one HTML page and the arrays behind it.
+
+    The first --text is explained. With a second one, its rival, everything is about the first rather than the second.
+
+    Try: cutaway explain zoo:emoji-clip --image photo.png --text "a red car" --text "a blue car" ·
+    cutaway explain openai/clip-vit-base-patch32 --image photo.jpg --text "a dog" --text "a wolf" --pictures ~/photos
+    --bank words.txt
+    """
+    from rich.console import Console
+
+    from cutaway.report.demo import announce
+    from cutaway.report.explain import explained
+    from cutaway.report.progress import steps
+
+    with steps() as told:
+        made = explained(
+            model, image, text or [], out=out, counterfactual=counterfactual, bank=bank, pictures=pictures,
+            overwrite=overwrite, told=told,
+        )  # fmt: skip
+    announce(made, Console())
 
 
 @app.command()
 def demo(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A generative `tiny:` model.")] = "tiny:llava",
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="zoo:emoji-clip, or a generative `tiny:` model.")
+    ] = "zoo:emoji-clip",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the report goes; else reports/demo.")] = None,
 ) -> None:
-    """Open a tiny model, print its sites, cut one attention edge after another and watch the answer change."""
-    from cutaway.report.demo import run_demo
+    """Explain a drawn scene with a misleading word on it, by the trained model that comes with the package.
 
-    run_demo(model)
+    Try: cutaway demo · cutaway demo tiny:llava (cuts attention edges of a random model instead, no report)
+    """
+    from cutaway.zoo.trained import trained
+
+    if model == "zoo:emoji-clip" and not trained("emoji-clip").here:
+        typer.echo("zoo:emoji-clip is not in this checkout (`cutaway zoo train emoji-clip`): tiny:llava instead")
+        model = "tiny:llava"
+    if model.startswith("tiny:"):
+        from cutaway.report.tiny_demo import run_tiny_demo
+
+        run_tiny_demo(model)
+    else:
+        from cutaway.report.demo import run_demo
+
+        run_demo(model, out)
+
+
+run = typer.Typer(help="One method at a time: a table, and with --out and --plot its files.", no_args_is_help=True)
+app.add_typer(run, name="run")
+
+
+@run.command("representation-decomposition")
+def run_decomposition(
+    model: ModelName, image: Images = None, text: Texts = None, tower: Tower = "vision", out: Out = None,
+    plot: Plot = None, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Take embeddings apart into heads, MLPs and biases: exact sums, and with texts the share of each similarity.
+
+    Try: cutaway run representation-decomposition zoo:emoji-clip --image photo.png --text "a dog" --plot parts.png
+    """
+    from cutaway.report import run as methods
+
+    methods.check_files(out, plot, overwrite)
+    made, table = methods.decomposition(model, image or [], text or [], tower)
+    methods.finish(made, out, plot, overwrite, table)
+
+
+@run.command("logit-lens")
+def run_lens(
+    model: ModelName, image: Images = None, text: Texts = None,
+    centre: Annotated[bool, typer.Option("--centre", help="Less the means of pictures and texts; needs two.")] = False,
+    out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Read every layer and patch of the picture tower against texts.
+
+    Try: cutaway run logit-lens zoo:emoji-clip --image photo.png --text "a dog" --text "a cat" --out lens.nc
+    """
+    from cutaway.report import run as methods
+
+    methods.check_files(out, plot, overwrite)
+    made, table = methods.lens(model, image or [], text or [], centre)
+    methods.finish(made, out, plot, overwrite, table)
+
+
+Count = Annotated[int, typer.Option(min=3, help="How many pictures at most.")]
+
+
+@run.command("text-explanation")
+def run_explanation(
+    model: ModelName, pictures: Pictures = None, bank: Bank = None,
+    image: Annotated[Path | None, typer.Option(help="Explain this picture's embedding instead of the heads.")] = None,
+    count: Count = 256, out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Name every head by the texts it varies with (TextSpan), or write one picture as a few texts (SpLiCE).
+
+    Try: cutaway run text-explanation zoo:emoji-clip · cutaway run text-explanation zoo:emoji-clip --image photo.png
+    """
+    from cutaway.report import run as methods
+
+    methods.check_files(out, plot, overwrite)
+    methods.finish(methods.explanation(model, pictures, bank, image, count), out, plot, overwrite)
+
+
+@run.command("linear-probing")
+def run_probing(
+    model: ModelName,
+    pictures: Annotated[
+        str, typer.Option(metavar="FOLDER", help="A folder with a sub-folder for each class, or 'emojiworld'.")
+    ] = "emojiworld",
+    label: Annotated[list[str] | None, typer.Option(help="What to read off scenes: place, group, count, x, …")] = None,
+    tower: Tower = "vision", count: Count = 400, out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Where in a tower a property can be read off, beyond what a probe can memorise.
+
+    Try: cutaway run linear-probing zoo:emoji-clip --label place --label x --plot probes.png
+    """
+    from cutaway.report import run as methods
+
+    methods.check_files(out, plot, overwrite)
+    methods.finish(methods.probing(model, pictures, label or [], tower, count), out, plot, overwrite)
+
+
+@run.command("activation-patching")
+def run_patching(
+    model: ModelName,
+    image: Annotated[Path, typer.Option(help="The picture.")],
+    counterfactual: Annotated[Path, typer.Option(help="A second one that differs in one thing.")],
+    text: Texts = None,
+    over: Annotated[str, typer.Option(help="Patch by token or by head.")] = "token",
+    sites: Annotated[str, typer.Option(help="Sites to patch; by default what fits --over.")] = "",
+    out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Carry states from one picture's run into another's, and see what brings the answer back.
+
+    Try: cutaway run activation-patching zoo:emoji-clip --image a.png --counterfactual b.png --text "a dog" --text "a
+    cat" --over head
+    """
+    from cutaway.report import run as methods
+
+    methods.check_files(out, plot, overwrite)
+    methods.finish(methods.patching(model, image, counterfactual, text or [], over, sites), out, plot, overwrite)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import cutaway
 from cutaway.errors import SiteError
 from cutaway.model.weights import head_weights, readout
 from world import clean, fresh, gap, given, noise, opened
@@ -53,3 +54,20 @@ def test_towers_that_are_read_otherwise_are_refused():
         readout(opened("clip"), "audio")
     with pytest.raises(SiteError, match="not linear"):
         head_weights(opened("gemma2"), "text", 0)
+
+
+def test_a_clip_text_is_read_where_the_library_reads_it():
+    """At the end token; at the highest id where the config gives the end the id 2."""
+    from cutaway.zoo import tiny
+
+    for eos in (None, 2):
+        module, processor = tiny.build("clip", dtype=torch.float64)
+        if eos is not None:
+            module.config.text_config.eos_token_id = module.text_model.config.eos_token_id = eos
+            module.text_model.eos_token_id = eos
+        model = cutaway.load(module, processor=processor)
+        inputs = model.inputs(text=["a red dog", "the yellow cat on the left"])
+        run = model.run(inputs, record=["text.2.resid_post", "text.joint"])
+        end = readout(model, "text")
+        state = run["text.2.resid_post"][torch.arange(2), end.positions(inputs)]
+        assert torch.allclose(end(state), run["text.joint"], atol=1e-10)

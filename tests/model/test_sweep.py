@@ -77,6 +77,7 @@ def test_equals_the_plain_loop(name, rows):
             pytest.skip("a packed tower has no batch axis")
         other = {k: v + 0.1 * noise(*v.shape) if v.is_floating_point() else v for k, v in inputs.tensors.items()}
         inputs = Inputs.stack([inputs, replace(inputs, tensors=other)])
+        run = model.run(inputs, record=list(model.sites))
     before = state(model)
     live = [site for site in model.sites if not site.dead and not site.part.endswith(".pattern")]
     chosen = draw.sample(live, min(len(live), 14 if rows == 1 else 6))
@@ -247,7 +248,7 @@ def test_several_edits_in_one_cell():
 
 def test_a_grid_refuses_what_it_cannot_lay_out():
     model, inputs, _ = patching()
-    with pytest.raises(EditError, match="no axis of a grid"):
+    with pytest.raises(EditError, match="No axis of a grid"):
         model.grid(Ablate("text.*.mlp.out"), layer=[1])
     with pytest.raises(EditError, match="already"):
         model.grid(Ablate("text.*.mlp.out", token=1), token=[1])

@@ -99,3 +99,13 @@ def test_muon_descends():
         optimiser.step()
         optimiser.zero_grad()
     assert weight.square().sum().item() < 0.2 * before
+
+
+def test_every_word_of_a_caption_counts():
+    """The library reads a text where it ends; an id of 2 for that end would make it look elsewhere."""
+    model, words = emoji_clip.untrained(), emoji_clip.tokenizer()
+    assert model.config.text_config.eos_token_id == words.eos_token_id == max(emoji_clip.vocabulary().values()) != 2
+    captions = ["a dog in the top left", "a dog in the top right", "a cat in the top left", "a dog in the bottom left"]
+    with torch.no_grad():
+        found = model.get_text_features(**words(captions, padding=True, return_tensors="pt")).pooler_output
+    assert torch.pdist(found).min() > 1e-4

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import Any
 
@@ -156,12 +156,19 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """A nested output with every tensor changed; anything else stays, caches are dropped."""
     if isinstance(value, Tensor):
         return change(value)
+    if hasattr(value, "to_tuple"):  # a `ModelOutput`
+        return type(value)(**{key: mapped(entry, change) for key, entry in entries(value).items()})
     if isinstance(value, dict):
-        made = {key: mapped(entry, change) for key, entry in value.items() if key != "past_key_values"}
-        return type(value)(**made) if hasattr(value, "to_tuple") else made
+        return {key: mapped(entry, change) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(mapped(entry, change) for entry in value)
     return value
+
+
+def entries(output: Any) -> dict[str, Any]:
+    """The fields of a `ModelOutput`, those that are None as well, without the cache."""
+    found = {item.name: getattr(output, item.name) for item in fields(output)}
+    return {name: value for name, value in found.items() if name != "past_key_values"}
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -60,4 +60,4 @@ def first_of(chosen: Positions, seat: Seat, inputs: Inputs, length: int) -> int:
     if isinstance(chosen, slice):
         chosen = range(length)[chosen]
     listed = [chosen] if isinstance(chosen, int) else list(chosen)
-    return max(0, min((p + length if p < 0 else p for p in listed), default=0))
+    return max(0, min(length - 1, *(p + length if p < 0 else p for p in listed))) if listed else 0

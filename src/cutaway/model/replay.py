@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cutaway.model.cells import Cells
 from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
-from cutaway.model.known import Known, mapped, repeated, replaying, tensors, watching
+from cutaway.model.known import Known, entries, mapped, repeated, replaying, tensors, watching
 from cutaway.model.plan import Chunk, Need, Plan, Way, chunked
 from cutaway.model.reach import since, start_of, steps_of
 from cutaway.model.run import Run
@@ -304,13 +304,10 @@ class Replay:
         n, length = len(chunk.cells), self._length(chunk.tower)
 
         def part(made: Any, clean: Any) -> Any:
+            if hasattr(made, "to_tuple"):
+                return type(made)(**{key: part(value, getattr(clean, key)) for key, value in entries(made).items()})
             if isinstance(made, dict):
-                kept = {
-                    key: part(value, clean[key])
-                    for key, value in made.items()
-                    if key in clean and key != "past_key_values"
-                }
-                return type(made)(**kept) if hasattr(made, "to_tuple") else kept
+                return {key: part(value, clean[key]) for key, value in made.items() if key in clean}
             if isinstance(made, list | tuple):
                 return type(made)(part(a, b) for a, b in zip(made, clean, strict=True))
             if not isinstance(made, Tensor) or not isinstance(clean, Tensor):

@@ -15,7 +15,7 @@ from cutaway.model.model import Model
 from cutaway.model.paths import linear_shape
 from cutaway.model.seats import is_rms, norm_eps
 
-Pooled = Literal["cls", "eos", "last"]
+Pooled = Literal["cls", "eos", "last", "highest"]
 
 # The one position at whose final state a tower of this class is read: its class token, its first end token, its last.
 POOLED: dict[str, Pooled] = {
@@ -62,8 +62,10 @@ class Readout:
         return hidden @ self.matrix.T / self.scale(hidden)[..., None] + self.weight @ self.bias + self.offset
 
     def positions(self, inputs: Inputs) -> Int[Tensor, "batch"]:
-        """Where in each row the model reads: the first position of the kind `at`, or the last position."""
+        """Where in each row the model reads: the first of the kind `at`, the last, that of the highest id."""
         tokens = inputs.tokens[self.tower]
+        if self.at == "highest":
+            return inputs.tensors["input_ids"].argmax(-1)
         if self.at == "last":
             return torch.full((tokens.batch,), len(tokens) - 1)
         return tokens.where(self.at).int().argmax(1)
@@ -90,7 +92,10 @@ def readout(model: Model, tower: str) -> Readout:
     norm = model._seat(model.sites.one(f"{tower}.norm.scale")).module
     gain, bias = _norm_weights(norm)
     space, weight, offset = _projection(model, tower, gain)
-    return Readout(tower, space, POOLED[kind], gain, bias, weight, offset, not is_rms(norm), norm_eps(norm))
+    at = POOLED[kind]
+    if at == "eos" and getattr(model.towers[tower].module.config, "eos_token_id", None) == 2:
+        at = "highest"  # how the library reads a CLIP text when its config says 2, as those of the first years do
+    return Readout(tower, space, at, gain, bias, weight, offset, not is_rms(norm), norm_eps(norm))
 
 
 def head_weights(

@@ -1,47 +1,42 @@
-"""The demonstration: a tiny model, its sites, and what cutting a few attention edges does to its answer."""
+"""The demonstration: the trained model of the package, and a picture on which a misleading word is written."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from rich.console import Console
-from rich.table import Table
 
-from cutaway.errors import InputError
-from cutaway.model.edits import Edit, Knockout, Patch, Scale
-from cutaway.model.load import load
-from cutaway.model.tokens import Where
-from cutaway.report.tables import print_sites, print_tokens
-from cutaway.zoo import tiny
+from cutaway import data
+from cutaway.report.explain import Explained, explained
+from cutaway.report.progress import steps
+
+MODEL = "zoo:emoji-clip"
+SIDE = 448  # pixels; the model sees 64
 
 
-def run_demo(name: str = "tiny:llava", console: Console | None = None) -> None:
-    """Open a tiny model, ask it about a picture, and compare its answer under four edits."""
+def run_demo(model: str = MODEL, out: Path | None = None, *, console: Console | None = None) -> Explained:
+    """Explain a drawn scene with a written word, beside the same scene without it; print what was found and where."""
     console = console or Console()
-    model = load(name)
-    if model.family.kind != "generative" or "vision" not in model.towers:
-        raise InputError(f"'{name}' does not answer questions about pictures", expected="tiny:llava, tiny:paligemma, …")
-    print_sites(model, console=console)
-    inputs = model.inputs(image=tiny.picture(), text="what is on the left ?")
-    other = model.inputs(image=tiny.picture(seed=1), text="what is on the left ?")
-    console.print("\nWhat each position is:")
-    print_tokens(inputs, console)
-    last = model.sites.towers()["text"] - 1
-    donor = model.run(other, record=["text.*.attn.z", "text.0.resid_pre"])
-    edits: dict[str, list[Edit]] = {
-        "nothing": [],
-        "identity: every residual times 1": [Scale("text.*.resid_post", 1.0)],
-        "the last token no longer sees the picture": [Knockout("text.*.attn", query=-1, key=Where("image"))],
-        "the top row of patches, from another picture": [Patch("text.0.resid_pre", donor, token=Where("image", row=0))],
-        f"head 0 of layer {last}, from another picture": [Patch(f"text.{last}.attn.z", donor, head=0)],
-    }
-    table = Table(
-        "edit",
-        "answer",
-        "largest change of a logit",
-        title="\nOne answer, five runs (random weights: the words mean nothing)",
-    )
-    base = model.run(inputs).logits[:, -1]
-    for what, given in edits.items():
-        change = (model.run(inputs, edits=given).logits[:, -1] - base).abs().max().item()
-        answer = model.generate(inputs, edits=given, max_new_tokens=5, do_sample=False)
-        table.add_row(what, answer.texts[0], f"{change:.4f}")
-    console.print(table)
+    pair = next(data.pairs("label", 1, "test", world=data.World(things=(1, 1))))
+    plain, written = (replace(scene, canvas=(SIDE, SIDE)) for scene in (pair.a, pair.b))
+    word = written.label.text if written.label else ""
+    thing = pair.caption_a.text.removesuffix(" with nothing written on it")
+    texts = [pair.caption_b.text, pair.caption_a.text, thing, data.concept(word).one]
+    with steps(console) as told:
+        made = explained(
+            model, data.render(written), texts, counterfactual=data.render(plain), overwrite=out is None,
+            out=out or Path("reports") / "demo", truth={"the written word": data.label_mask(written)},
+            title=f"{model} looks at {thing} that says “{word}”", told=told,
+        )  # fmt: skip
+    announce(made, console)
+    return made
+
+
+def announce(made: Explained, console: Console) -> None:
+    """Where the report is and what was found, a line or two for each finding."""
+    console.print(f"[bold]{made.page}[/bold] (open it in a browser)", soft_wrap=True)
+    for finding in made.findings:
+        console.print(f"- {finding}", markup=False, highlight=False)
+    files = len(list(made.folder.glob("*.nc")))
+    console.print(f"The labelled arrays behind it: {files} files *.nc in {made.folder}", markup=False, soft_wrap=True)

@@ -19,6 +19,9 @@ def print_zoo(console: Console | None = None) -> None:
 
     table = Table("name", "parameters", "size", "what", "zero-shot top-1", title="the zoo", title_justify="left")
     for model in TRAINED.values():
+        if not model.here:
+            table.add_row(f"zoo:{model.name}", "", "", model.about, "not trained here yet")
+            continue
         measured = model.measured()
         best = next(row for row in measured["rows"] if row["measure"] == "zero-shot top-1")
         size = sum(file.stat().st_size for file in model.folder.glob("*.safetensors")) / 1e6

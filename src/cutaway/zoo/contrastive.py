@@ -34,7 +34,7 @@ class Recipe:
     A share `contrast` of each batch are counterfactual pairs: pictures and captions that differ in one factor.
     """
 
-    steps: int = 4_500
+    steps: int = 3_000
     batch: int = 256
     rate: float = 3e-3
     warmup: int = 150

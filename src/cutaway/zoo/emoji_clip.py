@@ -54,7 +54,11 @@ def tokenizer() -> Any:
 
 @cache
 def vocabulary() -> dict[str, int]:
-    """Every word of the concepts and of the phrasings in which captions speak, in alphabetical order."""
+    """Every word of the concepts and of the phrasings in which captions speak, in alphabetical order.
+
+    The end of the text has the highest id, as in every CLIP: the library reads a text there, or, for one with
+    `eos_token_id` 2, at its highest id.
+    """
     said = [phrase for concept in data.concepts() for phrase in (concept.name, concept.one, concept.many)]
     for index in range(500):
         said += [one.text for one in data.captions(data.scene_at("train", index))]
@@ -64,7 +68,7 @@ def vocabulary() -> dict[str, int]:
         ]
     said += [*data.PLACES, *data.COLOURS, *data.TINTS, *data.ARTISTS]
     words = {word for phrase in said for word in re.findall(r"\w+|[^\w\s]+", phrase.lower())}
-    return {word: index for index, word in enumerate((*_SPECIALS, *sorted(words)))}
+    return {word: index for index, word in enumerate((*sorted(words), *_SPECIALS))}
 
 
 def batches(recipe: Recipe) -> Callable[[int], Pairs]:

@@ -30,13 +30,27 @@ class Trained:
         """The folder that `from_pretrained` opens."""
         return MODELS / self.name
 
+    @property
+    def here(self) -> bool:
+        """Whether its weights are in this checkout."""
+        return (self.folder / "config.json").exists()
+
+    def found(self) -> Path:
+        """Its folder, or a LoadError that says how to make it."""
+        if not self.here:
+            raise LoadError(
+                f"the weights of 'zoo:{self.name}' are not here yet", expected=f"a model in {self.folder.name}/",
+                do=f"train it: `cutaway zoo train {self.name}`, then open the folder that it wrote",
+            )  # fmt: skip
+        return self.folder
+
     def card(self) -> str:
         """Its model card, in Markdown."""
-        return (self.folder / CARD).read_text(encoding="utf-8")
+        return (self.found() / CARD).read_text(encoding="utf-8")
 
     def measured(self) -> dict[str, Any]:
         """What was measured when it was made: the command, versions, seconds and every number of the card."""
-        return dict(json.loads((self.folder / MEASURED).read_text(encoding="utf-8")))
+        return dict(json.loads((self.found() / MEASURED).read_text(encoding="utf-8")))
 
 
 def _emoji_clip() -> Any:
@@ -65,7 +79,7 @@ def build(name: str, *, dtype: torch.dtype = torch.float32, attn: str | None = N
     import transformers
 
     entry = trained(name.removesuffix(UNTRAINED))
-    processor = transformers.AutoProcessor.from_pretrained(entry.folder)
+    processor = transformers.AutoProcessor.from_pretrained(entry.found())
     if name.endswith(UNTRAINED):
         module = entry.untrained().to(dtype)
         if attn:

@@ -1,0 +1,263 @@
+"""`explain`: one picture, some texts and a contrastive model in; a report with its labelled arrays out."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from cutaway.errors import InputError
+from cutaway.methods.result import versions
+from cutaway.model.model import Model
+from cutaway.report import page, sections
+from cutaway.report.battery import Battery, Case, Told, examine
+from cutaway.report.patching import maps
+from cutaway.report.picture import Picture
+from cutaway.report.snippets import BANK, OTHER, PICTURE, Snippets
+from cutaway.report.sources import (
+    EMOJIWORLD,
+    Folder,
+    as_seen,
+    bank_of,
+    crowd,
+    opened,
+    read_picture,
+    read_texts,
+    unknown_words,
+    untrained,
+)
+from cutaway.report.views import View
+
+REPORT = "report.html"
+LOADABLE = re.compile(r"(zoo|tiny):|.+/.+")
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """A written report: its folder, its page, what was measured, and what was found in three sentences at most."""
+
+    folder: Path
+    page: Path
+    battery: Battery
+    findings: tuple[str, ...]
+
+
+def explain(
+    model: Model | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
+    counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
+    overwrite: bool = False, many: int = 256, seed: int = 0,
+) -> Path:  # fmt: skip
+    """Run what fits a contrastive model on a picture and texts; write `report.html` and its arrays, return the page.
+
+    `image` and `counterfactual` are pictures or paths. The first text is explained, the second is its rival: with two,
+    every number is about the first rather than the second. `bank` is a file with one text a line and `pictures` a
+    folder (or both "emojiworld"), in which heads and embedding are put in words; models of the zoo have both unasked.
+    At most `many` pictures are used. `out` is the folder, by default `reports/<model>-<picture>`; files of an earlier
+    report are replaced only with `overwrite`. Raises InputError for a picture, a text or a model that does not fit.
+
+    >>> import tempfile
+    >>> from cutaway.zoo import tiny
+    >>> path = explain("tiny:clip", tiny.picture(), ["a red dog", "a cat"], out=tempfile.mkdtemp())
+    >>> sorted(file.name for file in path.parent.iterdir())
+    ['decomposition.nc', 'lens.nc', 'picture.png', 'report.html']
+    """
+    return explained(
+        model, image, texts, out=out, counterfactual=counterfactual, bank=bank, pictures=pictures,
+        overwrite=overwrite, many=many, seed=seed,
+    ).page  # fmt: skip
+
+
+def explained(
+    model: Model | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
+    counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
+    overwrite: bool = False, many: int = 256, seed: int = 0, truth: Mapping[str, ndarray] | None = None,
+    title: str = "", told: Told = lambda _: None,
+) -> Explained:  # fmt: skip
+    """`explain`, giving back more than the page; `truth` names regions of the picture, `told` hears the steps."""
+    started = time.perf_counter()
+    told("reading the picture")
+    words, whole = read_texts(texts), read_picture(image)
+    other = None if counterfactual is None else read_picture(counterfactual)
+    told("opening the model")
+    found = opened(model)
+    folder = _folder(out, found, image, overwrite)
+    told("reading the bank of texts")
+    case = Case(
+        found, whole, words, other, bank_of(bank, found, words), crowd(pictures, found, many), untrained(found),
+        truth or {}, seed,
+    )  # fmt: skip
+    battery = examine(case, told=told)
+    code = _snippets(folder, model, battery, bank, pictures)
+    told("writing the page")
+    _write_inputs(folder, case, bank if code.bank == "file" else None)
+    for name, result in battery.results():
+        result.save(folder / f"{name}.nc", overwrite=True)
+    findings = summary(battery)
+    page.write(
+        folder / REPORT, title or _title(found.name, words[0], image), views(battery, code),
+        summary="\n\n".join([*findings, *map(minus, _left_out(battery))]),
+        provenance=_provenance(battery, image, time.perf_counter() - started), overwrite=True,
+    )  # fmt: skip
+    return Explained(folder, folder / REPORT, battery, findings)
+
+
+def views(found: Battery, code: Snippets) -> list[View]:
+    """All views of a report, in the order in which they are best read."""
+    case = found.case
+    picture = Picture.of(as_seen(case.model, case.picture), f"the picture that is held against {case.texts[0]}")
+    sums = sections.bars(found, code)
+    made: list[View | None] = [sections.patches(found, picture, code), sums[0], sections.heads(found, code)]
+    if case.counterfactual is not None:
+        other = Picture.of(as_seen(case.model, case.counterfactual), "the counterfactual picture")
+        made += maps(found, picture, other, code)
+    made += [sections.growth(found, code), sections.by_layer(found, picture, code)]
+    made += [sections.last_layer(found, picture, code), sections.nearest(found, code), sections.sparse(found, code)]
+    every = [*made, *sums[1:], sections.floors(found, code)]
+    return [replace(view, seen=minus(view.seen)) for view in every if view is not None]
+
+
+def summary(found: Battery) -> tuple[str, ...]:
+    """What was found, in three sentences with numbers."""
+    own, texts = found.own, found.case.texts
+    said = [
+        f"{sections.name(found, at)}, {sections.quoted(text)}," if sections.lettered(found) else sections.quoted(text)
+        for at, text in enumerate(texts[:4])
+    ]
+    told = [f"{text} {own.similarity[at]:.3f}" for at, text in enumerate(said)]
+    beside = [] if found.other is None else [f"on the counterfactual picture {found.other.margin:+.3f}"]
+    beside += [] if found.floor is None else [f"before training {found.floor.margin:+.3f}"]
+    first = f"Cosines with this picture: {'; '.join(told)}"
+    if len(texts) > 1:
+        first += f". That is {own.margin:+.3f} for {sections.aim(found)}"
+    first += f" ({', '.join(beside)})." if beside else "."
+    if len(texts) > 1 and own.margin < 0:
+        first += " So it prefers the second text."
+    layer, head = sections.leading(own)
+    best = float(own.heads.values[layer, head])
+    place, share = sections.mass(sections.aimed(own))
+    second = (
+        f"All heads together add {float(own.heads.sum()):+.3f} of it, layer {layer} head {head} alone {best:+.3f}; "
+        f"{share:.0%} of what patches add for {sections.name(found, 0)} comes from the ninth at the {place}."
+    )
+    third = _third(found)
+    return tuple(minus(sentence) for sentence in (first, second, third) if sentence)
+
+
+def minus(text: str) -> str:
+    """Negative numbers with a true minus sign, as the page writes them."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
+
+
+def _third(found: Battery) -> str:
+    """Where it is known what is where: what that part adds. Else what patching brings back, or the nearest text."""
+    own = found.own
+    for region, mask in found.case.truth.items():
+        added, area = sections.inside(sections.aimed(own), mask)
+        before = ""
+        if found.floor is not None:
+            before = f" (before training {sections.inside(sections.aimed(found.floor), mask)[0]:+.3f})"
+        return f"The patches of {region}, {area:.0%} of the picture, add {added:+.3f}{before}." + _carried(found)
+    if found.patching:
+        return _carried(found).strip()
+    if found.nearest is not None:
+        best = found.nearest.isel(text=int(found.nearest.values.argmax()))
+        text = sections.quoted(str(best["text"].values))
+        return f"Of {found.nearest.size} texts, {text} fits best ({float(best):.3f})."
+    return ""
+
+
+def _carried(found: Battery) -> str:
+    """What the head that carries most brings back into the counterfactual."""
+    if "head" not in found.patching:
+        return ""
+    recovery = found.patching["head"]["mean"].transpose("layer", "head").values
+    layer, head = np.unravel_index(np.nanargmax(recovery), recovery.shape)
+    return (
+        f" Carried over into the counterfactual, layer {layer} head {head} alone brings back "
+        f"{recovery[layer, head]:.0%} of the difference between the two pictures."
+    )
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def _folder(out: str | Path | None, model: Model, image: Any, overwrite: bool) -> Path:
+    """The folder to write to; an error if something is there that should stay."""
+    stem = Path(image).stem if isinstance(image, str | Path) else "picture"
+    named = re.sub(r"[^\w.@-]+", "-", f"{model.name}-{stem}").strip("-.")
+    folder = Path(out) if out is not None else Path("reports") / named
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"'{folder}' is a file", expected="a folder to write the report to", do="give another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise InputError(
+            f"'{folder}' is not empty", expected="a new folder",
+            exists=", ".join(sorted(file.name for file in folder.iterdir())[:5]),
+            do="give another --out, or --overwrite to replace the report in it",
+        )  # fmt: skip
+    return folder
+
+
+def _title(model: str, text: str, image: Any) -> str:
+    named = Path(image).name if isinstance(image, str | Path) else "a picture"
+    return f"{model}: {sections.quoted(text)}" if len(text) <= sections.LONG else f"{model} looks at {named}"
+
+
+def _write_inputs(folder: Path, case: Case, bank: str | Path | None) -> None:
+    """What the programs on the page start from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    case.picture.save(folder / PICTURE)
+    if case.counterfactual is not None:
+        case.counterfactual.save(folder / OTHER)
+    if bank is not None and Path(bank).resolve() != (folder / BANK).resolve():
+        (folder / BANK).write_bytes(Path(bank).read_bytes())
+
+
+def _snippets(
+    folder: Path, model: Any, found: Battery, bank: str | Path | None, pictures: str | Path | None
+) -> Snippets:
+    case = found.case
+    name = case.model.name if LOADABLE.match(case.model.name) or isinstance(model, str | Path) else ""
+    crowd_of = "" if case.crowd is None else EMOJIWORLD
+    if isinstance(case.crowd, Folder):
+        crowd_of = str(pictures)
+    kind = "texts"
+    if case.bank is not None and (bank is not None or case.model.name.startswith("zoo:")):
+        kind = EMOJIWORLD if bank is None or str(bank) == EMOJIWORLD else "file"
+    return Snippets(folder, name, case.texts, kind, crowd_of, len(case.crowd or ()))
+
+
+def _left_out(found: Battery) -> list[str]:
+    """What is not on the page, and words the model does not know."""
+    notes = list(found.left_out)
+    unknown = unknown_words(found.case.model, found.case.texts)
+    if unknown:
+        notes.insert(
+            0,
+            f"This model has no entry for {', '.join(map(sections.quoted, unknown))} and reads any such word as the "
+            "same blank, so do not trust what it says of texts with it.",
+        )
+    return [" ".join(notes)] if notes else []
+
+
+def _provenance(found: Battery, image: Any, seconds: float) -> dict[str, object]:
+    case = found.case
+    return {
+        "model": case.model.name,
+        "architecture": repr(case.model).splitlines()[0],
+        "revision": case.model.revision or "as it was opened",
+        "picture": f"{Path(image).name if isinstance(image, str | Path) else 'given in memory'}, "
+        f"{case.picture.width} × {case.picture.height} pixels",
+        "texts": list(case.texts),
+        "bank": f"{len(case.bank)} texts" if case.bank is not None else "none",
+        "pictures": f"{len(case.crowd)}" if case.crowd is not None else "none",
+        "seed": case.seed,
+        "seconds": round(seconds, 1),
+        "versions": versions(),
+        "files": sorted(f"{name}.nc" for name, _ in found.results()),
+    }

@@ -1,0 +1,96 @@
+"""The figures of a page of findings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cutaway.report.findings_measures import FACTORS, beyond, carried
+
+Found = dict[str, xarray.Dataset]
+
+
+def draw_all(found: Found, folder: Path, stem: str) -> dict[str, str]:
+    """Draw the three figures; their paths as the page beside the folder writes them."""
+    made = {"heads": heads(found), "ablation": ablation(found["ablation"]), "layers": layers(found)}
+    paths = {}
+    for name, figure in made.items():
+        file = folder / f"{stem}-{name}.png"
+        figure.savefig(file, dpi=90)
+        paths[name] = f"{folder.name}/{file.name}"
+    return paths
+
+
+def heads(found: Found) -> Figure:
+    """Above: the share of each head that a factor explains; below: what patching the head recovers."""
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    axes = figure.subplots(2, len(FACTORS), sharex=True, sharey=True)
+    one = found["heads"]
+    rows = (
+        (beyond(one), "viridis", 0.0, 1.0, "share explained"),
+        (one["recovery"], "RdBu_r", -1.0, 1.0, "recovery"),
+    )
+    dots = carried(one)
+    for row, (values, colours, low, high, name) in zip(axes, rows, strict=True):
+        for f, (ax, factor) in enumerate(zip(row, FACTORS, strict=True)):
+            image = ax.imshow(values.sel(factor=factor), cmap=colours, vmin=low, vmax=high, aspect="auto")
+            if colours == "viridis":
+                ax.set_title(factor, fontsize=10)
+                _dots(ax, dots[f])
+            _ticks(ax, one)
+        row[0].set_ylabel("layer")
+        figure.colorbar(image, ax=row[-1], label=name)
+    for ax in axes[1]:
+        ax.set_xlabel("head")
+    return figure
+
+
+def _dots(ax: Axes, mask: Any) -> None:
+    down, across = mask.nonzero()
+    ax.scatter(across, down, s=6, color="white")
+
+
+def _ticks(ax: Axes, one: xarray.Dataset) -> None:
+    ax.set_xticks(range(one.sizes["head"]))
+    ax.set_yticks(range(one.sizes["layer"]))
+
+
+def ablation(one: xarray.Dataset) -> Figure:
+    """For each set of ablated heads, the drop on every factor beside that of random heads."""
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    for ax, ablated in zip(figure.subplots(1, len(FACTORS), sharey=True), FACTORS, strict=True):
+        row = one.sel(ablated=ablated)
+        drop, places = 100 * row["drop"].values, range(len(FACTORS))
+        spread = [drop - 100 * row["low"].values, 100 * row["high"].values - drop]
+        colours = ["C1" if factor == ablated else "C0" for factor in FACTORS]
+        ax.bar(places, drop, 0.6, yerr=abs(xarray.DataArray(spread)).values, color=colours, ecolor="gray")
+        for place, factor in zip(places, FACTORS, strict=True):
+            values = 100 * row["random"].sel(factor=factor).values
+            ax.scatter([place + 0.38] * len(values), values, s=5, color="black")
+        ax.axhline(0, color="gray", linewidth=0.8)
+        ax.set_xticks(places, FACTORS, rotation=30, ha="right", fontsize=8)
+        ax.set_title(f"without {ablated}: {row['heads'].item()}", fontsize=8)
+    figure.axes[0].set_ylabel("points lost (dots: random heads)", fontsize=8)
+    return figure
+
+
+def layers(found: Found) -> Figure:
+    """For each factor, along the layers: read by probes, used as patching says, left after erasure."""
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
+    one, floor = found["layers"], found["layers_floor"]
+    for ax, factor in zip(figure.subplots(1, len(FACTORS), sharey=True), FACTORS, strict=True):
+        mine, places = one.sel(factor=factor), one["layer"].values
+        ax.plot(places, mine["read"], marker="o", markersize=3, label="read by a probe")
+        ax.fill_between(places, mine["read_low"], mine["read_high"], alpha=0.2)
+        ax.plot(places, floor["read"].sel(factor=factor), color="C0", linestyle=":", label="the same, untrained")
+        ax.plot(places, mine["used"], color="C1", marker="s", markersize=3, label="recovery by patching")
+        ax.fill_between(places, mine["used_low"], mine["used_high"], alpha=0.2, color="C1")
+        ax.plot(places, mine["kept"].mean("split"), color="C2", marker="^", markersize=3, label="left after erasure")
+        ax.set_title(factor, fontsize=10)
+        ax.set(xlabel="layer", ylim=(-0.3, 1.3))
+    figure.axes[0].legend(fontsize=6)
+    return figure

@@ -1,0 +1,296 @@
+"""The report on a picture: what is on it, what it says, what it refuses."""
+
+import re
+from contextlib import redirect_stdout
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cutaway
+from cutaway import data
+from cutaway.errors import InputError
+from cutaway.methods.result import load
+from cutaway.report import battery, explain, sections, sources
+from cutaway.report.explain import explained
+from cutaway.report.views import Bars, HeadTable, PatchingMap, Table
+from cutaway.report.views import Lens as LensView
+from cutaway.zoo import tiny
+from cutaway.zoo.trained import MODELS
+
+TEXTS = ("a red dog", "a cat on the left")
+trained_here = pytest.mark.skipif(not (MODELS / "emoji-clip").is_dir(), reason="zoo:emoji-clip is not in the package")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A report with everything in it, on a random model; its code is written for the folder it was made in."""
+    here = tmp_path_factory.mktemp("full")
+    bank = here / "words.txt"
+    bank.write_text("a dog\na cat\na red car\nbig birds\n")
+    (here / "many").mkdir()
+    for seed in range(6):
+        tiny.picture(seed).save(here / "many" / f"{seed}.png")
+    tiny.picture(0).save(here / "photo.png")
+    return explained(
+        "tiny:clip",
+        here / "photo.png",
+        TEXTS,
+        counterfactual=tiny.picture(3),
+        bank=bank,
+        pictures=here / "many",
+        out=here / "report",
+        truth={"the left half": np.arange(40)[None].repeat(40, 0) < 20},
+    )
+
+
+@pytest.fixture(scope="module")
+def views(full):
+    return explain.views(full.battery, explain._snippets(full.folder, "tiny:clip", full.battery, "words.txt", "many"))
+
+
+def test_the_page_and_its_arrays_are_written(full):
+    assert full.page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    names = {file.name for file in full.folder.iterdir()}
+    assert {"report.html", "picture.png", "counterfactual.png", "bank.txt", "decomposition.nc", "lens.nc"} <= names
+    for file in full.folder.glob("*.nc"):
+        assert load(file).provenance.method
+
+
+def test_every_sum_is_the_number_of_the_model(full, views):
+    model, own = full.battery.case.model, full.battery.own
+    run = model.run(model.inputs(image=full.battery.case.picture, text=list(TEXTS)))
+    cosines = [float(cutaway.targets.similarity(text)(run)) for text in (0, 1)]
+    wanted = [cosines[0] - cosines[1], *cosines]
+    sums = [view for view in views if isinstance(view, Bars)]
+    for view, number in zip(sums, wanted, strict=True):
+        assert view.total == pytest.approx(number, abs=1e-6)
+        assert sum(bar.value for bar in view.bars) == pytest.approx(number, abs=1e-5)
+    assert own.margin == pytest.approx(wanted[0], abs=1e-6)
+
+
+def test_patches_and_heads_count_the_same_thing(full, views):
+    own = full.battery.own
+    heads = next(view for view in views if isinstance(view, HeadTable))
+    assert sum(head.effect for head in heads.heads) == pytest.approx(float(own.heads.sum()), abs=1e-6)
+    assert len(heads.heads) == own.heads.size
+    everywhere = own.parts.effect(own.texts, "head_tokens").isel(item=0).sum(("layer", "head", "token")).values
+    assert everywhere[0] - everywhere[1] == pytest.approx(float(own.heads.sum()), abs=1e-5)
+    assert all(len(head.spans) == 3 for head in heads.heads)
+
+
+def test_the_class_token_curve_ends_at_the_models_own_number(full, views):
+    lens = next(view for view in views if isinstance(view, LensView))
+    assert lens.class_token[:, -1] == pytest.approx(full.battery.own.similarity, abs=1e-5)
+
+
+def test_patching_maps_lie_on_the_grid(full, views):
+    by_patch, by_head = (view for view in views if isinstance(view, PatchingMap))
+    assert by_patch.grid == (4, 4) and by_patch.values.shape == (3, 16) and by_head.values.shape == (3, 4)
+    assert by_patch.values[-1] == pytest.approx(np.zeros(16), abs=1e-4)  # patches of the last layer are never read
+    assert full.battery.unrelated.shape == (3, 4)
+
+
+def test_every_view_says_what_it_shows_with_numbers(views):
+    assert len({view.title for view in views}) == len(views) >= 12
+    for view in views:
+        assert re.search(r"\d", view.seen) and "nan" not in view.seen.split(), view.seen
+        assert view.provenance.get("model") == "tiny:clip", view.title
+
+
+def test_the_code_of_every_view_runs(full, views, monkeypatch):
+    monkeypatch.chdir(full.folder.parent)
+    for code in dict.fromkeys(view.code for view in views):
+        said = StringIO()
+        with redirect_stdout(said):
+            exec(compile(code, "a view", "exec"), {})  # noqa: S102, the page shows it to be run
+        assert re.search(r"\d", said.getvalue()), code
+
+
+def test_the_code_of_a_sum_gives_the_number_on_the_page(views):
+    view = next(view for view in views if isinstance(view, Bars))
+    said = StringIO()
+    with redirect_stdout(said):
+        exec(compile(view.code, "a view", "exec"), {})  # noqa: S102
+    assert float(said.getvalue().split()[-1]) == pytest.approx(view.total, abs=1e-5)
+
+
+def test_findings_and_floors_are_told(full, views):
+    assert 2 <= len(full.findings) <= 3 and explain.minus(f"{full.battery.own.margin:+.3f}") in full.findings[0]
+    floors = views[-1]
+    assert isinstance(floors, Table) and any("left half" in str(row[0]) for row in floors.cells)
+    assert "No untrained twin" in floors.seen
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "LA", "1"])
+def test_pictures_of_every_mode_and_size(mode, tmp_path):
+    Image.fromarray(np.arange(37 * 91, dtype=np.uint32).reshape(37, 91).astype(np.uint8)).convert(mode).save(
+        tmp_path / "odd.png"
+    )
+    assert explain.explain("tiny:clip", tmp_path / "odd.png", ["a dog"], out=tmp_path / "out").is_file()
+
+
+def test_a_turned_photo_is_set_upright(tmp_path):
+    photo, exif = Image.new("RGB", (40, 20), "red"), Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "turned.jpg", exif=exif)
+    assert sources.read_picture(tmp_path / "turned.jpg").size == (20, 40)
+
+
+def test_one_text_and_no_bank_leave_views_out_and_say_so(tmp_path):
+    made = explained("tiny:clip", tiny.picture(), ["a dog"], out=tmp_path)
+    titles = [view.title for view in explain.views(made.battery, explain._snippets(tmp_path, "tiny:clip", made.battery,
+              None, None))]  # fmt: skip
+    assert not {"Nearest texts", "The embedding as a few texts"} & set(titles) and "Heads" in titles
+    page = made.page.read_text(encoding="utf-8")
+    assert "--pictures" in page and "--bank" in page and "--counterfactual" in page
+
+
+def test_pictures_that_the_model_hardly_tells_apart_are_not_patched(tmp_path):
+    made = explained("tiny:clip", tiny.picture(), TEXTS, counterfactual=tiny.picture(), out=tmp_path)
+    assert not made.battery.patching and "nothing for patching" in " ".join(made.battery.left_out)
+
+
+def test_hostile_texts_stay_texts(tmp_path):
+    evil = "</script><img src=x> '\"\\"
+    made = explained("tiny:clip", tiny.picture(), [evil, "a cat"], out=tmp_path)
+    assert "<img src=x" not in made.page.read_text(encoding="utf-8")
+    code = explain._snippets(tmp_path, "tiny:clip", made.battery, None, None).similarity()
+    exec(compile(code, "a view", "exec"), {"print": lambda *_: None})  # noqa: S102
+
+
+def test_an_opened_model_is_taken_as_it_is(tmp_path):
+    module, processor = tiny.build("clip")
+    model = cutaway.load(module, processor=processor)
+    made = explained(model, tiny.picture(), TEXTS, out=tmp_path)
+    code = explain._snippets(tmp_path, model, made.battery, None, None).patches()
+    with redirect_stdout(StringIO()):
+        exec(compile(code, "a view", "exec"), {"model": model})  # noqa: S102
+
+
+def test_a_picture_is_shown_as_it_is_cropped(tmp_path):
+    wide = Image.fromarray(
+        (np.arange(300)[None, :, None] / 300 * np.array([255, 128, 0])).repeat(100, 0).astype("uint8")
+    )
+    model = cutaway.load("tiny:clip")
+    seen = sources.as_seen(model, wide)
+    assert seen.width == seen.height
+    row = np.asarray(seen)[seen.height // 2, :, 0].astype(float)
+    middle = np.interp(np.linspace(100, 200, seen.width), np.arange(300), np.asarray(wide)[50, :, 0])
+    whole = np.interp(np.linspace(0, 299, seen.width), np.arange(300), np.asarray(wide)[50, :, 0])
+    wanted = middle if getattr(model.tools.images, "do_center_crop", False) else whole
+    assert np.abs(row - wanted).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image": "nowhere.png"}, "No picture at"),
+        ({"image": "words.png"}, "cannot be opened"),
+        ({"image": "half.png"}, "damaged"),
+        ({"texts": []}, "There is no text"),
+        ({"texts": ["  "]}, "There is no text"),
+        ({"model": "tiny:llava"}, "no contrastive model.*generative.*Expected.*CLIP"),
+        ({"model": "tiny:siglip"}, "cannot be explained yet.*attention head.*CLIP"),
+        ({"bank": "none.txt"}, "No file at"),
+        ({"pictures": "none"}, "no folder"),
+        ({"pictures": "."}, "holds 2 pictures.*words.png"),
+        ({"out": "taken"}, "not empty.*kept.txt.*overwrite"),
+        ({"out": "words.png"}, "is a file"),
+    ],
+)
+def test_what_can_not_be_done_is_said_in_four_parts(change, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.png").write_text("no picture")
+    tiny.picture(size=(200, 200)).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
+    (tmp_path / "whole.png").unlink()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "kept.txt").write_text("mine")
+    given = {"model": "tiny:clip", "image": tiny.picture(), "texts": list(TEXTS), "out": "new", **change}
+    with pytest.raises(ValueError, match=f"(?s){said}"):
+        explain.explain(given.pop("model"), given.pop("image"), given.pop("texts"), **given)
+    assert (tmp_path / "taken" / "kept.txt").read_text() == "mine" and not (tmp_path / "new" / "report.html").exists()
+
+
+def test_overwrite_replaces_a_report_and_nothing_else(tmp_path):
+    (tmp_path / "kept.txt").write_text("mine")
+    for _ in range(2):
+        explain.explain("tiny:clip", tiny.picture(), ["a dog"], out=tmp_path, overwrite=True)
+    assert (tmp_path / "kept.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="not empty"):
+        explain.explain("tiny:clip", tiny.picture(), ["a dog"], out=tmp_path)
+
+
+def test_words_the_model_has_no_entry_for_are_named(tmp_path):
+    made = explained("tiny:clip", tiny.picture(), ["a dog xylograph"], out=tmp_path)
+    assert "“xylograph”" in made.page.read_text(encoding="utf-8")
+
+
+def test_a_region_and_a_ninth_are_found():
+    values = np.zeros((6, 6))
+    values[0, 5] = 2.0
+    assert sections.mass(values) == ("top right", 1.0)
+    mask = np.zeros((60, 60), bool)
+    mask[:10, 50:] = True
+    assert sections.inside(values, mask) == (2.0, pytest.approx(1 / 36))
+
+
+def test_a_margin_needs_two_texts():
+    model = cutaway.load("tiny:clip")
+    run = model.run(model.inputs(image=tiny.picture(), text=list(TEXTS)))
+    cosines = [cutaway.targets.similarity(text)(run) for text in (0, 1)]
+    assert battery.margin(1, 0)(run) == pytest.approx(cosines[1] - cosines[0])
+    assert battery.margin(1)(run) == pytest.approx(cosines[1]) and battery.margin().unit == "cosine"
+    with pytest.raises(cutaway.errors.TargetError, match="own rival"):
+        battery.margin(0, 0)(run)
+
+
+def test_large_models_are_patched_at_some_layers_only(full, monkeypatch):
+    monkeypatch.setattr(battery, "RUNS", 20)
+    found = battery.patch(full.battery.case, tiny.picture(0), tiny.picture(3), "token")
+    assert found["recovery"]["layer"].values.tolist() == [2]
+    whole = full.battery.patching["token"]["recovery"].sel(layer=2)
+    assert np.allclose(found["recovery"].values[0, 0], whole.values[0], atol=1e-4)
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / page).read_text(encoding="utf-8"), re.S)
+
+
+def test_the_page_on_reports_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for code in blocks("docs/report.md"):
+        exec(compile(code, "docs/report.md", "exec"), {})  # noqa: S102
+    assert "report.html" in capsys.readouterr().out
+
+
+@trained_here
+def test_the_report_in_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(explain, "crowd", lambda *_: list(data.scenes("test", 12)))  # as in the page, but sooner
+    monkeypatch.setattr(battery, "RUNS", 130)
+    code = next(code for code in blocks("README.md") if "explain(" in code)
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102
+    assert (tmp_path / "reports" / "written-word" / "report.html").is_file()
+
+
+@trained_here
+def test_the_trained_model_finds_the_written_word(tmp_path):
+    pair = next(data.pairs("label", 1, "test", world=data.World(things=(1, 1))))
+    written = replace(pair.b, canvas=(128, 128))
+    made = explained(
+        "zoo:emoji-clip", data.render(written), [pair.caption_b.text, pair.caption_a.text],
+        counterfactual=data.render(replace(pair.a, canvas=(128, 128))), out=tmp_path, many=48,
+        truth={"the word": data.label_mask(written)},
+    )  # fmt: skip
+    found = made.battery
+    assert found.own.margin > 0.1 > found.other.margin and found.floor is not None
+    added, area = sections.inside(sections.aimed(found.own), found.case.truth["the word"])
+    assert added > 2 * area * sections.aimed(found.own).sum()
+    assert added > abs(sections.inside(sections.aimed(found.floor), found.case.truth["the word"])[0])
+    assert any("Nearest" in view.title for view in explain.views(found, explain._snippets(tmp_path, "", found, None,
+               None)))  # fmt: skip
