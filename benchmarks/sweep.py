@@ -10,6 +10,7 @@ a sample of the cells, in the same run, and counted for all of them; the values 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import time
@@ -250,7 +251,7 @@ def compare(case: Case, sample: int, rounds: int) -> Outcome:
     """Everyone once a round; the sample must agree with the sweep."""
     total = len(case.cells)
     chosen = [round(i * (total - 1) / max(1, sample - 1)) for i in range(min(sample, total))]
-    peer = NNsight(case.model.module) if NNsight is not None and case.place(0) else None
+    peer = NNsight(copy.deepcopy(case.model.module)) if NNsight is not None and case.place(0) else None
     taken: dict[str, list[tuple[float, float]]] = {"hooks": [], "nnsight": [], "replay": []}
     hooked(case, 0)
     made = swept(case)

@@ -5,6 +5,7 @@ Whatever had finished before an edited module started does not depend on the edi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
@@ -83,13 +84,7 @@ def watching(
 
 def _caching(known: Known, tower: Tower) -> Any:
     """Note a tower's arguments; give a decoder that can cache a cache to fill."""
-    import inspect
-
-    names = [
-        name
-        for name, parameter in inspect.signature(tower.module.forward).parameters.items()
-        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    ]
+    names = parameters(tower.module)
 
     def start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if tower.name in known.arguments:  # a second call: nothing to resume from
@@ -163,6 +158,12 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(mapped(entry, change) for entry in value)
     return value
+
+
+def parameters(module: nn.Module) -> list[str]:
+    """The names of what a module's class takes, in order; other tools may have put something before its forward."""
+    found = inspect.signature(type(module).forward).parameters
+    return [name for name, one in found.items() if one.kind is one.POSITIONAL_OR_KEYWORD][1:]
 
 
 def entries(output: Any) -> dict[str, Any]:

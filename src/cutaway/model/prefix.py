@@ -113,22 +113,30 @@ def prefix_attention(
 
     q = folded(query * (query.shape[-1] ** -0.5 if scale is None else scale))
     before = (q.flatten(2, 4) @ past_key.mT).view(batch, groups, n, each, new, past)
-    scores = torch.cat([before, q @ folded(key).mT], -1)
+    own = q @ folded(key).mT
     if softcap is not None:
-        scores = torch.tanh(scores / softcap).mul(softcap)
+        before, own = (torch.tanh(scores / softcap).mul(softcap) for scores in (before, own))
     if mask is None and new > 1:
-        mask = query.new_full((1, 1, new, past + new), -torch.inf).triu(past + 1)
+        mask = torch.ones(1, 1, new, past + new, dtype=torch.bool, device=query.device).tril(past)
     if mask is not None:
         here = mask[..., : past + new]
         here = here.repeat(n, 1, 1, 1) if len(here) not in (1, rows) else here
-        fit = (
-            here[:, :, None, None]
-            if len(here) == 1
-            else here.unflatten(0, (n, batch)).permute(1, 2, 0, 3, 4)[:, :, :, None]
-        )
-        least = torch.finfo(scores.dtype).min
-        scores = scores.masked_fill(~fit, least) if mask.dtype == torch.bool else (scores + fit).clamp_min(least)
+        fit = here[:, :, None, None] if len(here) == 1 else _by_cell(here, n, batch)
+        before, own = _masked(before, fit[..., :past]), _masked(own, fit[..., past:])
+    scores = torch.cat([before, own], -1)
     pattern = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
     out = (pattern[..., :past].flatten(2, 4) @ past_value).view(batch, groups, n, each, new, -1)
     out = out + pattern[..., past:] @ folded(value)
     return out.permute(2, 0, 1, 3, 4, 5).reshape(rows, heads, new, -1)
+
+
+def _by_cell(mask: Tensor, n: int, batch: int) -> Tensor:
+    """A mask (row, 1, query, key) as (batch, 1, cell, 1, query, key)."""
+    return mask.unflatten(0, (n, batch)).permute(1, 2, 0, 3, 4)[:, :, :, None]
+
+
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores with a mask applied in place: kept where it is true, or added to; nothing to do where it hides nothing."""
+    if mask.dtype == torch.bool:
+        return scores if bool(mask.all()) else scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    return scores.add_(mask).clamp_min_(torch.finfo(scores.dtype).min) if bool(mask.any()) else scores

@@ -6,7 +6,6 @@ ended before t from there. Rows of one forward are cells; a causal decoder re-ru
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from cutaway.model.cells import Cells
 from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
-from cutaway.model.known import Known, entries, mapped, repeated, replaying, tensors, watching
+from cutaway.model.known import Known, entries, mapped, parameters, repeated, replaying, tensors, watching
 from cutaway.model.plan import Chunk, Need, Plan, Way, chunked
 from cutaway.model.reach import since, start_of, steps_of
 from cutaway.model.run import Run
@@ -40,7 +39,7 @@ class Replay:
         self.model, self.inputs, self.memory = model, inputs, memory
         self.bound: list[Bound] = [model._bind(list(edits)) for edits in cells.edits]
         self.known = Known()
-        names = inspect.signature(model.module.forward).parameters if not model.is_pipeline else {}
+        names = [] if model.is_pipeline else parameters(model.module)
         self.options = {"logits_to_keep": 1} if last_only and "logits_to_keep" in names else {}
         self._clean()
         self.plan = self._planned()
@@ -240,11 +239,15 @@ class Replay:
         def before(unit: nn.Module) -> int:
             return 1 << 60 if contrastive and self.homes[id(unit)].name != tower.name else chunk.since
 
+        ended = [self.known.ended(block) for block in tower.blocks]
+        last = max((time for time in ended if 0 <= time < chunk.since), default=-1)
+
         def change(unit: nn.Module, output: Any) -> Any:
-            inside = self.homes[id(unit)].name == tower.name
-            if apart and not inside:
+            if apart and self.homes[id(unit)].name != tower.name:
                 return mapped(output, torch.clone)
             cut = chunk.start if chunk.way == "suffix" else 0
+            if cut and self.known.ended(unit) != last:  # the next block is given back too: nobody writes into this
+                return mapped(output, lambda x: _spread(x[:, cut:], n))
             return mapped(output, lambda x: repeated(x[:, cut:] if cut else x, n))
 
         return replaying(self.known, self.homes, self.units, before, change)
@@ -275,7 +278,7 @@ class Replay:
             new["past_key_values"] = None
         if cut:
             new |= {"past_key_values": self._prefix(stack, chunk, tower, n), "use_cache": True}
-            if new.get("position_ids") is None and "position_ids" in inspect.signature(tower.module.forward).parameters:
+            if new.get("position_ids") is None and "position_ids" in parameters(tower.module):
                 new.pop("position_ids", None)
         elif tower.name in self.known.caches:
             new["use_cache"] = False
@@ -326,3 +329,8 @@ class Replay:
 def last_logits_only(target: Any) -> bool:
     """Whether a target reads nothing but the logits of the last position."""
     return isinstance(target, Target) and getattr(target, "position", None) == -1
+
+
+def _spread(x: Tensor, n: int) -> Tensor:
+    """N copies behind one another; of a single row without copying."""
+    return x.expand(n, *x.shape[1:]) if len(x) == 1 else repeated(x, n)
