@@ -27,7 +27,7 @@ install torch
     echo "pip chose a torch with CUDA, and these benchmarks are for the CPU: pass TORCH_INDEX=<index of CPU-only builds>." >&2
     exit 1
 }
-install transformers diffusers "nnsight>=0.8,<0.9" jaxtyping safetensors pillow numpy typer rich pytest beartype hypothesis
+install transformers diffusers "nnsight>=0.8,<0.9" jaxtyping safetensors pillow numpy xarray typer rich pytest beartype hypothesis
 install --no-deps -e .
 "$venv/bin/python" -c 'import cutaway, nnsight, torch, transformers; print(
     f"torch {torch.__version__}, transformers {transformers.__version__}, nnsight {nnsight.__version__}")'

@@ -310,7 +310,7 @@ def show(outcomes: Sequence[Outcome]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=150)
     table = Table(title="sweeps: seconds of processor time for all cells", title_justify="left", title_style="bold")
     for column in (
         "case",
