@@ -152,7 +152,7 @@ def zoo_train(
     batch: Annotated[int | None, typer.Option(min=80, help="Pictures a batch; default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another model.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    measure: Annotated[int, typer.Option(min=256, help="Pictures a zero-shot row of the card.")] = 2000,
+    measure: Annotated[int, typer.Option(min=64, help="Pictures a zero-shot row of the card.")] = 2000,
 ) -> None:
     """Train a model of the zoo again from its recipe, measure it and write its card. Stop and go on at any time.
 

@@ -63,7 +63,7 @@ def sweep(
     cells = Cells.of(cells)
     if not len(cells):
         raise InputError("a sweep over no cells", expected="at least one edit", do="`model.grid(edit, token=…)`")
-    _check_lengths(inputs, cells)
+    _check_lengths(model, inputs, cells)
     replay = Replay(model, inputs, cells, last_only=last_logits_only(target), memory=memory)
     if told:
         told(replay.plan)
@@ -103,20 +103,19 @@ def _shown(plan: Plan, progress: bool, values: np.ndarray) -> Iterator[Any]:
             bar.advance(task, len(chunk.cells))
 
 
-def _check_lengths(inputs: Inputs, cells: Cells) -> None:
+def _check_lengths(model: Model, inputs: Inputs, cells: Cells) -> None:
     """Refuse patches from a run whose positions are not those of these inputs."""
-    for edits in cells.edits:
-        for edit in edits:
-            if not isinstance(edit, Patch) or not isinstance(edit.source, dict):
+    for edit in (edit for edits in cells.edits for edit in edits):
+        if not isinstance(edit, Patch) or not isinstance(edit.source, dict):
+            continue
+        for site in model.sites[edit.pattern]:
+            tensor, known = edit.source.get(str(site)), inputs.tokens.get(site.tower)
+            if tensor is None or known is None or "token" not in site.axes or site.part.startswith("cross."):
                 continue
-            tensor = edit.source.get(str(edit.site))
-            tower = str(edit.site).split(".")[0]
-            known = inputs.tokens.get(tower)
-            if tensor is None or known is None or not str(edit.site).endswith(("resid_pre", "resid_mid", "resid_post")):
-                continue
-            if tensor.dim() == 3 and tensor.shape[1] != len(known):
+            if tensor.dim() == len(site.axes) and tensor.shape[site.axes.index("token")] != len(known):
                 raise EditError(
-                    f"{edit!r}: the other run has {tensor.shape[1]} positions, these inputs have {len(known)}",
+                    f"{edit!r}: the other run has {tensor.shape[site.axes.index('token')]} positions, "
+                    f"these inputs have {len(known)}",
                     expected="prompts of equal length, position for position",
                     do="reword one of them, or say which position goes where: `aligned(run, positions)`",
                 )
