@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -145,7 +144,7 @@ def activation_patching(
     _check_options(chosen, over, at, mode, how, least)
     removes = how != "patch"
     one, other, aim = minimal_pairs(model, clean, counterfactual, target, chosen[0].tower, progress)
-    runs = _Runs(model, chosen, tuple(over), at, mode, how, seed, batch, progress)
+    runs = _Runs(model, chosen, tuple(over), at, mode, how, seed, batch)
     whole, maps = runs(one, other, aim)
     data = _table(whole, chosen, tuple(over), maps, least, mode == "noise" or removes, seed)
     told = Provenance.of(
@@ -172,7 +171,6 @@ class _Runs:
     how: str
     seed: int
     batch: int
-    progress: bool
 
     def __call__(self, one: Any, other: Any, aim: Target) -> tuple[dict[str, ndarray], list[Any]]:
         """The target of every run, rows last, and the token map of every batch."""
@@ -192,7 +190,7 @@ class _Runs:
                 record, self.how, source, average, _shifted(donor, self.sites, self.seed + start), self.at
             )
             for name, several in edits.items():
-                found[name].append(_swept(self.model, base, several, axes, m, self.progress))
+                found[name].append(_swept(self.model, base, several, axes, m))
             found["clean"].append(_plain(m(clean)))
             found["corrupted"].append(_plain(m(corrupted)))
             maps.append(here.tokens.get(tower))
@@ -272,13 +270,10 @@ def _prototypes(
 
 
 def _swept(
-    model: Model, inputs: Inputs, prototypes: Sequence[Edit], axes: Mapping[str, range], target: Target, progress: bool
+    model: Model, inputs: Inputs, prototypes: Sequence[Edit], axes: Mapping[str, range], target: Target
 ) -> Float[ndarray, "site *over row"]:
-    """The target of every cell: each prototype at each combination of values of the axes."""
-    places: list[dict[str, Any]] = [
-        dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
-    ]
-    cells = [replace(prototype, **place) for prototype in prototypes for place in places]
+    """The target of every cell: each prototype, of one site, at each combination of values of the axes."""
+    cells = model.grid(list(prototypes), **axes)
     found = model.sweep(inputs, cells, target, progress=False).values.values
     return np.asarray(found).reshape(len(prototypes), *(len(values) for values in axes.values()), -1)
 

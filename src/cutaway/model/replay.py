@@ -278,8 +278,6 @@ class Replay:
             new["past_key_values"] = None
         if cut:
             new |= {"past_key_values": self._prefix(stack, chunk, tower, n), "use_cache": True}
-            if new.get("position_ids") is None and "position_ids" in parameters(tower.module):
-                new.pop("position_ids", None)
         elif tower.name in self.known.caches:
             new["use_cache"] = False
         handle = tower.module.register_forward_pre_hook(

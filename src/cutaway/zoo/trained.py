@@ -61,7 +61,7 @@ def _emoji_clip() -> Any:
 
 TRAINED = {
     model.name: model
-    for model in (Trained("emoji-clip", "a CLIP that has seen a million drawn scenes of EmojiWorld", _emoji_clip),)
+    for model in (Trained("emoji-clip", "a small CLIP trained on the drawn scenes of EmojiWorld", _emoji_clip),)
 }
 
 
