@@ -8,7 +8,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cutaway.data import scenes
-from cutaway.errors import SiteError
 from cutaway.methods.linear_probing import Probes, linear_probing
 from cutaway.methods.probe_data import Pooling, chance, fit, shuffled_by_type, split, states
 from cutaway.methods.result import MethodError, load
@@ -104,7 +103,7 @@ def test_states_are_pooled_as_told():
 def test_a_tower_without_a_pooled_position_is_probed_by_its_mean():
     found = linear_probing(opened("siglip"), SHOWN, {"x": TRUTH}, pool="mean", seeds=(0,), progress=False)
     assert found.data.sizes["site"] == 4
-    with pytest.raises(SiteError, match="attention head"):
+    with pytest.raises(MethodError, match=r"attention head pools all.*mean over patches"):
         linear_probing(opened("siglip"), SHOWN, {"x": TRUTH}, progress=False)
 
 

@@ -48,6 +48,23 @@ def test_every_layer_and_patch_is_read_with_the_models_own_modules():
     assert lens["layer"].values.tolist() == [-1, 0, 1, 2]
 
 
+def test_a_pooled_tower_is_read_with_its_own_head():
+    """The pooled state is the head over all states of a layer; a patch is the head over that patch alone."""
+    model = opened("siglip")
+    texts = text_bank(model, TEXTS, progress=False)
+    lens = logit_lens(model, PICTURES, texts, progress=False)
+    inputs = model.inputs(image=PICTURES)
+    tower = model.module.vision_model
+    with torch.no_grad():
+        hidden = tower(**inputs.tensors, output_hidden_states=True).hidden_states
+        words = unit(texts.embeddings)
+        for depth, state in enumerate(hidden[:4]):
+            normed = tower.post_layernorm(state)
+            whole, one = unit(tower.head(normed)) @ words.T, unit(tower.head(normed[:, 9:10])) @ words.T
+            assert gap(torch.from_numpy(lens["pooled"].isel(layer=depth).values), whole) < 1e-10
+            assert gap(torch.from_numpy(lens["patch"].isel(layer=depth).values)[:, 2, 1], one) < 1e-10
+
+
 def test_a_planted_text_is_found_at_its_place_and_nowhere_else():
     model = opened("clip")
     state = model.run(model.inputs(image=PICTURES), record="vision.1.resid_post")["vision.1.resid_post"]

@@ -26,7 +26,8 @@ from world import fresh, gap, opened
 
 PICTURES = [tiny.picture(i) for i in range(3)]
 TEXTS = ["a red dog", "a cat on the left of a big dog", "two birds"]
-TOWERS = [("clip", "vision"), ("clip", "text"), ("siglip", "text"), ("dinov2", "vision"), ("vit", "vision")]
+TOWERS = [("clip", "vision"), ("clip", "text"), ("siglip", "vision"), ("siglip", "text"), ("dinov2", "vision"),
+          ("vit", "vision")]  # fmt: skip
 
 
 def made(name="clip", tower="vision", **options):
@@ -55,7 +56,7 @@ def test_the_terms_add_up_in_float32():
     assert gap(tensor(found.terms().sum("term")), tensor(found["embedding"])) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "tower"), TOWERS[:3])
+@pytest.mark.parametrize(("name", "tower"), TOWERS[:4])
 def test_the_embedding_is_the_models_own(name, tower):
     model = opened(name)
     inputs = model.inputs(text=TEXTS) if tower == "text" else model.inputs(image=PICTURES)
@@ -94,6 +95,20 @@ def test_a_term_is_what_the_output_loses_without_its_component():
     edits = [Ablate("vision.2.mlp.out"), Set("vision.norm.scale", scale)]
     without = model.run(inputs, record="vision.joint", edits=edits)["vision.joint"]
     assert gap(without, tensor(found["embedding"] - found["mlps"].isel(layer=-1))) < 1e-10
+
+
+def test_a_term_of_a_pooled_tower_is_what_the_output_loses_without_its_component():
+    """With the norm's scales, the pooling pattern and its MLP held, as in a tower that is read at one position."""
+    model, found = opened("siglip"), made("siglip")
+    inputs = model.inputs(image=PICTURES)
+    held = ["vision.norm.scale", "vision.pool.attn.pattern", "vision.pool.mlp.out"]
+    run = model.run(inputs, record=[*held, "vision.2.attn.z"])
+    for site, part in (("vision.2.mlp.out", found["mlps"]), ("vision.2.attn.z", found["heads"].isel(head=1))):
+        gone = Ablate(site, **({"head": 1} if "attn" in site else {}))
+        pinned = [Set("vision.2.mlp.out", model.run(inputs, record="vision.2.mlp.out")["vision.2.mlp.out"])]
+        edits = [gone, *(pinned if "attn" in site else []), *(Set(name, run[name]) for name in held)]
+        without = model.run(inputs, record="vision.pool.out", edits=edits)["vision.pool.out"]
+        assert gap(without, tensor(found["embedding"] - part.isel(layer=-1))) < 1e-10
 
 
 def test_a_silenced_head_has_no_term():
@@ -135,8 +150,8 @@ def test_it_keeps_and_draws_itself(tmp_path):
 
 
 def test_what_it_cannot_do_it_says():
-    with pytest.raises(SiteError, match="attention head, which is no sum"):
-        made("siglip")
+    with pytest.raises(SiteError, match="not known at which position"):
+        made("llama", "text")
     with pytest.raises(MethodError, match=r"(?i)length 5.*Expected: length 32"):
         made_once().effect(torch.ones(1, 5))
     with pytest.raises(MethodError, match="Nothing to run on"):

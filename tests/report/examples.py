@@ -57,7 +57,7 @@ def lens() -> Lens:
         layers=tuple("0123"),
         values=values,
         unit="cosine",
-        class_token=token,
+        pooled=token,
     )
 
 

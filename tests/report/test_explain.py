@@ -84,7 +84,20 @@ def test_patches_and_heads_count_the_same_thing(full, views):
 
 def test_the_class_token_curve_ends_at_the_models_own_number(full, views):
     lens = next(view for view in views if isinstance(view, LensView))
-    assert lens.class_token[:, -1] == pytest.approx(full.battery.own.similarity, abs=1e-5)
+    assert lens.pooled[:, -1] == pytest.approx(full.battery.own.similarity, abs=1e-5)
+
+
+def test_a_model_with_a_pooling_head_is_explained_too(tmp_path):
+    found = explained("tiny:siglip", tiny.picture(), TEXTS, counterfactual=tiny.picture(3), out=tmp_path / "new")
+    own = found.battery.own
+    assert own.reader == "pooling head" and own.all_read
+    made = explain.views(found.battery, explain._snippets(found.folder, "tiny:siglip", found.battery, None, None))
+    first = next(view for view in made if isinstance(view, Bars))
+    assert sum(bar.value for bar in first.bars) == pytest.approx(own.margin, abs=1e-5)
+    assert "MLP of the pooling head" in {bar.label for bar in first.bars}
+    lens = next(view for view in made if isinstance(view, LensView))
+    assert lens.pooled[:, -1] == pytest.approx(own.similarity, abs=1e-5) and lens.reader == "pooling head"
+    assert not [view.title for view in made if "class token" in view.seen + view.limits]
 
 
 def test_patching_maps_lie_on_the_grid(full, views):
@@ -194,7 +207,7 @@ def test_a_picture_is_shown_as_it_is_cropped(tmp_path):
         ({"texts": []}, "There is no text"),
         ({"texts": ["  "]}, "There is no text"),
         ({"model": "tiny:llava"}, "no contrastive model.*generative.*Expected.*CLIP"),
-        ({"model": "tiny:siglip"}, "cannot be explained yet.*attention head.*CLIP"),
+        ({"model": "tiny:siglip2"}, "no contrastive model.*unknown.*Expected.*SigLIP"),
         ({"bank": "none.txt"}, "No file at"),
         ({"pictures": "none"}, "no folder"),
         ({"pictures": "."}, "holds 2 pictures.*words.png"),

@@ -87,7 +87,7 @@ def wrong() -> dict[str, tuple[type, dict[str, object]]]:
         "an axis too few": (views.Overlay, overlay | {"values": np.zeros((3, 4))}),
         "infinite": (views.Overlay, overlay | {"values": np.full((3, 2, 2), np.inf)}),
         "layers": (views.Lens, lens | {"layers": ("0",)}),
-        "class token": (views.Lens, lens | {"class_token": np.zeros((4, 3))}),
+        "pooled": (views.Lens, lens | {"pooled": np.zeros((4, 3))}),
         "interval": (views.PatchingMap, patching | {"low": np.zeros((3, 5))}),
         "grid": (views.PatchingMap, patching | {"grid": (4, 4)}),
         "same head twice": (views.HeadTable, vars(examples.heads()) | {"heads": (head, head)}),

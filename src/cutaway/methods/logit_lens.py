@@ -76,6 +76,8 @@ def logit_lens(
     """Read the residual stream after every layer, at every patch and at the pooled position, against texts.
 
     r = P N(x) + c with the model's own final norm N and projection P; cosine = <r - u, t - v> / (|r - u| |t - v|).
+    Where an attention head pools all patches (SigLIP), a patch is read as if the picture had no other, and the pooled
+    state is what the head makes of all states of that layer.
     u and v are zero, or with `centre` the mean of r over the pictures (and patches) of that layer and the mean of the
     texts t / |t|: pictures and texts lie in two far-apart cones, and without centring that gap drowns the rest.
     At the last layer and the pooled position, uncentred, this is the model's own similarity.
@@ -103,7 +105,7 @@ def logit_lens(
         run = model.run(inputs, record=sites)
         states = torch.stack([end(run[site]) for site in sites], 1).cpu()  # picture, layer, token, joint
         patches.append(_folded(inputs, tower, states))
-        pooled.append(states[torch.arange(len(states)), :, end.positions(inputs)])
+        pooled.append(torch.stack([end.pooled(run[site], inputs) for site in sites], 1).cpu())
     patch, own = torch.cat(patches).to(texts.dtype), torch.cat(pooled).to(texts.dtype)
     words = unit(texts)
     if centre:

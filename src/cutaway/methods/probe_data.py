@@ -35,8 +35,15 @@ class Pooling:
         """`pooled` needs a tower that is read at one position."""
         if pool not in ("pooled", "mean"):
             raise MethodError(f"cannot pool by '{pool}'", exists="pooled (class or end token), mean (patches or words)")
-        words = "text" if tower.startswith("text") else "image"
-        return cls(tower, readout(model, tower).at if pool == "pooled" else words)
+        if pool == "mean":
+            return cls(tower, "text" if tower.startswith("text") else "image")
+        at = readout(model, tower).at
+        if at == "pool":
+            raise MethodError(
+                f"the '{tower}' tower of {model.name} is read at no one position: an attention head pools all",
+                expected='`pool="mean"`: the mean over patches', do="pass it",
+            )  # fmt: skip
+        return cls(tower, at)
 
     @property
     def selector(self) -> Any:

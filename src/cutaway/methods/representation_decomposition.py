@@ -31,8 +31,9 @@ class Decomposition(Result):
     """The terms of each embedding, in the units of the space the tower is read in.
 
     `embed` (item, joint); `heads` (item, layer, head, joint); `biases`, `mlps` (item, layer, joint); `norm_bias`,
-    `offset` (joint); with `by_token`, `head_tokens` (item, layer, head, token, joint). `embedding` is the model's own
-    output, not normalised, and `error` the largest entry of its difference from the sum of the terms.
+    `offset` (joint); with `by_token`, `head_tokens` (item, layer, head, token, joint); `pool_mlp` (item, joint) where
+    an attention head pools the tower. `embedding` is the model's own output, not normalised, and `error` the largest
+    entry of its difference from the sum of the terms.
     """
 
     main: ClassVar[str] = "share"
@@ -45,6 +46,9 @@ class Decomposition(Result):
             found += [heads, self["biases"].values[:, layer, None], self["mlps"].values[:, layer, None]]
             names += [f"{layer}.head.{head}" for head in range(heads.shape[1])]
             names += [f"{layer}.attn_bias", f"{layer}.mlp"]
+        if "pool_mlp" in self.data:
+            found.append(self["pool_mlp"].values[:, None])
+            names.append("pool_mlp")
         constants = np.stack([self["norm_bias"].values, self["offset"].values])
         found.append(np.broadcast_to(constants, (len(found[0]), *constants.shape)))
         return xarray.DataArray(
@@ -125,9 +129,13 @@ def representation_decomposition(
     """Write the embedding of each row as a sum of what every component of a tower adds to it directly.
 
     y = P N(x) + c with the final norm linearised at its observed scale, N(x) = g (x - mean x) / s + b, and
-    x = e + sum_l (sum_h a_lh + bias_l + m_l) at the one position the tower is read at. So
+    x = e + sum_l (sum_h a_lh + bias_l + m_l) at the position i the tower is read at. So
     y = sum_k M x_k / s + P b + c over all components x_k, with M = P diag(g) (1 - 11'/d). A head splits further by
     source token j: a_lh = sum_j A_lh[i, j] v_lh[j] W_lh. The sum is exact; a gap beyond rounding is an error.
+
+    Where an attention head pools all positions (SigLIP), its pattern is held as well: with a_ki the share of position i
+    in its head k, M_k = W_O W_V diag(g)(1 - 11'/d), y = sum_k sum_i a_ki M_k x_i / s_i + constants + its MLP's output,
+    and the components x are summed over all positions they write at.
 
     Units: those of the embedding (not normalised). Source: Gandelsman et al. 2023, arXiv 2310.05916; we
     keep biases and the norm's terms apart instead of spreading them over the heads, and take texts and ViTs too.
@@ -146,7 +154,7 @@ def representation_decomposition(
     started = time.perf_counter()
     end, layers = readout(model, tower), model.sites.towers()[tower]
     weights = [head_weights(model, tower, layer) for layer in range(layers)]
-    sites = [f"{tower}.0.resid_pre", f"{tower}.*.attn.z", f"{tower}.*.mlp.out", f"{tower}.norm.scale", end.space]
+    sites = [f"{tower}.*.attn.z", f"{tower}.*.mlp.out", *end.sites]
     if by_token:
         sites += [f"{tower}.*.attn.pattern", f"{tower}.*.attn.v"]
     parts: list[dict[str, Tensor]] = []
@@ -168,52 +176,54 @@ def representation_decomposition(
 def _terms(run: Run, end: Readout, weights: list[tuple[Tensor, Tensor]], by_token: bool) -> dict[str, Tensor]:
     """The terms of one batch, rows first."""
     tower = end.tower
-    here = end.positions(run.inputs)
-    rows = torch.arange(len(here))
     accurate = torch.promote_types(run[f"{tower}.0.resid_pre"].dtype, torch.float32)
-    matrix = end.matrix.to(accurate)
+    matrices, taken = end.matrices.to(accurate), end.weights(run).to(accurate)
 
-    def at(site: str) -> Tensor:
-        return run[site].to(accurate)[rows, here]
+    def gathered(x: Tensor) -> Tensor:
+        """What the model reads of a state: (batch, token, …) to (batch, k, …)."""
+        return torch.einsum("bkt,bt...->bk...", taken, x.to(accurate))
 
-    scale = run[f"{tower}.norm.scale"].to(accurate)
-    scale = scale if scale.dim() == 1 else scale[rows, here]
-
-    def read(x: Tensor) -> Tensor:
-        return x @ matrix.T / scale.view(-1, *[1] * (x.dim() - 1))
+    def read(site: str) -> Tensor:
+        return torch.einsum("bkd,kcd->bc", gathered(run[site]), matrices)
 
     head, bias, mlp, token = [], [], [], []
     for layer, (weight, offset) in enumerate(weights):
-        weight = weight.to(accurate)
-        head.append(read(torch.einsum("bhe,hed->bhd", at(f"{tower}.{layer}.attn.z"), weight)))
-        bias.append(read(offset.to(accurate).expand(len(rows), -1)))
-        mlp.append(read(at(f"{tower}.{layer}.mlp.out")))
+        written = torch.einsum("hed,kcd->khec", weight.to(accurate), matrices)
+        head.append(torch.einsum("bkhe,khec->bhc", gathered(run[f"{tower}.{layer}.attn.z"]), written))
+        bias.append(torch.einsum("bk,kcd,d->bc", taken.sum(-1), matrices, offset.to(accurate)))
+        mlp.append(read(f"{tower}.{layer}.mlp.out"))
         if by_token:
-            pattern = run[f"{tower}.{layer}.attn.pattern"].to(accurate)[rows, :, here]
+            pattern = gathered(run[f"{tower}.{layer}.attn.pattern"].transpose(1, 2))  # batch, k, head, source
             values = run[f"{tower}.{layer}.attn.v"].to(accurate)
-            token.append(read(torch.einsum("bhj,bjhe,hed->bhjd", pattern, values, weight)))
+            token.append(torch.einsum("bkhj,bjhe,khec->bhjc", pattern, values, written))
     space = run[end.space].to(accurate)
+    if space.dim() == 3:
+        space = space[torch.arange(len(space)), end.positions(run.inputs)]
     found = {
-        "embed": read(at(f"{tower}.0.resid_pre")), "heads": torch.stack(head, 1), "biases": torch.stack(bias, 1),
-        "mlps": torch.stack(mlp, 1), "embedding": space if space.dim() == 2 else space[rows, here],
+        "embed": read(f"{tower}.0.resid_pre"), "heads": torch.stack(head, 1), "biases": torch.stack(bias, 1),
+        "mlps": torch.stack(mlp, 1), "embedding": space,
     }  # fmt: skip
+    if end.pool is not None:
+        found["pool_mlp"] = run[f"{tower}.pool.mlp.out"].to(accurate)[:, 0]
     return found | ({"head_tokens": torch.stack(token, 1)} if by_token else {})
 
 
 def _dataset(parts: list[dict[str, Tensor]], end: Readout, inputs: Inputs | None) -> xarray.Dataset:
     axes = {
-        "embed": ("item", "joint"), "heads": ("item", "layer", "head", "joint"), "biases": ("item", "layer", "joint"),
-        "mlps": ("item", "layer", "joint"), "embedding": ("item", "joint"),
+        "embed": ("item", "joint"), "pool_mlp": ("item", "joint"), "embedding": ("item", "joint"),
+        "heads": ("item", "layer", "head", "joint"), "biases": ("item", "layer", "joint"),
+        "mlps": ("item", "layer", "joint"),
         "head_tokens": ("item", "layer", "head", "token", "joint"),
     }  # fmt: skip
     whole = {name: (axes[name], _joined([part[name] for part in parts]).numpy()) for name in parts[0]}
     accurate = parts[0]["embed"].dtype
-    constants = {"norm_bias": end.weight.to(accurate) @ end.bias.to(accurate), "offset": end.offset.to(accurate)}
+    constants = {"norm_bias": end.norm_bias.to(accurate), "offset": end.offset.to(accurate)}
     data = xarray.Dataset(
         {**whole, **{name: (("joint",), value.numpy(force=True)) for name, value in constants.items()}}
     )
     data = data.assign_coords(layer=np.arange(data.sizes["layer"]), head=np.arange(data.sizes["head"]))
     total = data["embed"] + data["heads"].sum(("layer", "head")) + (data["biases"] + data["mlps"]).sum("layer")
+    total = total + data["pool_mlp"] if "pool_mlp" in data else total
     data["error"] = abs(total + data["norm_bias"] + data["offset"] - data["embedding"]).max("joint")
     if "token" in data.sizes and inputs is not None:
         known = inputs.tokens[end.tower]

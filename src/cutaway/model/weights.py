@@ -13,14 +13,17 @@ from cutaway.errors import SiteError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.paths import linear_shape
+from cutaway.model.run import Run
 from cutaway.model.seats import is_rms, norm_eps
 
-Pooled = Literal["cls", "eos", "last", "highest"]
+Pooled = Literal["cls", "eos", "last", "highest", "pool"]
 
-# The one position at whose final state a tower of this class is read: its class token, its first end token, its last.
+# Where a tower of this class is read at its end: at its class token, its first end token, its last, or at all of them
+# through a pooling attention head.
 POOLED: dict[str, Pooled] = {
     "CLIPVisionModel": "cls",
     "CLIPTextModel": "eos",
+    "SiglipVisionModel": "pool",
     "SiglipTextModel": "last",
     "ViTModel": "cls",
     "Dinov2Model": "cls",
@@ -28,12 +31,19 @@ POOLED: dict[str, Pooled] = {
 }
 
 
+READERS: dict[Pooled, str] = {
+    "cls": "class token", "eos": "end token", "last": "last token", "highest": "end token", "pool": "pooling head",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """How the residual stream x of a tower is read at its end: y = P (g * (x - m) / s + b) + c.
+    """How the residual stream x of a tower is read at its end: y = sum_k P_k sum_j a_kj N(x_j) + c (+ the pool's MLP).
 
-    g, b: gain and bias of the final norm; m, s: its mean (0 for RMSNorm) and denominator; P, c: the projection
-    into the space of the site `space` (the identity where there is none). Only the position `at` is read by the model.
+    N(x) = g * (x - m) / s + b is the final norm with gain g, bias b, mean m (0 for RMSNorm) and denominator s. A tower
+    that is read at one position `at` has one k and a = 1 there; P is the projection into the space of the site `space`
+    (the identity where there is none). A tower that is pooled by an attention head has its heads as k: a_k is the
+    pattern of the learned query, P_k = W_O W_V of head k, and behind the sum stands its MLP, `pool`.
     """
 
     tower: str
@@ -41,16 +51,50 @@ class Readout:
     at: Pooled
     gain: Float[Tensor, "d_model"]
     bias: Float[Tensor, "d_model"]
-    weight: Float[Tensor, "joint d_model"]
+    weight: Float[Tensor, "k joint d_model"]
     offset: Float[Tensor, "joint"]
     centred: bool
     eps: float
+    norm: nn.Module
+    pool: nn.Module | None = None
+
+    @property
+    def matrices(self) -> Float[Tensor, "k joint d_model"]:
+        """The linear parts for s = 1: P_k diag(g), with the mean taken out when the norm does so."""
+        scaled = self.weight * self.gain
+        return scaled - scaled.mean(-1, keepdim=True) if self.centred else scaled
 
     @property
     def matrix(self) -> Float[Tensor, "joint d_model"]:
-        """The linear part for s = 1: P diag(g), with the mean taken out when the norm does so."""
-        scaled = self.weight * self.gain
-        return scaled - scaled.mean(1, keepdim=True) if self.centred else scaled
+        """The linear part for a state that is the only one: the sum over k."""
+        return self.matrices.sum(0)
+
+    @property
+    def norm_bias(self) -> Float[Tensor, "joint"]:
+        """What the bias of the final norm adds: sum_k P_k b."""
+        return self.weight.sum(0) @ self.bias
+
+    @property
+    def reader(self) -> str:
+        """What reads the tower, in words."""
+        return READERS[self.at]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """What `weights` and the exact sum need of a run."""
+        pooled = ("pool.attn.pattern", "pool.mlp.out") if self.at == "pool" else ()
+        return (*(f"{self.tower}.{part}" for part in ("0.resid_pre", "norm.scale", *pooled)), self.space)
+
+    def weights(self, run: Run) -> Float[Tensor, "batch k token"]:
+        """a_kj / s_j: how much of each final state the model reads in a run that recorded `sites`."""
+        scale = run[f"{self.tower}.norm.scale"]
+        if self.at == "pool":
+            return run[f"{self.tower}.pool.attn.pattern"][:, :, 0] / scale[:, None]
+        here, (batch, tokens) = self.positions(run.inputs), run[f"{self.tower}.0.resid_pre"].shape[:2]
+        scale = scale if scale.dim() == 1 else scale[torch.arange(batch), here]
+        chosen = torch.zeros(batch, tokens, dtype=scale.dtype, device=scale.device)
+        chosen[torch.arange(batch), here] = 1 / scale
+        return chosen[:, None]
 
     def scale(self, hidden: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows"]:
         """The denominator s of the final norm for a state."""
@@ -58,12 +102,25 @@ class Readout:
         return (inner.pow(2).mean(-1) + self.eps).sqrt()
 
     def __call__(self, hidden: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows joint"]:
-        """Read any state of the residual stream as if it were the last one."""
-        return hidden @ self.matrix.T / self.scale(hidden)[..., None] + self.weight @ self.bias + self.offset
+        """Read any state of the residual stream as if it were the last one, and the only one where all are read."""
+        read = hidden @ self.matrix.T / self.scale(hidden)[..., None] + self.norm_bias + self.offset
+        return read if self.pool is None else read + _pool_mlp(self.pool, read)
+
+    @torch.no_grad()
+    def pooled(self, hidden: Float[Tensor, "batch token d_model"], inputs: Inputs) -> Float[Tensor, "batch joint"]:
+        """Read whole states of the residual stream as if the tower ended there."""
+        if self.pool is not None:
+            return self.pool(self.norm(hidden))
+        return self(hidden[torch.arange(len(hidden)), self.positions(inputs)])
 
     def positions(self, inputs: Inputs) -> Int[Tensor, "batch"]:
         """Where in each row the model reads: the first of the kind `at`, the last, that of the highest id."""
         tokens = inputs.tokens[self.tower]
+        if self.at == "pool":
+            raise SiteError(
+                f"the '{self.tower}' tower is read at all positions, by a pooling head", expected="a tower read at one",
+                do="use the mean over patches",
+            )  # fmt: skip
         if self.at == "highest":
             return inputs.tensors["input_ids"].argmax(-1)
         if self.at == "last":
@@ -76,26 +133,25 @@ def readout(model: Model, tower: str) -> Readout:
     if tower not in model.towers:
         raise SiteError(f"no tower '{tower}'", exists=", ".join(model.towers) or "no named tower")
     kind = type(model.towers[tower].module).__name__
-    if f"{tower}.pool.out" in model.sites:
-        raise SiteError(
-            f"{kind} pools its '{tower}' tower with an attention head, which is no sum over the residual stream",
-            expected="a tower that is read at one position (class token, end token) after a final norm",
-            exists=", ".join(name for name, t in model.towers.items() if type(t.module).__name__ in POOLED),
-            do=f"choose another tower, or read `{tower}.pool.attn.pattern` and `{tower}.pool.out`",
-        )
-    if kind not in POOLED or f"{tower}.norm.scale" not in model.sites:
+    pooled = POOLED.get(kind) == "pool"
+    if kind not in POOLED or f"{tower}.norm.scale" not in model.sites or (pooled and _pool(model, tower) is None):
         raise SiteError(
             f"it is not known at which position the '{tower}' tower ({kind}) is read",
-            expected=f"one of {', '.join(POOLED)}",
+            expected=f"one of {', '.join(POOLED)}, with its pooling head where it has one",
             do="add the class to `POOLED` in model/weights.py",
         )
     norm = model._seat(model.sites.one(f"{tower}.norm.scale")).module
     gain, bias = _norm_weights(norm)
-    space, weight, offset = _projection(model, tower, gain)
-    at = POOLED[kind]
+    at, pool = POOLED[kind], _pool(model, tower) if pooled else None
+    if pool is not None:
+        space = f"{tower}.pool.out"
+        weight, offset = _pool_weights(pool.attention)
+    else:
+        space, matrix, offset = _projection(model, tower, gain)
+        weight = matrix[None]
     if at == "eos" and getattr(model.towers[tower].module.config, "eos_token_id", None) == 2:
         at = "highest"  # how the library reads a CLIP text when its config says 2, as those of the first years do
-    return Readout(tower, space, at, gain, bias, weight, offset, not is_rms(norm), norm_eps(norm))
+    return Readout(tower, space, at, gain, bias, weight, offset, not is_rms(norm), norm_eps(norm), norm, pool)
 
 
 def head_weights(
@@ -130,6 +186,26 @@ def _projection(model: Model, tower: str, gain: Tensor) -> tuple[str, Tensor, Te
                 return name, matrix, offset
     eye = torch.eye(len(gain), dtype=gain.dtype, device=gain.device)
     return f"{tower}.final", eye, torch.zeros_like(gain)
+
+
+def _pool(model: Model, tower: str) -> Any:
+    """The pooling head of a tower; None where this model goes without one."""
+    name = f"{tower}.pool.out"
+    return model._seat(model.sites.one(name)).module if name in model.sites else None
+
+
+def _pool_weights(attention: nn.MultiheadAttention) -> tuple[Float[Tensor, "k joint d"], Float[Tensor, "joint"]]:
+    """W_O W_V of each head of a pooling attention, and what its biases add."""
+    value = attention.in_proj_weight.detach().chunk(3)[2].unflatten(0, (attention.num_heads, -1))  # head, d_head, d
+    out = attention.out_proj.weight.detach()
+    bias = out @ attention.in_proj_bias.detach().chunk(3)[2] + attention.out_proj.bias.detach()
+    return torch.einsum("jhe,hed->hjd", out.unflatten(1, (attention.num_heads, -1)), value), bias
+
+
+@torch.no_grad()
+def _pool_mlp(pool: Any, attended: Float[Tensor, "*rows joint"]) -> Float[Tensor, "*rows joint"]:
+    """What the MLP of a pooling head adds to what its attention gave."""
+    return pool.mlp(pool.layernorm(attended))
 
 
 def _linear(module: Any, name: str) -> tuple[Float[Tensor, "out d_in"], Float[Tensor, "out"]]:

@@ -25,6 +25,7 @@ from cutaway.methods.text_explanation import Spans, SparseTexts, splice, text_sp
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.targets import Target, similarity
+from cutaway.model.weights import READERS, readout
 from cutaway.report.sources import asked, with_asked
 
 PICKS = 3  # texts a head is named by
@@ -83,7 +84,8 @@ class Measured:
     """What one model does with one case. Cosines; `margin` is the target's own number, `chance` that of random texts.
 
     `similarity` (text); `patches` (text, row, col): what each patch adds through attention; `heads` (layer, head): what
-    each head adds to the margin, and `head_chance` the same for random texts (root mean square).
+    each head adds to the margin, and `head_chance` the same for random texts (root mean square); `reader`: what reads
+    the tower at its end, in words.
     """
 
     texts: TextBank
@@ -94,6 +96,12 @@ class Measured:
     patches: xarray.DataArray
     heads: xarray.DataArray
     head_chance: xarray.DataArray
+    reader: str = "class token"
+
+    @property
+    def all_read(self) -> bool:
+        """Whether a pooling head reads all patches, rather than one token standing for them."""
+        return self.reader == READERS["pool"]
 
     @property
     def last(self) -> int:
@@ -143,6 +151,7 @@ def measure(model: Model, picture: Image.Image, texts: tuple[str, ...], target: 
         patches=parts.on_grid(parts.effect(bank, "head_tokens").sum(("layer", "head"))).isel(item=0),
         heads=heads.isel(item=0),
         head_chance=_chance(parts, bank, target, seed),
+        reader=readout(model, "vision").reader,
     )
 
 

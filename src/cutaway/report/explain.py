@@ -15,7 +15,7 @@ from numpy import ndarray
 from cutaway.errors import InputError
 from cutaway.methods.result import versions
 from cutaway.model.model import Model
-from cutaway.report import page, sections
+from cutaway.report import page, sections, words
 from cutaway.report.battery import Battery, Case, Told, examine
 from cutaway.report.patching import maps
 from cutaway.report.picture import Picture
@@ -82,14 +82,14 @@ def explained(
     """`explain`, giving back more than the page; `truth` names regions of the picture, `told` hears the steps."""
     started = time.perf_counter()
     told("reading the picture")
-    words, whole = read_texts(texts), read_picture(image)
+    asked, whole = read_texts(texts), read_picture(image)
     other = None if counterfactual is None else read_picture(counterfactual)
     told("opening the model")
     found = opened(model)
     folder = _folder(out, found, image, overwrite)
     told("reading the bank of texts")
     case = Case(
-        found, whole, words, other, bank_of(bank, found, words), crowd(pictures, found, many), untrained(found),
+        found, whole, asked, other, bank_of(bank, found, asked), crowd(pictures, found, many), untrained(found),
         truth or {}, seed,
     )  # fmt: skip
     battery = examine(case, told=told)
@@ -100,7 +100,7 @@ def explained(
         result.save(folder / f"{name}.nc", overwrite=True)
     findings = summary(battery)
     page.write(
-        folder / REPORT, title or _title(found.name, words[0], image), views(battery, code),
+        folder / REPORT, title or _title(found.name, asked[0], image), views(battery, code),
         summary="\n\n".join([*findings, *map(minus, _left_out(battery))]),
         provenance=_provenance(battery, image, time.perf_counter() - started), overwrite=True,
     )  # fmt: skip
@@ -126,7 +126,7 @@ def summary(found: Battery) -> tuple[str, ...]:
     """What was found, in three sentences with numbers."""
     own, texts = found.own, found.case.texts
     said = [
-        f"{sections.name(found, at)}, {sections.quoted(text)}," if sections.lettered(found) else sections.quoted(text)
+        f"{words.name(found, at)}, {words.quoted(text)}," if words.lettered(found) else words.quoted(text)
         for at, text in enumerate(texts[:4])
     ]
     told = [f"{text} {own.similarity[at]:.3f}" for at, text in enumerate(said)]
@@ -134,7 +134,7 @@ def summary(found: Battery) -> tuple[str, ...]:
     beside += [] if found.floor is None else [f"before training {found.floor.margin:+.3f}"]
     first = f"Cosines with this picture: {'; '.join(told)}"
     if len(texts) > 1:
-        first += f". That is {own.margin:+.3f} for {sections.aim(found)}"
+        first += f". That is {own.margin:+.3f} for {words.aim(found)}"
     first += f" ({', '.join(beside)})." if beside else "."
     if len(texts) > 1 and own.margin < 0:
         first += " So it prefers the second text."
@@ -143,7 +143,7 @@ def summary(found: Battery) -> tuple[str, ...]:
     place, share = sections.mass(sections.aimed(own))
     second = (
         f"All heads together add {float(own.heads.sum()):+.3f} of it, layer {layer} head {head} alone {best:+.3f}; "
-        f"{share:.0%} of what patches add for {sections.name(found, 0)} comes from the ninth at the {place}."
+        f"{share:.0%} of what patches add for {words.name(found, 0)} comes from the ninth at the {place}."
     )
     third = _third(found)
     return tuple(minus(sentence) for sentence in (first, second, third) if sentence)
@@ -167,7 +167,7 @@ def _third(found: Battery) -> str:
         return _carried(found).strip()
     if found.nearest is not None:
         best = found.nearest.isel(text=int(found.nearest.values.argmax()))
-        text = sections.quoted(str(best["text"].values))
+        text = words.quoted(str(best["text"].values))
         return f"Of {found.nearest.size} texts, {text} fits best ({float(best):.3f})."
     return ""
 
@@ -205,7 +205,7 @@ def _folder(out: str | Path | None, model: Model, image: Any, overwrite: bool) -
 
 def _title(model: str, text: str, image: Any) -> str:
     named = Path(image).name if isinstance(image, str | Path) else "a picture"
-    return f"{model}: {sections.quoted(text)}" if len(text) <= sections.LONG else f"{model} looks at {named}"
+    return f"{model}: {words.quoted(text)}" if len(text) <= words.LONG else f"{model} looks at {named}"
 
 
 def _write_inputs(folder: Path, case: Case, bank: str | Path | None) -> None:
@@ -239,7 +239,7 @@ def _left_out(found: Battery) -> list[str]:
     if unknown:
         notes.insert(
             0,
-            f"This model has no entry for {', '.join(map(sections.quoted, unknown))} and reads any such word as the "
+            f"This model has no entry for {', '.join(map(words.quoted, unknown))} and reads any such word as the "
             "same blank, so do not trust what it says of texts with it.",
         )
     return [" ".join(notes)] if notes else []

@@ -7,9 +7,10 @@ import numpy as np
 from cutaway.methods.result import Result
 from cutaway.report.battery import Battery
 from cutaway.report.picture import Picture
-from cutaway.report.sections import aim, key, number, origin
+from cutaway.report.sections import origin
 from cutaway.report.snippets import Snippets
 from cutaway.report.views import Axis, PatchingMap
+from cutaway.report.words import aim, key, number
 
 
 def maps(found: Battery, picture: Picture, other: Picture, code: Snippets) -> list[PatchingMap]:

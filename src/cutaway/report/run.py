@@ -78,7 +78,7 @@ def decomposition(model: str, images: Sequence[Path], texts: Sequence[str], towe
 
 
 def lens(model: str, images: Sequence[Path], texts: Sequence[str], centre: bool) -> tuple[Result, Any]:
-    """The logit lens of pictures: the cosine of the class token with each text, by layer."""
+    """The logit lens of pictures: the cosine of the pooled state with each text, by layer."""
     from cutaway.methods.logit_lens import logit_lens
 
     found = load(model)

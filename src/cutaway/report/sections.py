@@ -16,53 +16,14 @@ from cutaway.report.picture import Picture
 from cutaway.report.snippets import Snippets
 from cutaway.report.views import Axis as Side
 from cutaway.report.views import Bar, Bars, Curve, Head, HeadTable, Lens, Line, Overlay, Span, Table
+from cutaway.report.words import aim, alone, key, labels, lettered, name, number, onward, quoted, reads
 
 NEAREST = 12
 SHOWN = 3  # texts that get bars of their own
 CLEAR = 1e-3  # cosine: of less, shares are not told
-LONG = 24  # letters; longer texts go by A and B
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
-
-
-def quoted(text: str) -> str:
-    """A text in quotation marks."""
-    return f"“{text}”"
-
-
-def lettered(found: Battery) -> bool:
-    """Whether texts go by letters, because two long ones would bury every sentence."""
-    return len(found.case.texts) > 1 and max(map(len, found.case.texts[:2])) > LONG
-
-
-def name(found: Battery, index: int) -> str:
-    """A text in a sentence: quoted, or its letter."""
-    return chr(ord("A") + index) if lettered(found) and index < 26 else quoted(found.case.texts[index])
-
-
-def key(found: Battery) -> str:
-    """What the two letters stand for, as a sentence to put behind others."""
-    one, other = (*found.case.texts, "")[:2]
-    return f" A is {quoted(one)}, B is {quoted(other)}." if lettered(found) else ""
-
-
-def labels(found: Battery) -> tuple[str, ...]:
-    """The texts as labels of maps, with their letters."""
-    return tuple(
-        f"{name(found, index)}: {text}" if lettered(found) and index < 26 else text
-        for index, text in enumerate(found.case.texts)
-    )
-
-
-def aim(found: Battery) -> str:
-    """What is explained, in words."""
-    return name(found, 0) if len(found.case.texts) == 1 else f"{name(found, 0)} rather than {name(found, 1)}"
-
-
-def number(found: Battery) -> str:
-    """The name of the number that is explained."""
-    return "the cosine with it" if len(found.case.texts) == 1 else "the difference of the two cosines"
+# --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def origin(told: Provenance | Result) -> dict[str, object]:
@@ -108,7 +69,7 @@ def inside(values: ndarray, mask: ndarray) -> tuple[float, float]:
 
 
 def patches(found: Battery, picture: Picture, code: Snippets) -> Overlay:
-    """What each patch adds to the similarity with each text, through the attention of the class token."""
+    """What each patch adds to the similarity with each text, through attention."""
     own, texts = found.own, found.case.texts
     values, names = own.patches.values, labels(found)
     if len(texts) > 1:
@@ -118,12 +79,13 @@ def patches(found: Battery, picture: Picture, code: Snippets) -> Overlay:
     row, col = np.unravel_index(values[0].argmax(), values[0].shape)
     return Overlay(
         title="What each patch adds",
-        seen=f"The class token gathers from the patches, through its attention, {total:+.3f} of the {own.margin:+.3f} "
+        seen=f"{reads(own)} {total:+.3f} of the {own.margin:+.3f} "
         f"for {aim(found)}. {share:.0%} of what speaks for it comes from the ninth at the {place}; one patch, row "
         f"{row}, column {col}, adds {values[0].max():+.3f}. These numbers are parts of an exact sum.{key(found)}",
-        limits="It counts what a patch hands to the class token directly. By the later layers a patch may hold what "
-        "it has gathered from its neighbours, so a bright patch is where the class token read, not always where the "
-        "thing stands. What the class token, MLPs and biases add has no place on the picture.",
+        limits=f"It counts what a patch hands on to the {own.reader} directly. By the later layers a patch may hold "
+        "what it has gathered from its neighbours, so a bright patch is where something was read, not always where the "
+        f"thing stands. What {'the embeddings of the patches' if own.all_read else f'the {own.reader}'}, MLPs and "
+        "biases add is not on this map.",
         picture=picture, texts=names, values=values, unit="cosine", signed=True, code=code.patches(),
         provenance=origin(own.parts),
     )  # fmt: skip
@@ -135,10 +97,10 @@ def last_layer(found: Battery, picture: Picture, code: Snippets) -> Overlay:
     values = lens["patch"].isel(picture=0, layer=-1).transpose("text", "row", "col").values
     row, col = np.unravel_index(values[0].argmax(), values[0].shape)
     how = (
-        "Each patch is read as if it were the class token, less the mean over 64 pictures, and compared with each text "
+        f"Each patch is read {alone(found.own)}, less the mean over 64 pictures, and compared with each text "
         "less the mean of the texts."
         if centred
-        else "Each patch is read as if it were the class token and compared with each text."
+        else f"Each patch is read {alone(found.own)} and compared with each text."
     )
     chance = float(lens["random"].values[-1])
     return Overlay(
@@ -146,31 +108,33 @@ def last_layer(found: Battery, picture: Picture, code: Snippets) -> Overlay:
         seen=f"{how} {name(found, 0)} fits best at row {row}, column {col} (cosine {values[0].max():+.2f}); a random "
         f"direction fits a patch at ±{chance:.2f}. {(values[0] > 2 * chance).mean():.0%} of the patches fit it more "
         f"than twice as well.{key(found)}",
-        limits="The model never reads patches this way: only the class token goes on. A low number does not mean that "
-        "a patch knows nothing of the text, only that the output's own words do not say so. The map above, which "
-        "adds up to the output, is the one to trust where the two differ.",
+        limits=f"The model never reads patches this way: {onward(found.own)} on. A low number does not mean that a "
+        "patch knows nothing of the text, only that the output's own words do not say so. The map above, which adds up "
+        "to the output, is the one to trust where the two differ.",
         picture=picture, texts=labels(found), values=values, unit="cosine", signed=True, code=code.lens(centred),
         provenance=origin(lens),
     )  # fmt: skip
 
 
 def by_layer(found: Battery, picture: Picture, code: Snippets) -> Lens:
-    """Every layer and patch against every text, with the class token's curve."""
+    """Every layer and patch against every text, with the curve of what reads them."""
     lens = found.own.lens
     pooled = lens["pooled"].isel(picture=0).transpose("text", "layer").values
     names = tuple("input" if layer < 0 else str(layer) for layer in lens["layer"].values)
     first = int(np.argmax(pooled[0] >= 0.9 * pooled[0, -1])) if pooled[0, -1] > 0 else len(names) - 1
     return Lens(
         title="Layer by layer",
-        seen=f"Read after each layer, the class token's cosine with {name(found, 0)} goes from {pooled[0, 0]:+.3f} "
-        f"at the input to {pooled[0, -1]:+.3f} at the end, which is the model's own number. It first has nine tenths "
-        f"of that at {'the input' if names[first] == 'input' else f'layer {names[first]}'}.{key(found)}",
-        limits="The final norm and projection were trained for the last layer and the class token alone. In between, "
-        "low means that the state is not yet in the output's own words, not that the model does not know. Pictures "
-        "and texts also lie in two cones, so compare texts and layers rather than trust a single cosine.",
-        picture=picture, texts=labels(found), layers=names, unit="cosine", class_token=pooled, code=code.lens(),
+        seen=f"Read after each layer, the {found.own.reader}'s cosine with {name(found, 0)} goes from "
+        f"{pooled[0, 0]:+.3f} at the input to {pooled[0, -1]:+.3f} at the end, which is the model's own number. It "
+        "first has nine tenths of that at "
+        f"{'the input' if names[first] == 'input' else f'layer {names[first]}'}.{key(found)}",
+        limits="The final norm and projection were trained for the last layer and "
+        f"{'for all patches' if found.own.all_read else f'the {found.own.reader} alone'}. In between, low means that "
+        "the state is not yet in the output's own words, not that the model does not know. Pictures and texts also lie "
+        "in two cones, so compare texts and layers rather than trust a single cosine.",
+        picture=picture, texts=labels(found), layers=names, unit="cosine", pooled=pooled, code=code.lens(),
         values=lens["patch"].isel(picture=0).transpose("text", "layer", "row", "col").values, signed=True,
-        provenance=origin(lens),
+        reader=found.own.reader, provenance=origin(lens),
     )  # fmt: skip
 
 
@@ -226,19 +190,22 @@ def _sum(found: Battery, effect: xarray.DataArray, title: str, total: float, cod
     terms = {str(name): float(value) for name, value in zip(effect["term"].values, effect.values, strict=True)}
     layers = range(found.own.parts.data.sizes["layer"])
     heads = [sum(v for name, v in terms.items() if name.startswith(f"{layer}.head.")) for layer in layers]
-    mlps = [terms[f"{layer}.mlp"] for layer in layers]
+    mlps = {f"MLP of layer {layer}": terms[f"{layer}.mlp"] for layer in layers}
+    mlps |= {"MLP of the pooling head": terms["pool_mlp"]} if "pool_mlp" in terms else {}
     biases = sum(terms[f"{layer}.attn_bias"] for layer in layers)
-    made = [Bar("class token and position", "embedding", terms["embed"])]
+    first = "patches and positions" if found.own.all_read else f"{found.own.reader} and position"
+    made = [Bar(first, "embedding", terms["embed"])]
     made += [Bar(f"heads of layer {layer}", "heads", value) for layer, value in enumerate(heads)]
-    made += [Bar(f"MLP of layer {layer}", "MLPs", value) for layer, value in enumerate(mlps)]
+    made += [Bar(title, "MLPs", value) for title, value in mlps.items()]
     made += [Bar("attention biases", "constants", biases), Bar("norm and projection bias", "constants",
              terms["norm_bias"] + terms["offset"])]  # fmt: skip
     summed = sum(terms.values())
     most = max(made, key=lambda bar: abs(bar.value or 0))
     return Bars(
         title=title,
-        seen=f"The heads add {sum(heads):+.3f}, the MLPs {sum(mlps):+.3f}, everything else "
-        f"{summed - sum(heads) - sum(mlps):+.3f}; the largest single bar is {most.label} with {most.value or 0:+.3f}. "
+        seen=f"The heads add {sum(heads):+.3f}, the MLPs {sum(mlps.values()):+.3f}, everything else "
+        f"{summed - sum(heads) - sum(mlps.values()):+.3f}; the largest single bar is {most.label} with "
+        f"{most.value or 0:+.3f}. "
         f"Together {summed:.6f}: the model's own number is {total:.6f}, and the gap of {abs(summed - total):.0e} is "
         f"rounding.{told}",
         limits="These are direct effects: what a layer writes that reaches the output unchanged. An early layer that "

@@ -21,7 +21,7 @@ from cutaway.model.weights import readout
 
 EMOJIWORLD = "emojiworld"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-FITS = "CLIP and models built like it, whose picture tower ends in a class token (`tiny:clip`, `zoo:emoji-clip`)"
+FITS = "CLIP, SigLIP and models built like them (`tiny:clip`, `tiny:siglip`, `zoo:emoji-clip`)"
 
 
 # --- model ------------------------------------------------------------------------------------------------------------

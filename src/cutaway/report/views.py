@@ -115,31 +115,32 @@ class Overlay(View):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lens(View):
-    """Maps by layer: `values` are (text, layer, row, column), `class_token` is (text, layer)."""
+    """Maps by layer: `values` (text, layer, row, column); `pooled` (text, layer) is what `reader` makes of all."""
 
     picture: Picture
     texts: tuple[str, ...]
     layers: tuple[str, ...]
     values: np.ndarray
     unit: str
-    class_token: np.ndarray | None = None
+    pooled: np.ndarray | None = None
+    reader: str = "class token"
     signed: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         size = len(self.texts), len(self.layers)
         _keep(self, "values", (*size, None, None), "text, layer, row, column")
-        _keep(self, "class_token", size, "text, layer")
+        _keep(self, "pooled", size, "text, layer")
 
     def header(self) -> list[str]:
-        """Text, layer, token (class or patch), row, column and value."""
+        """Text, layer, token (the reader or a patch), row, column and value."""
         return ["text", "layer", "token", "row", "column", "value"]
 
     def rows(self) -> Iterator[Sequence[Cell]]:
-        """The class token of each text and layer, then one row for each text, layer and patch."""
-        if self.class_token is not None:
-            for (text, layer), value in np.ndenumerate(self.class_token):
-                yield self.texts[text], self.layers[layer], "class", None, None, float(value)
+        """The reader of each text and layer, then one row for each text, layer and patch."""
+        if self.pooled is not None:
+            for (text, layer), value in np.ndenumerate(self.pooled):
+                yield self.texts[text], self.layers[layer], self.reader, None, None, float(value)
         for (text, layer, row, column), value in np.ndenumerate(self.values):
             yield self.texts[text], self.layers[layer], "patch", row, column, float(value)
 

@@ -34,15 +34,15 @@ class Recipe:
     A share `contrast` of each batch are counterfactual pairs: pictures and captions that differ in one factor.
     """
 
-    steps: int = 3_000
+    steps: int = 4_000
     batch: int = 256
     rate: float = 3e-3
     warmup: int = 150
     decay: float = 0.1
     clip: float = 1.0
     keep: float = 0.5
-    whole: float = 0.2
-    contrast: float = 0.2
+    whole: float = 0.15
+    contrast: float = 0.4
     jitter: float = 0.15
     seed: int = 0
     save_every: int = 100

@@ -16,7 +16,11 @@ from cutaway.zoo.contrastive import Pairs, Recipe
 from cutaway.zoo.tiny_text import KINDS, word_tokenizer
 
 SIDE, PATCH, LONGEST = 64, 8, 32
-TOLD = tuple(data.FACTORS)  # the factors whose pairs are shown in training
+# How often the pairs of each factor are shown in training: more of what random captions rarely ask for.
+TOLD = {
+    "category": 1, "place": 4, "artist": 2, "background": 1, "add": 1, "remove": 1, "binding place": 3,
+    "binding colour": 2, "label": 1,
+}  # fmt: skip
 _SPECIALS = ("<unk>", "<|startoftext|>", "<|endoftext|>")
 
 
@@ -73,13 +77,14 @@ def vocabulary() -> dict[str, int]:
 
 def batches(recipe: Recipe) -> Callable[[int], Pairs]:
     """The pairs of any step: scenes of the training split with a caption each, some as counterfactual pairs."""
-    told = round(recipe.contrast * recipe.batch / 2 / len(TOLD))
-    plain = recipe.batch - 2 * told * len(TOLD)
+    once = recipe.contrast * recipe.batch / 2 / sum(TOLD.values())
+    told = {factor: round(once * weight) for factor, weight in TOLD.items()}
+    plain = recipe.batch - 2 * sum(told.values())
 
     def draw(step: int) -> Pairs:
         scenes, said = [], []
-        for factor in TOLD:
-            for pair in islice(_training_pairs(factor, recipe.seed, step), told):
+        for factor, number in told.items():
+            for pair in islice(_training_pairs(factor, recipe.seed, step), number):
                 scenes += [pair.a, pair.b]
                 said += [pair.caption_a.text, pair.caption_b.text]
         for index in range(step * plain, (step + 1) * plain):

@@ -163,9 +163,9 @@ DRAW.Lens = (view, stage) => {
     stage,
     (layer, text) => chart?.mark(layer, text),
   );
-  if (!view.class_token) return;
-  const lines = view.texts.map((label, text) => ({ label, values: slice(view.class_token, text) }));
-  stage.append(make("h3", { text: "At the class token" }));
+  if (!view.pooled) return;
+  const lines = view.texts.map((label, text) => ({ label, values: slice(view.pooled, text) }));
+  stage.append(make("h3", { text: `At the ${view.reader}` }));
   chart = lineChart(
     { name: "layer", labels: view.layers, lines, unit: view.unit, at: figure.state.layer, onPick: figure.goTo },
     stage,
@@ -319,9 +319,9 @@ TABLES.Overlay = (view) => [
 
 TABLES.Lens = (view) => [
   ["text", "layer", "token", "row", "column", "value"],
-  ...(view.class_token
+  ...(view.pooled
     ? view.texts.flatMap((name, text) =>
-        view.layers.map((layer, at) => [name, layer, "class", null, null, slice(view.class_token, text)[at]]),
+        view.layers.map((layer, at) => [name, layer, view.reader, null, null, slice(view.pooled, text)[at]]),
       )
     : []),
   ...view.texts.flatMap((name, text) =>
