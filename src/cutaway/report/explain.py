@@ -140,10 +140,9 @@ def summary(found: Battery) -> tuple[str, ...]:
         first += " So it prefers the second text."
     layer, head = sections.leading(own)
     best = float(own.heads.values[layer, head])
-    place, share = sections.mass(sections.aimed(own))
     second = (
         f"All heads together add {float(own.heads.sum()):+.3f} of it, layer {layer} head {head} alone {best:+.3f}; "
-        f"{share:.0%} of what patches add for {words.name(found, 0)} comes from the ninth at the {place}."
+        f"{sections.mostly(sections.aimed(own), f'what patches add for {words.name(found, 0)}')}."
     )
     third = _third(found)
     return tuple(minus(sentence) for sentence in (first, second, third) if sentence)

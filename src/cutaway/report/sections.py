@@ -44,6 +44,12 @@ def mass(values: ndarray, places: int = 3) -> tuple[str, float]:
     return PLACES[int(ninths.argmax())], float(ninths.max() / total) if total else float("nan")
 
 
+def mostly(values: ndarray, what: str) -> str:
+    """Where on the picture most of what is above zero lies, as a clause."""
+    place, share = mass(values)
+    return "no patch speaks for it" if np.isnan(share) else f"{share:.0%} of {what} comes from the ninth at the {place}"
+
+
 def aimed(measured: Measured) -> ndarray:
     """What each patch adds to the target, (row, col)."""
     values = measured.patches.values
@@ -74,14 +80,13 @@ def patches(found: Battery, picture: Picture, code: Snippets) -> Overlay:
     values, names = own.patches.values, labels(found)
     if len(texts) > 1:
         values, names = np.concatenate([aimed(own)[None], values]), (aim(found), *names)
-    place, share = mass(values[0])
     total = values[0].sum()
     row, col = np.unravel_index(values[0].argmax(), values[0].shape)
     return Overlay(
         title="What each patch adds",
-        seen=f"{reads(own)} {total:+.3f} of the {own.margin:+.3f} "
-        f"for {aim(found)}. {share:.0%} of what speaks for it comes from the ninth at the {place}; one patch, row "
-        f"{row}, column {col}, adds {values[0].max():+.3f}. These numbers are parts of an exact sum.{key(found)}",
+        seen=f"{reads(own)} {total:+.3f} of the {own.margin:+.3f} for {aim(found)}; "
+        f"{mostly(values[0], 'what speaks for it')}. The largest patch, row {row}, column {col}, adds "
+        f"{values[0].max():+.3f}. These numbers are parts of an exact sum.{key(found)}",
         limits=f"It counts what a patch hands on to the {own.reader} directly. By the later layers a patch may hold "
         "what it has gathered from its neighbours, so a bright patch is where something was read, not always where the "
         f"thing stands. What {'the embeddings of the patches' if own.all_read else f'the {own.reader}'}, MLPs and "
