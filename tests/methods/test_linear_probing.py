@@ -73,10 +73,10 @@ def test_an_untrained_model_and_random_labels_score_the_floor():
     assert (abs(found["selectivity"]) < 0.3).all()
 
 
-def test_the_interval_is_students():
+def test_the_interval_is_students_and_knows_that_splits_overlap():
     found = probed({"random": TRUTH}, sites="vision.2.resid_post")
     scores = found["score"].values[0, 0]
-    half = 4.302652729911275 * scores.std(ddof=1) / 3**0.5
+    half = 4.302652729911275 * scores.std(ddof=1) * (1 / 3 + 0.25 / 0.75) ** 0.5
     assert found["high"].item() == pytest.approx(scores.mean() + half)
     assert (found["mean"] - found["low"]).item() == pytest.approx(half)
     alone = linear_probing(opened("clip"), SHOWN, {"x": TRUTH}, sites="vision.2.resid_post", seeds=(4,), progress=False)

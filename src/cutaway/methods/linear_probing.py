@@ -66,8 +66,9 @@ def linear_probing(
     by default each item is a type of its own) gets one label, permuted among types. Selectivity = score - control.
 
     Units: accuracy or R^2 on held-out items. Source: Alain and Bengio 2016, arXiv 1610.01644; Hewitt and Liang 2019,
-    arXiv 1909.03368. Intervals are Student's t over the splits of one data set, so they leave out the sampling of the
-    data themselves. `majority` is the floor; probe an untrained model of the same shape for the other.
+    arXiv 1909.03368. Splits of one data set share items, so the variance of the mean over n of them is not s^2 / n:
+    intervals are Student's t with s^2 (1/n + test / (1 - test)), after Nadeau and Bengio 2003 (Machine Learning 52).
+    `majority` is the floor; probe an untrained model of the same shape for the other.
 
     What it can NOT tell: that the model uses what can be read (see `erasure.erase`), or that it is absent where a
     linear read-out fails.
@@ -102,7 +103,7 @@ def linear_probing(
         tower=tower, pool=pool, test=test, penalty=penalty, items=items,
         types="items" if types is None else "given",
     )  # fmt: skip
-    return Probes(_table(scores, chosen, named, seeds), told)
+    return Probes(_table(scores, chosen, named, seeds, test), told)
 
 
 def _scores(
@@ -126,13 +127,14 @@ def _types(types: Any, name: str, items: int) -> ndarray:
 
 def _table(
     scores: Float[ndarray, "3 site label seed"], sites: Sequence[Site], named: Mapping[str, ndarray],
-    seeds: Sequence[int],
+    seeds: Sequence[int], test: float,
 ) -> xarray.Dataset:  # fmt: skip
     from scipy import stats
 
     n = len(seeds)
     mean = scores[0].mean(-1)
-    half = stats.t.ppf(0.975, n - 1) * scores[0].std(-1, ddof=1) / n**0.5 if n > 1 else np.full(mean.shape, np.nan)
+    spread = scores[0].std(-1, ddof=1) if n > 1 else np.full(mean.shape, np.nan)
+    half = stats.t.ppf(0.975, max(1, n - 1)) * spread * (1 / n + test / (1 - test)) ** 0.5
     axes = ("site", "label", "seed")
     each = {name: (axes, values) for name, values in zip(("score", "control", "majority"), scores, strict=True)}
     selectivity = mean - scores[1].mean(-1)

@@ -23,7 +23,7 @@ from cutaway.model.plan import Chunk, Need, Plan, Way, chunked
 from cutaway.model.reach import since, start_of, steps_of
 from cutaway.model.run import Run
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower
-from cutaway.model.session import Recording, Session
+from cutaway.model.session import Recording
 from cutaway.model.targets import Target
 
 if TYPE_CHECKING:
@@ -213,10 +213,7 @@ class Replay:
             return [model.run(self.inputs, edits=[edit for _, edit in self.bound[i]]) for i in chunk.cells]
         bound = [pair for i in chunk.cells for pair in self.bound[i]]
         shares = [(at, n) for at, i in enumerate(chunk.cells) for _ in self.bound[i]] if n > 1 else []
-        session = model._session(bound, (), Recording(), self.inputs)
-        session = Session(
-            bound, (), Recording(), session.tokens, session.totals, session.guidance, False, session.outer, shares
-        )
+        session = replace(model._session(bound, (), Recording(), self.inputs), edits=bound, shares=shares)
         tower = model.towers[chunk.tower]
         with torch.no_grad(), ExitStack() as stack:
             stack.enter_context(session)

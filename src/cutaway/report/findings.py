@@ -14,6 +14,7 @@ import xarray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import cutaway
 from cutaway.errors import InputError
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.load import load
@@ -76,12 +77,12 @@ def measure(
         "layers": (model, measures.layers),
         "ablation": (model, lambda *rest: measures.ablation(rest[0], found["heads"], *rest[1:])),
     }
-    marks = {id(one): _fingerprint(one) for one in (model, floor)}
+    marks, code = {id(one): _fingerprint(one) for one in (model, floor)}, _code()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("opening", total=len(steps))
         for name, (of, step) in steps.items():
-            key = hashlib.sha256(f"{marks[id(model)]} {marks[id(of)]} {n} {seed}".encode()).hexdigest()[:12]
+            key = hashlib.sha256(f"{code} {marks[id(model)]} {marks[id(of)]} {n} {seed}".encode()).hexdigest()[:12]
             kept = folder / f"{name}-{key}.nc"
             result = _kept(kept, lambda told, of=of, step=step: step(of, n, seed, told), bar, task, name, of)
             found[name], seconds[name] = result.data, result.provenance.seconds
@@ -106,6 +107,14 @@ def _fingerprint(model: Model) -> str:
     digest = hashlib.sha256(model.name.encode())
     for name, value in sorted(model.module.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _code() -> str:
+    """What the package's own code is, so that a kept section never stands for another way to measure."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(cutaway.__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
