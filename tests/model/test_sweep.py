@@ -174,6 +174,35 @@ def test_only_the_last_logits_are_computed():
     assert set(shapes) == {1}
 
 
+@pytest.mark.parametrize("name", [name for name in WAYS if "text" in WAYS[name] and name not in ("clip", "siglip")])
+def test_the_last_mlp_works_for_the_logits_that_are_read(name):
+    """Edits everywhere around it, and on it, give the logits of a plain run; elsewhere nothing is computed."""
+    model, inputs = opened(name), world.given(name)
+    source, draw = world.clean(name), random.Random(5)
+    last = model.sites.towers()["text"] - 1
+    live = [s for s in model.sites if s.tower == "text" and not s.dead and not s.part.endswith(".pattern")]
+    chosen = [s for s in live if s.layer == last] + draw.sample([s for s in live if s.layer != last], 4)
+    cells, before = [random_edit(site, draw, source) for site in chosen], state(model)
+    check(model, inputs, cells, name, targets.logit_diff(5, 9))
+    assert state(model) == before
+
+
+def test_the_last_mlp_sees_one_position():
+    model, inputs, cells = patching()
+    seen: list[tuple[int, ...]] = []
+    mlp = model.towers["text"].blocks[-1].mlp
+    handle = mlp.gate_proj.register_forward_hook(lambda m, args, out: seen.append(tuple(out.shape[1:2])))
+    try:
+        model.sweep(inputs, cells, targets.logit("dog"), progress=False)
+        assert set(seen[1:]) == {(1,)}  # the first is the clean run
+        with model.edited(Scale("text.2.mlp.pre", 0.5, token=1)):
+            seen.clear()
+            model.sweep(inputs, cells, targets.logit("dog"), progress=False)
+            assert max(seen)[0] > 1  # an edit that is held may sit on any position
+    finally:
+        handle.remove()
+
+
 def test_what_the_edit_cannot_reach_is_not_run_again():
     model = opened("llava")
     inputs = world.given("llava")

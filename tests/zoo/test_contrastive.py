@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cutaway.errors import LoadError
+from cutaway.errors import InputError, LoadError
 from cutaway.zoo import emoji_clip
 from cutaway.zoo.contrastive import PROGRESS, Recipe, contrastive_loss, dropped, seconds_spent, train
 from cutaway.zoo.muon import Muon, orthogonalised
 
-SMALL = Recipe(steps=6, batch=18, warmup=2, contrast=1.0, whole=0.34, save_every=2)
+SMALL = Recipe(steps=6, batch=18, warmup=2, contrast=0.8, whole=0.34, save_every=2)
 
 
 def trained(folder: Path, *, until: int = 6, recipe: Recipe = SMALL) -> torch.nn.Module:
@@ -46,6 +46,13 @@ def test_seed_decides(tmp_path):
     assert torch.equal(one.pictures, emoji_clip.batches(SMALL)(0).pictures)
     assert not torch.equal(one.pictures, emoji_clip.batches(other)(0).pictures)
     assert not torch.equal(emoji_clip.batches(SMALL)(1).pictures, one.pictures)
+
+
+def test_pairs_fill_their_share_of_a_batch_and_no_more():
+    full = emoji_clip.batches(Recipe())(0)
+    assert len(full.pictures) == len(full.input_ids) == Recipe().batch
+    with pytest.raises(InputError, match="22 places of a batch of 18"):
+        emoji_clip.batches(Recipe(**{**SMALL.__dict__, "contrast": 1.0}))
 
 
 def test_another_recipe_is_refused(tmp_path):

@@ -147,6 +147,31 @@ def replaying(
                 unit.forward = own
 
 
+@contextmanager
+def last_only(module: nn.Module | None) -> Iterator[None]:
+    """Let a module that works on each position alone work on the last one only; the others get zeros."""
+    if module is None:
+        yield
+        return
+    own, plain = module.forward, vars(module).get("forward")
+
+    @wraps(own)
+    def forward(entering: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if entering.dim() != 3:
+            return own(entering, *args, **kwargs)
+        left = own(entering[:, -1:], *args, **kwargs)
+        return nn.functional.pad(left, (0, 0, entering.shape[1] - 1, 0))
+
+    try:
+        module.forward = forward
+        yield
+    finally:
+        if plain is None:
+            del module.forward
+        else:
+            module.forward = plain
+
+
 def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """A nested output with every tensor changed; anything else stays, caches are dropped."""
     if isinstance(value, Tensor):

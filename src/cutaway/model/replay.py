@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cutaway.model.cells import Cells
 from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
-from cutaway.model.known import Known, entries, mapped, parameters, repeated, replaying, tensors, watching
+from cutaway.model.known import Known, entries, last_only, mapped, parameters, repeated, replaying, tensors, watching
 from cutaway.model.plan import Chunk, Need, Plan, Way, chunked
 from cutaway.model.reach import since, start_of, steps_of
 from cutaway.model.run import Run
@@ -35,12 +35,12 @@ Bound = list[tuple[Seat, Edit]]
 class Replay:
     """The clean run of some inputs and the plan of a sweep over them; `run(chunk)` gives one Run a cell."""
 
-    def __init__(self, model: Model, inputs: Inputs, cells: Cells, *, last_only: bool = False, memory: int) -> None:
+    def __init__(self, model: Model, inputs: Inputs, cells: Cells, *, last_logits: bool = False, memory: int) -> None:
         self.model, self.inputs, self.memory = model, inputs, memory
         self.bound: list[Bound] = [model._bind(list(edits)) for edits in cells.edits]
         self.known = Known()
         names = [] if model.is_pipeline else parameters(model.module)
-        self.options = {"logits_to_keep": 1} if last_only and "logits_to_keep" in names else {}
+        self.options = {"logits_to_keep": 1} if last_logits and "logits_to_keep" in names else {}
         self._clean()
         self.plan = self._planned()
 
@@ -87,7 +87,7 @@ class Replay:
         forward = sum(self._flops(unit) for unit in self._outer(-1))
         chunks = []
         for need, members in chunked(needs, positions, most):
-            cost = self._cost(need) if need.way != "plain" else forward
+            cost = self._cost(need, members) if need.way != "plain" else forward
             chunks.append(Chunk(need.way, need.tower, need.since, need.start, members, cost * len(members)))
         reasons = tuple(dict.fromkeys(need.why for need in needs if need.why))
         held = tokens.batch if tokens else rows
@@ -113,7 +113,7 @@ class Replay:
             start = min(start_of(seat, edit, self.inputs, self._length(name)) for seat, edit in bound)
             way: Way = "suffix" if start > 0 and self._resumable(tower) else "tower"
             need = replace(need, way=way, start=start if way == "suffix" else 0)
-        return replace(need, flops=self._cost(need))
+        return replace(need, flops=self._cost(need, ()))
 
     def _single(self, tower: Tower) -> str:
         if self.model.is_pipeline:
@@ -176,14 +176,22 @@ class Replay:
         row = positions / shapes[0][0] if len(shapes[0]) > 2 else 1
         return (2 * weights * positions + 4 * positions * row * width) * times
 
-    def _cost(self, need: Need) -> float:
-        """FLOPs of one cell run this way."""
+    def _cost(self, need: Need, cells: Sequence[int]) -> float:
+        """FLOPs of one cell run this way, beside these others."""
         live = self._outer(need.since)
         if need.way in ("tower", "suffix") and self.model.family.kind == "contrastive":
             live = [unit for unit in live if self.homes[id(unit)].name == need.tower]
         length = self._length(need.tower)
         share = (length - need.start) / length if need.way == "suffix" else 1.0
-        return sum(self._flops(unit, need.since, share) for unit in live)
+        return sum(self._flops(unit, need.since, share) for unit in live) - self._left_out(need, cells)
+
+    def _left_out(self, need: Need, cells: Sequence[int]) -> float:
+        """What an MLP does not compute that works on the last position alone."""
+        mlp, blocks = self._last_mlp(cells), self.model.towers["text"].blocks if "text" in self.model.towers else ()
+        if mlp is None or self.known.ended(blocks[-1]) < need.since:
+            return 0.0
+        weights = sum(parameter.numel() for parameter in mlp.parameters() if parameter.dim() > 1)
+        return 2.0 * weights * max(0, self._length("text") - need.start - 1) * self._rows_of(self.known.outputs)
 
     def _row_bytes(self, way: Way, needs: Sequence[Need]) -> int:
         """Rough memory of one cell's rows: a few activations of the widest live block, and its attention scores."""
@@ -218,6 +226,7 @@ class Replay:
         with torch.no_grad(), ExitStack() as stack:
             stack.enter_context(session)
             stack.enter_context(self._given_back(chunk, tower, n))
+            stack.enter_context(last_only(self._last_mlp(chunk.cells)))
             inputs = self.inputs
             if chunk.way == "whole" and n > 1:
                 tensors = {k: repeated(v, n) if isinstance(v, Tensor) else v for k, v in inputs.tensors.items()}
@@ -227,6 +236,17 @@ class Replay:
             outputs = model._call(inputs, "pt" if model.is_pipeline else "pil", self.options)
         session.check()
         return [self._cell(outputs, chunk, at, i) for at, i in enumerate(chunk.cells)]
+
+    def _last_mlp(self, cells: Sequence[int]) -> nn.Module | None:
+        """The MLP before the logits, when only the last of these are read and none of its sites is edited."""
+        end = self.model._seats.get("text.logits")
+        if not self.options or end is None or self.model._held is not None:
+            return None
+        last = len(end.tower.blocks) - 1
+        seat = self.model._seats.get(f"{end.tower.name}.{last}.mlp.out")
+        edited = {seat.site for i in cells for seat, _ in self.bound[i]}
+        touched = any(site.layer == last and site.part.startswith("mlp.") for site in edited)
+        return None if touched or seat is None or seat.kind != "out" else seat.module
 
     def _given_back(self, chunk: Chunk, tower: Tower, n: int) -> Any:
         """Stand-ins for all units that had ended before the edit, fitted to the rows where they multiply."""

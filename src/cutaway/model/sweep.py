@@ -64,7 +64,7 @@ def sweep(
     if not len(cells):
         raise InputError("a sweep over no cells", expected="at least one edit", do="`model.grid(edit, token=…)`")
     _check_lengths(model, inputs, cells)
-    replay = Replay(model, inputs, cells, last_only=last_logits_only(target), memory=memory)
+    replay = Replay(model, inputs, cells, last_logits=last_logits_only(target), memory=memory)
     if told:
         told(replay.plan)
     clean = target(Run(replay.known.outputs, inputs, context=model)).detach().double().cpu()
@@ -152,7 +152,7 @@ class _Store:
 
 
 def _fingerprint(model: Model, inputs: Inputs, cells: Cells, target: Any) -> str:
-    """A digest of everything the values depend on."""
+    """A digest of what the values depend on; of the weights, the name and revision of the model."""
     digest = hashlib.sha256(f"{model.name} {model.revision} {target!r}".encode())
 
     def add(value: Any) -> None:

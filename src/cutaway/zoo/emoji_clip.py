@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cutaway import data
+from cutaway.errors import InputError
 from cutaway.zoo.contrastive import Pairs, Recipe
 from cutaway.zoo.tiny_text import KINDS, word_tokenizer
 
@@ -80,6 +81,11 @@ def batches(recipe: Recipe) -> Callable[[int], Pairs]:
     once = recipe.contrast * recipe.batch / 2 / sum(TOLD.values())
     told = {factor: round(once * weight) for factor, weight in TOLD.items()}
     plain = recipe.batch - 2 * sum(told.values())
+    if plain < 0:
+        raise InputError(
+            f"pairs of every factor, rounded, fill {recipe.batch - plain} places of a batch of {recipe.batch}",
+            expected="at most as many as the batch has", do="a larger --batch, or less --contrast",
+        )  # fmt: skip
 
     def draw(step: int) -> Pairs:
         scenes, said = [], []
