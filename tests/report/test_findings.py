@@ -16,7 +16,7 @@ from cutaway.report.findings_page import About, known_factors, page
 from world import opened
 
 ABOUT = About("zoo:planted", 64, 0, "page.md", {"heads": 1.0})
-FIGURES = {"heads": "img/h.png", "ablation": "img/a.png", "layers": "img/l.png"}
+FIGURES = {"heads": "img/h.png", "direct": "img/d.png", "ablation": "img/a.png", "layers": "img/l.png"}
 AXES = ("factor", "layer", "head")
 
 
@@ -59,6 +59,17 @@ def layer_numbers(rise: float) -> xarray.Dataset:
     return data.assign_coords(factor=list(measures.FACTORS), layer=range(6)).assign_attrs(items=64, pairs=8)
 
 
+def direct_numbers() -> xarray.Dataset:
+    """The heads of the last two of six layers write it all, and no MLP does."""
+    first, last = [0.9] * 5 + [0.3, 0.1], [0.9, 0.3] + [0.1] * 5
+    heads = [first, last, np.linspace(0.9, 0.1, 7)]
+    accuracy = np.array([heads, np.full((3, 7), 0.9)])
+    data = xarray.Dataset({"accuracy": (("what", "order", "layers"), accuracy), "majority": ("what", [0.1, 0.1])})
+    data["random_low"] = data["random_high"] = data["accuracy"].isel(order=2)
+    named = data.assign_coords(what=["heads", "MLPs"], order=["first", "last", "random"], layers=range(7))
+    return named.assign_attrs(items=64)
+
+
 def known_numbers(right: list[float]) -> xarray.Dataset:
     data = xarray.Dataset({"right": ("factor", right), "margin": ("factor", right)})
     return data.assign_coords(factor=list(measures.FACTORS)).assign_attrs(choices=100)
@@ -68,7 +79,7 @@ def planted(right=(0.9, 0.9, 0.9, 0.5), own=0.8, hurts=True) -> dict[str, xarray
     return {
         "known": known_numbers(list(right)), "known_floor": known_numbers([0.5] * 4), "heads": head_numbers(own),
         "heads_floor": head_numbers(0.0), "ablation": ablation_numbers(hurts), "layers": layer_numbers(0.6),
-        "layers_floor": layer_numbers(0.0),
+        "layers_floor": layer_numbers(0.0), "direct": direct_numbers(),
     }  # fmt: skip
 
 
@@ -84,6 +95,11 @@ def test_sentences_follow_the_numbers():
     assert "Background: the best probe is 60 percentage points above the floor's" in good
     assert "leaves 30 % of the margin, random directions 98 %" in good
     assert "Artist: the best probe" not in good
+    assert (
+        "Heads: those of the first 4 layers add less than a twentieth of it; more than half goes with the last layer"
+        in good
+    )
+    assert "MLPs: those of the first 6 layers add less than a twentieth of it; no number of them takes half" in good
 
 
 def test_a_model_that_knows_nothing_is_said_to():
@@ -98,6 +114,7 @@ def test_the_page_is_whole():
     for title in (
         "explain",
         "Which heads carry what",
+        "Which layers write the category",
         "named heads needed",
         "Where it is read",
         "What this cannot tell",
@@ -106,7 +123,7 @@ def test_the_page_is_whole():
     assert "cutaway findings zoo:planted --out page.md --n 64 --seed 0" in text
     assert "nan" not in text
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 6
+    assert len(tables) == 7
     assert all(len({line.count("|") for line in block.splitlines()}) == 1 for block in tables)
 
 
@@ -171,7 +188,7 @@ def test_it_is_written_and_kept(tmp_path, monkeypatch):
     out = findings.write(model, model, tmp_path / "page.md", 48, 0, work=work, console=Console(quiet=True))
     first = out.read_text()
     assert {path.name for path in (tmp_path / "img").iterdir()} == {f"page-{n}.png" for n in FIGURES}
-    assert len(list(work.glob("*.nc"))) == 7
+    assert len(list(work.glob("*.nc"))) == 8
     assert str(tmp_path) not in first
     monkeypatch.setattr(measures, "heads", None)  # would fail if it were called again
     again = findings.write(model, model, tmp_path / "page.md", 48, 0, work=work, console=Console(quiet=True))

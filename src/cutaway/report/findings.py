@@ -73,6 +73,7 @@ def measure(
         "known_floor": (floor, measures.known),
         "heads": (model, measures.heads),
         "heads_floor": (floor, measures.heads),
+        "direct": (model, measures.direct),
         "layers_floor": (floor, partial(measures.layers, with_erasure=False)),
         "layers": (model, measures.layers),
         "ablation": (model, lambda *rest: measures.ablation(rest[0], found["heads"], *rest[1:])),

@@ -13,15 +13,19 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
-from cutaway.data import Pair, Scene, World, pairs, render, scenes
+from cutaway.data import Pair, Scene, World, concept, pairs, render, scenes
 from cutaway.methods.activation_patching import activation_patching
 from cutaway.methods.erasure import erase
 from cutaway.methods.feed import embedded
 from cutaway.methods.linear_probing import linear_probing
 from cutaway.methods.minimal_pairs import closer
-from cutaway.methods.representation_decomposition import Decomposition, representation_decomposition
+from cutaway.methods.representation_decomposition import (
+    Decomposition,
+    accumulated_ablation,
+    representation_decomposition,
+)
 from cutaway.methods.scene_labels import scene_labels
-from cutaway.methods.text_bank import TextBank, emoji_bank
+from cutaway.methods.text_bank import TextBank, emoji_bank, text_bank
 from cutaway.methods.text_explanation import Spans, text_span
 from cutaway.model.edits import Ablate, Edit
 from cutaway.model.model import Model
@@ -91,6 +95,20 @@ def heads(model: Model, n: int, seed: int, told: TOLD) -> xarray.Dataset:
         patched.append(_patching(model, given, sites="vision.*.attn.z", over=("head",), seed=seed, batch=32))
     data = data.merge(xarray.concat(patched, "factor").rename(mean="recovery"))
     return data.assign_coords(factor=list(FACTORS)).assign_attrs(items=n, pairs=max(8, n // 8))
+
+
+def direct(model: Model, n: int, seed: int, told: TOLD) -> xarray.Dataset:
+    """Naming one of `CONCEPTS` things while the direct effects of more and more layers are replaced by their mean.
+
+    `accuracy` (what, order, layers), `random_low`, `random_high` (what, layers), `majority`; what: heads or MLPs.
+    """
+    told("taking layers out of the sum")
+    some, names = lone_scenes(n, seed + 4), classes(CONCEPTS, seed + 4)
+    parts = representation_decomposition(model, some, progress=False)
+    texts = text_bank(model, [concept(name).one for name in names], progress=False)
+    truth = np.array([names.index(scene.things[0].concept) for scene in some])
+    curves = [accumulated_ablation(parts, texts, truth, what=what, seed=seed).data for what in ("heads", "mlps")]
+    return xarray.concat(curves, "what").assign_coords(what=["heads", "MLPs"]).assign_attrs(items=n)
 
 
 def _patching(model: Model, given: Sequence[Pair], **options: Any) -> xarray.Dataset:

@@ -46,6 +46,7 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
         _head(found, about),
         _known(found),
         _heads(found, about, figures["heads"]),
+        _direct(found["direct"], figures["direct"]),
         _ablation(found, figures["ablation"]),
         _layers(found, about, figures["layers"]),
         _limits(found, about),
@@ -185,6 +186,41 @@ def _named_table(one: xarray.Dataset) -> str:
         ["head", "% of the variance of heads", "factor that explains most", "first text", "fit (random direction)"],
         rows,
     )
+
+
+def _direct(one: xarray.Dataset, figure: str) -> str:
+    n = one["layers"].values
+    rows = [
+        [str(count), *(
+            _percent(float(one["accuracy"].sel(what=what, order=order, layers=count)))
+            for what in ("heads", "MLPs") for order in ("first", "last", "random")
+        )]
+        for count in n
+    ]  # fmt: skip
+    header = ["layers", *(f"{what}, {order} n" for what in ("heads", "MLPs") for order in ("first", "last", "random"))]
+    said = [_direct_sentence(one.sel(what=what), what) for what in ("heads", "MLPs")]
+    return (
+        f"## Which layers write the category\n\nZero-shot naming among {CONCEPTS} things ({int(one.attrs['items'])} "
+        f"scenes), in %, while what the heads or MLPs of the first or the last n layers add to the embedding directly "
+        f"is replaced by its mean; *random*: as many heads or MLPs from anywhere. The most frequent thing alone makes "
+        f"{_percent(float(one['majority'].max()))} %.\n\n![Naming without the direct effects of layers]({figure})\n\n"
+        f"{_table(header, rows)}\n\n" + " ".join(said)
+    )
+
+
+def _direct_sentence(one: xarray.Dataset, what: str) -> str:
+    first, last = (one["accuracy"].sel(order=order).values for order in ("first", "last"))
+    spared = int(np.argmax(np.append(first < 0.95 * first[0], True))) - 1
+    half = int(np.argmax(np.append(last < (first[0] + float(one["majority"])) / 2, True)))
+    early = f"those of the first {_layers_of(spared)} add less than a twentieth of it" if spared else "all layers count"
+    late = (
+        f"more than half goes with the last {_layers_of(half)}" if half < len(last) else "no number of them takes half"
+    )
+    return f"{what[0].upper()}{what[1:]}: {early}; {late}."
+
+
+def _layers_of(count: int) -> str:
+    return "layer" if count == 1 else f"{count} layers"
 
 
 def _ablation(found: Found, figure: str) -> str:

@@ -15,8 +15,11 @@ Found = dict[str, xarray.Dataset]
 
 
 def draw_all(found: Found, folder: Path, stem: str) -> dict[str, str]:
-    """Draw the three figures; their paths as the page beside the folder writes them."""
-    made = {"heads": heads(found), "ablation": ablation(found["ablation"]), "layers": layers(found)}
+    """Draw the figures; their paths as the page beside the folder writes them."""
+    made = {
+        "heads": heads(found), "direct": direct(found["direct"]), "ablation": ablation(found["ablation"]),
+        "layers": layers(found),
+    }  # fmt: skip
     paths = {}
     for name, figure in made.items():
         file = folder / f"{stem}-{name}.png"
@@ -75,6 +78,21 @@ def ablation(one: xarray.Dataset) -> Figure:
         ax.set_xticks(places, FACTORS, rotation=30, ha="right", fontsize=8)
         ax.set_title(f"without {ablated}: {row['heads'].item()}", fontsize=8)
     figure.axes[0].set_ylabel("points lost (dots: random heads)", fontsize=8)
+    return figure
+
+
+def direct(one: xarray.Dataset) -> Figure:
+    """Naming without the direct effects of the first, the last, or random n layers: of heads, of MLPs."""
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    for ax, what in zip(figure.subplots(1, 2, sharey=True), ("heads", "MLPs"), strict=True):
+        mine, n = one.sel(what=what), one["layers"].values
+        for order, mark in (("first", "o"), ("last", "s"), ("random", "^")):
+            ax.plot(n, mine["accuracy"].sel(order=order), marker=mark, markersize=4, label=f"{order} n")
+        ax.fill_between(n, mine["random_low"], mine["random_high"], alpha=0.2, color="C2")
+        ax.axhline(float(mine["majority"]), color="gray", linestyle=":")
+        ax.set(title=what, xlabel="layers whose direct effect is its mean", ylim=(0, 1))
+    figure.axes[0].set_ylabel("naming accuracy")
+    figure.axes[0].legend(fontsize=7)
     return figure
 
 
