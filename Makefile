@@ -19,7 +19,7 @@ help: ## Show this list
 	@echo "make TARGET, where TARGET is one of:"
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile | expand -t 12
 
-demo: $(READY) ## Show what the package does: an explained picture, or edits of a tiny model
+demo: $(READY) ## Explain a drawn picture by the trained model inside the package
 	@$(BIN)/cutaway demo $(ARGS)
 
 test: lint ## Lint, check types and run the tests

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from cutaway.methods.probe_data import Pool
 
 app = typer.Typer(
     help="Open any multi-modal model: name its parts, watch them, change them.",
@@ -130,7 +133,7 @@ def zoo_eval(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `cutaway zoo list` shows it, or NAME@untrained.")] = (
         "emoji-clip"
     ),
-    n: Annotated[int, typer.Option(min=256, help="Pictures a zero-shot row; the card has 2000.")] = 2000,
+    n: Annotated[int, typer.Option(min=256, help="Pictures for each zero-shot row; the card has 2000.")] = 2000,
 ) -> None:
     """Measure a model of the zoo on held-out scenes: the numbers of its card, anew.
 
@@ -149,14 +152,14 @@ def zoo_train(
         "runs/emoji-clip"
     ),
     steps: Annotated[int | None, typer.Option(min=1, help="Batches to learn from; default: the recipe's.")] = None,
-    batch: Annotated[int | None, typer.Option(min=80, help="Pictures a batch; default: the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=80, help="Pictures in each batch; default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another model.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    measure: Annotated[int, typer.Option(min=64, help="Pictures a zero-shot row of the card.")] = 2000,
+    measure: Annotated[int, typer.Option(min=64, help="Pictures for each zero-shot row of the card.")] = 2000,
 ) -> None:
     """Train a model of the zoo again from its recipe, measure it and write its card. Stop and go on at any time.
 
-    Try: cutaway zoo train emoji-clip · cutaway zoo train emoji-clip --steps 200 --work /tmp/try --out /tmp/try/model
+    Try: cutaway zoo train emoji-clip · cutaway zoo train emoji-clip --steps 200 --work runs/try --out runs/try/model
     """
     from cutaway.report.zoo import train_zoo
 
@@ -168,7 +171,7 @@ def zoo_train(
 def findings(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of the zoo.")] = "zoo:emoji-clip",
     out: Annotated[Path, typer.Option(metavar="FILE.md", help="The page to write.")] = Path("reports/findings.md"),
-    n: Annotated[int, typer.Option(help="How many scenes; pairs are n / 4 to n / 8 a factor.")] = 640,
+    n: Annotated[int, typer.Option(help="How many scenes; n / 8 to n / 4 pairs for each factor.")] = 640,
     seed: Annotated[int, typer.Option(help="Other scenes, other draws.")] = 0,
     work: Annotated[Path | None, typer.Option(metavar="DIR", help="Where finished sections are kept.")] = None,
 ) -> None:
@@ -213,7 +216,7 @@ def explain(
     pictures: Pictures = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Explain why a CLIP-like model gives a picture its similarity with a text: one HTML page and the arrays behind it.
+    """Explain why a CLIP or SigLIP gives a picture its similarity with a text: one HTML page and the arrays behind it.
 
     The first --text is explained. With a second one, its rival, everything is about the first rather than the second.
 
@@ -246,11 +249,6 @@ def demo(
 
     Try: cutaway demo · cutaway demo tiny:llava (cuts attention edges of a random model instead, no report)
     """
-    from cutaway.zoo.trained import trained
-
-    if model == "zoo:emoji-clip" and not trained("emoji-clip").here:
-        typer.echo("zoo:emoji-clip is not in this checkout (`cutaway zoo train emoji-clip`): tiny:llava instead")
-        model = "tiny:llava"
     if model.startswith("tiny:"):
         from cutaway.report.tiny_demo import run_tiny_demo
 
@@ -284,10 +282,10 @@ def run_decomposition(
 @run.command("logit-lens")
 def run_lens(
     model: ModelName, image: Images = None, text: Texts = None,
-    centre: Annotated[bool, typer.Option("--centre", help="Less the means of pictures and texts; needs two.")] = False,
+    centre: Annotated[bool, typer.Option("--centre", help="Subtract the means over pictures and over texts.")] = False,
     out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Read every layer and patch of the picture tower against texts.
+    """Read every layer and patch of the picture tower against texts; the table is that of the first picture.
 
     Try: cutaway run logit-lens zoo:emoji-clip --image photo.png --text "a dog" --text "a cat" --out lens.nc
     """
@@ -324,16 +322,19 @@ def run_probing(
         str, typer.Option(metavar="FOLDER", help="A folder with a sub-folder for each class, or 'emojiworld'.")
     ] = "emojiworld",
     label: Annotated[list[str] | None, typer.Option(help="What to read off scenes: place, group, count, x, …")] = None,
-    tower: Tower = "vision", count: Count = 400, out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
+    pool: Annotated[
+        str, typer.Option(help="What stands for a picture: `pooled`, its class token; `mean`, that of its patches.")
+    ] = "pooled",
+    count: Count = 400, out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Where in a tower a property can be read off, beyond what a probe can memorise.
+    """Where in a picture tower a property can be read off, beyond what a probe can memorise.
 
     Try: cutaway run linear-probing zoo:emoji-clip --label place --label x --plot probes.png
     """
     from cutaway.report import run as methods
 
     methods.check_files(out, plot, overwrite)
-    methods.finish(methods.probing(model, pictures, label or [], tower, count), out, plot, overwrite)
+    methods.finish(methods.probing(model, pictures, label or [], cast("Pool", pool), count), out, plot, overwrite)
 
 
 @run.command("activation-patching")

@@ -86,6 +86,8 @@ def test_centring_takes_the_mean_of_pictures_and_texts_out():
     assert len(set(lens["pooled"].isel(layer=-1).argmax("text").values.tolist())) > 1
     with pytest.raises(MethodError, match="mean of one picture"):
         logit_lens(opened("clip"), PICTURES[:1], one, centre=True, progress=False)
+    with pytest.raises(MethodError, match="mean of one text"):
+        made(TextBank(("a",), ("text",), plain[:1]), centre=True)
 
 
 def test_chance_is_that_of_random_directions():

@@ -187,6 +187,34 @@ def test_the_last_mlp_works_for_the_logits_that_are_read(name):
     assert state(model) == before
 
 
+def test_edited_logits_keep_their_positions():
+    """Were only the last logits computed, a selector would count from another start."""
+    model, inputs, _ = patching()
+    source = model.run(inputs, record="text.logits")
+    cells = [Scale("text.logits", 0.5, token=p) for p in (0, 1, -1)] + [
+        Patch("text.logits", source),
+        Set("text.logits", 1),
+    ]
+    check(model, inputs, cells, "llama", targets.logit("dog"))
+
+
+def test_a_target_of_ones_own_sees_all_positions():
+    class everywhere(targets.logit):  # noqa: N801, as targets are called
+        def __call__(self, run):
+            return run.logits.mean((1, 2))
+
+    model, inputs, cells = patching()
+    check(model, inputs, [edit for (edit,) in cells.edits[:6]], "llama", everywhere("dog"))
+
+
+def test_a_plain_sweep_needs_what_it_runs():
+    model = opened("siglip2")
+    inputs = model.inputs(image=tiny.picture(), text=TEXT)
+    path = next(str(site) for site in model.sites["raw.*"] if str(site).endswith("mlp.fc1"))
+    plan = model.sweep(inputs, [Scale(path, 0.5)], everything, progress=False).plan
+    assert plan.least == plan.forward
+
+
 def test_the_last_mlp_sees_one_position():
     model, inputs, cells = patching()
     seen: list[tuple[int, ...]] = []

@@ -221,7 +221,7 @@ def _check_options(
             do='`vision.*.attn.z` has heads, `vision.*.resid_post` has tokens; `over=()` takes sites whole',
         )  # fmt: skip
     if at is not None and "token" in over:
-        raise MethodError("`at` with `over` tokens says twice where", do="leave one of the two out")
+        raise MethodError('`at=` and `over=("token",)` both choose positions', do="leave one of the two out")
     if mode not in ("denoise", "noise") or how not in ("patch", "mean", "zero", "resample") or not 0 <= least < 1:
         raise MethodError(
             f"mode '{mode}', how '{how}', least {least}",

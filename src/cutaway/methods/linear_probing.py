@@ -138,7 +138,13 @@ def _table(
     axes = ("site", "label", "seed")
     each = {name: (axes, values) for name, values in zip(("score", "control", "majority"), scores, strict=True)}
     selectivity = mean - scores[1].mean(-1)
-    whole = {"mean": mean, "low": mean - half, "high": mean + half, "selectivity": selectivity}
+    least = np.array([-np.inf if is_number(y) else 0.0 for y in named.values()])
+    whole = {
+        "mean": mean,
+        "low": np.maximum(mean - half, least),
+        "high": np.minimum(mean + half, 1),
+        "selectivity": selectivity,
+    }
     return xarray.Dataset(
         {**each, **{name: (axes[:2], values) for name, values in whole.items()}},
         coords={

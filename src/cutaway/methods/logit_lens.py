@@ -85,8 +85,8 @@ def logit_lens(
     Units: cosine. Source: the logit lens (nostalgebraist 2020) with the joint space of a contrastive model in place of
     the vocabulary. We fold patches onto their grid by the token map and give the class token a curve of its own.
 
-    What it can NOT tell: what the model uses. Only the pooled position is ever read at the end: N and P were never
-    trained on other positions or layers, and a patch's state may describe another place of the picture.
+    What it can NOT tell: what the model uses. Only the pooled position (SigLIP: all patches together) is ever read at
+    the end: N and P were never trained on other positions or layers, and a patch's state may describe another place.
 
     >>> import cutaway
     >>> from cutaway.data import scene_at
@@ -109,7 +109,7 @@ def logit_lens(
     patch, own = torch.cat(patches).to(texts.dtype), torch.cat(pooled).to(texts.dtype)
     words = unit(texts)
     if centre:
-        _centrable(own)
+        _centrable(own, len(words))
         patch, own = patch - patch.mean((0, 2, 3), keepdim=True), own - own.mean(0)
         words = unit(words - words.mean(0))
     noise = unit(torch.randn(256, words.shape[1], generator=torch.Generator().manual_seed(seed)).to(words.dtype))
@@ -141,9 +141,10 @@ def _folded(
     return states[:, :, torch.from_numpy(order)].unflatten(2, (known.row[0].max() + 1, -1))
 
 
-def _centrable(own: Float[Tensor, "picture layer joint"]) -> None:
-    if len(own) < 2:
-        raise MethodError(
-            "the mean of one picture is the picture", expected="at least two pictures for `centre=True`",
-            do="give a few dozen, or leave it uncentred",
-        )  # fmt: skip
+def _centrable(own: Float[Tensor, "picture layer joint"], texts: int) -> None:
+    for count, what in ((len(own), "picture"), (texts, "text")):
+        if count < 2:
+            raise MethodError(
+                f"the mean of one {what} is the {what}", expected="at least two pictures and two texts, to centre them",
+                do="give a few dozen, or leave it uncentred",
+            )  # fmt: skip

@@ -41,9 +41,9 @@ class Pooling:
         if at == "pool":
             raise MethodError(
                 f"the '{tower}' tower of {model.name} is read at no one position: an attention head pools all",
-                expected='`pool="mean"`: the mean over patches', do="pass it",
+                expected='`pool="mean"`: the mean over patches', do='pass pool="mean" (`--pool mean`)',
             )  # fmt: skip
-        return cls(tower, at)
+        return cls(tower, "eos" if at == "highest" else at)  # the end token has the highest id
 
     @property
     def selector(self) -> Any:

@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def least(self) -> float:
-        """What each edit can reach, cell by cell; a target that reads less of it needs less."""
+        """What each edit can reach and the target may read, cell by cell."""
         return sum(need.flops for need in self.needs)
 
     @property
@@ -85,7 +85,7 @@ class Plan:
             lines.append(line)
         lines += [f"  {reason}" for reason in self.reasons]
         saved = f"{self.plain / self.flops:.1f} times less than one forward a cell" if self.flops else ""
-        lines.append(f"  {self.flops / 1e9:.3g} GFLOPs, {saved}; {self.least / 1e9:.3g} for what the edits reach")
+        lines.append(f"  {self.flops / 1e9:.3g} GFLOPs, {saved}; {self.least / 1e9:.3g} at the least")
         lines.append(f"  {self.kept / 2**20:.3g} MiB kept of the clean run")
         return "\n".join(lines)
 

@@ -24,7 +24,7 @@ from cutaway.model.reach import since, start_of, steps_of
 from cutaway.model.run import Run
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower
 from cutaway.model.session import Recording
-from cutaway.model.targets import Target
+from cutaway.model.targets import log_prob, logit, logit_diff
 
 if TYPE_CHECKING:
     from cutaway.model.model import Model
@@ -40,7 +40,9 @@ class Replay:
         self.bound: list[Bound] = [model._bind(list(edits)) for edits in cells.edits]
         self.known = Known()
         names = [] if model.is_pipeline else parameters(model.module)
-        self.options = {"logits_to_keep": 1} if last_logits and "logits_to_keep" in names else {}
+        edited = model._held is not None or any(seat.site.part == "logits" for cell in self.bound for seat, _ in cell)
+        keep_last = last_logits and "logits_to_keep" in names and not edited  # else positions of logits would shift
+        self.options = {"logits_to_keep": 1} if keep_last else {}
         self._clean()
         self.plan = self._planned()
 
@@ -76,7 +78,8 @@ class Replay:
     # --- planning -----------------------------------------------------------------------------------------------------
 
     def _planned(self) -> Plan:
-        needs = [self._need(bound) for bound in self.bound]
+        forward = sum(self._flops(unit) for unit in self._outer(-1))
+        needs = [self._need(i, forward) for i in range(len(self.bound))]
         tokens = self.inputs.tokens.get("text")
         rows = self._rows_of(self.known.outputs)
         positions = max((self._length(need.tower) for need in needs if need.way == "suffix"), default=0)
@@ -84,7 +87,6 @@ class Replay:
             way: 1 if way in ("single", "plain") else max(1, self.memory // max(1, self._row_bytes(way, needs)))
             for way in ("suffix", "tower", "whole", "single", "plain")
         }
-        forward = sum(self._flops(unit) for unit in self._outer(-1))
         chunks = []
         for need, members in chunked(needs, positions, most):
             cost = self._cost(need, members) if need.way != "plain" else forward
@@ -93,16 +95,18 @@ class Replay:
         held = tokens.batch if tokens else rows
         return Plan(tuple(chunks), tuple(needs), forward, self.known.bytes(), held, positions, reasons)
 
-    def _need(self, bound: Bound) -> Need:
+    def _need(self, cell: int, forward: float) -> Need:
         """How a cell can be run: the way that leaves most out, with what stands against the better ones."""
+        bound = self.bound[cell]
         seats = [seat for seat, _ in bound]
+        plain = Need("plain", flops=forward)
         if any(seat.site.tower == "raw" for seat in seats):
-            return Need("plain", why="plain: a raw site's place in the model is not known")
+            return replace(plain, why="plain: a raw site's place in the model is not known")
         if self.model.family.kind == "unknown" and len(self.model.towers) != 1 and not self.model.is_pipeline:
-            return Need("plain", why=f"plain: {type(self.model.module).__name__} has no row in the tables")
+            return replace(plain, why=f"plain: {type(self.model.module).__name__} has no row in the tables")
         first = min(since(self.known, seat, edit) for seat, edit in bound)
         if first < 0:
-            return Need("plain", why=f"plain: '{seats[0].site}' does not run on this input")
+            return replace(plain, why=f"plain: '{seats[0].site}' does not run on this input")
         towers = {seat.tower.name: seat.tower for seat in seats}
         name = next(iter(towers))
         tower = towers[name]
@@ -113,7 +117,7 @@ class Replay:
             start = min(start_of(seat, edit, self.inputs, self._length(name)) for seat, edit in bound)
             way: Way = "suffix" if start > 0 and self._resumable(tower) else "tower"
             need = replace(need, way=way, start=start if way == "suffix" else 0)
-        return replace(need, flops=self._cost(need, ()))
+        return replace(need, flops=self._cost(need, (cell,)))
 
     def _single(self, tower: Tower) -> str:
         if self.model.is_pipeline:
@@ -240,13 +244,14 @@ class Replay:
     def _last_mlp(self, cells: Sequence[int]) -> nn.Module | None:
         """The MLP before the logits, when only the last of these are read and none of its sites is edited."""
         end = self.model._seats.get("text.logits")
-        if not self.options or end is None or self.model._held is not None:
+        if not self.options or end is None:
             return None
         last = len(end.tower.blocks) - 1
         seat = self.model._seats.get(f"{end.tower.name}.{last}.mlp.out")
         edited = {seat.site for i in cells for seat, _ in self.bound[i]}
         touched = any(site.layer == last and site.part.startswith("mlp.") for site in edited)
-        return None if touched or seat is None or seat.kind != "out" else seat.module
+        alone = seat is not None and seat.kind == "out" and not seat.view.flat  # a flat tensor has no last position
+        return seat.module if seat is not None and alone and not touched else None
 
     def _given_back(self, chunk: Chunk, tower: Tower, n: int) -> Any:
         """Stand-ins for all units that had ended before the edit, fitted to the rows where they multiply."""
@@ -343,7 +348,7 @@ class Replay:
 
 def last_logits_only(target: Any) -> bool:
     """Whether a target reads nothing but the logits of the last position."""
-    return isinstance(target, Target) and getattr(target, "position", None) == -1
+    return type(target) in (logit, logit_diff, log_prob) and target.position == -1
 
 
 def _spread(x: Tensor, n: int) -> Tensor:

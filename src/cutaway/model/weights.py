@@ -72,7 +72,8 @@ class Readout:
     @property
     def norm_bias(self) -> Float[Tensor, "joint"]:
         """What the bias of the final norm adds: sum_k P_k b."""
-        return self.weight.sum(0) @ self.bias
+        accurate = torch.promote_types(self.weight.dtype, torch.float32)
+        return self.weight.to(accurate).sum(0) @ self.bias.to(accurate)
 
     @property
     def reader(self) -> str:
@@ -88,6 +89,7 @@ class Readout:
     def weights(self, run: Run) -> Float[Tensor, "batch k token"]:
         """a_kj / s_j: how much of each final state the model reads in a run that recorded `sites`."""
         scale = run[f"{self.tower}.norm.scale"]
+        scale = scale.to(torch.promote_types(scale.dtype, torch.float32))
         if self.at == "pool":
             return run[f"{self.tower}.pool.attn.pattern"][:, :, 0] / scale[:, None]
         here, (batch, tokens) = self.positions(run.inputs), run[f"{self.tower}.0.resid_pre"].shape[:2]
@@ -103,7 +105,8 @@ class Readout:
 
     def __call__(self, hidden: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows joint"]:
         """Read any state of the residual stream as if it were the last one, and the only one where all are read."""
-        read = hidden @ self.matrix.T / self.scale(hidden)[..., None] + self.norm_bias + self.offset
+        constant = (self.norm_bias + self.offset).to(hidden.dtype)
+        read = hidden @ self.matrix.T / self.scale(hidden)[..., None] + constant
         return read if self.pool is None else read + _pool_mlp(self.pool, read)
 
     @torch.no_grad()

@@ -59,11 +59,19 @@ def lone_pairs(n: int, seed: int) -> Pairs:
 
 
 def known(model: Model, n: int, seed: int, told: TOLD) -> xarray.Dataset:
-    """How often a picture prefers its own caption to its counterpart's: `right` (factor), two choices a pair."""
+    """How often a picture prefers its own caption to its counterpart's: `right` (factor), two choices a pair.
+
+    `low`, `high`: the 95 % interval, from a bootstrap over pairs.
+    """
     told("telling pairs apart")
     given = lone_pairs(max(8, n // 4), seed + 3)
     margins = np.stack([Retrieval(model, given[factor]).margins([]) for factor in FACTORS])
-    data = xarray.Dataset({"right": ("factor", (margins > 0).mean((1, 2))), "margin": ("factor", margins.mean((1, 2)))})
+    right = (margins > 0).mean(2)
+    pairs_of = right.shape[1]
+    weights = np.random.default_rng(seed).multinomial(pairs_of, np.full(pairs_of, 1 / pairs_of), BOOTSTRAPS) / pairs_of
+    low, high = np.quantile(right @ weights.T, (0.025, 0.975), axis=1)
+    numbers = {"right": right.mean(1), "low": low, "high": high, "margin": margins.mean((1, 2))}
+    data = xarray.Dataset({name: ("factor", values) for name, values in numbers.items()})
     return data.assign_coords(factor=list(FACTORS)).assign_attrs(choices=margins[0].size)
 
 
@@ -221,14 +229,17 @@ class Retrieval:
 
 
 def others(chosen: Sequence[Place], heads: int, draw: np.random.Generator, draws: int) -> list[list[Place]]:
-    """Different sets of as many heads of the same layers, drawn among those not chosen where a layer has enough."""
+    """Different sets of as many heads of the same layers, drawn among those not chosen where a layer has enough.
+
+    Where it has not, some of the chosen may be among them; never all.
+    """
     pools = []
     for layer in sorted({layer for layer, _ in chosen}):
         mine = [head for at, head in chosen if at == layer]
         rest = [head for head in range(heads) if head not in mine]
         pool = rest if len(rest) >= len(mine) else list(range(heads))
         pools.append([[(layer, head) for head in some] for some in combinations(pool, len(mine))])
-    every = [list(chain(*several)) for several in product(*pools)]
+    every = [found for several in product(*pools) if set(found := list(chain(*several))) != set(chosen)]
     return [every[i] for i in draw.permutation(len(every))[:draws]]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +23,20 @@ from cutaway.report.findings_measures import (
     beyond,
     carried,
 )
-from cutaway.zoo.evaluate import wilson
+from cutaway.report.findings_words import (
+    best_head,
+    correlation,
+    half_way,
+    interval,
+    layers_of,
+    listed,
+    markdown,
+    p_value,
+    percent,
+)
 
 Found = dict[str, xarray.Dataset]
+ENOUGH = 19  # other sets: with fewer, even the best of them all has p above 0.05
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,7 @@ def _head(found: Found, about: About) -> str:
 
 def known_factors(found: Found) -> list[str]:
     """The factors on which the model chooses the right caption more often than chance, by the lower end."""
-    one = found["known"]
-    n = int(one.attrs["choices"])
-    return [f for f in FACTORS if wilson(float(one["right"].sel(factor=f)), n)[0] > 0.5]
+    return [factor for factor in FACTORS if float(found["known"]["low"].sel(factor=factor)) > 0.5]
 
 
 def _name(found: Found, factor: str) -> str:
@@ -84,23 +92,24 @@ def _known(found: Found) -> str:
     for factor in FACTORS:
         cells = [_name(found, factor)]
         for name in ("known", "known_floor"):
-            right = float(found[name]["right"].sel(factor=factor))
-            cells.append(f"{_percent(right)} {_range(*wilson(right, n))}")
+            one = found[name].sel(factor=factor)
+            cells.append(f"{percent(float(one['right']))} {interval(float(one['low']), float(one['high']))}")
         cells.append(f"{float(found['known']['margin'].sel(factor=factor)):.3f}")
         rows.append(cells)
     known = known_factors(found)
     unknown = [factor for factor in FACTORS if factor not in known]
-    said = f"Better than chance on {_listed(known)}." if known else "No factor is told apart better than chance."
+    said = f"Better than chance on {listed(known)}." if known else "No factor is told apart better than chance."
     if unknown:
         said += (
-            f" On {_listed(unknown)} the interval reaches down to chance. Tables mark "
+            f" On {listed(unknown)} the interval is not above chance. Tables mark "
             f"{'them' if len(unknown) > 1 else 'it'} with †: those rows are about a model that does not know the "
             f"answer."
         )
-    table = _table(["factor", "right, %", "right at the floor, %", "margin (cosine)"], rows)
+    table = markdown(["factor", "right, %", "right at the floor, %", "margin (cosine)"], rows)
     return (
         f"## What there is to explain\n\nTwo pictures that differ in one factor, and the caption of each: how "
-        f"often does a picture lie nearer its own (chance 50 %, {n} choices a factor)? The margin is the mean "
+        f"often does a picture lie nearer its own (chance 50 %, {n} choices a factor, two a pair; intervals by "
+        f"{BOOTSTRAPS} resamplings of pairs)? The margin is the mean "
         f"difference of the two cosines.\n\n{table}\n\n{said}"
     )
 
@@ -116,13 +125,13 @@ def _heads(found: Found, about: About, figure: str) -> str:
         rows.append(
             [
                 _name(found, factor), f"{int(dots[f].sum())} of {dots[f].size}",
-                f"{_place(mine)}: {_percent(float(mine.max()))} %",
-                f"{_percent(float(below.sel(factor=factor).max()))} %",
-                f"{_place(most)}: {_percent(float(most.max() / most.sum()))} %",
-                _place(one["recovery"].sel(factor=factor)), _rho(*texts), _rho(*moved),
+                f"{best_head(mine)}: {percent(float(mine.max()))} %",
+                f"{percent(float(below.sel(factor=factor).max()))} %",
+                f"{best_head(most)}: {percent(float(most.max() / most.sum()))} %",
+                best_head(one["recovery"].sel(factor=factor)), correlation(*texts), correlation(*moved),
             ]
         )  # fmt: skip
-    table = _table(
+    table = markdown(
         ["factor", "heads beyond shuffling", "largest share", "largest share at the floor",
          "head that carries most, % of what all carry of the factor", "head that recovers most",
          "share and texts, rank correlation", "amount and recovery, rank correlation"], rows,
@@ -142,29 +151,35 @@ def _heads(found: Found, about: About, figure: str) -> str:
 def _head_sentences(found: Found, about: About) -> str:
     one = found["heads"]
     share = beyond(one)
-    best = np.array([TOPICS[FACTORS[i]] for i in share.values.argmax(0).ravel()])
-    first = one["topic"].values.ravel()
-    weight = (one["variance"] / one["variance"].sum()).values.ravel()
-    same, draw = best == first, np.random.default_rng(about.seed)
-    chance = np.array([(best == draw.permutation(first)).mean() for _ in range(2000)])
-    p = (1 + (chance >= same.mean()).sum()) / 2001
     agrees: list[str] = []
     differs: list[str] = []
     for factor in FACTORS:
         rho, at = agreement(share.sel(factor=factor).values, one["named"].sel(factor=factor).values, about.seed)
         (agrees if rho > 0 and at < 0.05 else differs).append(factor)
-    said = [
-        (
-            f"The topic of a head's first text is the factor that explains most of it for {same.sum()} of "
-            f"{same.size} heads ({_percent(float((same * weight).sum()))} % of the variance of all heads); heads "
-            f"matched with the texts of other heads at random agree in {_percent(float(chance.mean()))} % ({_p(p)})."
-        )
-    ]
+    said = [_topic_sentence(one, share, about.seed)]
     if agrees:
-        said.append(f"Labels and texts rank the heads alike (p < 0.05) for {_listed(agrees)}.")
+        said.append(f"Labels and texts rank the heads alike (p < 0.05) for {listed(agrees)}.")
     if differs:
-        said.append(f"They do not, or there is nothing to rank, for {_listed(differs)}.")
+        said.append(f"They do not, or there is nothing to rank, for {listed(differs)}.")
     return " ".join(said)
+
+
+def _topic_sentence(one: xarray.Dataset, share: xarray.DataArray, seed: int) -> str:
+    """Whether the topic of a head's first text is the factor that explains most of it; heads of no factor aside."""
+    some = (share.values.max(0) > 0).ravel()
+    if not some.any():
+        return "No factor explains more of any head than shuffled labels do."
+    best = np.array([TOPICS[FACTORS[i]] for i in share.values.argmax(0).ravel()])[some]
+    first = one["topic"].values.ravel()[some]
+    weight = (one["variance"] / one["variance"].sum()).values.ravel()[some]
+    same, draw = best == first, np.random.default_rng(seed)
+    chance = np.array([(best == draw.permutation(first)).mean() for _ in range(2000)])
+    p = (1 + (chance >= same.mean()).sum()) / 2001
+    return (
+        f"The topic of a head's first text is the factor that explains most of it for {same.sum()} of "
+        f"{same.size} heads ({percent(float((same * weight).sum()))} % of the variance of all heads); heads "
+        f"matched with the texts of other heads at random agree in {percent(float(chance.mean()))} % ({p_value(p)})."
+    )
 
 
 def _named_table(one: xarray.Dataset) -> str:
@@ -177,12 +192,12 @@ def _named_table(one: xarray.Dataset) -> str:
         best = int(share.isel(here).values.argmax())
         rows.append(
             [
-                f"{layer}.{head}", _percent(float(variance.isel(here))),
-                f"{FACTORS[best]} {_percent(float(share.isel(here).max()))} %", str(one["text"].isel(here).item()),
+                f"{layer}.{head}", percent(float(variance.isel(here))),
+                f"{FACTORS[best]} {percent(float(share.isel(here).max()))} %", str(one["text"].isel(here).item()),
                 f"{float(one['fit'].isel(here)):.2f} ({float(one['random_fit'].isel(here)):.2f})",
             ]
         )  # fmt: skip
-    return "The eight heads that vary most:\n\n" + _table(
+    return "The eight heads that vary most:\n\n" + markdown(
         ["head", "% of the variance of heads", "factor that explains most", "first text", "fit (random direction)"],
         rows,
     )
@@ -192,7 +207,7 @@ def _direct(one: xarray.Dataset, figure: str) -> str:
     n = one["layers"].values
     rows = [
         [str(count), *(
-            _percent(float(one["accuracy"].sel(what=what, order=order, layers=count)))
+            percent(float(one["accuracy"].sel(what=what, order=order, layers=count)))
             for what in ("heads", "MLPs") for order in ("first", "last", "random")
         )]
         for count in n
@@ -203,24 +218,23 @@ def _direct(one: xarray.Dataset, figure: str) -> str:
         f"## Which layers write the category\n\nZero-shot naming among {CONCEPTS} things ({int(one.attrs['items'])} "
         f"scenes), in %, while what the heads or MLPs of the first or the last n layers add to the embedding directly "
         f"is replaced by its mean; *random*: as many heads or MLPs from anywhere. The most frequent thing alone makes "
-        f"{_percent(float(one['majority'].max()))} %.\n\n![Naming without the direct effects of layers]({figure})\n\n"
-        f"{_table(header, rows)}\n\n" + " ".join(said)
+        f"{percent(float(one['majority'].max()))} %; of what is above that, less than a twentieth is not missed.\n\n"
+        f"![Naming without the direct effects of layers]({figure})\n\n"
+        f"{markdown(header, rows)}\n\n" + " ".join(said)
     )
 
 
 def _direct_sentence(one: xarray.Dataset, what: str) -> str:
     first, last = (one["accuracy"].sel(order=order).values for order in ("first", "last"))
-    spared = int(np.argmax(np.append(first < 0.95 * first[0], True))) - 1
-    half = int(np.argmax(np.append(last < (first[0] + float(one["majority"])) / 2, True)))
-    early = f"those of the first {_layers_of(spared)} add less than a twentieth of it" if spared else "all layers count"
-    late = (
-        f"more than half goes with the last {_layers_of(half)}" if half < len(last) else "no number of them takes half"
-    )
-    return f"{what[0].upper()}{what[1:]}: {early}; {late}."
-
-
-def _layers_of(count: int) -> str:
-    return "layer" if count == 1 else f"{count} layers"
+    gain = first[0] - float(one["majority"])
+    if gain <= 0:
+        return f"{what[0].upper()}{what[1:]}: there is nothing above the most frequent thing to lose."
+    lost = [(first[0] - values) / gain for values in (first, last)]
+    spared = int(np.argmax(np.append(lost[0] >= 0.05, True))) - 1
+    half = int(np.argmax(np.append(lost[1] > 0.5, True)))
+    early = f"those of the first {layers_of(spared)} are not" if spared else "already those of the first are"
+    late = f"more than half goes with the last {layers_of(half)}" if half < len(last) else "no number takes half"
+    return f"{what[0].upper()}{what[1:]}: {early} missed; {late}."
 
 
 def _ablation(found: Found, figure: str) -> str:
@@ -241,19 +255,19 @@ def _ablation(found: Found, figure: str) -> str:
         f"{int(one.attrs['reference'])} scenes, at every position. Points of caption choices lost on the minimal "
         f"pairs of every factor ({int(one.attrs['pairs'])} pairs each, interval by {BOOTSTRAPS} resamplings), and "
         f"behind it the mean and range over up to {int(one.attrs['draws'])} different sets of as many other heads "
-        f"of the same layers.\n\n"
-        f"![What ablating the named heads costs]({figure})\n\n{_table(header, drops)}\n\n"
-        f"The same as the share of the margin lost, in %:\n\n{_table(header, margins)}\n\n" + " ".join(said)
+        f"of the same layers (where a layer has too few others, some of the named ones are among them, never all).\n\n"
+        f"![What ablating the named heads costs]({figure})\n\n{markdown(header, drops)}\n\n"
+        f"The same as the share of the margin lost, in %:\n\n{markdown(header, margins)}\n\n" + " ".join(said)
     )
 
 
 def _cell(one: xarray.Dataset, value: str, low: str, high: str, random: str) -> str:
     draws = one[random].values[np.isfinite(one[random].values)]
     if not len(draws):
-        return _percent(float(one[value]))
+        return percent(float(one[value]))
     return (
-        f"{_percent(float(one[value]))} {_range(float(one[low]), float(one[high]))}; random "
-        f"{_percent(draws.mean())} ({_percent(draws.min())} to {_percent(draws.max())})"
+        f"{percent(float(one[value]))} {interval(float(one[low]), float(one[high]))}; random "
+        f"{percent(draws.mean())} ({percent(draws.min())} to {percent(draws.max())})"
     )
 
 
@@ -262,14 +276,19 @@ def _ablation_sentence(row: xarray.Dataset, ablated: str, rest: list[str]) -> st
     drop, draws = float(own["margin"]), own["random_margin"].values
     draws = draws[np.isfinite(draws)]
     p = (1 + (draws >= drop).sum()) / (1 + len(draws))
-    verdict = "more than random heads" if p < 0.05 else "which random heads may do as well"
+    if len(draws) < ENOUGH:
+        verdict = "too few other sets to tell whether that is special"
+    elif drop > 0 and p < 0.05:
+        verdict = f"more than random heads ({p_value(p)}, {len(draws)} other sets)"
+    else:
+        verdict = f"which random heads may do as well ({p_value(p)}, {len(draws)} other sets)"
     said = (
-        f"Without the heads named for {ablated} the model {'loses' if drop > 0 else 'gains'} {_percent(abs(drop))} "
-        f"% of its margin on {ablated}, {verdict} ({_p(p)}, {len(draws)} other sets)"
+        f"Without the heads named for {ablated} the model {'loses' if drop > 0 else 'gains'} {percent(abs(drop))} "
+        f"% of its margin on {ablated}, {verdict}"
     )
     if not rest:
         return f"{said}."
-    side = [f"{factor} {_percent(float(row['margin'].sel(factor=factor)))} %" for factor in rest]
+    side = [f"{factor} {percent(float(row['margin'].sel(factor=factor)))} %" for factor in rest]
     return f"{said}; of its margin on what else it knows it loses: {', '.join(side)}."
 
 
@@ -279,24 +298,24 @@ def _layers(found: Found, about: About, figure: str) -> str:
     for factor in FACTORS:
         mine = one.sel(factor=factor)
         best = int(mine["read"].values.argmax())
-        span = _range(float(mine["read_low"][best]), float(mine["read_high"][best]))
+        span = interval(float(mine["read_low"][best]), float(mine["read_high"][best]))
         kept, noise = (mine[name].isel(layer=-1) for name in ("kept", "kept_random"))
         rows.append(
             [
                 f"{_name(found, factor)} ({PROBED[factor]})",
-                f"{_percent(float(mine['read'][best]))} {span} at {best}",
-                _percent(float(mine["selectivity"][best])),
-                _percent(float(floor["read"].sel(factor=factor).max())), _percent(float(mine["majority"])),
-                _first(mine["read"].values), f"{_percent(float(mine['used_random'][-1]))}", _first(mine["used"].values),
-                f"{_percent(float(kept.mean()))} (random {_percent(float(noise.mean()))})",
+                f"{percent(float(mine['read'][best]))} {span} at {best}",
+                percent(float(mine["selectivity"][best])),
+                percent(float(floor["read"].sel(factor=factor).max())), percent(float(mine["majority"])),
+                half_way(mine["read"].values), percent(float(mine["used_random"][-1])), half_way(mine["used"].values),
+                f"{percent(float(kept.mean()))} (random {percent(float(noise.mean()))})",
             ]
         )  # fmt: skip
         if factor in known_factors(found):
-            said.append(_layer_sentence(mine, floor.sel(factor=factor), factor, about.seed))
-    table = _table(
+            said.append(_layer_sentence(mine, floor.sel(factor=factor), factor))
+    table = markdown(
         ["factor (what is probed)", "best probe, %, at layer", "selectivity", "floor's best, %", "majority, %",
-         "half read at layer", "recovery from a stranger, last layer, %", "half recovered at layer",
-         "margin left after erasure, last layer, %"], rows,
+         "half of the rise read at layer", "recovery from a stranger, last layer, %",
+         "half of the rise recovered at layer", "margin left after erasure, last layer, %"], rows,
     )  # fmt: skip
     return (
         f"## Where it is read, where it is used\n\nAt the class token, after each block. Read: linear probes "
@@ -308,21 +327,21 @@ def _layers(found: Found, about: About, figure: str) -> str:
     )
 
 
-def _layer_sentence(mine: xarray.Dataset, floor: xarray.Dataset, factor: str, seed: int) -> str:
-    rho, p = agreement(mine["read"].values, mine["used"].values, seed)
+def _layer_sentence(mine: xarray.Dataset, floor: xarray.Dataset, factor: str) -> str:
     kept, noise = float(mine["kept"].isel(layer=-1).mean()), float(mine["kept_random"].isel(layer=-1).mean())
     gain = float(mine["read"].max() - floor["read"].max())
-    rise = f"{_percent(abs(gain))} percentage points {'above' if gain > 0 else 'below'} the floor's"
-    verdict = "agree" if rho > 0 and p < 0.05 else "do not agree"
+    rise = f"{percent(abs(gain))} percentage points {'above' if gain > 0 else 'below'} the floor's"
+    read, used = (half_way(mine[name].values) for name in ("read", "used"))
+    when = [f"half of the rise {what} {'never comes' if at in ('no rise', '–') else f'has come by layer {at}'}"
+            for what, at in (("in reading", read), ("in recovery", used))]  # fmt: skip
     return (
-        f"{factor.capitalize()}: the best probe is {rise}; along the layers, reading and use {verdict} (rank "
-        f"correlation {rho:.2f}, {_p(p)}, {mine.sizes['layer']} layers); erasing the last layer's probe leaves "
-        f"{_percent(kept)} % of the margin, random directions {_percent(noise)} %."
+        f"{factor.capitalize()}: the best probe is {rise}; {' and '.join(when)}; erasing the last layer's probe leaves "
+        f"{percent(kept)} % of the margin, random directions {percent(noise)} %."
     )
 
 
 def _limits(found: Found, about: About) -> str:
-    count = 1 + 2 * len(FACTORS) + 2 * len(known_factors(found))
+    count = 1 + 2 * len(FACTORS) + len(known_factors(found))
     left = ", ".join(f"{f} {int(found['heads']['used'].sel(factor=f))}" for f in FACTORS)
     return (
         "## What this cannot tell\n\n"
@@ -331,55 +350,10 @@ def _limits(found: Found, about: About) -> str:
         f"interaction with another shows too little. Texts name the nearest thing the bank has a word for. "
         f"Ablating a head to its mean removes all it carries, not one factor. Probes are fitted at one token, and "
         f"other positions may hold what they miss; erasing their directions also takes what lies along with them. "
-        f"Patching a class token also removes the counterpart's evidence, hence the recovery from a stranger. Rank "
-        f"correlations over six layers can only be rough. Pairs whose gap is small are left out of recoveries (of "
-        f"{int(found['heads'].attrs['pairs'])} pairs, used: {left}). Intervals are over scenes or pairs, never "
-        f"over trainings: there is one trained model. P-values are of single comparisons; {count} are on this "
-        f"page, of which {0.05 * count:.1f} would be below 0.05 by luck alone."
+        f"Patching a class token also removes the counterpart's evidence, hence the recovery from a stranger. Curves "
+        f"of reading and of use both tend to rise with depth, so that they rise together says little. Pairs whose gap "
+        f"is small are left out of recoveries (of {int(found['heads'].attrs['pairs'])} pairs, used: {left}). Intervals "
+        f"are over pairs, those of probes over splits of the scenes, never over trainings: there is one trained model. "
+        f"P-values are of single comparisons; {count} are on this page, of which {0.05 * count:.1f} would be below "
+        f"0.05 by luck alone."
     )
-
-
-# --- small words ------------------------------------------------------------------------------------------------------
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
-
-
-def _rho(rho: float, p: float) -> str:
-    return f"{rho:.2f} ({_p(p)})" if np.isfinite(rho) else "–"
-
-
-def _percent(share: float) -> str:
-    return str(round(100 * share)) if np.isfinite(share) else "–"
-
-
-def _range(low: float, high: float) -> str:
-    return f"[{_percent(low)}, {_percent(high)}]"
-
-
-def _place(values: xarray.DataArray) -> str:
-    """The head at which a value is largest."""
-    if not np.isfinite(values).any():
-        return "–"
-    best = values.argmax(("layer", "head"))
-    return f"{int(best['layer'])}.{int(best['head'])}"
-
-
-def _first(values: np.ndarray) -> str:
-    """The first layer at which a curve is half way from its first to its largest value, or that it never rises."""
-    rise = values.max() - values[0]
-    if not np.isfinite(rise):
-        return "–"
-    if rise < 0.05:
-        return "no rise"
-    return str(int(np.argmax(values >= values[0] + rise / 2)))
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

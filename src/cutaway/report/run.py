@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from cutaway import data
 from cutaway.errors import InputError
+from cutaway.methods.probe_data import Pool
 from cutaway.methods.result import Result
 from cutaway.model.load import load
 from cutaway.model.model import Model
@@ -106,7 +107,7 @@ def explanation(model: str, pictures: str | None, bank: str | None, image: Path 
     return splice(representation_decomposition(found, _pictures([image])), texts, mean=mean)
 
 
-def probing(model: str, pictures: str, labels: Sequence[str], tower: str, count: int) -> Result:
+def probing(model: str, pictures: str, labels: Sequence[str], pool: Pool, count: int) -> Result:
     """Linear probes of what is known of the pictures: the truth of scenes, or the names of sub-folders."""
     from cutaway.methods.linear_probing import linear_probing
     from cutaway.methods.scene_labels import LABELS, scene_labels
@@ -117,7 +118,7 @@ def probing(model: str, pictures: str, labels: Sequence[str], tower: str, count:
             raise InputError(f"scenes have no label '{unknown[0]}'", exists=", ".join(LABELS))
         scenes = list(data.scenes("test", count, world=data.World(things=(1, 1))))
         known = scene_labels(scenes)
-        return linear_probing(load(model), scenes, {name: known[name] for name in labels or ("place",)}, tower=tower)
+        return linear_probing(load(model), scenes, {name: known[name] for name in labels or ("place",)}, pool=pool)
     path = Path(pictures)
     folders = sorted(one for one in path.iterdir() if one.is_dir()) if path.is_dir() else []
     if len(folders) < 2:
@@ -128,7 +129,7 @@ def probing(model: str, pictures: str, labels: Sequence[str], tower: str, count:
     per = [Folder(one, max(3, count // len(folders))) for one in folders]
     rows = [picture for one in per for picture in one]
     classes = np.repeat([one.name for one in folders], [len(one) for one in per])
-    return linear_probing(load(model), rows, {"folder": classes}, tower=tower)
+    return linear_probing(load(model), rows, {"folder": classes}, pool=pool)
 
 
 def patching(

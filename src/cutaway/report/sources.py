@@ -35,7 +35,7 @@ def opened(model: Model | str | Path) -> Model:
             f"'{found.name}' is no contrastive model of pictures and texts: it is {found.family.kind}, with the towers "
             f"{', '.join(found.towers) or 'none'}",
             expected=f"for now, {FITS}",
-            do="`cutaway sites` and `cutaway run` take the other families",
+            do="`cutaway sites`, `model.run` and `model.sweep` take the other families",
         )
     try:
         readout(found, "vision")
@@ -86,7 +86,7 @@ class Folder(Sequence[Any]):
             raise InputError(
                 f"'{folder}' holds {len(found)} pictures", expected="at least 3, better some hundreds",
                 exists=", ".join(sorted(file.name for file in path.iterdir())[:5]) or "nothing in it",
-                do=f"pictures end in {' '.join(SUFFIXES)}",
+                do=f"pictures end in {' '.join(SUFFIXES)}; sub-folders are not looked into",
             )  # fmt: skip
         self.files = tuple(found[:limit])
 

@@ -84,7 +84,7 @@ def batches(recipe: Recipe) -> Callable[[int], Pairs]:
     if plain < 0:
         raise InputError(
             f"pairs of every factor, rounded, fill {recipe.batch - plain} places of a batch of {recipe.batch}",
-            expected="at most as many as the batch has", do="a larger --batch, or less --contrast",
+            expected="at most as many as the batch has", do="a larger `batch`, or less `contrast`",
         )  # fmt: skip
 
     def draw(step: int) -> Pairs:
