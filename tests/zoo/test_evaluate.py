@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from cutaway import data
+from cutaway.data.claims import Noun
 from cutaway.zoo import emoji_clip
-from cutaway.zoo.evaluate import Eyes, classes, naming, retrieval, telling_apart, wilson
+from cutaway.zoo.evaluate import Eyes, classes, naming, naming_painted, retrieval, telling_apart, wilson
 
 
 class Knowing(Eyes):
@@ -36,6 +37,20 @@ def test_naming_is_perfect_for_one_who_knows_and_chance_for_one_who_guesses():
     assert top1.value == top5.value == 1.0 and top1.chance == 1 / 50 and top5.chance == 5 / 50
     guess, _ = naming(Knowing(noise=100.0), names, "artist", 400)
     assert guess.low <= 1 / 50 <= guess.high
+
+
+def test_a_painted_thing_is_named_by_texts_that_name_its_paint():
+    class Strict(Knowing):
+        """For whom a red dog is no dog."""
+
+        def scenes(self, scenes):
+            return torch.stack([self._of(Noun(scene.things[0].concept, scene.things[0].tint).one) for scene in scenes])
+
+        def texts(self, texts):
+            return torch.stack([self._of(text.removeprefix("a picture of ")) for text in texts])
+
+    silent, saying = naming_painted(Strict(), classes(50), 60)
+    assert saying.value == 1.0 and silent.value < 0.2 and silent.n == saying.n == 60
 
 
 def test_classes_share_no_word():

@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from cutaway import data
+from cutaway.data.claims import Noun
 
 T = TypeVar("T")
 PROMPTS = ("{}", "a picture of {}")
@@ -38,8 +39,8 @@ class Row:
 def evaluate(module: Any, processor: Any, *, n: int = 2000, told: Callable[[str], None] = lambda _: None) -> list[Row]:
     """Zero-shot naming on three splits, retrieval among strangers, and retrieval between one-factor pairs.
 
-    `n` is the number of pictures of each zero-shot row; the pairs are a quarter of it for each factor. Held-out
-    scenes throughout. `told` hears what is being measured.
+    `n` is the number of pictures of each zero-shot row; of painted things and of the pairs of each factor there are a
+    quarter as many. Held-out scenes throughout. `told` hears what is being measured.
     """
     eyes = Eyes(module, processor)
     rows = []
@@ -47,6 +48,8 @@ def evaluate(module: Any, processor: Any, *, n: int = 2000, told: Callable[[str]
     for split in SPLITS:
         told(f"naming, split {split}")
         rows += naming(eyes, names, split, n)
+    told("naming, painted things")
+    rows += naming_painted(eyes, names, n // 4)
     told("retrieval")
     rows += retrieval(eyes, n)
     for factor in data.FACTORS:
@@ -96,16 +99,39 @@ def classes(n: int = CLASSES, seed: int = 0) -> tuple[str, ...]:
 
 
 def naming(eyes: Eyes, names: tuple[str, ...], split: data.Split, n: int, seed: int = 0) -> list[Row]:
-    """Zero-shot top-1 and top-5 on scenes of one thing; a class is the mean embedding of its prompts."""
-    kinds = [data.concept(name) for name in names]
-    told = eyes.texts([prompt.format(kind.one) for kind in kinds for prompt in PROMPTS])
-    texts = normalize(told.view(len(kinds), len(PROMPTS), -1).mean(1), dim=-1)
-    world = data.World(things=(1, 1), names=names)
+    """Zero-shot top-1 and top-5 on scenes of one thing as its artist drew it."""
+    world = data.World(things=(1, 1), names=names, tinted=0.0)
     scenes = list(data.scenes(split, n, seed, world))
-    truth = torch.tensor([names.index(scene.things[0].concept) for scene in scenes])
-    rank = _ranks(eyes.scenes(scenes) @ texts.T, truth)
+    rank = _ranks(eyes.scenes(scenes) @ class_texts(eyes, names).T, _truth(scenes, names))
     of = f"{split}, {len(names)} concepts"
     return [_row(f"zero-shot top-{k}", of, rank < k, k / len(names)) for k in (1, 5)]
+
+
+def naming_painted(eyes: Eyes, names: tuple[str, ...], n: int, seed: int = 0) -> list[Row]:
+    """Zero-shot top-1 on scenes of one painted thing, by texts that leave its paint out and by texts that name it."""
+    world = data.World(things=(1, 1), names=names, tinted=1.0)
+    every = (data.scene_at("test", index, seed, world) for index in count())
+    scenes = list(islice((scene for scene in every if scene.things[0].tint), n))
+    pictures, truth = eyes.scenes(scenes), _truth(scenes, names)
+    silent, saying = pictures @ class_texts(eyes, names).T, torch.zeros(n, len(names))
+    for tint in data.TINTS:
+        mine = [i for i, scene in enumerate(scenes) if scene.things[0].tint == tint]
+        saying[mine] = pictures[mine] @ class_texts(eyes, names, tint).T
+    ways = {"texts without the paint": silent, "texts with the paint": saying}
+    return [
+        _row("zero-shot top-1", f"painted, {way}, {len(names)} concepts", _ranks(scores, truth) < 1, 1 / len(names))
+        for way, scores in ways.items()
+    ]
+
+
+def class_texts(eyes: Eyes, names: tuple[str, ...], tint: str | None = None) -> Float[Tensor, "class joint"]:
+    """Each concept (in a paint) as the mean embedding of its prompts."""
+    told = eyes.texts([prompt.format(Noun(name, tint).one) for name in names for prompt in PROMPTS])
+    return normalize(told.view(len(names), len(PROMPTS), -1).mean(1), dim=-1)
+
+
+def _truth(scenes: list[data.Scene], names: tuple[str, ...]) -> Int[Tensor, "n"]:
+    return torch.tensor([names.index(scene.things[0].concept) for scene in scenes])
 
 
 def retrieval(eyes: Eyes, n: int, seed: int = 0) -> list[Row]:
