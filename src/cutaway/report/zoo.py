@@ -50,7 +50,7 @@ def train_zoo(
 ) -> None:
     """Train by the recipe with the chosen changes, from where `work` left off; then measure and write the card."""
     from cutaway.zoo import make
-    from cutaway.zoo.contrastive import Recipe, seconds_spent
+    from cutaway.zoo.contrastive import Recipe, seconds_spent, steps_done
     from cutaway.zoo.trained import trained
 
     trained(name)
@@ -67,7 +67,7 @@ def train_zoo(
         TextColumn("{task.fields[now]}"),
     )
     with Progress("training", *columns, console=console) as bar:
-        task = bar.add_task("training", total=recipe.steps, now="")
+        task = bar.add_task("training", total=recipe.steps, completed=steps_done(work), now="")
         for step in steps:
             bar.update(task, completed=step.step, now=f"loss {step.loss:.2f}, own text first {100 * step.hits:.0f} %")
     with console.status("measuring"):

@@ -164,9 +164,17 @@ def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
 
 def seconds_spent(folder: Path) -> float:
     """How long the training in this folder took so far, all its sessions together."""
-    if not (folder / PROGRESS).exists():
-        return 0.0
-    return float(json.loads((folder / PROGRESS).read_text(encoding="utf-8")).get("seconds", 0))
+    return float(_progress(folder).get("seconds", 0))
+
+
+def steps_done(folder: Path) -> int:
+    """How many steps the checkpoint in this folder has behind it."""
+    return int(_progress(folder).get("step", 0))
+
+
+def _progress(folder: Path) -> dict[str, Any]:
+    path = folder / PROGRESS
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _save(
@@ -201,9 +209,9 @@ def _resume(model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], recip
     """Load the last checkpoint of this recipe, if there is one; the number of steps done."""
     from safetensors.torch import load_file
 
-    if not (folder / PROGRESS).exists():
+    progress = _progress(folder)
+    if not progress:
         return 0
-    progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     if progress["recipe"] != asdict(recipe):
         changed = {key: value for key, value in progress["recipe"].items() if value != getattr(recipe, key, None)}
         raise LoadError(
