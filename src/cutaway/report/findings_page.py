@@ -277,7 +277,8 @@ def _ablation_sentence(row: xarray.Dataset, ablated: str, rest: list[str]) -> st
     draws = draws[np.isfinite(draws)]
     p = (1 + (draws >= drop).sum()) / (1 + len(draws))
     if len(draws) < ENOUGH:
-        verdict = "too few other sets to tell whether that is special"
+        more = "more" if drop > draws.max() else "not more"
+        verdict = f"{more} than without each of the {len(draws)} other sets there are"
     elif drop > 0 and p < 0.05:
         verdict = f"more than random heads ({p_value(p)}, {len(draws)} other sets)"
     else:
@@ -341,7 +342,9 @@ def _layer_sentence(mine: xarray.Dataset, floor: xarray.Dataset, factor: str) ->
 
 
 def _limits(found: Found, about: About) -> str:
-    count = 1 + 2 * len(FACTORS) + len(known_factors(found))
+    sets = found["ablation"]["random_margin"].isel(factor=0)
+    tested = [f for f in known_factors(found) if np.isfinite(sets.sel(ablated=f)).sum() >= ENOUGH]
+    count = 1 + 2 * len(FACTORS) + len(tested)
     left = ", ".join(f"{f} {int(found['heads']['used'].sel(factor=f))}" for f in FACTORS)
     return (
         "## What this cannot tell\n\n"

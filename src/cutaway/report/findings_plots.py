@@ -63,21 +63,25 @@ def _ticks(ax: Axes, one: xarray.Dataset) -> None:
 
 
 def ablation(one: xarray.Dataset) -> Figure:
-    """For each set of ablated heads, the drop on every factor beside that of random heads."""
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
-    for ax, ablated in zip(figure.subplots(1, len(FACTORS), sharey=True), FACTORS, strict=True):
-        row = one.sel(ablated=ablated)
-        drop, places = 100 * row["drop"].values, range(len(FACTORS))
-        spread = [drop - 100 * row["low"].values, 100 * row["high"].values - drop]
-        colours = ["C1" if factor == ablated else "C0" for factor in FACTORS]
-        ax.bar(places, drop, 0.6, yerr=abs(xarray.DataArray(spread)).values, color=colours, ecolor="gray")
-        for place, factor in zip(places, FACTORS, strict=True):
-            values = 100 * row["random"].sel(factor=factor).values
-            ax.scatter([place + 0.38] * len(values), values, s=5, color="black")
-        ax.axhline(0, color="gray", linewidth=0.8)
-        ax.set_xticks(places, FACTORS, rotation=30, ha="right", fontsize=8)
-        ax.set_title(f"without {ablated}: {row['heads'].item()}", fontsize=8)
-    figure.axes[0].set_ylabel("points lost (dots: random heads)", fontsize=8)
+    """For each set of ablated heads, what is lost on every factor beside random heads: choices, then margins."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes, places = figure.subplots(2, len(FACTORS), sharex=True, sharey="row"), range(len(FACTORS))
+    kinds = (("drop", "low", "high", "random"), ("margin", "margin_low", "margin_high", "random_margin"))
+    for row, (value, low, high, random) in zip(axes, kinds, strict=True):
+        for ax, ablated in zip(row, FACTORS, strict=True):
+            mine = 100 * one[[value, low, high, random]].sel(ablated=ablated)
+            spread = [abs(mine[value] - mine[low]).values, abs(mine[high] - mine[value]).values]
+            colours = ["C1" if factor == ablated else "C0" for factor in FACTORS]
+            ax.bar(places, mine[value], 0.6, yerr=spread, color=colours, ecolor="gray")
+            for place, factor in zip(places, FACTORS, strict=True):
+                values = mine[random].sel(factor=factor).values
+                ax.scatter([place + 0.38] * len(values), values, s=5, color="black")
+            ax.axhline(0, color="gray", linewidth=0.8)
+            ax.set_xticks(places, FACTORS, rotation=30, ha="right", fontsize=8)
+    for ax, ablated in zip(axes[0], FACTORS, strict=True):
+        ax.set_title(f"without {ablated}: {one['heads'].sel(ablated=ablated).item()}", fontsize=8)
+    axes[0, 0].set_ylabel("points lost (dots: random heads)", fontsize=8)
+    axes[1, 0].set_ylabel("% of the margin lost", fontsize=8)
     return figure
 
 
@@ -90,7 +94,7 @@ def direct(one: xarray.Dataset) -> Figure:
             ax.plot(n, mine["accuracy"].sel(order=order), marker=mark, markersize=4, label=f"{order} n")
         ax.fill_between(n, mine["random_low"], mine["random_high"], alpha=0.2, color="C2")
         ax.axhline(float(mine["majority"]), color="gray", linestyle=":")
-        ax.set(title=what, xlabel="layers whose direct effect is its mean", ylim=(0, 1))
+        ax.set(title=what, xlabel="layers whose direct effect is its mean", ylim=(0, 1.03))
     figure.axes[0].set_ylabel("naming accuracy")
     figure.axes[0].legend(fontsize=7)
     return figure

@@ -1,6 +1,6 @@
 """How long a report takes to make and to appear: `cutaway demo`, the size of its page, its first paint in Chromium.
 
-python benchmarks/report.py [--json FILE] [--rounds N] [--picture FILE]
+python benchmarks/explain.py [--json FILE] [--rounds N] [--picture FILE]
 
 Beside the demonstration stands a page as large models make it: 24 layers × 24 × 24 patches × 8 texts. Pages are opened
 at desktop and phone width in a fresh tab of a headless Chromium; without one, their times are left out. `--picture`
@@ -61,7 +61,7 @@ def painted(tab: Page, page: Path, rounds: int) -> dict[str, float]:
 
 def keep_picture(tab: Page, page: Path, picture: Path) -> None:
     """A screenshot of the map of patches."""
-    tab.show(page, 1280, 940)
+    tab.show(page, 1280, 800)
     tab.run("document.querySelector('section h2').scrollIntoView({behavior: 'instant'})")
     time.sleep(0.3)
     tab.screenshot(picture)
