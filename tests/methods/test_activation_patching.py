@@ -261,7 +261,7 @@ def test_the_same_seed_gives_the_same_numbers():
     [
         ({"over": ("query",)}, "go over query"),
         ({"over": ("head",)}, "go over head"),
-        ({"at": Where("cls")}, "twice where"),
+        ({"at": Where("cls")}, "both choose positions"),
         ({"least": 1.5}, "least 1.5"),
         ({"sites": ["vision.0.resid_post", "text.0.resid_post"]}, "several towers"),
         ({"counterfactual": [tiny.picture(0)]}, "bring their counterparts"),

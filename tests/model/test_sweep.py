@@ -141,6 +141,7 @@ def test_equals_the_plain_loop_in_a_pipeline(name):
         plain = everything(model.run(world.given(name), edits=edit, output="pt"))
         assert gap(torch.from_numpy(swept.values.values[i]), plain) <= 1e-9 * max(1.0, plain.abs().max().item())
     assert state(model) == before and swept.plan.least < swept.plan.plain
+    assert not hasattr(model.module, "_progress_bar_config")  # its own bar is as it was
 
 
 def patching(name: str = "llama", text: str = TEXT, other: str = "a blue cat on the right"):

@@ -322,8 +322,10 @@ def _table(
 
 
 def _interval(values: Float[ndarray, "pair *cells"], seed: int) -> tuple[ndarray, ndarray, ndarray]:
-    """Mean over pairs and the 2.5 and 97.5 % points of the means of resampled pairs."""
+    """Mean over pairs and the 2.5 and 97.5 % points of the means of resampled pairs; one pair has no interval."""
     flat, n = values.reshape(len(values), -1), len(values)
+    if n < 2:
+        return values.mean(0), np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS) / n
     low, high = np.quantile(weights @ flat, (0.025, 0.975), axis=0)
     return values.mean(0), low.reshape(values.shape[1:]), high.reshape(values.shape[1:])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,14 @@ def sweep(
     if not len(cells):
         raise InputError("a sweep over no cells", expected="at least one edit", do="`model.grid(edit, token=…)`")
     _check_lengths(model, inputs, cells)
+    with _own_bar_off(model):
+        return _swept(model, inputs, cells, target, progress, memory, resume, told, started)
+
+
+def _swept(
+    model: Model, inputs: Inputs, cells: Cells, target: Callable[[Run], Tensor], progress: bool, memory: int,
+    resume: str | Path | None, told: Callable[[Plan], None] | None, started: float,
+) -> Sweep:  # fmt: skip
     replay = Replay(model, inputs, cells, last_logits=last_logits_only(target), memory=memory)
     if told:
         told(replay.plan)
@@ -77,6 +86,23 @@ def sweep(
             if store:
                 store.save(values)
     return _labelled(cells, values, clean, replay.plan, time.perf_counter() - started)
+
+
+@contextmanager
+def _own_bar_off(model: Model) -> Iterator[None]:
+    """No progress bar of a pipeline's own for each of many cells."""
+    if not model.is_pipeline:
+        yield
+        return
+    before = getattr(model.module, "_progress_bar_config", None)
+    model.module.set_progress_bar_config(**{**(before or {}), "disable": True})
+    try:
+        yield
+    finally:
+        if before is None:
+            del model.module._progress_bar_config
+        else:
+            model.module._progress_bar_config = before
 
 
 def _labelled(cells: Cells, values: np.ndarray, clean: Tensor, plan: Plan, seconds: float) -> Sweep:

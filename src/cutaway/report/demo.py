@@ -38,5 +38,7 @@ def announce(made: Explained, console: Console) -> None:
     console.print(f"[bold]{made.page}[/bold] (open it in a browser)", soft_wrap=True)
     for finding in made.findings:
         console.print(f"- {finding}", markup=False, highlight=False)
+    for note in made.notes:
+        console.print(note, markup=False, highlight=False, style="dim")
     files = len(list(made.folder.glob("*.nc")))
     console.print(f"The labelled arrays behind it: {files} files *.nc in {made.folder}", markup=False, soft_wrap=True)

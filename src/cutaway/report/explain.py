@@ -40,12 +40,13 @@ LOADABLE = re.compile(r"(zoo|tiny):|.+/.+")
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """A written report: its folder, its page, what was measured, and what was found in three sentences at most."""
+    """A written report: its folder and page, what was measured, three sentences at most on it, what is not on it."""
 
     folder: Path
     page: Path
     battery: Battery
     findings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def explain(
@@ -98,13 +99,13 @@ def explained(
     _write_inputs(folder, case, bank if code.bank == "file" else None)
     for name, result in battery.results():
         result.save(folder / f"{name}.nc", overwrite=True)
-    findings = summary(battery)
+    findings, notes = summary(battery), tuple(map(minus, _left_out(battery)))
     page.write(
         folder / REPORT, title or _title(found.name, asked[0], image), views(battery, code),
-        summary="\n\n".join([*findings, *map(minus, _left_out(battery))]),
+        summary="\n\n".join([*findings, *notes]),
         provenance=_provenance(battery, image, time.perf_counter() - started), overwrite=True,
     )  # fmt: skip
-    return Explained(folder, folder / REPORT, battery, findings)
+    return Explained(folder, folder / REPORT, battery, findings, notes)
 
 
 def views(found: Battery, code: Snippets) -> list[View]:

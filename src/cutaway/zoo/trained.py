@@ -88,4 +88,11 @@ def build(name: str, *, dtype: torch.dtype = torch.float32, attn: str | None = N
     options = {"attn_implementation": attn} if attn else {}
     config = json.loads((entry.folder / "config.json").read_text(encoding="utf-8"))
     kind = getattr(transformers, config["architectures"][0])
-    return kind.from_pretrained(entry.folder, dtype=dtype, use_safetensors=True, **options).eval(), processor
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()  # it is over before one could read it
+    try:
+        return kind.from_pretrained(entry.folder, dtype=dtype, use_safetensors=True, **options).eval(), processor
+    finally:
+        if shown:
+            bars.enable_progress_bar()
