@@ -23,6 +23,7 @@ from cutaway.model.session import Recording, Session
 from world import (
     KNOWN,
     PIPELINES,
+    ROUNDING,
     captures,
     chill,
     clean,
@@ -448,10 +449,13 @@ def written(name: str, start: str) -> list[Site]:
 
 
 def tolerance_of(name: str, site: Site) -> float:
-    """Zero, but for what has to be computed again: the softmax, the ratio of two scales, a pooling attention."""
+    """Rounding; more for what has to be computed again: the softmax, the ratio of two scales, a pooling attention.
+
+    What is written lies elsewhere in memory than what was there, and some processors' products depend on that.
+    """
     if site.part.endswith(("scores", "pattern")):
         return softmax_tolerance(name)
-    return 1e-9 if site.part.endswith("norm.scale") or site.part.startswith("pool.attn") else 0.0
+    return 1e-9 if site.part.endswith("norm.scale") or site.part.startswith("pool.attn") else ROUNDING
 
 
 @each_state

@@ -113,7 +113,7 @@ class Replay:
         need = Need("whole", name, first)
         if self.model.is_pipeline or tower.packed or any(len(c) > 1 for c in self._calls_of(tower)):
             need = replace(need, way="single", why=self._single(tower))
-        elif len(towers) == 1 and first >= self.known.began(tower.module) and self._ends_with(tower):
+        elif len(towers) == 1 and self._inside(seats, tower) and self._ends_with(tower):
             start = min(start_of(seat, edit, self.inputs, self._length(name)) for seat, edit in bound)
             way: Way = "suffix" if start > 0 and self._resumable(tower) else "tower"
             need = replace(need, way=way, start=start if way == "suffix" else 0)
@@ -128,6 +128,10 @@ class Replay:
 
     def _calls_of(self, tower: Tower) -> list[list[Any]]:
         return [self.known.calls.get(id(module), []) for module in (tower.module, *tower.blocks)]
+
+    def _inside(self, seats: Sequence[Seat], tower: Tower) -> bool:
+        """Whether all these modules run within the tower: BLIP-2 embeds the words of its text tower before it."""
+        return min(self.known.began(seat.module) for seat in seats) >= self.known.began(tower.module)
 
     def _ends_with(self, tower: Tower) -> bool:
         """Whether rows may multiply at the entry of this tower: no other tower takes what it gives."""
