@@ -140,6 +140,19 @@ def test_each_architecture_is_swept_the_best_way_that_fits_it(name):
     assert found == WAYS[name]
 
 
+@pytest.mark.parametrize("name", ["qwen2-vl", "qwen2.5-vl"])
+def test_positions_in_three_parts_are_not_the_batch(name):
+    """The first layer's attention, two cells in one forward: rows multiply where the tower is entered."""
+    model, inputs = opened(name), world.given(name)
+    cells = [Add("text.0.attn.q", 0.7, head=1, token=-1), Set("text.0.attn.k", 0.5, token=slice(4, None))]
+    check(model, inputs, cells, name)
+
+
+def test_words_that_are_embedded_before_their_tower_reach_all_of_it():
+    model, inputs = opened("blip2"), world.given("blip2")
+    check(model, inputs, [Scale("text.embed", 0.5), Scale("text.1.attn.z", 0.5)], "blip2")
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_equals_the_plain_loop_in_a_pipeline(name):
     model, draw = opened(name), random.Random(0)

@@ -281,7 +281,8 @@ class Replay:
     def _enter_tower(self, stack: ExitStack, chunk: Chunk, tower: Tower, n: int) -> None:
         """Multiply the rows where the tower begins; for a suffix, over the clean cache and from `start` on."""
         args, kwargs = self.known.arguments[tower.name]
-        batch = next(len(t) for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim() > 1)
+        entering = [*args, *(value for name, value in kwargs.items() if name != "position_ids")]  # may be (3, b, t)
+        batch = next(len(t) for t in entering if isinstance(t, Tensor) and t.dim() > 1)
         cut = chunk.start if chunk.way == "suffix" else 0
 
         def fit(name: str, value: Any) -> Any:
