@@ -211,10 +211,10 @@ def test_csv_is_that_of_python(every: Page, tmp_path: Path) -> None:
     every.click("#v-table [data-do=csv]")
     every.wait("document.querySelector('#v-table .said').textContent === 'saved'")
     saved = tmp_path / "table.csv"
-    for _ in range(100):
-        if saved.exists():
+    for _ in range(500):  # ten seconds at most, in the browser's own time
+        if saved.exists() and saved.stat().st_size:
             break
-        every.wait("new Promise((done) => setTimeout(() => done(true), 20))")
+        every.run("new Promise((done) => setTimeout(() => done(true), 20))")
     assert saved.read_text(encoding="utf-8-sig").splitlines()[0] == "word,rank,value,right"
 
 
