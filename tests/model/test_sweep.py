@@ -154,20 +154,31 @@ def test_words_that_are_embedded_before_their_tower_reach_all_of_it():
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_equals_the_plain_loop_in_a_pipeline(name):
-    model, draw = opened(name), random.Random(0)
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@given(data=st.data())
+def test_equals_the_plain_loop_in_a_pipeline(name, data):
+    """Any edits at any sites of the denoiser, at one step or at all."""
+    model, inputs = opened(name), world.given(name)
+    draw = random.Random(data.draw(st.integers(0, 10_000), "seed"))
     live = [
-        site for site in model.sites if not site.dead and site.tower == "denoiser" and not site.part.endswith(".scores")
+        site
+        for site in model.sites
+        if not site.dead and site.tower == "denoiser" and not site.part.endswith((".scores", ".pattern", "norm.scale"))
     ]
-    cells = []
-    for step, site in enumerate(draw.sample(live, 3)):
-        cells.append(Scale(site, 0.3, step=1 if step else None))
+    cells: list[Edit] = []
+    for site in draw.sample(live, data.draw(st.integers(1, 4), "cells")):
+        head = {"head": 0} if site.head_axis == "head" and draw.random() < 0.5 else {}
+        where = {"step": draw.choice([None, 0, 1]), **head}
+        kinds = [Scale(site, 0.3, **where), Set(site, 0.5, **where), Add(site, 0.7, **where), Ablate(site, **where)]
+        cells.append(draw.choice(kinds))
     before, bar = state(model), getattr(model.module, "_progress_bar_config", None)
-    swept = model.sweep(world.given(name), cells, everything, progress=False)
-    for i, edit in enumerate(cells):
-        plain = everything(model.run(world.given(name), edits=edit, output="pt"))
-        assert gap(torch.from_numpy(swept.values.values[i]), plain) <= 1e-9 * max(1.0, plain.abs().max().item())
-    assert state(model) == before and swept.plan.least < swept.plan.plain
+    with Accurate():
+        swept = model.sweep(inputs, cells, everything, progress=False)
+        for i, edit in enumerate(cells):
+            plain = everything(model.run(inputs, edits=edit, output="pt"))
+            found = torch.from_numpy(swept.values.values[i])
+            assert gap(found, plain) <= 1e-10 * max(1.0, plain.abs().max().item()), (edit, found, plain)
+    assert state(model) == before and swept.plan.least <= swept.plan.plain
     assert getattr(model.module, "_progress_bar_config", None) == bar  # its own bar is as it was
 
 
