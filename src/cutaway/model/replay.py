@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,7 @@ from cutaway.model.reach import since, start_of, steps_of
 from cutaway.model.run import Run
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower
 from cutaway.model.session import Recording
+from cutaway.model.sites import Site
 from cutaway.model.targets import log_prob, logit, logit_diff
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class Replay:
         self.known = Known()
         names = [] if model.is_pipeline else parameters(model.module)
         edited = model._held is not None or any(seat.site.part == "logits" for cell in self.bound for seat, _ in cell)
-        keep_last = last_logits and "logits_to_keep" in names and not edited  # else positions of logits would shift
+        own = inputs.own(Site("text", None, "logits"), "token") if inputs.tokens else None
+        last = own is None or bool(own[:, -1].all())  # every row ends with the batch
+        keep_last = last_logits and last and "logits_to_keep" in names and not edited  # else logits would shift
         self.options = {"logits_to_keep": 1} if keep_last else {}
         self._clean()
         self.plan = self._planned()
@@ -65,12 +68,18 @@ class Replay:
 
     def _clean(self) -> None:
         """Run once without edits. A block inside a step is kept only for steps at which some cell begins."""
-        steps = {min(steps_of(edit)) for bound in self.bound for seat, edit in bound if seat.tower.stepped}
+        stepped = [edit for bound in self.bound for seat, edit in bound if seat.tower.stepped]
         seats = list({id(seat.module): seat for bound in self.bound for seat, _ in bound}.values())
+
+        @cache
+        def begins(steps: int) -> set[int]:
+            return {min(steps_of(edit, steps), default=0) for edit in stepped}
 
         def keep(module: nn.Module, call: int) -> bool:
             tower = self.homes[id(module)]
-            return not tower.stepped or module is tower.module or call in steps
+            if not tower.stepped or module is tower.module:
+                return True
+            return call in begins(len(self.model.module.scheduler.timesteps))
 
         with torch.no_grad(), watching(self.known, self.units, seats, list(self.model.towers.values()), keep):
             self.known.outputs = self.model._call(self.inputs, "pt" if self.model.is_pipeline else "pil", self.options)

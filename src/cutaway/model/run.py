@@ -55,7 +55,10 @@ class Run:
         return torch.stack(list(found.values()))
 
     def labelled(self, site: str | Site) -> xarray.DataArray:
-        """The activation with its axes named and its positions labelled, as an `xarray.DataArray`."""
+        """The activation with its axes named and its positions labelled, as an `xarray.DataArray`.
+
+        Rows with other words have labels of their own: `token_text` is then over (batch, token).
+        """
         import xarray
 
         tensor, name = self[site].detach().cpu(), str(site)
@@ -72,8 +75,10 @@ class Run:
                 except LookupError:
                     continue
                 if len(known) == size:
-                    labels[f"{axis}_kind"] = (axis, known.kind[0].astype(str))
-                    labels[f"{axis}_text"] = (axis, known.text[0].astype(str))
+                    for word in ("kind", "text"):
+                        rows = getattr(known, word).astype(str)
+                        alike = (rows == rows[:1]).all() or "batch" not in axes
+                        labels[f"{axis}_{word}"] = (axis, rows[0]) if alike else (("batch", axis), rows)
         if "guidance" in axes:
             labels["guidance"] = ["uncond", "cond"] if tensor.shape[axes.index("guidance")] == 2 else ["cond"]
         return xarray.DataArray(data.numpy(), dims=axes, coords=labels, name=name)
