@@ -257,6 +257,14 @@ class Knockout(Edit):
     def __init__(
         self, site: str | Site, *, query: Positions | None = None, key: Positions | None = None, **rest: Any
     ) -> None:
+        words = str(site).removesuffix(".scores").split(".")
+        if words[-1] not in ("attn", "cross", "*"):
+            attention = next((n for n, word in enumerate(words) if word in ("attn", "cross")), None)
+            near = ".".join(words[: attention + 1]) if attention is not None else f"{words[0]}.*.attn"
+            raise EditError(
+                f"Knockout cuts the edges of an attention, and '{site}' is none", expected=f"an attention: `{near}`",
+                do="to remove what a site holds use `Ablate`",
+            )  # fmt: skip
         _fill(self, site, {"query": query, "key": key, **rest})
 
     @property
