@@ -25,6 +25,7 @@ from cutaway.model.seats import Seat, Tower
 from cutaway.model.session import Guidance, Recording, Session, Stop
 from cutaway.model.sites import Site, SiteTable
 from cutaway.model.sweep import Sweep, sweep
+from cutaway.model.wrapped import at_rest, execution_device
 
 Edits = Edit | Sequence[Edit]
 Record = str | Site | Iterable[str | Site]
@@ -67,8 +68,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter lies."""
-        return next(next(iter(self._roots.values())).parameters()).device
+        """Where inputs belong: with the first parameter, or where offloaded weights are brought to."""
+        return execution_device(self._roots.values())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -161,7 +162,7 @@ class Model:
         how = Recording(keep, dtype, tokens, heads, copy, grad, stop and bool(seats) and not self.is_pipeline)
         bound = self._bind(edits)
         session = self._session(bound, seats, how, inputs)
-        with torch.set_grad_enabled(grad), session:
+        with torch.set_grad_enabled(grad), at_rest(self._roots.values()), session:
             try:
                 outputs = self._call(inputs, output)
             except Stop:
@@ -183,7 +184,7 @@ class Model:
             )
         bound = self._bind(edits)
         session = self._session(bound, (), Recording(), inputs, open_ended=True)
-        with torch.no_grad(), session:
+        with torch.no_grad(), at_rest(self._roots.values()), session:
             ids = self.module.generate(**inputs.tensors, **options)
         session.check()
         prompt = inputs.tensors.get("input_ids")
@@ -201,12 +202,13 @@ class Model:
     def edited(self, edits: Edits, inputs: Inputs | None = None) -> Iterator[Any]:
         """Hold edits in place while the block runs anything: the plain module, a pipeline, a user's own loop.
 
+        The module keeps its mode (`train` or `eval`); compiled calls and gradient checkpoints are off in the block.
         `inputs` is only needed for selectors by meaning (`Where(…)`). Yields the module or pipeline. The edits of a
         `model.run` or a further `edited` inside the block come after these.
         """
         session = self._session(self._bind(edits), (), Recording(), inputs, open_ended=True)
         around = self._held
-        with session:
+        with at_rest(self._roots.values(), eval_mode=False), session:
             self._held = session
             try:
                 yield self.module
@@ -254,7 +256,8 @@ class Model:
         >>> made.values.dims, made.values.shape
         (('site', 'token', 'row'), (3, 3, 1))
         """
-        return sweep(self, inputs, cells, target, progress=progress, memory=memory, resume=resume, told=told)
+        with at_rest(self._roots.values()):
+            return sweep(self, inputs, cells, target, progress=progress, memory=memory, resume=resume, told=told)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
