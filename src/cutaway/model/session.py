@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cutaway.errors import EditError, SiteError
 from cutaway.model.attention import AttentionTap, tapped
 from cutaway.model.edits import Edit
+from cutaway.model.linear import norm_weights
 from cutaway.model.region import Frame, MapOf, write
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower, first, is_rms, norm_scale, replaced
 
@@ -245,7 +246,7 @@ class Session:
         new = self._changed([seat], old)
         if new is old:
             return None
-        bias = 0 if is_rms(norm) or getattr(norm, "bias", None) is None else norm.bias
+        bias = 0 if is_rms(norm) else norm_weights(norm)[1]
         return bias + (output - bias) * (old / new).unsqueeze(-1)
 
     # --- reading ------------------------------------------------------------------------------------------------------

@@ -56,7 +56,29 @@ def _base(peft: Any) -> nn.Module:
     return tuner.model
 
 
-def execution_device(roots: Iterable[nn.Module]) -> torch.device:
+def core(module: nn.Module) -> nn.Module:
+    """The layer that an adapter lies around; a module without one itself."""
+    for name in ("base_layer", "original_module"):
+        if isinstance(below := getattr(module, name, None), nn.Module):
+            return core(below)
+    return module
+
+
+@contextmanager
+def present(module: nn.Module) -> Iterator[None]:
+    """The weights of an offloaded module, brought for the length of the block."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    if hook is None or not any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
+
+
+def execution_device(roots: Iterable[nn.Module], otherwise: torch.device | None = None) -> torch.device:
     """Where inputs belong: where the first parameter lies or, for offloaded weights, where they are brought to."""
     for root in roots:
         for module in root.modules():
@@ -66,6 +88,8 @@ def execution_device(roots: Iterable[nn.Module]) -> torch.device:
             for parameter in module.parameters(recurse=False):
                 if parameter.device.type != "meta":
                     return parameter.device
+    if otherwise is not None:
+        return otherwise
     raise LoadError(
         "this model has no weights, only their shapes (device 'meta')",
         expected="weights in memory, or offloaded by accelerate, which brings them when they are needed",
