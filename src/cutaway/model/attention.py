@@ -138,7 +138,7 @@ def hidden(mask: Tensor) -> Bool[Tensor, "..."]:
 
 
 def idle(mask: Tensor | None, keys: int) -> Bool[Tensor, "... query 1"] | None:
-    """Queries that a mask bars from every key, with False or minus infinity: kernels give them 0. None: there is none."""
+    """Queries that a mask bars from every key (False, minus infinity): kernels give them 0. None: there are none."""
     if mask is None:
         return None
     here = mask[..., :keys]

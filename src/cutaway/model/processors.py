@@ -39,6 +39,7 @@ class Watched:
         self.__call__ = run  # type: ignore[method-assign]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module calls."""
         return vars(self)["__call__"](*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -67,7 +68,7 @@ def _unreadable(plain: Any, why: str) -> SiteError:
 class _Catch(TorchFunctionMode):
     """Sends the first `scaled_dot_product_attention` through a tap, everything else on its way.
 
-    An image prompt (IP-Adapter) attends a second time, with the same queries: to the picture, not to what the site names.
+    An image prompt (IP-Adapter) attends a second time, with the same queries, to its picture: no part of the site.
     """
 
     def __init__(self, tap: AttentionTap, plain: Any, classic: Any) -> None:

@@ -99,7 +99,7 @@ def execution_device(roots: Iterable[nn.Module], otherwise: torch.device | None 
 
 @contextmanager
 def at_rest(roots: Iterable[nn.Module], *, eval_mode: bool = True) -> Iterator[None]:
-    """Modules as they can be watched: in eval mode (if asked for), not compiled, nothing checkpointed; then as before."""
+    """Modules as they can be watched: in eval mode (if asked for), not compiled, not checkpointed; then as before."""
     changed: list[tuple[dict[str, Any], str, Any]] = []
 
     def change(module: nn.Module, name: str, value: Any) -> None:
