@@ -248,10 +248,10 @@ class Project(Edit):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Knockout(Edit):
-    """Cut attention edges: the scores from `query` positions to `key` positions become minus infinity.
+    """Cut attention edges: the scores from `query` positions to `key` positions fall far below all others.
 
-    `site` is an attention (`text.5.attn`, `text.*.attn`, `denoiser.3.cross`). A query whose keys are all cut spreads
-    evenly over them, as the library does with a fully masked row.
+    `site` is an attention (`text.5.attn`, `text.*.attn`, `denoiser.3.cross`). What the model hides from a query (later
+    words, padding) lies lower still: a query whose keys are all cut spreads evenly over its own keys.
     """
 
     def __init__(
@@ -273,8 +273,8 @@ class Knockout(Edit):
         return str(self.site).removesuffix(".scores") + ".scores"
 
     def apply(self, current: Float[Tensor, "..."], value: Float[Tensor, "..."] | None) -> Float[Tensor, "..."]:
-        """The most negative number, as the library masks."""
-        return torch.full_like(current, torch.finfo(current.dtype).min)
+        """Half the most negative number, which is what masked scores hold and keep."""
+        return current.clamp(max=torch.finfo(current.dtype).min / 2)
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property, wraps
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from cutaway.model.session import Recording, Root, Session, Stop
 from cutaway.model.sites import Site, SiteTable
 from cutaway.model.sweep import Sweep, sweep
 from cutaway.model.turn import holding, taken, turn_of
+from cutaway.model.wrapped import at_rest, execution_device
 
 Edits = Edit | Sequence[Edit]
 Record = str | Site | Iterable[str | Site]
@@ -69,8 +70,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter lies."""
-        return next(next(iter(self._roots.values())).parameters()).device
+        """Where inputs belong: with the first parameter, or where offloaded weights are brought to."""
+        return execution_device(self._roots.values())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -207,11 +208,12 @@ class Model:
     def edited(self, edits: Edits, inputs: Inputs | None = None) -> Iterator[Any]:
         """Hold edits in place while the block runs anything: the plain module, a pipeline, a user's own loop.
 
+        The module keeps its mode (`train` or `eval`); compiled calls and gradient checkpoints are off in the block.
         `inputs` is only needed for selectors by meaning (`Where(…)`). Yields the module or pipeline. The edits of a
         `model.run` or a further `edited` inside the block come after these. Other threads cannot run the model
         meanwhile: `run` raises there, the plain module would be edited there too.
         """
-        with self._taken():
+        with self._taken(eval_mode=False):
             session = self._session(self._bind(edits), (), Recording(), inputs, open_ended=True)
             with session, holding(self._roots.values(), session), self._writing(session):
                 yield self.module
@@ -301,8 +303,12 @@ class Model:
         """The edits that this thread holds around whatever comes now."""
         return next((held for root in self._roots.values() if (held := turn_of(root).held) is not None), None)
 
-    def _taken(self) -> AbstractContextManager[None]:
-        return taken(self._roots.values())
+    @contextmanager
+    def _taken(self, eval_mode: bool = True) -> Iterator[None]:
+        """Have the model for this thread alone, and at rest."""
+        roots = self._roots.values()
+        with taken(roots), at_rest(roots, eval_mode=eval_mode):
+            yield
 
     @contextmanager
     def _writing(self, session: Session) -> Iterator[None]:

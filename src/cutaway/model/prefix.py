@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
+from cutaway.model.attention import idle
+
 NAME = "cutaway-prefix"
 
 
@@ -125,6 +127,8 @@ def prefix_attention(
         before, own = _masked(before, fit[..., :past]), _masked(own, fit[..., past:])
     scores = torch.cat([before, own], -1)
     pattern = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+    if mask is not None and (barred := idle(fit, past + new)) is not None:
+        pattern = pattern.masked_fill(barred, 0)
     out = (pattern[..., :past].flatten(2, 4) @ past_value).view(batch, groups, n, each, new, -1)
     out = out + pattern[..., past:] @ folded(value)
     return out.permute(2, 0, 1, 3, 4, 5).reshape(rows, heads, new, -1)

@@ -21,6 +21,7 @@ from cutaway.model.clock import Clock
 from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
 from cutaway.model.known import parameters
+from cutaway.model.linear import norm_weights
 from cutaway.model.own import own_positions, padded
 from cutaway.model.region import Frame, write
 from cutaway.model.schedule import Schedule
@@ -302,7 +303,7 @@ class Session:
         new = self._changed([seat], old)
         if new is old:
             return None
-        bias = 0 if is_rms(norm) or getattr(norm, "bias", None) is None else norm.bias
+        bias = 0 if is_rms(norm) else norm_weights(norm)[1]
         return bias + (output - bias) * (old / new).unsqueeze(-1)
 
     # --- reading ------------------------------------------------------------------------------------------------------
