@@ -1,14 +1,18 @@
 """A sweep gives what the plain loop gives, on every architecture, and leaves nothing behind."""
 
 import random
+import threading
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
+import cutaway
 import world
 from cutaway import Ablate, Add, Knockout, Patch, Project, Scale, Set, targets
 from cutaway.errors import EditError, InputError
@@ -17,7 +21,9 @@ from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.prefix import prefix_attention
+from cutaway.model.replay import Replay
 from cutaway.model.sites import Site
+from cutaway.model.sweep import _Store
 from cutaway.model.targets import outcome
 from cutaway.zoo import tiny
 from world import KNOWN, PIPELINES, TEXT, gap, noise, opened, state
@@ -299,40 +305,83 @@ def test_what_the_edit_cannot_reach_is_not_run_again():
     assert calls == {"vision": 1, "block": 1}  # the clean run
 
 
-def test_an_interrupt_leaves_nothing_behind_and_can_be_resumed(tmp_path):
+def test_an_interrupt_leaves_nothing_behind_and_can_be_resumed(tmp_path, monkeypatch):
     model, inputs, cells = patching()
-    before, seen = state(model), []
+    before, file, chunks = state(model), tmp_path / "made" / "sweep", []
+    plain, run = _Store.save, Replay.run
 
-    def interrupted(run):
-        seen.append(run)
-        if len(seen) == 12:
+    def interrupted(store, values):
+        plain(store, values)
+        if np.isfinite(values[:, 0]).sum() == 10:
             raise KeyboardInterrupt
-        return everything(run)
 
+    monkeypatch.setattr(_Store, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        model.sweep(inputs, cells, Named(interrupted), progress=False, resume=tmp_path / "sweep", memory=1)
+        model.sweep(inputs, cells, everything, progress=False, resume=file, memory=1)
     assert state(model) == before
-    seen.clear()
+    monkeypatch.setattr(_Store, "save", plain)
+    monkeypatch.setattr(Replay, "run", lambda replay, chunk: chunks.append(chunk) or run(replay, chunk))
     whole = model.sweep(inputs, cells, everything, progress=False)
-    resumed = model.sweep(inputs, cells, Named(lambda run: seen.append(run) or everything(run)), progress=False,
-                          resume=tmp_path / "sweep", memory=1)  # fmt: skip
+    chunks.clear()
+    resumed = model.sweep(inputs, cells, everything, progress=False, resume=file, memory=1)
     assert gap(torch.from_numpy(resumed.values.values), torch.from_numpy(whole.values.values)) < 1e-10
-    assert len(seen) == len(cells) - 10 + 1  # ten were kept; the clean run is read again
+    assert len(chunks) == len(cells) - 10
+    again = model.sweep(inputs, cells, everything, progress=False, resume=file)
+    assert (again.values == resumed.values).all() and len(chunks) == len(cells) - 10
+
+
+def test_kept_values_are_given_for_the_same_sweep_only(tmp_path):
+    """Another target, input or edit, weights changed in place, another dtype, edits held around: all are others."""
+    model, inputs, cells = patching()
+    file, options = tmp_path / "sweep", {"progress": False, "resume": tmp_path / "sweep"}
+    reference = noise(1, 7, 242)
+    model.sweep(inputs, cells, targets.logit("dog"), **options)
+    kept = file.read_bytes()
+    for other in (targets.logit("cat"), targets.distance(reference), lambda run: run.logits[:, -1, 5]):
+        with pytest.raises(InputError, match="another sweep"):
+            model.sweep(inputs, cells, other, **options)
     with pytest.raises(InputError, match="another sweep"):
-        model.sweep(inputs, cells, targets.logit("dog"), progress=False, resume=tmp_path / "sweep")
+        model.sweep(model.inputs(text="a red cat on the left"), cells, targets.logit("dog"), **options)
+    with pytest.raises(InputError, match="another sweep"), model.edited(Scale("text.0.attn.out", 0.0)):
+        model.sweep(inputs, cells, targets.logit("dog"), **options)
+    for changed in (world.fresh("llama"), cutaway.load("tiny:llama", dtype="bfloat16")):
+        with torch.no_grad():
+            changed.module.lm_head.weight[3, 3] += 1
+        with pytest.raises(InputError, match="another sweep"):
+            changed.sweep(changed.inputs(text=TEXT), cells, targets.logit("dog"), **options)
+    assert file.read_bytes() == kept
+    again = world.fresh("llama").sweep(inputs, cells, targets.logit("dog"), **options)
+    assert (again.values == model.sweep(inputs, cells, targets.logit("dog"), progress=False).values).all()
 
 
-class Named:
-    """A target that counts as the same one."""
+def own(at: int, weights: torch.Tensor):
+    """A target of one's own, made anew at each call."""
+    return lambda run: run.logits[:, -1, at] * weights.sum()
 
-    def __init__(self, function):
-        self.function = function
 
-    def __call__(self, run):
-        return self.function(run)
+def test_a_target_of_ones_own_is_known_by_what_it_computes(tmp_path):
+    model, inputs, cells = patching()
+    options = {"progress": False, "resume": tmp_path / "sweep"}
+    first = model.sweep(inputs, cells, own(5, torch.ones(2)), **options)
+    assert (model.sweep(inputs, cells, own(5, torch.ones(2)), **options).values == first.values).all()
+    for other in (own(6, torch.ones(2)), own(5, torch.ones(3)), own(5, torch.ones(2).double())):
+        with pytest.raises(InputError, match="another sweep"):
+            model.sweep(inputs, cells, other, **options)
+    lock = threading.Lock()
+    with pytest.raises(InputError, match=r"`resume=` needs a target .* whose content is known, and a '_thread.lock'"):
+        model.sweep(inputs, cells, lambda run: run.logits[:, -1, lock.locked()], **options)
 
-    def __repr__(self):
-        return "named"
+
+def test_files_that_hold_no_sweep_are_named(tmp_path):
+    model, inputs, cells = patching()
+    damaged, other = tmp_path / "damaged", tmp_path / "other"
+    damaged.write_bytes(b"no values at all")
+    save_file({"weights": torch.ones(3)}, other)
+    for file, said in ((damaged, "'.*damaged' cannot be read"), (other, "'.*other' cannot be read"),
+                       (tmp_path, "is a folder"), (damaged / "sweep", "no folder can be made")):  # fmt: skip
+        with pytest.raises(InputError, match=f"(?i){said}.*give another file"):
+            model.sweep(inputs, cells, everything, progress=False, resume=file)
+    assert damaged.read_bytes() == b"no values at all"
 
 
 def test_an_error_leaves_nothing_behind():
