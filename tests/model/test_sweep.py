@@ -448,5 +448,5 @@ def test_prefix_attention_is_attention():
             scores = q @ keys.mT * 0.3
             scores = scores if cap is None else torch.tanh(scores / cap) * cap
             expected = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values
-            found = prefix_attention(q, k, v, past_k, past_v, mask=mask, scale=0.3, softcap=cap)
+            found = prefix_attention(q, (k, v), past_k, past_v, mask=mask, scale=0.3, softcap=cap)
             assert gap(found, expected) < 1e-12

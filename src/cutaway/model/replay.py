@@ -155,8 +155,8 @@ class Replay:
             and all(self._attention(tower, i) for i in range(len(tower.blocks)))
         )
 
-    def _attention(self, tower: Tower, layer: int) -> Any:
-        seat = self.model._seats.get(f"{tower.name}.{layer}.attn.q")
+    def _attention(self, tower: Tower, layer: int, part: str = "attn") -> Any:
+        seat = self.model._seats.get(f"{tower.name}.{layer}.{part}.q")
         return seat.module if seat and hasattr(seat.module, "layer_idx") and hasattr(seat.module, "config") else None
 
     def _length(self, tower: str) -> int:
@@ -315,16 +315,18 @@ class Replay:
     def _prefix(self, stack: ExitStack, chunk: Chunk, tower: Tower, n: int) -> Any:
         from cutaway.model.prefix import attending, shared
 
-        touched = {
-            seat.site.layer
-            for i in chunk.cells
-            for seat, _ in self.bound[i]
-            if seat.kind in ATTENTION_KINDS and seat.site.part.startswith("attn.")
-        }
-        modules = [self._attention(tower, layer) for layer in range(len(tower.blocks))]
-        whole = [module.layer_idx for layer, module in enumerate(modules) if layer in touched]
-        cache = shared(self.known.caches[tower.name], chunk.start, n, whole)
-        stack.enter_context(attending([m for layer, m in enumerate(modules) if layer not in touched], cache))
+        held = self.model._held.edits if self.model._held is not None else ()
+        edited = [seat for seat, _ in (*held, *(pair for i in chunk.cells for pair in self.bound[i]))]
+        touched = {id(seat.module) for seat in edited if seat.kind in ATTENTION_KINDS}
+        layers = range(len(tower.blocks))
+        own, crossing = (
+            [module for layer in layers if (module := self._attention(tower, layer, part)) is not None]
+            for part in ("attn", "cross")
+        )
+        whole, crossed = ([m.layer_idx for m in some if id(m) in touched] for some in (own, crossing))
+        cache = shared(self.known.caches[tower.name], chunk.start, n, whole, crossed)
+        free = ([module for module in some if id(module) not in touched] for some in (own, crossing))
+        stack.enter_context(attending(*free, cache))
         return cache
 
     def _cell(self, outputs: Any, chunk: Chunk, at: int, cell: int) -> Run:
