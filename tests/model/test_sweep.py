@@ -3,6 +3,7 @@
 import random
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,6 +162,65 @@ def test_positions_in_three_parts_are_not_the_batch(name):
     model, inputs = opened(name), world.given(name)
     cells = [Add("text.0.attn.q", 0.7, head=1, token=-1), Set("text.0.attn.k", 0.5, token=slice(4, None))]
     check(model, inputs, cells, name)
+
+
+@pytest.mark.parametrize("name", [name for name in WAYS if "text" in WAYS[name]])
+def test_a_batch_as_long_as_any_other_axis_is_told_from_it(name):
+    """Three rows for three layers and three parts of positions, and as many rows as tokens."""
+    model = opened(name)
+    for rows in (3, len(some_rows(name, 1).tokens["text"])):
+        inputs, last = some_rows(name, min(rows, 8)), len(some_rows(name, 1).tokens["text"]) - 1
+        cells = [Scale("text.0.resid_post", 0.5, token=last), Add("text.1.resid_post", 0.7, token=last - 1),
+                 Scale("text.0.resid_pre", 0.5, token=0), Scale("text.embed", 0.5)]  # fmt: skip
+        check(model, inputs, cells, name)
+
+
+def some_rows(name: str, rows: int) -> Inputs:
+    """Different inputs of two words, as many as `rows`."""
+    model, modalities = opened(name), tiny.TINY[name].modalities
+
+    def one(row: int) -> Inputs:
+        said = " ".join(TEXT.split()[row % 5 : row % 5 + 2])
+        if name == "bart":
+            ids = model.tokenizer([said], return_tensors="pt")
+            return model.inputs(**ids, decoder_input_ids=ids["input_ids"].flip(1)[:, :3])
+        sound = {"audio": noise(8000, seed=row).numpy()} if "audio" in modalities else {}
+        return model.inputs(image=tiny.picture(row) if "image" in modalities else None, text=said, **sound)
+
+    return Inputs.stack([one(row) for row in range(rows)])
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2-vl", "whisper"])
+def test_positions_and_masks_that_all_rows_share_stay_one(name):
+    """Given by the caller, with as many rows as tokens, or three."""
+    model, made = opened(name), some_rows(name, 3)
+    length = len(made.tokens["text"])
+    words = "decoder_" if name == "whisper" else ""
+    one = torch.arange(length)[None]
+    shared: dict[str, torch.Tensor] = {f"{words}position_ids": one.expand(3, 3, -1) if "qwen" in name else one}
+    if name == "llama":
+        shared["attention_mask"] = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+    inputs = replace(made, tensors={**made.tensors, **shared})
+    check(model, inputs, [Scale("text.0.resid_post", 0.5, token=t) for t in (0, 1, 2)] + [Scale("text.embed", 0.5)], name)
+
+
+def test_an_argument_whose_rows_are_not_known_is_not_multiplied(monkeypatch):
+    model, inputs = opened("llama"), some_rows("llama", 3)
+    monkeypatch.setattr("cutaway.model.replay.ROWS", frozenset({"input_ids"}))
+    cells = [Scale("text.1.resid_post", 0.5, token=t) for t in (1, 2)]
+    plan = model.sweep(inputs, cells, everything, progress=False).plan
+    assert {chunk.way for chunk in plan.chunks} == {"single"} and "takes attention_mask, whose rows" in repr(plan)
+    check(model, inputs, cells, "llama")
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "whisper", "bart"])
+def test_attention_edited_around_a_sweep_is_edited_in_all_its_rows(name):
+    model, inputs = opened(name), world.given(name)
+    cells = [Scale("text.0.mlp.out", 0.5, token=-1), Scale("text.0.attn.out", 0.5, token=-2)]
+    held = [Knockout("text.1.attn", query=-1, key=1), Scale("text.2.attn.k", 2.0)]
+    held += [Scale("text.1.cross.q", 2.0), Scale("text.2.cross.v", 2.0)] if "text.1.cross.q" in model.sites else []
+    with model.edited(held):
+        check(model, inputs, cells, name)
 
 
 def test_words_that_are_embedded_before_their_tower_reach_all_of_it():
