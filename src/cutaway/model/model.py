@@ -17,14 +17,16 @@ from cutaway.model.attach import attach
 from cutaway.model.cells import Cells, grid
 from cutaway.model.edits import Edit
 from cutaway.model.estimate import Estimate, estimate
+from cutaway.model.generate import generate
 from cutaway.model.inputs import Inputs
 from cutaway.model.plan import Plan
-from cutaway.model.prepare import Tools, prepare, prepare_prompt
+from cutaway.model.prepare import prepare, prepare_prompt
 from cutaway.model.run import Generation, Run
 from cutaway.model.seats import Seat, Tower
 from cutaway.model.session import Guidance, Recording, Session, Stop
 from cutaway.model.sites import Site, SiteTable
 from cutaway.model.sweep import Sweep, sweep
+from cutaway.model.tools import Tools
 
 Edits = Edit | Sequence[Edit]
 Record = str | Site | Iterable[str | Site]
@@ -177,25 +179,7 @@ class Model:
 
         Token selectors are absolute positions; negative ones count from the end of the prompt.
         """
-        if self.is_pipeline or not hasattr(self.module, "generate"):
-            raise InputError(
-                f"{type(self.module).__name__} writes no text", do="use `model.run`; pipelines draw with it"
-            )
-        bound = self._bind(edits)
-        session = self._session(bound, (), Recording(), inputs, open_ended=True)
-        with torch.no_grad(), session:
-            ids = self.module.generate(**inputs.tensors, **options)
-        session.check()
-        prompt = inputs.tensors.get("input_ids")
-        skip = (
-            prompt.shape[1]
-            if isinstance(prompt, Tensor) and ids.shape[1] > prompt.shape[1] and "encoder" not in self.towers
-            else 0
-        )
-        texts = (
-            self.tokenizer.batch_decode(ids[:, skip:], skip_special_tokens=True) if self.tokenizer is not None else ()
-        )
-        return Generation(ids, tuple(texts), inputs)
+        return generate(self, inputs, edits, options)
 
     @contextmanager
     def edited(self, edits: Edits, inputs: Inputs | None = None) -> Iterator[Any]:
