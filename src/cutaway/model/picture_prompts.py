@@ -11,7 +11,7 @@ from torch import Tensor
 from cutaway.errors import InputError
 from cutaway.model.seats import Tower
 from cutaway.model.table import Family
-from cutaway.model.texts import check_length, joined, text_limit
+from cutaway.model.texts import check_length, joined, once, text_limit
 from cutaway.model.tools import Tools, need
 
 Pictures = list[list[Image]]
@@ -35,7 +35,7 @@ def picture_prompts(
     if family.image_tokens == "query" and any(len(some) != 1 for some in paired):
         raise InputError(f"{type(module).__name__} takes one picture a text", exists=f"{max(map(len, paired))} for one")
     rows = [_row(module, family, tools, mark, some, text) for some, text in zip(paired, texts, strict=True)]
-    made = joined(module, tokenizer, rows, texts)
+    made = joined(module, tokenizer, rows)
     check_length(made["input_ids"], text_limit(tower), texts)
     return made
 
@@ -81,11 +81,11 @@ def _row(module: Any, family: Family, tools: Tools, mark: str, pictures: list[Im
         elif family.image_tokens == "thw":
             text = mark * len(pictures) + text
     if whole is None:
-        return _expanded(module, tools, mark, pictures, text)
+        return once(tools.tokenizer, _expanded(module, tools, mark, pictures, text), text)
     given = pictures if family.image_tokens == "query" else [pictures]
     made = dict(whole(images=given, text=[text], return_tensors="pt"))
     wanted = (*_WANTED, "token_type_ids") if kind == "PaliGemmaProcessor" else _WANTED
-    return {name: made[name] for name in wanted if name in made}
+    return once(tools.tokenizer, {name: made[name] for name in wanted if name in made}, text)
 
 
 def _chat(talker: Any, text: str, pictures: int) -> str:

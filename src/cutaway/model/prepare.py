@@ -48,8 +48,9 @@ def prepare(
         )
     call = "forward"
     if (
-        family.kind == "contrastive"
-        and {"vision", "text"} <= set(towers)
+        family.kind in ("contrastive", "unknown")
+        and hasattr(module, "get_image_features")
+        and hasattr(module, "get_text_features")
         and ("pixel_values" in given) != ("input_ids" in given)
     ):
         call = "get_image_features" if "pixel_values" in given else "get_text_features"

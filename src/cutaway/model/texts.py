@@ -41,7 +41,7 @@ def text_inputs(module: Any, towers: dict[str, Tower], tokenizer: Any, texts: li
         rows = tokenizer(texts, truncation=False)
         rows.pop("token_type_ids", None) if tower is not None and tower.causal else None
         each = [{name: torch.tensor([rows[name][i]]).long() for name in rows} for i in range(len(texts))]
-        made = joined(module, tokenizer, each, texts)
+        made = joined(module, tokenizer, [once(tokenizer, *pair) for pair in zip(each, texts, strict=True)])
     check_length(made["input_ids"], limit, texts)
     if getattr(module.config, "is_encoder_decoder", False):
         made["decoder_input_ids"] = torch.full((len(texts), 1), module.config.decoder_start_token_id)
@@ -68,13 +68,12 @@ def check_length(ids: Tensor, limit: int | None, texts: list[str]) -> None:
         )
 
 
-def joined(module: Any, tokenizer: Any, rows: Rows, texts: list[str]) -> dict[str, Tensor]:
+def joined(module: Any, tokenizer: Any, rows: Rows) -> dict[str, Tensor]:
     """Prompts of one row each as one batch: what lies along the prompt is padded, pictures lie behind one another.
 
     A model that writes is padded on the side its tokenizer names, any other at the end, so that its first token has the
     first position. Any token serves as padding: it lies under the mask.
     """
-    rows = [_once(tokenizer, row, text) for row, text in zip(rows, texts, strict=True)]
     lengths = {row["input_ids"].shape[1] for row in rows}
     if 0 in lengths:
         raise InputError(
@@ -97,7 +96,7 @@ def joined(module: Any, tokenizer: Any, rows: Rows, texts: list[str]) -> dict[st
     return placed(module, made)
 
 
-def _once(tokenizer: Any, row: dict[str, Tensor], text: str) -> dict[str, Tensor]:
+def once(tokenizer: Any, row: dict[str, Tensor], text: str) -> dict[str, Tensor]:
     """A start or end that stands in the text and that the tokenizer adds as well, once."""
     ids = row["input_ids"][0]
     keep = torch.ones_like(ids, dtype=torch.bool)
