@@ -76,7 +76,7 @@ CASES = {
         errors.InputError,
         ["102 tokens", "at most 16", "never truncates"],
     ),
-    "an empty text": (lambda _: clip().inputs(text="  "), errors.InputError, ["empty"]),
+    "an empty text without a token": (lambda _: opened("gpt2").inputs(text=["a", ""]), errors.InputError, ["no token"]),
     "nothing": (lambda _: opened("clip").inputs(), errors.InputError, ["`image=`"]),
     "a text for a model of pictures": (lambda _: opened("vit").inputs(text="a"), errors.InputError, ["vision"]),
     "a picture for a model of text": (

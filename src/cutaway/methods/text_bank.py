@@ -80,7 +80,7 @@ def file_bank(model: Model, path: str | Path, *, batch: int = 128, progress: boo
     if not path.is_file():
         raise MethodError(f"no file at '{path}'", expected="a text file with one text a line", do="check the path")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise MethodError(f"'{path.name}' is not UTF-8 text", do="save it as UTF-8, one text a line") from error
     texts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cutaway.model.seats import Tower
 from cutaway.model.table import Family
+from cutaway.model.texts import padding
 from cutaway.model.tokens import TokenMap
 
 
@@ -27,7 +28,7 @@ def token_maps(
             maps[name] = _frames(tensors["input_features"], extractor)
     for name, tower in towers.items():
         if tower.tokens == "ids" and (ids := _ids_of(name, towers, tensors)) is not None:
-            mask = tensors.get("attention_mask") if ids is tensors.get("input_ids") else None
+            mask = tensors.get("attention_mask" if ids is tensors.get("input_ids") else "decoder_attention_mask")
             maps[name] = text_map(ids, mask, tokenizer, getattr(module, "config", None))
     if "vision" in maps and "text" in maps and family.image_tokens:
         _place_pictures(maps["text"], family.image_tokens, module, tensors)
@@ -135,26 +136,21 @@ def _frames(features: Tensor, extractor: Any) -> TokenMap:
 
 
 def text_map(ids: Tensor, mask: Tensor | None, tokenizer: Any, config: Any) -> TokenMap:
-    """Kinds and decoded text of token ids; picture positions are of kind `image` and placed by `_place_pictures`."""
+    """Kinds and decoded text of token ids; picture positions are of kind `image` and placed by `_place_pictures`.
+
+    Padding is what the mask hides, or without one the padding at both ends of a row.
+    """
     made = TokenMap.blank(*ids.shape)
     table = ids.cpu().numpy()
     if tokenizer is not None:
         spelled = {int(i): tokenizer.decode([int(i)]) for i in np.unique(table) if i >= 0}
         made.text[:] = np.vectorize(lambda i: spelled.get(int(i), ""), otypes=[object])(table)
-    special = {
-        kind: getattr(tokenizer, name, None)
-        for kind, name in (
-            ("pad", "pad_token_id"),
-            ("bos", "bos_token_id"),
-            ("eos", "eos_token_id"),
-            ("cls", "cls_token_id"),
-        )
-    }
-    for kind, number in special.items():
-        if number is not None and (kind != "pad" or mask is None):
+    pad, *special = (getattr(tokenizer, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos", "cls"))
+    for kind, number in zip(("bos", "eos", "cls"), special, strict=True):
+        if number is not None:
             made.kind[table == number] = kind
-    if mask is not None:
-        made.kind[mask.cpu().numpy() == 0] = "pad"
+    hidden = padding(ids, pad, *special[:2]) if mask is None else mask == 0
+    made.kind[hidden.cpu().numpy()] = "pad"
     number = getattr(config, "image_token_id", None)
     if number is not None:
         made.kind[table == number] = "image"

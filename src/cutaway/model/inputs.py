@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from cutaway.errors import InputError, near
 from cutaway.model.sites import Site
 from cutaway.model.tokens import TokenMap
 
-SMALLEST, LARGEST = 2, 64_000_000
-
 
 @dataclass(frozen=True)
 class Inputs:
     """A bundle for one run: the keyword arguments of the call, the token map of each tower, the pictures as seen.
 
-    `call` names what is called: `forward`, a method of the model (`get_image_features`), or `pipeline`.
+    `call` names what is called: `forward`, a method of the model (`get_image_features`), or `pipeline`. `unasked` names
+    the tensors that a forward needs and nobody asked for: the start of a decoder, which `generate` begins by itself.
     """
 
     tensors: Mapping[str, Any]
@@ -32,6 +30,7 @@ class Inputs:
     pictures: tuple[Image.Image, ...] = ()
     call: str = "forward"
     latent: tuple[int, int] | None = None
+    unasked: tuple[str, ...] = ()
 
     def where(
         self, kind: str | None = None, *, tower: str | None = None, **coordinates: Any
@@ -122,7 +121,7 @@ class Inputs:
             for k, v in head.tensors.items()
         }
         maps = {name: _stacked([b.tokens[name] for b in bundles]) for name in head.tokens}
-        return Inputs(tensors, maps, tuple(p for b in bundles for p in b.pictures), head.call, head.latent)
+        return replace(head, tensors=tensors, tokens=maps, pictures=tuple(p for b in bundles for p in b.pictures))
 
     def __repr__(self) -> str:
         said = [
@@ -162,62 +161,3 @@ def _stacked(maps: list[TokenMap]) -> TokenMap:
 def as_list(value: Any) -> list[Any]:
     """One or several, as a list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-
-
-def picture(source: Any) -> Image.Image:
-    """A picture of any kind as RGB, turned as its EXIF says, transparency on white; refuses what is no picture."""
-    image = _opened(source)
-    if min(image.size) < SMALLEST:
-        raise InputError(
-            f"this picture has {image.width} x {image.height} pixels", expected=f"at least {SMALLEST} x {SMALLEST}",
-            do="pass the whole picture",
-        )  # fmt: skip
-    if image.width * image.height > LARGEST:
-        raise InputError(
-            f"this picture has {image.width} x {image.height} pixels", expected=f"at most {LARGEST:,} pixels",
-            do="shrink it first: the model sees a few hundred pixels a side",
-        )  # fmt: skip
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(ground, image)
-    return image.convert("RGB")
-
-
-def _opened(source: Any) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, str | Path):
-        path = Path(source)
-        if not path.is_file():
-            raise InputError(f"no picture at '{source}'", expected="the path of a picture file", do="check the path")
-        try:
-            return Image.open(path)
-        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise InputError(
-                f"'{path.name}' cannot be opened as a picture ({type(error).__name__})", expected="PNG, JPEG, WebP, …"
-            ) from error
-    array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
-    if isinstance(array, np.ndarray):
-        return _from_array(array)
-    raise InputError(
-        f"a picture cannot be of type {type(source).__name__}",
-        expected="a PIL image, a path, or an array (height, width[, 3 or 4])",
-        do="pass prepared tensors by name instead: `model.inputs(pixel_values=…, input_ids=…)`",
-    )
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)) or 0 in array.shape:
-        raise InputError(
-            f"an array of shape {array.shape} is not a picture", expected="(height, width[, 1, 3 or 4])",
-            do="move the channels last, one picture at a time",
-        )  # fmt: skip
-    if np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise InputError(
-                "this float picture leaves the range 0 to 1", expected="floats in [0, 1] or bytes in [0, 255]"
-            )
-        array = (array * 255).round()
-    return Image.fromarray(array.astype(np.uint8).squeeze())

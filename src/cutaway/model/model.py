@@ -17,14 +17,16 @@ from cutaway.model.attach import attach
 from cutaway.model.cells import Cells, grid
 from cutaway.model.edits import Edit
 from cutaway.model.estimate import Estimate, estimate
+from cutaway.model.generate import generate
 from cutaway.model.inputs import Inputs
 from cutaway.model.plan import Plan
-from cutaway.model.prepare import Tools, prepare, prepare_prompt
+from cutaway.model.prepare import prepare, prepare_prompt
 from cutaway.model.run import Generation, Run
 from cutaway.model.seats import Seat, Tower
 from cutaway.model.session import Recording, Root, Session, Stop
 from cutaway.model.sites import Site, SiteTable
 from cutaway.model.sweep import Sweep, sweep
+from cutaway.model.tools import Tools
 from cutaway.model.turn import holding, taken, turn_of
 from cutaway.model.wrapped import at_rest, execution_device
 
@@ -182,27 +184,9 @@ class Model:
 
         Token selectors are absolute positions; negative ones count from the end of the prompt.
         """
-        if self.is_pipeline or not hasattr(self.module, "generate"):
-            raise InputError(
-                f"{type(self.module).__name__} writes no text", do="use `model.run`; pipelines draw with it"
-            )
         _check_inputs(inputs)
-        bound = self._bind(edits)
         with self._taken():
-            session = self._session(bound, (), Recording(), inputs, open_ended=True)
-            with torch.no_grad(), session, self._writing(session):
-                ids = self.module.generate(**inputs.tensors, **options)
-            session.check()
-        prompt = inputs.tensors.get("input_ids")
-        skip = (
-            prompt.shape[1]
-            if isinstance(prompt, Tensor) and ids.shape[1] > prompt.shape[1] and "encoder" not in self.towers
-            else 0
-        )
-        texts = (
-            self.tokenizer.batch_decode(ids[:, skip:], skip_special_tokens=True) if self.tokenizer is not None else ()
-        )
-        return Generation(ids, tuple(texts), inputs)
+            return generate(self, inputs, edits, options)
 
     @contextmanager
     def edited(self, edits: Edits, inputs: Inputs | None = None) -> Iterator[Any]:
@@ -213,11 +197,12 @@ class Model:
         `model.run` or a further `edited` inside the block come after these. Other threads cannot run the model
         meanwhile: `run` raises there, the plain module would be edited there too.
         """
-        with self._taken(eval_mode=False):
-            session = self._session(self._bind(edits), (), Recording(), inputs, open_ended=True)
-            with session, holding(self._roots.values(), session), self._writing(session):
-                yield self.module
-            session.check()
+        with (
+            self._taken(eval_mode=False),
+            self._edited(edits, inputs) as session,
+            holding(self._roots.values(), session),
+        ):
+            yield self.module
 
     def estimate(self, inputs: Inputs, record: Record, dtype: torch.dtype | None = None) -> Estimate:
         """Bytes that recording these sites will take, before the run."""
@@ -309,6 +294,14 @@ class Model:
         roots = self._roots.values()
         with taken(roots), at_rest(roots, eval_mode=eval_mode):
             yield
+
+    @contextmanager
+    def _edited(self, edits: Edits, inputs: Inputs | None) -> Iterator[Session]:
+        """A session for calls that may go on behind the prompt; its edits must have acted by the end."""
+        session = self._session(self._bind(edits), (), Recording(), inputs, open_ended=True)
+        with session, self._writing(session):
+            yield session
+        session.check()
 
     @contextmanager
     def _writing(self, session: Session) -> Iterator[None]:

@@ -120,8 +120,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Generation:
-    """What `model.generate` wrote: token ids (prompt included where the library includes it) and the new text."""
+    """What `model.generate` wrote: token ids (prompt included where the library includes it) and the new text.
 
-    ids: Int[Tensor, "batch token"]
+    `inputs` is what was written on from: padding moved in front, so that every row ends where its new text begins.
+    `mask` is 0 where `ids` are padding. `outputs` is what the library returned, with all that its options ask for.
+
+    >>> import cutaway
+    >>> model = cutaway.load("tiny:llama")
+    >>> made = model.generate(model.inputs(text=["a red dog", "a dog"]), max_new_tokens=3)
+    >>> again = model.inputs(input_ids=made.ids, attention_mask=made.mask)
+    """
+
+    ids: Int[Tensor, "row token"]
     texts: tuple[str, ...]
     inputs: Inputs
+    mask: Int[Tensor, "row token"] = field(repr=False)
+    outputs: Any = field(default=None, repr=False)

@@ -14,9 +14,9 @@ from cutaway import data
 from cutaway.errors import InputError, SiteError
 from cutaway.methods.feed import embedded
 from cutaway.methods.text_bank import TextBank, emoji_bank, file_bank, text_bank
-from cutaway.model.inputs import picture
 from cutaway.model.load import load
 from cutaway.model.model import Model
+from cutaway.model.pictures import picture
 from cutaway.model.weights import readout
 
 EMOJIWORLD = "emojiworld"

@@ -1,0 +1,134 @@
+"""Writing text under edits: the library's own `generate`, from a batch in which every prompt stands as if alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from cutaway.errors import CutawayError, InputError
+from cutaway.model.inputs import Inputs
+from cutaway.model.run import Generation
+from cutaway.model.seats import Tower
+from cutaway.model.texts import PER_TOKEN, text_limit, writes
+from cutaway.model.tokens import TokenMap
+
+if TYPE_CHECKING:
+    from cutaway.model.model import Edits, Model
+
+_COUNTS = {"max_new_tokens": 1, "max_length": 1, "num_beams": 1, "num_return_sequences": 1, "min_new_tokens": 0}
+_STARTS = ("language", "task", "prompt_ids")
+
+
+def generate(model: Model, inputs: Inputs, edits: Edits, options: Mapping[str, Any]) -> Generation:
+    """What a model writes after the prompts of `inputs`, under edits, with the options of the library's `generate`."""
+    module: Any = model.module
+    if model.is_pipeline or not hasattr(module, "generate"):
+        raise InputError(f"{type(module).__name__} writes no text", do="use `model.run`; pipelines draw with it")
+    start = begun(module, model.towers, inputs)
+    _check_options(options, start)
+    with torch.no_grad(), model._edited(edits, start):
+        try:
+            outputs = module.generate(**start.tensors, **options)
+        except CutawayError:
+            raise
+        except (ValueError, TypeError, IndexError) as error:
+            limit = text_limit(model.towers.get("text"))
+            raise InputError(
+                f"`generate` of {type(module).__name__} did not take these inputs and options: {str(error)[:200]}",
+                expected="the options of the library's own `generate`"
+                + (f" within {limit} positions" if limit else ""),
+                exists=", ".join(f"{name}={value!r}"[:60] for name, value in options.items()) or "no option",
+                do="run `model.module.generate` with the same tensors to see where it stops",
+            ) from error
+    ids = outputs if isinstance(outputs, Tensor) else outputs["sequences"]
+    skip = _prompt_length(model, start, outputs, options)
+    texts = model.tokenizer.batch_decode(ids[:, skip:], skip_special_tokens=True) if model.tokenizer is not None else ()
+    return Generation(ids, tuple(texts), start, _mask(model, start, ids, skip), outputs)
+
+
+def begun(module: Any, towers: Mapping[str, Tower], inputs: Inputs) -> Inputs:
+    """The inputs as a text is written on from: nothing that nobody asked for, padding in front of each row."""
+    tensors = {name: value for name, value in inputs.tensors.items() if name not in inputs.unasked}
+    inputs = replace(inputs, tensors=tensors)
+    if not writes(module):
+        hidden = tensors.get("decoder_attention_mask")
+        if hidden is not None and not bool(hidden.all()):
+            raise InputError(
+                "these beginnings of the decoder have different lengths", expected="one length in a batch",
+                do="write them one by one",
+            )  # fmt: skip
+        return inputs
+    mask = tensors.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or bool(mask[:, -1].all()):
+        return inputs
+    return _moved(inputs, towers, mask.flip(1).long().cumsum(1).eq(0).sum(1))
+
+
+def _moved(inputs: Inputs, towers: Mapping[str, Tower], pads: Int[Tensor, "batch"]) -> Inputs:
+    """The inputs with the padding at the end of each row in front of it, in every tensor and map along the prompt."""
+    length = inputs.tensors["attention_mask"].shape[1]
+    order = (torch.arange(length, device=pads.device) - pads[:, None]) % length
+
+    def moved(name: str, value: Any) -> Any:
+        if name not in (*PER_TOKEN, "inputs_embeds") or not isinstance(value, Tensor):
+            return value
+        if name == "inputs_embeds":
+            return value.take_along_dim(order[..., None], 1)
+        return value.take_along_dim(order.expand(value.shape), -1)
+
+    def placed(tokens: TokenMap) -> TokenMap:
+        return TokenMap(
+            **{name: np.take_along_axis(column, order.cpu().numpy(), 1) for name, column in vars(tokens).items()}
+        )
+
+    maps = {
+        name: placed(tokens) if name in towers and towers[name].tokens == "ids" else tokens
+        for name, tokens in inputs.tokens.items()
+    }
+    return replace(inputs, tensors={k: moved(k, v) for k, v in inputs.tensors.items()}, tokens=maps)
+
+
+def _check_options(options: Mapping[str, Any], inputs: Inputs) -> None:
+    """Refuse counts that are none, tensors that the inputs hold, and a beginning that the inputs have made already."""
+    for name, least in _COUNTS.items():
+        value = options.get(name)
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < least):
+            raise InputError(f"`{name}=` cannot be {value!r}", expected=f"a whole number, at least {least}")
+    twice = next((name for name in options if name in inputs.tensors), None)
+    if twice:
+        raise InputError(f"`{twice}=` is in the inputs already", do="pass it to `model.inputs` alone")
+    start = next((name for name in _STARTS if options.get(name) is not None), None)
+    if start and "decoder_input_ids" in inputs.tensors:
+        raise InputError(
+            f"`{start}=` says how the decoder begins, and so do the inputs", expected="one of them",
+            do="pass the sound alone, or write the whole beginning as `text=`",
+        )  # fmt: skip
+
+
+def _prompt_length(model: Model, inputs: Inputs, outputs: Any, options: Mapping[str, Any]) -> int:
+    """How many of the ids that came back are the prompt's: those of a decoder, where the library gives them back."""
+    prompt = inputs.tensors.get("input_ids" if writes(model.module) else "decoder_input_ids")
+    stripped = "audio" in model.towers and not options.get("force_unique_generate_call")
+    if prompt is None or (stripped and type(outputs) in (Tensor, dict)):  # Whisper joins segments without their start
+        return 0
+    return int(prompt.shape[1])
+
+
+def _mask(model: Model, inputs: Inputs, ids: Tensor, skip: int) -> Int[Tensor, "row token"]:
+    """1 for the prompt's own tokens and for the new ones up to the end of each row."""
+    config: Any = model.module.generation_config
+    ends = torch.as_tensor([] if config.eos_token_id is None else config.eos_token_id, device=ids.device)
+    ended = torch.isin(ids[:, skip:], ends.to(ids.dtype))
+    new = (ended.long().cumsum(1) - ended.long() == 0).long()
+    old = torch.ones_like(ids[:, :skip])
+    mask = inputs.tensors.get("attention_mask")
+    if writes(model.module) and isinstance(mask, Tensor) and mask.shape[-1] == skip and mask.dim() == 2:
+        old = mask.repeat_interleave(len(ids) // len(mask), 0).to(ids)
+    return torch.cat([old, new.to(ids.dtype)], 1)
