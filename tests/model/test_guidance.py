@@ -103,7 +103,9 @@ def test_a_picture_that_guides_has_a_row_of_its_own(choice, want):
     assert seen == [want, want]
 
 
-@pytest.mark.parametrize(("choice", "rows", "after"), [("cond", [False, True], [True]), ("uncond", [True, False], [False])])
+@pytest.mark.parametrize(
+    ("choice", "rows", "after"), [("cond", [False, True], [True]), ("uncond", [True, False], [False])]
+)
 def test_guidance_may_end_midway(choice, rows, after):
     def end(pipeline, step, time, given):
         if step == 1:

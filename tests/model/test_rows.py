@@ -10,7 +10,19 @@ from cutaway.errors import EditError
 from cutaway.zoo import tiny
 from world import noise, opened
 
-WRITERS = ["llama", "gpt2", "mamba", "gemma2", "llava", "llava-next", "paligemma", "blip2", "qwen2-vl", "whisper", "bart"]
+WRITERS = [
+    "llama",
+    "gpt2",
+    "mamba",
+    "gemma2",
+    "llava",
+    "llava-next",
+    "paligemma",
+    "blip2",
+    "qwen2-vl",
+    "whisper",
+    "bart",
+]
 MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 TEXTS = ("a red dog", "a blue cat")
 VECTOR = 3 * noise(32)
@@ -32,7 +44,7 @@ def batch(name: str, rows: tuple[int, ...] = (0, 1)):
 def written(name, inputs, edits=(), **options):
     """The new tokens of each beam, filled up to one length."""
     made = opened(name).generate(inputs, edits=edits, max_new_tokens=4, **options)
-    return [text for text in made.texts]
+    return list(made.texts)
 
 
 @writers

@@ -75,9 +75,10 @@ def test_a_state_that_came_from_elsewhere_is_no_known_position():
     ids = model.inputs(text=TEXT).tensors["input_ids"]
     with torch.no_grad():
         cache = model.module(ids, use_cache=True).cache_params
-        with pytest.raises(EditError, match="not known how many positions"), model.edited(
-            Add("text.1.resid_post", VECTOR, token=12)
-        ) as module:
+        with (
+            pytest.raises(EditError, match="not known how many positions"),
+            model.edited(Add("text.1.resid_post", VECTOR, token=12)) as module,
+        ):
             module(ids[:, :1], cache_params=cache)
 
 
@@ -95,7 +96,9 @@ def test_the_end_of_the_prompt_is_known_without_inputs_and_without_a_cache(name)
         assert torch.equal(again, short)
 
 
-@pytest.mark.parametrize("name", ["qwen2-vl", "qwen2.5-vl", "paligemma", "llava", "llava-next", "blip2", "bart", "whisper"])
+@pytest.mark.parametrize(
+    "name", ["qwen2-vl", "qwen2.5-vl", "paligemma", "llava", "llava-next", "blip2", "bart", "whisper"]
+)
 def test_negative_positions_need_no_inputs(name):
     model, inputs = opened(name), given(name)
     edit = [Add("text.1.resid_post", VECTOR, token=-1)]

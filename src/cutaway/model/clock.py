@@ -83,4 +83,3 @@ class Clock:
         if axis == "key" or cached:
             return inner if self.tower.packed else max(0, self.offset + self.length - size)
         return self.offset + inner + (max(0, self.length - size) if end else 0)
-

@@ -293,7 +293,7 @@ def _fill(edit: Edit, site: str | Site, selectors: dict[str, Any], **values: Any
 
 
 def _activations(source: Any, pattern: str) -> tuple[Any, Lengths | None]:
-    """The tensors an edit needs of a run, by site, so that the edit pickles without the run; the lengths of its rows."""
+    """The tensors an edit needs of a run, by site, and the lengths of its rows, so that it pickles without the run."""
     if isinstance(source, Tensor | dict):
         return source, None
     if not hasattr(source, "matching"):

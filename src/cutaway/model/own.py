@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cutaway.errors import EditError
+from cutaway.errors import EditError, SiteError
 from cutaway.model.sites import POSITIONS, Site
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def own_positions(
     """
     if isinstance(choice, slice):
         return own[choice]
-    picked = torch.as_tensor(list(choice) if isinstance(choice, Iterable) and not isinstance(choice, Tensor) else choice)
+    picked = torch.as_tensor(
+        list(choice) if isinstance(choice, Iterable) and not isinstance(choice, Tensor) else choice
+    )
     if picked.dtype == torch.bool:  # a mask lies over the padded row itself
         return picked.flatten().nonzero().flatten()
     count = len(own)
@@ -96,3 +98,32 @@ def averaged(
         return tensor.mean(dims, keepdim=True)
     whole = weights.expand(tensor.shape)
     return (tensor * whole).sum(dims, keepdim=True) / whole.sum(dims, keepdim=True)
+
+
+def own_part(
+    seen: Tensor, rows: int, at: int, choice: Sequence[int] | slice, own: Bool[Tensor, "row position"], name: str
+) -> Tensor:
+    """What to keep of the positions of a padded batch: of each row its own, in the order they were asked for."""
+    asked = choice if isinstance(choice, slice) else list(choice)
+    places = [own_positions(asked, mask.nonzero().flatten(), name, "token", row) for row, mask in enumerate(own)]
+    if len({len(of) for of in places}) > 1:
+        raise SiteError(
+            f"the rows of '{name}' have different numbers of positions in tokens={choice}",
+            expected="as many of each row",
+            do="name positions that every row has, or record all",
+        )  # fmt: skip
+    shape = [1] * seen.dim()
+    shape[rows], shape[at] = len(places), len(places[0])
+    return torch.take_along_dim(seen, torch.stack(places).view(shape).to(seen.device), at)
+
+
+def positions(choice: Sequence[int] | slice, size: int, name: str, axis: str) -> Int[Tensor, "n"]:
+    """What to keep of an axis, in the order it was asked for."""
+    try:
+        return torch.arange(size)[choice if isinstance(choice, slice) else list(choice)]
+    except IndexError as error:
+        word = "tokens" if axis == "token" else "heads"
+        raise SiteError(
+            f"cannot keep {word} {choice} of '{name}'", expected=f"numbers from 0 to {size - 1}",
+            do=f"record it in a run of its own with other `{word}=`",
+        ) from error  # fmt: skip

@@ -125,7 +125,9 @@ def _write(
         exact = torch.promote_types(seen.dtype, torch.float32)  # half precision is computed in single
         value = _take(edit, site, value, axes, wanted, whole, part).to(seen.device, exact)
     sizes = [len(local) for local, _, _ in windows]
-    if all(size == axis.size for size, axis in zip(sizes, axes, strict=True)) and _in_order(windows):
+    if all(size == axis.size for size, axis in zip(sizes, axes, strict=True)) and all(
+        torch.equal(local, torch.arange(len(local))) for local, _, _ in windows
+    ):
         seen.copy_(edit.apply(seen.to(exact), value))
         return True
     mesh = tuple(
@@ -134,10 +136,6 @@ def _write(
     )
     seen[mesh] = edit.apply(seen[mesh].to(exact), value).to(seen.dtype)
     return True
-
-
-def _in_order(windows: list[tuple[Tensor, Tensor, Tensor]]) -> bool:
-    return all(torch.equal(local, torch.arange(len(local))) for local, _, _ in windows)
 
 
 # --- selectors --------------------------------------------------------------------------------------------------------

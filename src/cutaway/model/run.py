@@ -58,7 +58,9 @@ class Run:
         return {**vars(self), "context": None}
 
     def __repr__(self) -> str:
-        shown = [f"  {name}: {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for name, x in self.activations.items()]
+        shown = [
+            f"  {name}: {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for name, x in self.activations.items()
+        ]
         more = [f"  … and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else []
         edits = f"; edits {', '.join(self.edits)}" if self.edits else ""
         return "\n".join([f"Run({type(self.outputs).__name__}; {len(self)} sites{edits})", *shown[:SHOWN], *more])

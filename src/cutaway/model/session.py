@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from cutaway.errors import EditError, SiteError
@@ -22,7 +22,7 @@ from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
 from cutaway.model.known import parameters
 from cutaway.model.linear import norm_weights
-from cutaway.model.own import own_positions, padded
+from cutaway.model.own import own_part, padded, positions
 from cutaway.model.region import Frame, write
 from cutaway.model.schedule import Schedule
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower, first, is_rms, norm_scale, replaced
@@ -190,11 +190,11 @@ class Session:
     def _frame(self, seat: Seat, sizes: Mapping[str, int], inner: int = 0) -> Frame:
         site, clock = seat.site, self._clocks[seat.tower.name]
         cached = seat.kind in ("k", "v")
-        cross = site.part.startswith("cross.")
+        cross, last = site.part.startswith("cross."), site.layer is None and seat.tower.causal
         offset, total = {}, {}
         for axis in POSITIONS:
             if axis in sizes and not (cross and (axis == "key" or cached)):
-                offset[axis] = clock.window(axis, sizes[axis], inner=inner, cached=cached, end=site.layer is None)
+                offset[axis] = clock.window(axis, sizes[axis], inner=inner, cached=cached, end=last)
                 windowed = seat.tower.packed and seat.kind in ATTENTION_KINDS
                 total[axis] = clock.prompt if seat.tower.causal or windowed else 0
         schedule, tokens = self.schedule, self.inputs.map_for if self.inputs else None
@@ -339,9 +339,9 @@ class Session:
             if (choice := chosen.get(axis)) is None:
                 continue
             if axis in own:
-                seen = _own_part(seen, axes.index("batch"), i, choice, own[axis], name)
+                seen = own_part(seen, axes.index("batch"), i, choice, own[axis], name)
             else:
-                seen = seen.index_select(i, _positions(choice, seen.shape[i], name, axis).to(seen.device))
+                seen = seen.index_select(i, positions(choice, seen.shape[i], name, axis).to(seen.device))
         seen = seen if how.grad else seen.detach()
         kept = seen.to("cpu" if how.keep == "cpu" else seen.device, how.dtype or seen.dtype)
         kept = kept.clone() if how.copy and kept.data_ptr() == raw.data_ptr() else kept
@@ -363,34 +363,6 @@ class Session:
             lambda kind, tensor: self._keep(reads[kind], tensor),  # type: ignore[index]
         )
         self._stack.enter_context(tapped(module, tap))
-
-
-def _own_part(
-    seen: Tensor, rows: int, at: int, choice: Sequence[int] | slice, own: Bool[Tensor, "row position"], name: str
-) -> Tensor:
-    """What to keep of the positions of a padded batch: of each row its own, in the order they were asked for."""
-    asked = choice if isinstance(choice, slice) else list(choice)
-    places = [own_positions(asked, mask.nonzero().flatten(), name, "token", row) for row, mask in enumerate(own)]
-    if len({len(of) for of in places}) > 1:
-        raise SiteError(
-            f"the rows of '{name}' have different numbers of positions in tokens={choice}", expected="as many of each row",
-            do="name positions that every row has, or record all",
-        )  # fmt: skip
-    shape = [1] * seen.dim()
-    shape[rows], shape[at] = len(places), len(places[0])
-    return torch.take_along_dim(seen, torch.stack(places).view(shape).to(seen.device), at)
-
-
-def _positions(choice: Sequence[int] | slice, size: int, name: str, axis: str) -> Int[Tensor, "n"]:
-    """What to keep of an axis, in the order it was asked for."""
-    try:
-        return torch.arange(size)[choice if isinstance(choice, slice) else list(choice)]
-    except IndexError as error:
-        word = "tokens" if axis == "token" else "heads"
-        raise SiteError(
-            f"cannot keep {word} {choice} of '{name}'", expected=f"numbers from 0 to {size - 1}",
-            do=f"record it in a run of its own with other `{word}=`",
-        ) from error  # fmt: skip
 
 
 def _by_port(seats: Iterable[Seat]) -> list[list[Seat]]:

@@ -209,7 +209,8 @@ def _scores(run: Run, position: int) -> Float[Tensor, "batch vocab"]:
                 f"position {position} is out of range", expected=f"0 to {logits.shape[1] - 1}, or negative"
             )
         return logits[:, position]
-    places = [own_positions(position, mask.nonzero().flatten(), "this target", "position", i) for i, mask in enumerate(own)]
+    each = [mask.nonzero().flatten() for mask in own]
+    places = [own_positions(position, places, "this target", "position", row) for row, places in enumerate(each)]
     from_end = torch.stack(places) - own.shape[1]  # the run may have kept the logits of its last positions only
     if int(from_end.min()) < -logits.shape[1]:
         raise TargetError(f"position {position} is not among the logits of this run", exists=f"{logits.shape[1]} each")
