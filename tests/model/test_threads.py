@@ -55,7 +55,7 @@ def test_a_thread_that_meets_held_edits_is_told_and_not_kept_waiting():
         thread.start()
         thread.join()  # would never end if it waited
         model.run(given("llama"))
-    assert "another thread holds edits" in told[0]
+    assert "Another thread holds edits" in told[0]
     assert model.run(given("llama")).edits == ()
 
 

@@ -26,9 +26,8 @@ def own_positions(
     """
     if isinstance(choice, slice):
         return own[choice]
-    picked = torch.as_tensor(
-        list(choice) if isinstance(choice, Iterable) and not isinstance(choice, Tensor) else choice
-    )
+    listed = list(choice) if isinstance(choice, Iterable) and not isinstance(choice, Tensor) else choice
+    picked = torch.as_tensor(listed)
     if picked.dtype == torch.bool:  # a mask lies over the padded row itself
         return picked.flatten().nonzero().flatten()
     count = len(own)

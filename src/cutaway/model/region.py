@@ -48,7 +48,8 @@ class Frame:
 class _Axis:
     """One axis under one edit: chosen absolute positions (None: all), whether an int dropped it, its window.
 
-    `own`: the row's own positions in a padded batch, by which a value from another run is counted; they go on at `after`.
+    `own`: the row's own positions in a padded batch, by which a value from another run is counted; behind the prompt
+    they go on at `after`.
     """
 
     name: str

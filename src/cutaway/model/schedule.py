@@ -75,7 +75,7 @@ def _rows(pipeline: Any) -> tuple[str, ...]:
 
 
 def _found(times: Any, time: Any, scheduler: Any) -> Bool[Tensor, "step"]:
-    """Where a timestep stands in the list, in the precision it is given in; Flux divides it by the number it trained on."""
+    """Where a timestep stands in the list, in the precision it is given in; Flux gives it as a share of the whole."""
     if time is None:
         return torch.zeros(len(times), dtype=torch.bool)
     now = torch.as_tensor(time).detach().flatten()[:1].cpu()
