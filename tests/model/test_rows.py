@@ -8,7 +8,7 @@ import torch
 from cutaway import Add, Patch, Scale, Where
 from cutaway.errors import EditError
 from cutaway.zoo import tiny
-from world import noise, opened
+from world import ROUNDING, gap, noise, opened
 
 WRITERS = [
     "llama",
@@ -55,7 +55,7 @@ def test_the_second_prompt_is_edited_alone_under_beams(name):
     assert got == first + second
 
 
-@writers
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "whisper"])
 def test_samples_of_a_prompt_are_its_rows(name):
     def sampled(edits):
         torch.manual_seed(0)
@@ -87,6 +87,17 @@ def test_donors_and_masks_are_repeated_alike(name):
         assert written(name, inputs, by_word, num_beams=2, do_sample=False) == alone[0] + alone[1]
 
 
+def test_rows_that_whisper_has_dropped_are_not_guessed():
+    """It goes on with the rows that have not ended, and does not say which: an edit of one of them is refused."""
+    model = opened("whisper")
+    options = {"max_new_tokens": 3, "do_sample": True, "num_return_sequences": 3}
+    torch.manual_seed(0)
+    with pytest.raises(EditError, match="is not known"):
+        model.generate(batch("whisper"), edits=Add(SITE, VECTOR, batch=1), **options)
+    torch.manual_seed(0)
+    assert len(model.generate(batch("whisper"), edits=Add(SITE, VECTOR), **options).texts) == 6
+
+
 def test_rows_hold_where_the_inputs_are_not_named():
     model, inputs = opened("llama"), batch("llama")
     edit = [Add(SITE, VECTOR, batch=1, token=-1)]
@@ -111,8 +122,8 @@ def test_several_pictures_of_a_prompt_are_its_rows(name, known):
             return pipeline(prompt=prompts, num_images_per_prompt=2, generator=seeds, **DRAWN, **extra).images
 
     plain, whole, second = drawn([]), drawn([Scale(site, 2.0)]), drawn([Scale(site, 2.0, batch=1)])
-    assert torch.equal(second[:2], plain[:2]) and torch.equal(second[2:], whole[2:])
-    assert not torch.equal(plain[:2], whole[:2])
+    assert gap(second[:2], plain[:2]) < ROUNDING and gap(second[2:], whole[2:]) < ROUNDING
+    assert gap(plain[:2], whole[:2]) > 1e-3
 
 
 def test_the_rows_of_a_picture_tower_are_those_of_the_prompts():

@@ -20,7 +20,7 @@ CACHES = ("past_key_values", "cache_params")
 class Clock:
     """The window of one tower: `length` positions behind `offset` earlier ones, in a batch of `rows`.
 
-    `prompt`: how many positions the prompt has, from whose end negative positions count; while `writing` without a
+    `dropped`: fewer rows than before, in one text. `prompt`: how many positions the prompt has, from whose end negative positions count; while `writing` without a
     cache every call begins at 0, and the first one is the prompt. `mask`: where the call came
     with a mask over all positions so far, its ones. State-space caches do not count what they saw: it is counted here.
     """
@@ -30,13 +30,17 @@ class Clock:
         self.offset = self.length = self.prompt = self.calls = 0
         self.rows = 1
         self.mask: Bool[Tensor, "row position"] | None = None
-        self.ran = self.writing = False
+        self.ran = self.writing = self.dropped = False
         self._names = parameters(tower.module)
         self._seen: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call by their names."""
         return {**dict(zip(self._names, args, strict=False)), **kwargs}
+
+    def begin_writing(self) -> None:
+        """What follows is one text: the first call is its prompt."""
+        self.writing, self.dropped, self.prompt, self.calls = True, False, 0, 0
 
     def start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A call of the tower begins."""
@@ -47,7 +51,8 @@ class Clock:
             return
         cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
         ids = name in ("input_ids", "inputs_embeds")
-        self.rows = tensors[name].shape[0]
+        before, self.rows = self.rows, tensors[name].shape[0]
+        self.dropped = self.writing and (self.dropped or (self.calls > 0 and self.rows < before))
         self.length = tensors[name].shape[1] if ids else self.rows if self.tower.packed else 0
         self.offset = self._before(cache) if self.tower.causal and cache is not None else 0
         if not self.offset and not (self.writing and cache is None and self.prompt):

@@ -56,10 +56,8 @@ class Schedule:
     def names(self, batch: int) -> tuple[str, ...]:
         """The guidance rows of a call with this batch, in order; unnamed where the pipeline does not say."""
         known = _rows(self.pipeline)
-        if self.rows and batch % self.rows == 0 and batch // self.rows != len(known):
-            known = (UNNAMED,) * (batch // self.rows)
-        if batch % len(known):
-            return (UNNAMED,)
+        if batch % (len(known) * (self.rows or 1)):  # a call of another kind beside those of the loop
+            return (UNNAMED,) * max(1, batch // self.rows if self.rows and batch % self.rows == 0 else 1)
         if self.calls > 1 and known == ("cond",):  # the same timestep once more: what the guidance is against
             return ("uncond",) if self.calls == 2 and "Flux" in type(self.pipeline).__name__ else (UNNAMED,)
         return known

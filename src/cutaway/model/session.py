@@ -27,6 +27,7 @@ from cutaway.model.region import Frame, write
 from cutaway.model.schedule import Schedule
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower, first, is_rms, norm_scale, replaced
 from cutaway.model.sites import POSITIONS, Site
+from cutaway.model.tokens import Where
 
 
 class Stop(Exception):  # noqa: N818, control flow and not an error
@@ -179,13 +180,13 @@ class Session:
         """The library's `generate` begins, with so many rows before it multiplies them."""
         self._prompts = rows
         for clock in self._clocks.values():
-            clock.writing, clock.prompt = True, 0
+            clock.begin_writing()
 
     def end_writing(self) -> None:
         """`generate` has ended: the next call is a prompt again."""
         self._prompts = None
         for clock in self._clocks.values():
-            clock.writing = False
+            clock.writing = clock.dropped = False
 
     def _frame(self, seat: Seat, sizes: Mapping[str, int], inner: int = 0) -> Frame:
         site, clock = seat.site, self._clocks[seat.tower.name]
@@ -227,7 +228,10 @@ class Session:
         return seat.view.get(raw, self._clocks[seat.tower.name].rows, len(self._guidance(seat.tower)))
 
     def _copies(self, seat: Seat, rows: int) -> int:
-        """How many rows of a batch belong to one row of the inputs, next to one another: beams, samples, pictures."""
+        """How many rows of a batch belong to one row of the inputs, next to one another: beams, samples, pictures.
+
+        0 where the rows are not known any more: Whisper writes on with those that have not ended.
+        """
         known: int | None = None
         if self.inputs:
             owners = self.inputs.rows(seat.tower.name)
@@ -237,7 +241,9 @@ class Session:
             known = next((clock.rows for clock in self._clocks.values() if clock.tower.prompted and clock.ran), None)
         else:
             known = self._prompts
-        return rows // known if known and rows % known == 0 else 1
+        if known and (rows % known or self._clocks[seat.tower.name].dropped):
+            return 0 if known > 1 else 1
+        return rows // known if known else 1
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -268,6 +274,8 @@ class Session:
             which, of = self.shares[edit - self._borrowed] if edit >= self._borrowed else (0, 1)
             view = view.unflatten(axis, (of, -1)).select(axis, which)
         copies = self._copies(seat, view.shape[axis])
+        if not copies:
+            _check_rows(seat, self.edits[edit][1], view.shape[axis])
         yield from view.unflatten(axis, (-1, copies)).unbind(axis + 1) if copies > 1 else (view,)
 
     def _install_writer(self, seats: list[Seat]) -> None:
@@ -371,6 +379,19 @@ def _by_port(seats: Iterable[Seat]) -> list[list[Seat]]:
     for seat in seats:
         groups.setdefault((id(seat.module), seat.kind, seat.index, seat.keyword), {})[str(seat.site)] = seat
     return [list(group.values()) for group in groups.values()]
+
+
+def _check_rows(seat: Seat, edit: Edit, rows: int) -> None:
+    """Refuse an edit that tells rows apart where it is not known which rows these are."""
+    full = edit.full(seat.site)
+    several = full is not None and full.shape[axes_of(seat.site).index("batch")] > 1
+    masks = [getattr(edit, axis) for axis in POSITIONS]
+    if edit.batch is not None or several or any(isinstance(mask, Where | Tensor) for mask in masks):
+        raise EditError(
+            f"{edit!r}: which of the inputs these {rows} rows of '{seat.tower.name}' belong to is not known",
+            expected="all rows in every call; the library went on with those that had not ended",
+            do="write the inputs one by one, or make the edit the same for every row",
+        )
 
 
 def axes_of(site: Site) -> tuple[str, ...]:
