@@ -33,6 +33,8 @@ def generate(model: Model, inputs: Inputs, edits: Edits, options: Mapping[str, A
         raise InputError(f"{type(module).__name__} writes no text", do="use `model.run`; pipelines draw with it")
     start = begun(module, model.towers, inputs)
     _check_options(options, start)
+    if _padded(start):
+        options = {**options, "logits_processor": [*(options.get("logits_processor") or ()), _checked]}
     with torch.no_grad(), model.edited(edits, start):
         try:
             outputs = module.generate(**start.tensors, **options)
@@ -56,7 +58,8 @@ def generate(model: Model, inputs: Inputs, edits: Edits, options: Mapping[str, A
 def begun(module: Any, towers: Mapping[str, Tower], inputs: Inputs) -> Inputs:
     """The inputs as a text is written on from: nothing that nobody asked for, padding in front of each row."""
     tensors = {name: value for name, value in inputs.tensors.items() if name not in inputs.unasked}
-    inputs = replace(inputs, tensors=tensors)
+    known = {name: tokens for name, tokens in inputs.tokens.items() if name != "text" or not inputs.unasked}
+    inputs = replace(inputs, tensors=tensors, tokens=known)
     if not writes(module):
         hidden = tensors.get("decoder_attention_mask")
         if hidden is not None and not bool(hidden.all()):
@@ -93,6 +96,22 @@ def _moved(inputs: Inputs, towers: Mapping[str, Tower], pads: Int[Tensor, "batch
         for name, tokens in inputs.tokens.items()
     }
     return replace(inputs, tensors={k: moved(k, v) for k, v in inputs.tensors.items()}, tokens=maps)
+
+
+def _padded(inputs: Inputs) -> bool:
+    mask = inputs.tensors.get("attention_mask")
+    return isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask.all())
+
+
+def _checked(ids: Tensor, scores: Tensor) -> Tensor:
+    """The scores as they are; an error where padding has made them NaN, from which the library would go on writing."""
+    if bool(scores.isnan().any()):
+        raise InputError(
+            "the scores of the next token are NaN after padding", expected="numbers",
+            exists="in float64 the library's eager attention gives NaN where a query sees nothing but padding",
+            do='open the model with attn="sdpa" or in float32, or write the prompts one by one',
+        )  # fmt: skip
+    return scores
 
 
 def _check_options(options: Mapping[str, Any], inputs: Inputs) -> None:

@@ -18,7 +18,7 @@ from cutaway.model.pictures import picture
 from cutaway.model.seats import Tower
 from cutaway.model.sounds import sound_inputs
 from cutaway.model.table import Family
-from cutaway.model.texts import a_text, check_length, masked, text_inputs
+from cutaway.model.texts import a_text, check_length, completed, text_inputs
 from cutaway.model.tokens import TokenMap
 from cutaway.model.tools import Tools, need
 
@@ -39,7 +39,7 @@ def prepare(
     _check_beside(tensors, made, beside, family)
     given = made | tensors
     if tensors and family.kind != "contrastive":
-        given = masked(module, tools.tokenizer, given)
+        given = completed(module, tools.tokenizer, given)
     if not given:
         raise InputError(
             "nothing to run on",
@@ -92,7 +92,7 @@ def _made(
 
 def _check_names(module: Any, tensors: dict[str, Any], beside: list[str]) -> None:
     """Refuse names the call does not have, and values that are not tensors."""
-    known = list(inspect.signature(module.forward).parameters)
+    known = [name for name in inspect.signature(module.forward).parameters if name not in ("args", "kwargs")]
     for name, value in tensors.items():
         slip = difflib.get_close_matches(name, OWN, n=1)
         if name not in known and (beside or slip or not set(tensors) & set(known)):
