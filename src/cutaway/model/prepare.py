@@ -71,6 +71,8 @@ def _made(
     sounds: list[Any], tensors: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """The tensors that pictures, texts and sounds make."""
+    if sounds and towers and "audio" not in towers:
+        raise InputError("this model takes no sound", exists=f"the towers {', '.join(towers)}")
     prepared = next((name for name in ("input_ids", "inputs_embeds") if name in tensors), None)
     if pictures and not texts and not prepared and family.image_tokens:
         raise InputError("a picture alone", expected="`text=` next to `image=`, for instance a question about it")

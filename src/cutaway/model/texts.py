@@ -101,9 +101,12 @@ def once(tokenizer: Any, row: dict[str, Tensor], text: str) -> dict[str, Tensor]
     ids = row["input_ids"][0]
     keep = torch.ones_like(ids, dtype=torch.bool)
     names = ("bos_token", "cls_token", "eos_token", "sep_token")
-    for token in {getattr(tokenizer, name, None) for name in names} - {None, ""}:
+    tokens: set[str] = {getattr(tokenizer, name, None) or "" for name in names} - {""}
+    for token in tokens:
+        if token not in text:
+            continue
         same = ids == tokenizer.convert_tokens_to_ids(token)
-        if 0 < text.count(token) < same.sum():
+        if text.count(token) < same.sum():
             keep[(same[1:] & same[:-1]).nonzero().flatten()[:1]] = False
     return {name: value[:, keep] if name in PER_TOKEN else value for name, value in row.items()}
 
@@ -164,7 +167,8 @@ def completed(module: Any, tokenizer: Any, tensors: dict[str, Any]) -> dict[str,
         hidden = _hidden(module, tokenizer, ids)
         tensors = tensors | {"attention_mask": (~hidden).long()} if bool(hidden.any()) else tensors
     config = getattr(module, "config", None)
-    rotary = config is not None and getattr(config.get_text_config(), "rope_parameters", None) is not None
+    spoken = config.get_text_config() if hasattr(config, "get_text_config") else config
+    rotary = getattr(spoken, "rope_parameters", None) is not None
     return tensors if rotary or "position_ids" in tensors else placed(module, tensors)
 
 
