@@ -1,14 +1,19 @@
 """A sweep gives what the plain loop gives, on every architecture, and leaves nothing behind."""
 
 import random
+import threading
 from contextlib import nullcontext
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
+import cutaway
 import world
 from cutaway import Ablate, Add, Knockout, Patch, Project, Scale, Set, targets
 from cutaway.errors import EditError, InputError
@@ -17,7 +22,9 @@ from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.prefix import prefix_attention
+from cutaway.model.replay import Replay
 from cutaway.model.sites import Site
+from cutaway.model.sweep import _Store
 from cutaway.model.targets import outcome
 from cutaway.zoo import tiny
 from world import KNOWN, PIPELINES, TEXT, gap, noise, opened, state
@@ -155,6 +162,65 @@ def test_positions_in_three_parts_are_not_the_batch(name):
     model, inputs = opened(name), world.given(name)
     cells = [Add("text.0.attn.q", 0.7, head=1, token=-1), Set("text.0.attn.k", 0.5, token=slice(4, None))]
     check(model, inputs, cells, name)
+
+
+@pytest.mark.parametrize("name", [name for name in WAYS if "text" in WAYS[name]])
+def test_a_batch_as_long_as_any_other_axis_is_told_from_it(name):
+    """Three rows for three layers and three parts of positions, and as many rows as tokens."""
+    model = opened(name)
+    for rows in (3, len(some_rows(name, 1).tokens["text"])):
+        inputs, last = some_rows(name, min(rows, 8)), len(some_rows(name, 1).tokens["text"]) - 1
+        cells = [Scale("text.0.resid_post", 0.5, token=last), Add("text.1.resid_post", 0.7, token=last - 1),
+                 Scale("text.0.resid_pre", 0.5, token=0), Scale("text.embed", 0.5)]  # fmt: skip
+        check(model, inputs, cells, name)
+
+
+def some_rows(name: str, rows: int) -> Inputs:
+    """Different inputs of two words, as many as `rows`."""
+    model, modalities = opened(name), tiny.TINY[name].modalities
+
+    def one(row: int) -> Inputs:
+        said = " ".join(TEXT.split()[row % 5 : row % 5 + 2])
+        if name == "bart":
+            ids = model.tokenizer([said], return_tensors="pt")
+            return model.inputs(**ids, decoder_input_ids=ids["input_ids"].flip(1)[:, :3])
+        sound = {"audio": noise(8000, seed=row).numpy()} if "audio" in modalities else {}
+        return model.inputs(image=tiny.picture(row) if "image" in modalities else None, text=said, **sound)
+
+    return Inputs.stack([one(row) for row in range(rows)])
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2-vl", "whisper"])
+def test_positions_and_masks_that_all_rows_share_stay_one(name):
+    """Given by the caller, with as many rows as tokens, or three."""
+    model, made = opened(name), some_rows(name, 3)
+    length = len(made.tokens["text"])
+    words = "decoder_" if name == "whisper" else ""
+    one = torch.arange(length)[None]
+    shared: dict[str, torch.Tensor] = {f"{words}position_ids": one.expand(3, 3, -1) if "qwen" in name else one}
+    if name == "llama":
+        shared["attention_mask"] = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+    inputs = replace(made, tensors={**made.tensors, **shared})
+    check(model, inputs, [Scale("text.0.resid_post", 0.5, token=t) for t in (0, 1, 2)] + [Scale("text.embed", 0.5)], name)
+
+
+def test_an_argument_whose_rows_are_not_known_is_not_multiplied(monkeypatch):
+    model, inputs = opened("llama"), some_rows("llama", 3)
+    monkeypatch.setattr("cutaway.model.replay.ROWS", frozenset({"input_ids"}))
+    cells = [Scale("text.1.resid_post", 0.5, token=t) for t in (1, 2)]
+    plan = model.sweep(inputs, cells, everything, progress=False).plan
+    assert {chunk.way for chunk in plan.chunks} == {"single"} and "takes attention_mask, whose rows" in repr(plan)
+    check(model, inputs, cells, "llama")
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "whisper", "bart"])
+def test_attention_edited_around_a_sweep_is_edited_in_all_its_rows(name):
+    model, inputs = opened(name), world.given(name)
+    cells = [Scale("text.0.mlp.out", 0.5, token=-1), Scale("text.0.attn.out", 0.5, token=-2)]
+    held = [Knockout("text.1.attn", query=-1, key=1), Scale("text.2.attn.k", 2.0)]
+    held += [Scale("text.1.cross.q", 2.0), Scale("text.2.cross.v", 2.0)] if "text.1.cross.q" in model.sites else []
+    with model.edited(held):
+        check(model, inputs, cells, name)
 
 
 def test_words_that_are_embedded_before_their_tower_reach_all_of_it():
@@ -299,40 +365,83 @@ def test_what_the_edit_cannot_reach_is_not_run_again():
     assert calls == {"vision": 1, "block": 1}  # the clean run
 
 
-def test_an_interrupt_leaves_nothing_behind_and_can_be_resumed(tmp_path):
+def test_an_interrupt_leaves_nothing_behind_and_can_be_resumed(tmp_path, monkeypatch):
     model, inputs, cells = patching()
-    before, seen = state(model), []
+    before, file, chunks = state(model), tmp_path / "made" / "sweep", []
+    plain, run = _Store.save, Replay.run
 
-    def interrupted(run):
-        seen.append(run)
-        if len(seen) == 12:
+    def interrupted(store, values):
+        plain(store, values)
+        if np.isfinite(values[:, 0]).sum() == 10:
             raise KeyboardInterrupt
-        return everything(run)
 
+    monkeypatch.setattr(_Store, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        model.sweep(inputs, cells, Named(interrupted), progress=False, resume=tmp_path / "sweep", memory=1)
+        model.sweep(inputs, cells, everything, progress=False, resume=file, memory=1)
     assert state(model) == before
-    seen.clear()
+    monkeypatch.setattr(_Store, "save", plain)
+    monkeypatch.setattr(Replay, "run", lambda replay, chunk: chunks.append(chunk) or run(replay, chunk))
     whole = model.sweep(inputs, cells, everything, progress=False)
-    resumed = model.sweep(inputs, cells, Named(lambda run: seen.append(run) or everything(run)), progress=False,
-                          resume=tmp_path / "sweep", memory=1)  # fmt: skip
+    chunks.clear()
+    resumed = model.sweep(inputs, cells, everything, progress=False, resume=file, memory=1)
     assert gap(torch.from_numpy(resumed.values.values), torch.from_numpy(whole.values.values)) < 1e-10
-    assert len(seen) == len(cells) - 10 + 1  # ten were kept; the clean run is read again
+    assert len(chunks) == len(cells) - 10
+    again = model.sweep(inputs, cells, everything, progress=False, resume=file)
+    assert (again.values == resumed.values).all() and len(chunks) == len(cells) - 10
+
+
+def test_kept_values_are_given_for_the_same_sweep_only(tmp_path):
+    """Another target, input or edit, weights changed in place, another dtype, edits held around: all are others."""
+    model, inputs, cells = patching()
+    file, options = tmp_path / "sweep", {"progress": False, "resume": tmp_path / "sweep"}
+    reference = noise(1, 7, 242)
+    model.sweep(inputs, cells, targets.logit("dog"), **options)
+    kept = file.read_bytes()
+    for other in (targets.logit("cat"), targets.distance(reference), lambda run: run.logits[:, -1, 5]):
+        with pytest.raises(InputError, match="another sweep"):
+            model.sweep(inputs, cells, other, **options)
     with pytest.raises(InputError, match="another sweep"):
-        model.sweep(inputs, cells, targets.logit("dog"), progress=False, resume=tmp_path / "sweep")
+        model.sweep(model.inputs(text="a red cat on the left"), cells, targets.logit("dog"), **options)
+    with pytest.raises(InputError, match="another sweep"), model.edited(Scale("text.0.attn.out", 0.0)):
+        model.sweep(inputs, cells, targets.logit("dog"), **options)
+    for changed in (world.fresh("llama"), cutaway.load("tiny:llama", dtype="bfloat16")):
+        with torch.no_grad():
+            changed.module.lm_head.weight[3, 3] += 1
+        with pytest.raises(InputError, match="another sweep"):
+            changed.sweep(changed.inputs(text=TEXT), cells, targets.logit("dog"), **options)
+    assert file.read_bytes() == kept
+    again = world.fresh("llama").sweep(inputs, cells, targets.logit("dog"), **options)
+    assert (again.values == model.sweep(inputs, cells, targets.logit("dog"), progress=False).values).all()
 
 
-class Named:
-    """A target that counts as the same one."""
+def own(at: int, weights: torch.Tensor):
+    """A target of one's own, made anew at each call."""
+    return lambda run: run.logits[:, -1, at] * weights.sum()
 
-    def __init__(self, function):
-        self.function = function
 
-    def __call__(self, run):
-        return self.function(run)
+def test_a_target_of_ones_own_is_known_by_what_it_computes(tmp_path):
+    model, inputs, cells = patching()
+    options = {"progress": False, "resume": tmp_path / "sweep"}
+    first = model.sweep(inputs, cells, own(5, torch.ones(2)), **options)
+    assert (model.sweep(inputs, cells, own(5, torch.ones(2)), **options).values == first.values).all()
+    for other in (own(6, torch.ones(2)), own(5, torch.ones(3)), own(5, torch.ones(2).double())):
+        with pytest.raises(InputError, match="another sweep"):
+            model.sweep(inputs, cells, other, **options)
+    lock = threading.Lock()
+    with pytest.raises(InputError, match=r"`resume=` needs a target .* whose content is known, and a '_thread.lock'"):
+        model.sweep(inputs, cells, lambda run: run.logits[:, -1, lock.locked()], **options)
 
-    def __repr__(self):
-        return "named"
+
+def test_files_that_hold_no_sweep_are_named(tmp_path):
+    model, inputs, cells = patching()
+    damaged, other = tmp_path / "damaged", tmp_path / "other"
+    damaged.write_bytes(b"no values at all")
+    save_file({"weights": torch.ones(3)}, other)
+    for file, said in ((damaged, "'.*damaged' cannot be read"), (other, "'.*other' cannot be read"),
+                       (tmp_path, "is a folder"), (damaged / "sweep", "no folder can be made")):  # fmt: skip
+        with pytest.raises(InputError, match=f"(?i){said}.*give another file"):
+            model.sweep(inputs, cells, everything, progress=False, resume=file)
+    assert damaged.read_bytes() == b"no values at all"
 
 
 def test_an_error_leaves_nothing_behind():
@@ -399,5 +508,5 @@ def test_prefix_attention_is_attention():
             scores = q @ keys.mT * 0.3
             scores = scores if cap is None else torch.tanh(scores / cap) * cap
             expected = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values
-            found = prefix_attention(q, k, v, past_k, past_v, mask=mask, scale=0.3, softcap=cap)
+            found = prefix_attention(q, (k, v), past_k, past_v, mask=mask, scale=0.3, softcap=cap)
             assert gap(found, expected) < 1e-12

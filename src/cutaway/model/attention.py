@@ -1,9 +1,9 @@
 """Attention internals, read and written through the libraries' own seams.
 
 `transformers` looks its attention function up by a name in the config: a tapped module gets a copy of its config that
-names ours. `diffusers` modules hold a processor: a tapped one is wrapped for the run, and the one call of
-`scaled_dot_product_attention` inside is caught. Both end in `AttentionTap.attend`. Reading never changes the output:
-the library's own kernel still computes it, unless scores or pattern are written.
+names ours. `diffusers` modules hold a processor: a tapped one is wrapped for the run (`processors.py`). Both end in
+`AttentionTap.attend`. Reading never changes the output: the library's own kernel still computes it, unless scores or
+pattern are written.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from cutaway.errors import SiteError
+from cutaway.model.wrapped import core, present
 
 NAME = "cutaway"
 Original = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
@@ -40,6 +39,7 @@ class AttentionTap:
         self._write, self._read = write, read
         self._parts: dict[str, list[Tensor]] = {}
         self._offset = 0
+        self.query: Tensor | None = None  # of the last call, as it was changed
 
     def attend(
         self,
@@ -53,6 +53,7 @@ class AttentionTap:
         original: Original,
         softcap: float | None = None,
         bias: Tensor | None = None,
+        dropout: float = 0.0,
     ) -> Float[Tensor, "batch _ _ e"]:
         """Attention with the asked reads and writes: softmax(cap(scale * q k') + mask) v.
 
@@ -60,18 +61,19 @@ class AttentionTap:
         its pattern where it makes one: that is read instead of computed again.
         """
         q, k, v = self._change("q", q), self._change("k", k), self._change("v", v)
+        self.query = q
 
         def scores() -> Tensor:
             made = attention_scores(q, k, mask=mask, scale=scale, causal=causal, softcap=softcap, bias=bias)
-            return self._change("scores", made)
+            return self._change("scores", made, q.dtype)
 
         if {"scores", "pattern"} & self.writes:
-            pattern = self._change("pattern", _softmax(scores()))
-            out = pattern @ repeat_heads(v, q.shape[1])
+            pattern = self._change("pattern", _softmax(scores(), mask).to(v.dtype))
+            out = F.dropout(pattern, dropout) @ repeat_heads(v, q.shape[1])
         else:
             out, known = original(q, k, v)
             if known is None and "pattern" in self.reads:
-                known = _softmax(scores())
+                known = _softmax(scores(), mask).to(v.dtype)
             elif "scores" in self.reads:
                 scores()
             if known is not None:
@@ -88,11 +90,13 @@ class AttentionTap:
             self._read(kind, whole)
         self._parts, self._offset = {}, 0
 
-    def _change(self, kind: str, tensor: Tensor) -> Tensor:
+    def _change(self, kind: str, tensor: Tensor, kept: torch.dtype | None = None) -> Tensor:
         if kind in self.writes:
             tensor = self._write(kind, tensor, self._offset)
         if kind in self.reads:
-            self._parts.setdefault(kind, []).append(tensor)
+            narrow = kept is not None and kept != tensor.dtype
+            seen = tensor.clamp(min=torch.finfo(kept).min).to(kept) if narrow else tensor
+            self._parts.setdefault(kind, []).append(seen)
         return tensor
 
 
@@ -106,25 +110,50 @@ def attention_scores(
     softcap: float | None = None,
     bias: Tensor | None = None,
 ) -> Float[Tensor, "batch head query key"]:
-    """Scaled, capped and masked scores; masked entries hold the most negative number of the dtype."""
+    """Scaled, capped and masked scores in float32 or better, as kernels keep them inside.
+
+    Masked entries hold the most negative number of that dtype.
+    """
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    q, k = q.to(dtype), repeat_heads(k, q.shape[1]).to(dtype)
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
-    scores = q @ repeat_heads(k, q.shape[1]).transpose(-1, -2)  # fresh and large: changed in place from here on
+    scores = q @ k.transpose(-1, -2)  # fresh and large: changed in place from here on
     if softcap is not None:
         scores = torch.tanh(scores / softcap).mul(softcap)
     if bias is not None:
         scores += bias
     if mask is None and causal and scores.shape[-2] > 1:
         mask = scores.new_full(scores.shape[-2:], -torch.inf).triu(1)
-    elif mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+    elif mask is not None:
+        added = torch.zeros_like(mask, dtype=dtype) if mask.dtype == torch.bool else mask.to(dtype)
+        mask = added.masked_fill(hidden(mask), -torch.inf)
     if mask is not None:  # adding a small mask is twice as fast as filling through it
-        scores.add_(mask[..., : scores.shape[-1]]).clamp_min_(torch.finfo(scores.dtype).min)
+        scores.add_(mask[..., : scores.shape[-1]]).clamp_min_(torch.finfo(dtype).min)
     return scores
 
 
-def _softmax(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
-    """The pattern of some scores: half precision is summed in float32."""
-    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+def hidden(mask: Tensor) -> Bool[Tensor, "..."]:
+    """What a mask hides: where it is False, or the most negative number of its dtype or less."""
+    return ~mask if mask.dtype == torch.bool else mask <= torch.finfo(mask.dtype).min
+
+
+def idle(mask: Tensor | None, keys: int) -> Bool[Tensor, "... query 1"] | None:
+    """Queries that a mask bars from every key (False, minus infinity): kernels give them 0. None: there are none."""
+    if mask is None:
+        return None
+    here = mask[..., :keys]
+    barred = (~here if here.dtype == torch.bool else here == -torch.inf).all(-1, keepdim=True)
+    return barred if bool(barred.any()) else None
+
+
+def _softmax(
+    scores: Float[Tensor, "batch head query key"], mask: Tensor | None
+) -> Float[Tensor, "batch head query key"]:
+    """The pattern of some scores; zero for a query that its mask bars from every key, unless its scores were raised."""
+    pattern, barred = scores.softmax(-1), idle(mask, scores.shape[-1])
+    if barred is None:
+        return pattern
+    return pattern.masked_fill(barred & (scores.amax(-1, keepdim=True) <= torch.finfo(scores.dtype).min), 0)
 
 
 def repeat_heads(x: Float[Tensor, "batch kv_head key d"], heads: int) -> Float[Tensor, "batch head key d"]:
@@ -150,14 +179,16 @@ def _diagonal(parts: list[Tensor]) -> Tensor:
 @contextmanager
 def tapped(module: Any, tap: AttentionTap) -> Iterator[None]:
     """Route one attention module through a tap for the length of the block, and restore it whatever happens."""
-    if isinstance(module, nn.MultiheadAttention):
-        handle = module.register_forward_hook(_multihead(tap), with_kwargs=True)
+    if isinstance(inner := core(module), nn.MultiheadAttention):
+        handle = inner.register_forward_hook(_multihead(tap), with_kwargs=True)
         try:
             yield
         finally:
             handle.remove()
     elif hasattr(module, "processor"):
-        yield from _swapped(module, "processor", _Processor(module.processor, tap), tap)
+        from cutaway.model.processors import Watched
+
+        yield from _swapped(module, "processor", Watched(module.processor, tap), tap)
     elif hasattr(getattr(module, "config", None), "_attn_implementation"):
         config = copy.copy(module.config)
         config.cutaway = (tap, module.config._attn_implementation)
@@ -173,13 +204,16 @@ def tapped(module: Any, tap: AttentionTap) -> Iterator[None]:
 
 
 def _swapped(module: nn.Module, name: str, value: Any, tap: AttentionTap) -> Iterator[None]:
-    plain = getattr(module, name)
+    """Put a value in front of an attribute, which may be a submodule (processors with weights are)."""
+    own = vars(module)
+    plain = {name: own[name]} if name in own else {}
     handle = module.register_forward_hook(lambda *_: tap.finish())
-    setattr(module, name, value)
+    own[name] = value
     try:
         yield
     finally:
-        setattr(module, name, plain)
+        del own[name]
+        own.update(plain)
         handle.remove()
 
 
@@ -206,84 +240,45 @@ def _transformers_attention(
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     function = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
     weights: list[Tensor | None] = [None]
+    dropout = (kwargs.get("dropout") or 0.0) if module.training else 0.0  # then its weights are no longer the pattern
 
     def original(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
         out, weights[0] = function(module, q, k, v, attention_mask, **kwargs)
-        dropped = module.training and kwargs.get("dropout")  # then its weights are no longer the pattern
-        return out, weights[0] if function is eager and not dropped else None
+        return out, weights[0] if function is eager and not dropout else None
 
     causal = kwargs.get("is_causal")
     out = tap.attend(
         query, key, value, mask=attention_mask, scale=kwargs.get("scaling"), original=original,
         causal=bool(getattr(module, "is_causal", True) if causal is None else causal),
-        softcap=kwargs.get("softcap"), bias=kwargs.get("position_bias"),
+        softcap=kwargs.get("softcap"), bias=kwargs.get("position_bias"), dropout=dropout,
     )  # fmt: skip
     changed = {"scores", "pattern"} & tap.writes
     return (out.transpose(1, 2).contiguous() if changed else out), weights[0]
 
 
-class _Processor:
-    """A diffusers processor that catches the attention call inside the one it wraps."""
-
-    def __init__(self, plain: Callable[..., Any], tap: AttentionTap) -> None:
-        @wraps(type(plain).__call__)  # the module reads this signature to choose its arguments
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with _Catch(tap):
-                return plain(*args, **kwargs)
-
-        self._plain = plain
-        self.__call__ = run  # type: ignore[method-assign]
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return vars(self)["__call__"](*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._plain, name)
-
-
-class _Catch(TorchFunctionMode):
-    """Sends `scaled_dot_product_attention` through a tap, everything else on its way."""
-
-    def __init__(self, tap: AttentionTap) -> None:
-        super().__init__()
-        self._tap = tap
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        q, k, v = (given.pop(name) for name in names[:3])
-        return self._tap.attend(
-            q, k, v, mask=given.get("attn_mask"), scale=given.get("scale"), causal=bool(given.get("is_causal")),
-            original=lambda q, k, v: (func(q, k, v, **given), None),
-        )  # fmt: skip
-
-
 def _multihead(tap: AttentionTap) -> Callable[..., Any]:
     """A forward hook for `nn.MultiheadAttention` (batch first), which has no seam of its own."""
 
+    def original(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
+        return F.scaled_dot_product_attention(q, k, v), None
+
     def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-        weights, biases = (
-            module.in_proj_weight.chunk(3),
-            (module.in_proj_bias.chunk(3) if module.in_proj_bias is not None else (None,) * 3),
-        )
-        q, k, v = (
-            F.linear(given[name], w, b).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
-            for name, w, b in zip(("query", "key", "value"), weights, biases, strict=True)
-        )
-        z = tap.attend(
-            q,
-            k,
-            v,
-            mask=None,
-            scale=None,
-            causal=False,
-            original=lambda q, k, v: (F.scaled_dot_product_attention(q, k, v), None),
-        )
-        tap.finish()
-        return (module.out_proj(z.transpose(1, 2).flatten(2)), output[1]) if tap.writes else output
+        names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if given.get("attn_mask") is not None or given.get("key_padding_mask") is not None:
+            raise SiteError(
+                f"the inside of {type(module).__name__} is not read under a mask", expected="a call without masks",
+                do="its input and output can still be read as raw sites",
+            )  # fmt: skip
+        with present(module):  # its output projection is read and never called, as the library does it
+            weights, out = module.in_proj_weight.chunk(3), module.out_proj
+            biases = module.in_proj_bias.chunk(3) if module.in_proj_bias is not None else (None,) * 3
+            q, k, v = (
+                F.linear(given[name], w, b).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+                for name, w, b in zip(names[:3], weights, biases, strict=True)
+            )
+            z = tap.attend(q, k, v, mask=None, scale=None, causal=False, original=original)
+            tap.finish()
+            return (F.linear(z.transpose(1, 2).flatten(2), out.weight, out.bias), output[1]) if tap.writes else output
 
     return hook

@@ -6,19 +6,22 @@ An edit acts on the part of its site that the selectors leave (`batch`, `head`, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.errors import EditError
+from cutaway.model.own import averaged, in_order
 from cutaway.model.sites import Site
 from cutaway.model.tokens import Positions
 
 Value = float | int | Float[Tensor, "..."]
+# For each site and position axis of a padded batch: how many positions each row has.
+Lengths = Mapping[str, Mapping[str, Int[Tensor, "row"]]]
 Choice = int | slice | range | Sequence[int] | None
 SELECTORS = ("batch", "head", "token", "query", "key", "unit", "step", "guidance")
 
@@ -36,9 +39,9 @@ class Edit:
     key: Positions | None = None
     unit: Choice = None
     step: Choice = None
-    guidance: Literal["uncond", "cond"] | None = None
+    guidance: str | None = None
 
-    shared: ClassVar[tuple[str, ...]] = ()
+    lengths: Lengths | None = field(default=None, repr=False)
 
     @property
     def pattern(self) -> str:
@@ -64,7 +67,7 @@ class Edit:
     def __repr__(self) -> str:
         said = [repr(self.pattern)]
         for item in fields(self):
-            if item.name in ("site", *SELECTORS):
+            if item.name in ("site", *SELECTORS) or not item.repr:
                 continue
             said.append(_short(getattr(self, item.name)))
         said += [f"{name}={_short(value)}" for name, value in self.selectors().items()]
@@ -132,12 +135,16 @@ class Scale(Edit):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Patch(Edit):
-    """Interchange: x <- the same part of another run (`source`: a Run that recorded the site, or its tensor)."""
+    """Interchange: x <- the same part of another run (`source`: a Run that recorded the site, or its tensor).
+
+    In padded batches each row of a Run gives its own positions, the first to the first; a tensor is taken as it lies.
+    """
 
     source: Any
 
     def __init__(self, site: str | Site, source: Any, **selectors: Any) -> None:
-        _fill(self, site, selectors, source=_activations(source, str(site)))
+        taken, lengths = _activations(source, str(site))
+        _fill(self, site, selectors, source=taken, lengths=lengths)
 
     def full(self, site: Site) -> Float[Tensor, "..."] | None:
         """The whole activation of the other run."""
@@ -179,8 +186,8 @@ class Ablate(Edit):
                 expected="`reference=`: a run that recorded the site, or its activations as a tensor",
                 do=f"first `run = model.run(many_inputs, record='{site}')`, then `Ablate('{site}', '{how}', run)`",
             )
-        source = None if reference is None else _activations(reference, str(site))
-        _fill(self, site, selectors, how=how, reference=source, over=tuple(over), seed=seed)
+        source, lengths = (None, None) if reference is None else _activations(reference, str(site))
+        _fill(self, site, selectors, how=how, reference=source, over=tuple(over), seed=seed, lengths=lengths)
 
     def value(self, site: Site) -> Value | None:
         """Zero, when that is what is asked."""
@@ -195,7 +202,7 @@ class Ablate(Edit):
             unknown = set(self.over) - set(site.axes)
             if unknown:
                 raise EditError(f"{self!r} cannot average over {sorted(unknown)}", exists=f"the axes {site.axes}")
-            return reference.mean([site.axes.index(axis) for axis in self.over], keepdim=True)
+            return averaged(reference, site.axes, self.over, dict((self.lengths or {}).get(str(site), {})))
         return _shuffled(reference, site.axes.index("batch"), self.seed)
 
     def apply(self, current: Float[Tensor, "..."], value: Float[Tensor, "..."] | None) -> Float[Tensor, "..."]:
@@ -233,22 +240,31 @@ class Project(Edit):
                 expected=f"directions of length {current.shape[-1]}",
                 exists=f"length {given.shape[-1]}",
             )
-        basis = torch.linalg.qr(given.to(torch.promote_types(current.dtype, torch.float32)).T).Q.to(current.dtype)
-        inside = (current @ basis) @ basis.T
-        return inside if self.keep == "onto" else current - inside
+        exact = current.to(torch.promote_types(current.dtype, torch.float32))
+        basis = torch.linalg.qr(given.to(exact.dtype).T).Q
+        inside = (exact @ basis) @ basis.T
+        return (inside if self.keep == "onto" else exact - inside).to(current.dtype)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Knockout(Edit):
-    """Cut attention edges: the scores from `query` positions to `key` positions become minus infinity.
+    """Cut attention edges: the scores from `query` positions to `key` positions fall far below all others.
 
-    `site` is an attention (`text.5.attn`, `text.*.attn`, `denoiser.3.cross`). A query whose keys are all cut spreads
-    evenly over them, as the library does with a fully masked row.
+    `site` is an attention (`text.5.attn`, `text.*.attn`, `denoiser.3.cross`). What the model hides from a query (later
+    words, padding) lies lower still: a query whose keys are all cut spreads evenly over its own keys.
     """
 
     def __init__(
         self, site: str | Site, *, query: Positions | None = None, key: Positions | None = None, **rest: Any
     ) -> None:
+        words = str(site).removesuffix(".scores").split(".")
+        if words[-1] not in ("attn", "cross", "*"):
+            attention = next((n for n, word in enumerate(words) if word in ("attn", "cross")), None)
+            near = ".".join(words[: attention + 1]) if attention is not None else f"{words[0]}.*.attn"
+            raise EditError(
+                f"Knockout cuts the edges of an attention, and '{site}' is none", expected=f"an attention: `{near}`",
+                do="to remove what a site holds use `Ablate`",
+            )  # fmt: skip
         _fill(self, site, {"query": query, "key": key, **rest})
 
     @property
@@ -257,8 +273,8 @@ class Knockout(Edit):
         return str(self.site).removesuffix(".scores") + ".scores"
 
     def apply(self, current: Float[Tensor, "..."], value: Float[Tensor, "..."] | None) -> Float[Tensor, "..."]:
-        """The most negative number, as the library masks."""
-        return torch.full_like(current, torch.finfo(current.dtype).min)
+        """Half the most negative number, which is what masked scores hold and keep."""
+        return current.clamp(max=torch.finfo(current.dtype).min / 2)
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
@@ -276,15 +292,16 @@ def _fill(edit: Edit, site: str | Site, selectors: dict[str, Any], **values: Any
         object.__setattr__(edit, name, value)
 
 
-def _activations(source: Any, pattern: str) -> Any:
-    """The tensors an edit needs of a run, by site, so that the edit pickles without the run."""
+def _activations(source: Any, pattern: str) -> tuple[Any, Lengths | None]:
+    """The tensors an edit needs of a run, by site, and the lengths of its rows, so that it pickles without the run."""
     if isinstance(source, Tensor | dict):
-        return source
+        return source, None
     if not hasattr(source, "matching"):
         raise EditError(
             f"cannot take '{pattern}' from {type(source).__name__}", expected="a Run that recorded it, or its tensor"
         )
-    return source.matching(pattern)
+    ordered = {name: in_order(x, source.sites[name], source.inputs) for name, x in source.matching(pattern).items()}
+    return {name: x for name, (x, _) in ordered.items()}, {name: of for name, (_, of) in ordered.items() if of}
 
 
 def _of(source: Any, site: Site) -> Tensor:

@@ -34,7 +34,7 @@ def generate(model: Model, inputs: Inputs, edits: Edits, options: Mapping[str, A
     _check_options(options, start)
     checked = [*(options.get("logits_processor") or ()), _checked]
     asked = {**options, "logits_processor": checked} if _padded(start) else options
-    with torch.no_grad(), model.edited(edits, start):
+    with torch.no_grad(), model._edited(edits, start):
         try:
             outputs = module.generate(**start.tensors, **asked)
         except CutawayError:

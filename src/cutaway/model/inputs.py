@@ -69,6 +69,35 @@ class Inputs:
             found = TokenMap.patches(found.batch, height, width)
         return found
 
+    def own(self, site: Site, axis: str) -> Bool[Tensor, "row position"] | None:
+        """Which positions of an axis are each row's own, where some are padding that the model's mask hides; else None.
+
+        Padding that no mask hides (SigLIP's texts, the prompts of a pipeline) is read by the model and counts.
+        """
+        name = _map_name(site, axis, self.tokens)
+        spoken = {"encoder", "audio"} & set(self.tokens)
+        mask = self.tensors.get("decoder_attention_mask" if name == "text" and spoken else "attention_mask")
+        known = self.tokens.get(name)
+        reads = name in ("text", "encoder") and isinstance(mask, Tensor) and known is not None
+        if not reads or tuple(mask.shape) != (known.batch, len(known)) or bool(mask.all()):
+            return None
+        return mask.bool().cpu()
+
+    def rows(self, tower: str) -> tuple[int, ...] | None:
+        """The row of the inputs that each row of a tower belongs to; None where nothing is known of the tower.
+
+        They differ where a prompt has several pictures, or a picture several crops.
+        """
+        known, text = self.tokens.get(tower), self.tokens.get("text")
+        if known is None:
+            return tuple(range(len(self.tensors["prompt"]))) if self.call == "pipeline" else None
+        pictures = known.image.max(1)
+        if tower == "text" or text is None or not (text.image >= 0).any() or (pictures < 0).any():
+            return tuple(range(known.batch))
+        owner = {int(image): row for row in range(text.batch) for image in np.unique(text.image[row]) if image >= 0}
+        packed = known.batch == 1 < text.batch
+        return tuple(range(text.batch)) if packed else tuple(owner.get(int(image), 0) for image in pictures)
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Inputs:
         """The same inputs on a device, floating tensors in a dtype."""
         moved = {name: _moved(value, device, dtype) for name, value in self.tensors.items()}

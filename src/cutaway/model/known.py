@@ -17,6 +17,12 @@ from torch import Tensor, nn
 
 from cutaway.model.seats import Seat, Tower
 
+# What towers take in which the rows of the batch are known to lie, each along its axis of `in_rows`.
+ROWS = frozenset({
+    "attention_mask", "bool_masked_pos", "cache_position", "encoder_attention_mask", "encoder_hidden_states",
+    "input_features", "input_ids", "inputs_embeds", "pixel_values", "position_ids", "token_type_ids",
+})  # fmt: skip
+
 
 @dataclass
 class Call:
@@ -215,3 +221,16 @@ def repeated(value: Tensor, n: int, axis: int = 0) -> Tensor:
     if value.dim():
         sizes[axis] = n
     return value.repeat(sizes) if value.dim() else torch.clone(value)
+
+
+def in_rows(name: str, value: Tensor, n: int, rows: int) -> Tensor:
+    """N times the rows of an argument, by its name: a size says nothing, since any other axis may be as long as the batch.
+
+    Positions lie (row, token), (part, row, token) or (token); they and masks may have one row for all.
+    """
+    if value.dim() == 0 or name == "cache_position" or (name == "position_ids" and value.dim() == 1):
+        return value
+    axis = value.dim() - 2 if name == "position_ids" else 0
+    if name in ("position_ids", "attention_mask") and value.shape[axis] == 1 < rows:
+        return value
+    return repeated(value, n, axis)

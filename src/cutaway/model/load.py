@@ -10,6 +10,7 @@ from torch import nn
 
 from cutaway.errors import LoadError, near
 from cutaway.model.model import Model
+from cutaway.model.wrapped import unwrapped
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -25,12 +26,15 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
-    """Open a model and name its parts; the module itself is left as it is (eval mode).
+    """Open a model and name its parts.
 
     `source`: a hub id; a folder with `config.json` or `model_index.json` and safetensors weights; `tiny:clip` (a random
     model) or `zoo:emoji-clip` (a trained one, in the package; `zoo:emoji-clip@untrained` is its floor); or a loaded
     transformers model or diffusers pipeline (then give its `processor`). `attn` is `sdpa` or `eager`. Raises
     LoadError; pickle checkpoints are refused.
+
+    A loaded object stays as it is, dtype, device and mode included: runs put it into eval mode and give its mode back.
+    Of a `DataParallel`, `torch.compile` or PEFT wrapper the model inside is opened, adapters in place: `model.module`.
 
     >>> load("tiny:vit")
     tiny:vit: ViTForImageClassification, encoder; vision (3 layers); 49 sites
@@ -38,7 +42,8 @@ def load(
     if isinstance(dtype, str):
         dtype = _dtype(dtype)
     if not isinstance(source, str | Path):
-        return _loaded(source, processor, dtype, device)
+        asked = {"dtype": dtype, "device": device, "device_map": device_map, "attn": attn, "revision": revision}
+        return _loaded(source, processor, {name: value for name, value in asked.items() if value is not None})
     name = str(source)
     if name.startswith(("tiny:", "zoo:")):
         return _embedded(name, dtype or torch.float32, device, attn)
@@ -63,7 +68,8 @@ def load(
         ) from error
     if device is not None and device_map is None:
         module = module.to(device)
-    return Model(_ready(module), processor or tools, name=name, revision=revision or "")
+    module = module.eval() if isinstance(module, nn.Module) else module
+    return Model(module, processor or tools, name=name, revision=revision or "")
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -73,19 +79,32 @@ def _dtype(name: str) -> torch.dtype:
     return found
 
 
-def _loaded(source: Any, processor: Any, dtype: torch.dtype | None, device: Any) -> Model:
+def _loaded(source: Any, processor: Any, asked: dict[str, Any]) -> Model:
     if not isinstance(source, nn.Module) and not hasattr(source, "components"):
         raise LoadError(
             f"cannot open an object of type {type(source).__name__}",
             expected="a hub id, a folder, a `zoo:` or `tiny:` name, a transformers model or a diffusers pipeline",
         )
-    if dtype is not None or device is not None:
-        source = source.to(**{k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None})
-    return Model(_ready(source), processor, name=str(getattr(source, "name_or_path", "") or type(source).__name__))
+    module = unwrapped(source)
+    model = Model(module, processor, name=str(getattr(module, "name_or_path", "") or type(module).__name__))
+    differs = [name for name, value in asked.items() if not _is_so(model, name, value)]
+    if differs:
+        raise LoadError(
+            f"`{differs[0]}={asked[differs[0]]}` would change the {type(module).__name__} that you opened yourself",
+            expected="an object as it is to be read: it is never moved, cast or set to another attention",
+            do="change it before you pass it (`module.to(…)`, `module.set_attn_implementation(…)`), or pass its name",
+        )
+    return model
 
 
-def _ready(module: Any) -> Any:
-    return module.eval() if isinstance(module, nn.Module) else module
+def _is_so(model: Model, name: str, value: Any) -> bool:
+    """Whether a loaded model is already as an option asks."""
+    if name == "dtype":
+        return bool(model.dtype == value)
+    if name == "device":
+        wanted, found = torch.device(value), model.device
+        return wanted.type == found.type and wanted.index in (None, found.index)
+    return name == "attn" and getattr(getattr(model.module, "config", None), "_attn_implementation", None) == value
 
 
 def _embedded(name: str, dtype: torch.dtype, device: Any, attn: str | None) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -23,10 +23,12 @@ from cutaway.model.plan import Plan
 from cutaway.model.prepare import prepare, prepare_prompt
 from cutaway.model.run import Generation, Run
 from cutaway.model.seats import Seat, Tower
-from cutaway.model.session import Guidance, Recording, Session, Stop
+from cutaway.model.session import Recording, Root, Session, Stop
 from cutaway.model.sites import Site, SiteTable
 from cutaway.model.sweep import Sweep, sweep
 from cutaway.model.tools import Tools
+from cutaway.model.turn import holding, taken, turn_of
+from cutaway.model.wrapped import at_rest, execution_device
 
 Edits = Edit | Sequence[Edit]
 Record = str | Site | Iterable[str | Site]
@@ -57,7 +59,8 @@ class Model:
         self.towers: dict[str, Tower] = found.towers
         self.family, self.missing, self._seats = found.family, tuple(found.missing), found.seats
         self.tools = Tools.of(processor)
-        self._held: Session | None = None
+        pipeline = module if self.is_pipeline else None
+        self._root = Root(module, tuple(self.towers.values()), pipeline)
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
@@ -69,8 +72,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter lies."""
-        return next(next(iter(self._roots.values())).parameters()).device
+        """Where inputs belong: with the first parameter, or where offloaded weights are brought to."""
+        return execution_device(self._roots.values())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -161,16 +164,18 @@ class Model:
         """
         if grad and self.is_pipeline:
             raise InputError("a pipeline runs without gradients", do="call `model.towers['denoiser'].module` yourself")
+        _check_inputs(inputs)
         seats = [self._seat(site) for site in self.sites.select(record)]
         how = Recording(keep, dtype, tokens, heads, copy, grad, stop and bool(seats) and not self.is_pipeline)
         bound = self._bind(edits)
-        session = self._session(bound, seats, how, inputs)
-        with torch.set_grad_enabled(grad), session:
-            try:
-                outputs = self._call(inputs, output)
-            except Stop:
-                outputs = None
-        session.check()
+        with self._taken():
+            session = self._session(bound, seats, how, inputs)
+            with torch.set_grad_enabled(grad), session:
+                try:
+                    outputs = self._call(inputs, output)
+                except Stop:
+                    outputs = None
+            session.check()
         sites = {str(seat.site): seat.site for seat in seats}
         kept = {name: self._joined(sites[name], session.read[name]) for name in sites}
         done = {id(edit): repr(edit) for _, edit in session.edits}
@@ -182,24 +187,25 @@ class Model:
         Token selectors are absolute positions; negative ones count from the end of the prompt. Each row of a padded
         batch is written on as its prompt alone. More that the options ask for is in `Generation.outputs`.
         """
-        return generate(self, inputs, edits, options)
+        _check_inputs(inputs)
+        with self._taken():
+            return generate(self, inputs, edits, options)
 
     @contextmanager
     def edited(self, edits: Edits, inputs: Inputs | None = None) -> Iterator[Any]:
         """Hold edits in place while the block runs anything: the plain module, a pipeline, a user's own loop.
 
+        The module keeps its mode (`train` or `eval`); compiled calls and gradient checkpoints are off in the block.
         `inputs` is only needed for selectors by meaning (`Where(…)`). Yields the module or pipeline. The edits of a
-        `model.run` or a further `edited` inside the block come after these.
+        `model.run` or a further `edited` inside the block come after these. Other threads cannot run the model
+        meanwhile: `run` raises there, the plain module would be edited there too.
         """
-        session = self._session(self._bind(edits), (), Recording(), inputs, open_ended=True)
-        around = self._held
-        with session:
-            self._held = session
-            try:
-                yield self.module
-            finally:
-                self._held = around
-        session.check()
+        with (
+            self._taken(eval_mode=False),
+            self._edited(edits, inputs) as session,
+            holding(self._roots.values(), session),
+        ):
+            yield self.module
 
     def estimate(self, inputs: Inputs, record: Record, dtype: torch.dtype | None = None) -> Estimate:
         """Bytes that recording these sites will take, before the run."""
@@ -241,7 +247,9 @@ class Model:
         >>> made.values.dims, made.values.shape
         (('site', 'token', 'row'), (3, 3, 1))
         """
-        return sweep(self, inputs, cells, target, progress=progress, memory=memory, resume=resume, told=told)
+        _check_inputs(inputs)
+        with self._taken():
+            return sweep(self, inputs, cells, target, progress=progress, memory=memory, resume=resume, told=told)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -276,19 +284,54 @@ class Model:
         inputs: Inputs | None,
         open_ended: bool = False,
     ) -> Session:
-        totals = {name: len(tokens) for name, tokens in inputs.tokens.items()} if inputs else {}
-        guidance = None
-        if self.is_pipeline:
-            guidance = Guidance(
-                self.module.scheduler, self._guidance_rows, [tower for tower in self.towers.values() if tower.stepped]
-            )
-            totals = {}
-        around = self._held
-        tokens = inputs.map_for if inputs else around.tokens if around else None
-        return Session(bound, seats, how, tokens, totals, guidance, open_ended, around)
+        return Session(self._root, bound, seats, how, inputs, open_ended, self._held)
 
-    def _guidance_rows(self) -> int:
-        return 2 if getattr(self.module, "do_classifier_free_guidance", False) else 1
+    @property
+    def _held(self) -> Session | None:
+        """The edits that this thread holds around whatever comes now."""
+        return next((held for root in self._roots.values() if (held := turn_of(root).held) is not None), None)
+
+    @contextmanager
+    def _taken(self, eval_mode: bool = True) -> Iterator[None]:
+        """Have the model for this thread alone, and at rest."""
+        roots = self._roots.values()
+        with taken(roots), at_rest(roots, eval_mode=eval_mode):
+            yield
+
+    @contextmanager
+    def _edited(self, edits: Edits, inputs: Inputs | None) -> Iterator[Session]:
+        """A session for calls that may go on behind the prompt; its edits must have acted by the end."""
+        session = self._session(self._bind(edits), (), Recording(), inputs, open_ended=True)
+        with session, self._writing(session):
+            yield session
+        session.check()
+
+    @contextmanager
+    def _writing(self, session: Session) -> Iterator[None]:
+        """Tell the session when the library's own `generate` is at work, and with how many rows it began."""
+        own = None if self.is_pipeline else getattr(self.module, "generate", None)
+        if own is None:
+            yield
+            return
+        plain = vars(self.module).get("generate")
+
+        @wraps(own)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            first = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim() > 1), None)
+            session.begin_writing(None if first is None else len(first))
+            try:
+                return own(*args, **kwargs)
+            finally:
+                session.end_writing()
+
+        self.module.generate = generate
+        try:
+            yield
+        finally:
+            if plain is None:
+                del self.module.generate
+            else:
+                self.module.generate = plain
 
     def _call(self, inputs: Inputs, output: str, options: Mapping[str, Any] = MappingProxyType({})) -> Any:
         if inputs.call != "pipeline":
@@ -303,18 +346,33 @@ class Model:
         finally:
             self.module.set_progress_bar_config(**bar)
 
-    def _joined(self, site: Site, fired: list[Tensor]) -> Tensor:
+    def _joined(self, site: Site, fired: list[tuple[int, Tensor]]) -> Tensor:
         """One tensor a site: denoising steps stacked, prompt encodings put in guidance order, otherwise exactly one."""
+        tensors = [tensor for _, tensor in fired]
         if "step" in site.axes:
-            return torch.stack(fired)
+            if len({step for step, _ in fired}) < len(fired) or len({tensor.shape for tensor in tensors}) > 1:
+                raise SiteError(
+                    f"'{site}' ran with other guidance rows in the same or in other steps",
+                    expected="one call of the denoiser a step, with the same guidance rows in each",
+                    do="run with guidance of one kind from the first step to the last",
+                )
+            return torch.stack(tensors)
         if site.axes[:1] == ("guidance",):
-            return torch.cat(fired[::-1])
-        if len(fired) > 1 and site.tower != "raw":
+            return torch.cat(tensors[::-1])
+        if len(tensors) > 1 and site.tower != "raw":
             raise SiteError(
-                f"'{site}' fired {len(fired)} times in one run", do="report this: a site fires once a forward"
+                f"'{site}' fired {len(tensors)} times in one run", do="report this: a site fires once a forward"
             )
-        return fired[0] if len(fired) == 1 else torch.stack(fired)
+        return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
 
 
 def _several(edits: Edits) -> list[Edit]:
     return [edits] if isinstance(edits, Edit) else list(edits)
+
+
+def _check_inputs(inputs: Any) -> None:
+    if not isinstance(inputs, Inputs):
+        raise InputError(
+            f"cannot run on {type(inputs).__name__}", expected="what `model.inputs` makes",
+            do="`model.run(model.inputs(text=…))`, or prepared tensors by name: `model.inputs(input_ids=…)`",
+        )  # fmt: skip

@@ -9,6 +9,7 @@ from torch import nn
 from cutaway.errors import LoadError, near
 from cutaway.model.table import UNITS, Attn, Block, Port
 from cutaway.model.towers import TOWERS
+from cutaway.model.wrapped import core
 
 
 def child(module: nn.Module, path: str, row: str) -> nn.Module:
@@ -43,7 +44,7 @@ def linear_shape(module: Any) -> tuple[int, int] | None:
         return int(module.in_features), int(module.out_features)
     if type(module).__name__ == "Conv1D":
         return int(module.weight.shape[0]), int(module.weight.shape[1])
-    return None
+    return None if core(module) is module else linear_shape(core(module))
 
 
 def sizes_of(base: nn.Module, row: Block | None, port: Port, module: nn.Module) -> dict[str, int]:
@@ -66,6 +67,7 @@ def _tower_sizes(base: Any, port: Port, module: Any) -> dict[str, int]:
         sizes["channel"] = int(getattr(config, first, None) or config.in_channels)
     if port.path.startswith("head") and "query" in port.axes:
         sizes["query"] = 1
+    module = core(module)
     if isinstance(module, nn.MultiheadAttention):
         sizes |= {"head": module.num_heads, "d_head": module.head_dim, "d_model": module.embed_dim}
     return sizes

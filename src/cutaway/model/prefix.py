@@ -1,14 +1,15 @@
 """One clean key/value cache for many rows: a decoder re-run from a position on attends to it without copying it.
 
-`shared` builds the cache. A layer that is not touched inside its attention gets back only the keys and values of the
-new positions, and its attention function (entered through a copy of the module's config, as for reading) adds the
-shared ones. A layer whose queries, keys, values, scores or pattern are edited gets all of them, row by row.
+`shared` builds the cache. An attention that is not touched inside gets back only the keys and values of the new
+positions (a cross-attention: those of the encoder, once), and its attention function (entered through a copy of the
+module's config, as for reading) lets all rows look at the shared ones. One whose queries, keys, values, scores or
+pattern are edited gets all of them, row by row.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
+
+from cutaway.model.attention import idle
 
 NAME = "cutaway-prefix"
 
@@ -43,32 +46,44 @@ def fresh(crossed: bool) -> Any:
     return EncoderDecoderCache(DynamicCache(), DynamicCache()) if crossed else DynamicCache()
 
 
-def shared(clean: Any, start: int, rows: int, whole: Sequence[int] = ()) -> Any:
-    """The clean run's cache up to `start` for `rows` times as many rows; the layers in `whole` hand out all keys."""
-    own = clean.self_attention_cache if isinstance(clean, EncoderDecoderCache) else clean
-    layers = [PrefixLayer(layer.keys[:, :, :start], layer.values[:, :, :start]) for layer in own.layers]
+def shared(clean: Any, start: int, rows: int, whole: Collection[int] = (), crossed: Collection[int] = ()) -> Any:
+    """The clean run's cache up to `start`, for `rows` times as many rows.
+
+    The self-attentions in `whole` hand out all keys, the cross-attentions in `crossed` those of each row.
+    """
+    if not isinstance(clean, EncoderDecoderCache):
+        return _before(clean, start, whole)
+    layers = [
+        PrefixLayer(*(_spread(x, rows) if index in crossed else x for x in (layer.keys, layer.values)))
+        for index, layer in enumerate(clean.cross_attention_cache.layers)
+    ]
+    return EncoderDecoderCache(_before(clean.self_attention_cache, start, whole), Cache(layers=layers))
+
+
+def _before(clean: Any, start: int, whole: Collection[int]) -> Cache:
+    layers = [PrefixLayer(layer.keys[:, :, :start], layer.values[:, :, :start]) for layer in clean.layers]
     for index in whole:
         layers[index].whole = True
-    cache = Cache(layers=layers)
-    if not isinstance(clean, EncoderDecoderCache):
-        return cache
-    crossed = DynamicCache()
-    for index, layer in enumerate(clean.cross_attention_cache.layers):
-        crossed.update(layer.keys.repeat(rows, 1, 1, 1), layer.values.repeat(rows, 1, 1, 1), index)
-    return EncoderDecoderCache(cache, crossed)
+    return Cache(layers=layers)
+
+
+def _spread(x: Float[Tensor, "batch head key d"], rows: int) -> Float[Tensor, "row head key d"]:
+    """Each row's own keys: without copying where there is one row, since nobody writes into them."""
+    return x.expand(rows, -1, -1, -1) if len(x) == 1 else x.repeat(rows, 1, 1, 1)
 
 
 @contextmanager
-def attending(modules: Sequence[Any], cache: Any) -> Iterator[None]:
-    """Let these attention modules add the shared keys and values, for the length of the block."""
+def attending(modules: Sequence[Any], crossing: Sequence[Any], cache: Any) -> Iterator[None]:
+    """Let these self- and cross-attentions look at the shared keys and values, for the length of the block."""
     if NAME not in AttentionInterface._global_mapping:
         AttentionInterface.register(NAME, _attention)
     own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-    plain = [(module, module.config) for module in modules]
+    layers = [*(own.layers[module.layer_idx] for module in modules), *(None for _ in crossing)]
+    plain = [(module, module.config) for module in (*modules, *crossing)]
     try:
-        for module, config in plain:
+        for (module, config), layer in zip(plain, layers, strict=True):
             changed = copy.copy(config)
-            changed.cutaway_prefix = own.layers[module.layer_idx]
+            changed.cutaway_prefix = layer
             changed._attn_implementation_internal = NAME
             module.config = changed
         yield
@@ -80,19 +95,18 @@ def attending(modules: Sequence[Any], cache: Any) -> Iterator[None]:
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """What the library calls: attention over the shared prefix and the row's own new positions."""
-    layer: PrefixLayer = module.config.cutaway_prefix  # type: ignore[union-attr,assignment]
+    """What the library calls: attention over the shared prefix and the row's own new positions, or over the encoder."""
+    layer: PrefixLayer | None = module.config.cutaway_prefix  # type: ignore[union-attr,assignment]
+    own, past = (None, (key, value)) if layer is None else ((key, value), (layer.keys, layer.values))
     out = prefix_attention(
-        query, key, value, layer.keys, layer.values, mask=attention_mask, scale=options.get("scaling"),
-        softcap=options.get("softcap"),
-    )  # fmt: skip
+        query, own, *past, mask=attention_mask, scale=options.get("scaling"), softcap=options.get("softcap")
+    )
     return out.transpose(1, 2), None
 
 
 def prefix_attention(
     query: Float[Tensor, "row head new d"],
-    key: Float[Tensor, "row kv_head new d"],
-    value: Float[Tensor, "row kv_head new e"],
+    own: tuple[Float[Tensor, "row kv_head new d"], Float[Tensor, "row kv_head new e"]] | None,
     past_key: Float[Tensor, "batch kv_head past d"],
     past_value: Float[Tensor, "batch kv_head past e"],
     *,
@@ -102,7 +116,8 @@ def prefix_attention(
 ) -> Float[Tensor, "row head new e"]:
     """softmax(cap(s q [K, k]') + mask) [V, v] with K, V shared by rows b, batch + b, 2 batch + b, … of a batch.
 
-    One product with K serves all rows of a batch entry, so K is read once and never repeated.
+    One product with K serves all rows of a batch entry, so K is read once and never repeated. `own`, the keys and values
+    k, v of the new positions, is None in a cross-attention, which is not causal.
     """
     (rows, heads, new, _), (batch, groups, past, _) = query.shape, past_key.shape
     n, each = rows // batch, heads // groups
@@ -113,20 +128,23 @@ def prefix_attention(
 
     q = folded(query * (query.shape[-1] ** -0.5 if scale is None else scale))
     before = (q.flatten(2, 4) @ past_key.mT).view(batch, groups, n, each, new, past)
-    own = q @ folded(key).mT
+    here = before.new_empty(*before.shape[:-1], 0) if own is None else q @ folded(own[0]).mT
     if softcap is not None:
-        before, own = (torch.tanh(scores / softcap).mul(softcap) for scores in (before, own))
-    if mask is None and new > 1:
+        before, here = (torch.tanh(scores / softcap).mul(softcap) for scores in (before, here))
+    if mask is None and own is not None and new > 1:
         mask = torch.ones(1, 1, new, past + new, dtype=torch.bool, device=query.device).tril(past)
     if mask is not None:
-        here = mask[..., : past + new]
-        here = here.repeat(n, 1, 1, 1) if len(here) not in (1, rows) else here
-        fit = here[:, :, None, None] if len(here) == 1 else _by_cell(here, n, batch)
-        before, own = _masked(before, fit[..., :past]), _masked(own, fit[..., past:])
-    scores = torch.cat([before, own], -1)
+        seen = mask[..., : past + here.shape[-1]]
+        seen = seen.repeat(n, 1, 1, 1) if len(seen) not in (1, rows) else seen
+        fit = seen[:, :, None, None] if len(seen) == 1 else _by_cell(seen, n, batch)
+        before, here = _masked(before, fit[..., :past]), _masked(here, fit[..., past:])
+    scores = torch.cat([before, here], -1)
     pattern = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+    if mask is not None and (barred := idle(fit, past + new)) is not None:
+        pattern = pattern.masked_fill(barred, 0)
     out = (pattern[..., :past].flatten(2, 4) @ past_value).view(batch, groups, n, each, new, -1)
-    out = out + pattern[..., past:] @ folded(value)
+    if own is not None:
+        out = out + pattern[..., past:] @ folded(own[1])
     return out.permute(2, 0, 1, 3, 4, 5).reshape(rows, heads, new, -1)
 
 

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cutaway.errors import EditError
 from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
 from cutaway.model.known import Known
+from cutaway.model.own import own_positions
+from cutaway.model.region import steps_of as named_steps
 from cutaway.model.seats import Seat
 from cutaway.model.tokens import Positions, Where
 
@@ -18,20 +21,14 @@ def since(known: Known, seat: Seat, edit: Edit) -> int:
     """The time in the clean run before which nothing depends on the edit; -1 when its module never ran."""
     call = 0
     if seat.tower.stepped:
-        call = min(steps_of(edit))
+        call = min(steps_of(edit, len(known.calls.get(id(seat.tower.module), ())) or 1), default=0)
     after = seat.kind == "out" and seat.module is not seat.tower.module
     return known.ended(seat.module, call) + 1 if after else known.began(seat.module, call)
 
 
-def steps_of(edit: Edit) -> Sequence[int]:
-    """The denoising steps an edit names; the first when it names none."""
-    if edit.step is None:
-        return (0,)
-    if isinstance(edit.step, int):
-        return (edit.step,)
-    if isinstance(edit.step, slice):
-        return (edit.step.start or 0,)
-    return tuple(edit.step)
+def steps_of(edit: Edit, steps: int) -> Sequence[int]:
+    """The denoising steps an edit names, of so many; the first when it names none."""
+    return named_steps(edit.step, steps) if edit.step is not None else (0,)
 
 
 def start_of(seat: Seat, edit: Edit, inputs: Inputs, length: int) -> int:
@@ -44,20 +41,21 @@ def start_of(seat: Seat, edit: Edit, inputs: Inputs, length: int) -> int:
         return 0
     if chosen is None or not {"token", "query"} & set(seat.site.axes):
         return 0
-    return first_of(chosen, seat, inputs, length)
+    return first_of(chosen, seat, edit, inputs, length)
 
 
-def first_of(chosen: Positions, seat: Seat, inputs: Inputs, length: int) -> int:
-    """The least position of a selector on a tower of this length."""
+def first_of(chosen: Positions, seat: Seat, edit: Edit, inputs: Inputs, length: int) -> int:
+    """The least place that a selector of positions names in any row of a tower of this length."""
+    axis = "query" if "query" in seat.site.axes else "token"
     if isinstance(chosen, Where):
-        axis = "query" if "query" in seat.site.axes else "token"
         chosen = chosen.resolve(inputs.map_for(seat.site, axis, length))
     if isinstance(chosen, Tensor) and chosen.dtype == torch.bool:
         found = chosen.reshape(-1, chosen.shape[-1]).any(0).nonzero().flatten()
         return int(found[0]) if len(found) else 0
-    if isinstance(chosen, Tensor):
-        chosen = chosen.flatten().tolist()
-    if isinstance(chosen, slice):
-        chosen = range(length)[chosen]
-    listed = [chosen] if isinstance(chosen, int) else list(chosen)
-    return max(0, min(length - 1, *(p + length if p < 0 else p for p in listed))) if listed else 0
+    own = inputs.own(seat.site, axis)
+    rows = own if own is not None else torch.ones(1, length, dtype=torch.bool)
+    try:
+        places = [own_positions(chosen, row.nonzero().flatten(), edit, axis, i) for i, row in enumerate(rows)]
+    except EditError:  # said by the run itself, with the rows that are meant
+        return 0
+    return min((int(of.min()) for of in places if of.numel()), default=0)

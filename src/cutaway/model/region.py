@@ -1,44 +1,56 @@
 """Apply one edit to one tensor: resolve its selectors on named axes, fit its value, write only the selected part.
 
 A tensor may be a window of a longer axis (one decoding step over a key/value cache, one picture of a packed tower):
-selectors are absolute positions, `Frame` says where the window lies.
+selectors are absolute positions, `Frame` says where the window lies. In a padded batch positions are those of each row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway.errors import EditError
 from cutaway.model.edits import Edit
-from cutaway.model.sites import Site
+from cutaway.model.own import numbers_of, own_positions
+from cutaway.model.schedule import UNNAMED
+from cutaway.model.sites import POSITIONS, Site
 from cutaway.model.tokens import TokenMap, Where
 
-POSITIONS = ("token", "query", "key")
 MapOf = Callable[[Site, str, int], TokenMap]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a tensor lies in the run: offset and total of each position axis, denoising step, guidance rows."""
+    """Where a tensor lies in the run.
+
+    `offset`: where the window begins on each position axis; `total`: how many positions the prompt has; `own`: which of
+    them are a row's own, for axes on which some are padding. `step` of `steps`, the names of the `guidance` rows in
+    their order. `rows`: the row of the inputs that each row of the tower belongs to (several pictures a prompt).
+    """
 
     offset: Mapping[str, int] = field(default_factory=dict)
     total: Mapping[str, int] = field(default_factory=dict)
+    own: Mapping[str, Bool[Tensor, "row position"]] = field(default_factory=dict)
     step: int = 0
+    steps: int = 1
     guidance: tuple[str, ...] = ()
-    optional_guidance: bool = False
+    rows: Sequence[int] | None = None
     tokens: MapOf | None = None
     open_ended: bool = False
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis under one edit: chosen absolute positions (None: all), whether an int dropped it, its window."""
+    """One axis under one edit: chosen absolute positions (None: all), whether an int dropped it, its window.
+
+    `own`: the row's own positions in a padded batch, by which a value from another run is counted; behind the prompt
+    they go on at `after`.
+    """
 
     name: str
     size: int
@@ -46,19 +58,22 @@ class _Axis:
     chosen: Int[Tensor, "n"] | None
     dropped: bool
     open_ended: bool = False
+    own: Int[Tensor, "m"] | None = None
+    after: int = 0
 
     def extent(self, whole: bool) -> int:
         """How many entries a value has here that spans the whole axis, or only the chosen positions."""
         if whole:
-            return self.offset + self.size
+            return self.offset + self.size if self.own is None else len(self.own)
         return self.size if self.chosen is None else len(self.chosen)
 
     def window(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(local positions, their absolute positions, their rank among the chosen)."""
+        """(local positions, where a whole value has them, their rank among the chosen)."""
         absolute = self.chosen if self.chosen is not None else torch.arange(self.offset, self.offset + self.size)
         rank = torch.arange(len(absolute))
         inside = (absolute >= self.offset) & (absolute < self.offset + self.size)
-        return absolute[inside] - self.offset, absolute[inside], rank[inside]
+        numbers = absolute if self.own is None else numbers_of(absolute, self.own, self.after)
+        return absolute[inside] - self.offset, numbers[inside], rank[inside]
 
 
 def write(seen: Float[Tensor, "..."], site: Site, edit: Edit, frame: Frame) -> bool:
@@ -66,71 +81,167 @@ def write(seen: Float[Tensor, "..."], site: Site, edit: Edit, frame: Frame) -> b
     names = [axis for axis in site.axes if axis != "step"] or [f"dim{i}" for i in range(seen.dim())]
     if edit.step is not None and "step" not in site.axes:
         raise _no_axis(edit, site, "step")
-    if edit.step is not None and frame.step not in _steps(edit.step):
+    if edit.step is not None and frame.step not in steps_of(edit.step, frame.steps):
         return False
-    rows = _row_masks(edit, site, frame, dict(zip(names, seen.shape, strict=True)))
-    if rows is None:
-        return _write(seen, site, names, edit, frame, edit.selectors(), None)
+    sizes, full = dict(zip(names, seen.shape, strict=True)), edit.full(site)
+    rows = _rows(edit, site, frame, sizes)
+    selectors = edit.selectors() | ({"batch": rows} if rows is not None else {})
+    parts = _by_row(edit, site, frame, sizes, range(sizes.get("batch", 1)) if rows is None else rows, full)
+    if parts is None:
+        return _write(seen, site, names, edit, frame, _Part(selectors), full)
     row_axis = names.index("batch")
-    selectors = edit.selectors()
-    wanted = _listed(selectors.pop("batch"), seen.shape[row_axis], edit, "batch")[0] if edit.batch is not None else None
+    selectors.pop("batch", None)
     done = False
-    for row in range(seen.shape[row_axis]):
-        if wanted is None or row in wanted:
-            chosen = {name: mask[row if len(mask) > 1 else 0].nonzero().flatten() for name, mask in rows.items()}
-            part = seen.narrow(row_axis, row, 1)
-            done |= _write(part, site, names, edit, frame, {**selectors, **chosen}, row)
+    for part in parts:
+        part = replace(part, selectors={**selectors, **part.selectors})
+        done |= _write(seen.narrow(row_axis, part.row or 0, 1), site, names, edit, frame, part, full)
     return done
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What is selected of all rows, or of one `row`, the `rank`-th chosen: selectors, own positions on padded axes."""
+
+    selectors: Mapping[str, Any]
+    row: int | None = None
+    rank: int = 0
+    own: Mapping[str, Int[Tensor, "n"]] = field(default_factory=dict)
+    after: Mapping[str, int] = field(default_factory=dict)
+
+
 def _write(
-    seen: Tensor, site: Site, names: list[str], edit: Edit, frame: Frame, selectors: dict[str, Any], row: int | None
+    seen: Tensor, site: Site, names: list[str], edit: Edit, frame: Frame, part: _Part, full: Tensor | None
 ) -> bool:
-    axes = _axes(seen, site, names, edit, frame, selectors)
-    value, whole = _value(edit, site, axes, frame)
+    axes = _axes(seen, site, names, edit, frame, part)
+    value = _value(edit, site, axes) if full is None else _whole(edit, site, axes, frame, full)
+    whole = full is not None
     if value is not None and frame.open_ended:
         axes = [_within(axis, value.shape[i], whole) for i, axis in enumerate(axes)]
     windows = [axis.window() for axis in axes]
     if any(len(local) == 0 for local, _, _ in windows):
         return False
+    exact = seen.dtype
     if value is not None:
-        wanted = [absolute if whole else rank for _, absolute, rank in windows]
-        value = _take(edit, site, value, axes, wanted, whole, row).to(seen.device, seen.dtype)
+        wanted = [number if whole else rank for _, number, rank in windows]
+        exact = torch.promote_types(seen.dtype, torch.float32)  # half precision is computed in single
+        value = _take(edit, site, value, axes, wanted, whole, part).to(seen.device, exact)
     sizes = [len(local) for local, _, _ in windows]
-    if all(size == axis.size for size, axis in zip(sizes, axes, strict=True)) and _in_order(windows):
-        seen.copy_(edit.apply(seen, value))
+    if all(size == axis.size for size, axis in zip(sizes, axes, strict=True)) and all(
+        torch.equal(local, torch.arange(len(local))) for local, _, _ in windows
+    ):
+        seen.copy_(edit.apply(seen.to(exact), value))
         return True
     mesh = tuple(
         local.to(seen.device).view([-1 if i == j else 1 for j in range(len(axes))])
         for i, (local, _, _) in enumerate(windows)
     )
-    seen[mesh] = edit.apply(seen[mesh], value)
+    seen[mesh] = edit.apply(seen[mesh].to(exact), value).to(seen.dtype)
     return True
 
 
-def _in_order(windows: list[tuple[Tensor, Tensor, Tensor]]) -> bool:
-    return all(torch.equal(local, torch.arange(len(local))) for local, _, _ in windows)
+# --- selectors --------------------------------------------------------------------------------------------------------
 
 
-def _axes(
-    seen: Tensor, site: Site, names: list[str], edit: Edit, frame: Frame, selectors: dict[str, Any]
-) -> list[_Axis]:
-    given = {_axis_of(name, site, names, edit): value for name, value in selectors.items() if name != "step"}
+def _rows(edit: Edit, site: Site, frame: Frame, sizes: Mapping[str, int]) -> list[int] | None:
+    """The rows of the tower that `batch=` names: those of these rows of the inputs; None where it is not given."""
+    if edit.batch is None:
+        return None
+    if "batch" not in sizes:
+        raise _no_axis(edit, site, "batch")
+    if frame.rows is None:
+        return _listed(edit.batch, sizes["batch"], edit, "batch")[0].tolist()
+    if len(frame.rows) != sizes["batch"]:
+        raise EditError(
+            f"{edit!r}: the rows of '{site.tower}' lie behind one another, without a batch axis",
+            expected="positions", do="choose pictures by meaning: `token=Where('image', image=0)`",
+        )  # fmt: skip
+    chosen = set(_listed(edit.batch, max(frame.rows) + 1, edit, "batch")[0].tolist())
+    return [row for row, owner in enumerate(frame.rows) if owner in chosen]
+
+
+def _by_row(
+    edit: Edit, site: Site, frame: Frame, sizes: Mapping[str, int], rows: Sequence[int], full: Tensor | None
+) -> list[_Part] | None:
+    """What is selected of each row, where rows differ; None when every row selects the same positions."""
+    masks = {name: mask for name in POSITIONS if (mask := _mask(edit, site, frame, sizes, name)) is not None}
+    padded = {name: mask for name, mask in frame.own.items() if name in sizes}
+    there = edit.lengths.get(str(site), {}) if edit.lengths is not None else {}
+    counted = edit.lengths is not None and bool(padded or there)  # a value from another run, by own positions
+    numbered = [name for name in padded if name not in masks and getattr(edit, name) is not None]
+    differ = any(bool((mask != mask[:1]).any()) for mask in masks.values())
+    if not differ and not numbered and not counted:
+        return None
+    for name in there:
+        length = frame.total.get(name) or sizes[name]
+        padded.setdefault(name, torch.ones(1, length, dtype=torch.bool))
+    parts = []
+    for rank, row in enumerate(rows):
+        own = {name: _of_row(mask, row, sizes, edit).nonzero().flatten() for name, mask in padded.items()}
+        chosen = {name: _of_row(mask, row, sizes, edit).nonzero().flatten() for name, mask in masks.items()}
+        for name in numbered:
+            after = padded[name].shape[1] if frame.open_ended else None
+            chosen[name] = own_positions(getattr(edit, name), own[name], edit, name, row, after)
+        if counted:
+            _check_lengths(edit, site, own, there, row, full)
+            chosen = own | {name: at[torch.isin(at, own.get(name, at))] for name, at in chosen.items()}
+        after = {name: mask.shape[1] for name, mask in padded.items()}
+        parts.append(_Part(chosen, row, rank, own if counted else {}, after))
+    return parts
+
+
+def _mask(edit: Edit, site: Site, frame: Frame, sizes: Mapping[str, int], name: str) -> Tensor | None:
+    """A selector by meaning or by a mask a row as such a mask; None for any other."""
+    choice = getattr(edit, name) if name in POSITIONS else None
+    if isinstance(choice, Where) and name in sizes:
+        return choice.resolve(_map(frame, site, name, sizes[name]))
+    if isinstance(choice, Tensor) and choice.dtype == torch.bool and choice.dim() == 2:
+        return choice
+    return None
+
+
+def _of_row(mask: Bool[Tensor, "row position"], row: int, sizes: Mapping[str, int], edit: Edit) -> Tensor:
+    if len(mask) not in (1, sizes.get("batch", 1)):
+        raise EditError(
+            f"{edit!r}: the positions have {len(mask)} rows, the activations {sizes.get('batch', 1)}",
+            expected="positions of these inputs", do="resolve them on the inputs of this run",
+        )  # fmt: skip
+    return mask[row if len(mask) > 1 else 0]
+
+
+def _check_lengths(
+    edit: Edit, site: Site, own: Mapping[str, Tensor], there: Mapping[str, Tensor], row: int, full: Tensor | None
+) -> None:
+    """Refuse a value from a run in which this row has another number of positions."""
+    axes = [axis for axis in site.axes if full is not None and (axis != "step" or full.dim() == len(site.axes))]
+    for axis, places in own.items():
+        size = full.shape[axes.index(axis)] if full is not None and axis in axes else 1
+        given = int(there[axis][row if len(there[axis]) > 1 else 0]) if axis in there else size
+        if size > 1 and given != len(places):
+            raise EditError(
+                f"{edit!r}: row {row} has {len(places)} positions here and {given} in the other run",
+                expected="prompts of equal length, position for position",
+                do="reword one of them, or choose the rows that fit with `batch=`",
+            )
+
+
+def _axes(seen: Tensor, site: Site, names: list[str], edit: Edit, frame: Frame, part: _Part) -> list[_Axis]:
+    given = {_axis_of(name, site, names, edit): value for name, value in part.selectors.items() if name != "step"}
     axes = []
     for name, size in zip(names, seen.shape, strict=True):
-        offset = frame.offset.get(name, 0)
-        if name not in given:
-            axes.append(_Axis(name, size, offset, None, False, frame.open_ended))
+        offset, own = frame.offset.get(name, 0), part.own.get(name)
+        if name not in given or (name == "batch" and part.row is not None):
+            axes.append(_Axis(name, size, offset, None, False, frame.open_ended, own, part.after.get(name, 0)))
             continue
         if name == "guidance":
             chosen, dropped = _guided(given[name], frame, edit), True
         else:
             total = max(frame.total.get(name, 0), offset + size if not frame.open_ended else 0)
-            choice = (
-                given[name].resolve(_map(frame, site, name, size))[0] if isinstance(given[name], Where) else given[name]
-            )
+            choice = given[name]
+            if part.row is None and (mask := _mask(edit, site, frame, {name: size}, name)) is not None:
+                choice = mask[0]  # every row chooses the same
             chosen, dropped = _listed(choice, total or size, edit, name, frame.open_ended)
-        axes.append(_Axis(name, size, offset, chosen, dropped, frame.open_ended))
+            dropped = dropped or (name == "batch" and isinstance(edit.batch, int) and len(chosen) == 1)
+        axes.append(_Axis(name, size, offset, chosen, dropped, frame.open_ended, own, part.after.get(name, 0)))
     return axes
 
 
@@ -186,14 +297,20 @@ def _numbers(choice: Any, edit: Edit, name: str) -> Tensor:
 
 
 def _guided(choice: str, frame: Frame, edit: Edit) -> Tensor:
-    if choice in frame.guidance or frame.optional_guidance:
-        return torch.tensor([i for i, name in enumerate(frame.guidance) if name == choice], dtype=torch.long)
-    known = ", ".join(frame.guidance)
-    raise EditError(f"{edit!r}: no guidance row '{choice}'", exists=known, do="run with guidance above 1")
+    if UNNAMED in frame.guidance and choice not in frame.guidance:
+        raise EditError(
+            f"{edit!r}: nothing says which guidance rows this call of the denoiser holds", expected="a call with them",
+            do="edit all rows, without `guidance=`",
+        )  # fmt: skip
+    return torch.tensor([i for i, name in enumerate(frame.guidance) if name == choice], dtype=torch.long)
 
 
-def _steps(choice: Any) -> Any:
-    return [choice] if isinstance(choice, int) else range(10_000)[choice] if isinstance(choice, slice) else choice
+def steps_of(choice: Any, steps: int) -> Sequence[int]:
+    """The steps a selector names, of so many; negative ones count from the end."""
+    if isinstance(choice, slice):
+        return range(steps)[choice]
+    listed = [choice] if isinstance(choice, int) else [int(one) for one in choice]
+    return [step + steps if step < 0 else step for step in listed]
 
 
 def _map(frame: Frame, site: Site, axis: str, size: int) -> TokenMap:
@@ -205,52 +322,14 @@ def _map(frame: Frame, site: Site, axis: str, size: int) -> TokenMap:
     return frame.tokens(site, axis, max(size, frame.total.get(axis, 0)))
 
 
-def _row_masks(edit: Edit, site: Site, frame: Frame, sizes: dict[str, int]) -> dict[str, Tensor] | None:
-    """Position masks that differ between rows, by axis; None when every row selects the same positions."""
-    masks: dict[str, Tensor] = {}
-    for name in POSITIONS:
-        choice = getattr(edit, name)
-        if isinstance(choice, Where) and name in sizes:
-            choice = choice.resolve(_map(frame, site, name, sizes[name]))
-        if isinstance(choice, Tensor) and choice.dtype == torch.bool and choice.dim() == 2:
-            masks[name] = choice
-    if not masks or all(bool((mask == mask[:1]).all()) for mask in masks.values()):
-        return None if not masks or all(isinstance(getattr(edit, n), Where) for n in masks) else _single(masks)
-    rows = sizes.get("batch", 1)
-    return {name: mask if len(mask) in (1, rows) else _spread(mask, rows, edit) for name, mask in masks.items()}
-
-
-def _single(masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: mask[:1] for name, mask in masks.items()}
-
-
-def _spread(mask: Tensor, rows: int, edit: Edit) -> Tensor:
-    """Repeat a mask for beams or samples, which lie next to one another."""
-    if rows % len(mask):
-        raise EditError(
-            f"{edit!r}: the positions have {len(mask)} rows, the activations {rows}",
-            do="use one input, or equal batches",
-        )
-    return mask.repeat_interleave(rows // len(mask), 0)
-
-
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def _value(edit: Edit, site: Site, axes: list[_Axis], frame: Frame) -> tuple[Tensor | None, bool]:
-    """The edit's value with one dimension an axis, and whether it spans the whole site or only the selected part."""
-    full = edit.full(site)
-    if full is not None:
-        if "step" in site.axes and full.dim() == len(site.axes):
-            full = full[frame.step if full.shape[0] > 1 else 0]
-        if frame.optional_guidance and full.dim() == len(axes) and full.shape[0] == 2:
-            full = full[("uncond", "cond").index(frame.guidance[0])][None]
-        if full.dim() != len(axes):
-            raise _misfit(edit, site, tuple(full.shape), axes, True)
-        return full, True
+def _value(edit: Edit, site: Site, axes: list[_Axis]) -> Tensor | None:
+    """The edit's value for the selected part, with one dimension an axis; None for an edit without."""
     brought = edit.value(site)
     if brought is None:
-        return None, False
+        return None
     try:
         value = torch.as_tensor(brought)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -261,20 +340,38 @@ def _value(edit: Edit, site: Site, axes: list[_Axis], frame: Frame) -> tuple[Ten
     value = value.reshape((1,) * (len(kept) - value.dim()) + tuple(value.shape))
     for i, axis in enumerate(axes):
         value = value.unsqueeze(i) if axis.dropped else value
-    return value, False
+    return value
+
+
+def _whole(edit: Edit, site: Site, axes: list[_Axis], frame: Frame, full: Tensor) -> Tensor:
+    """The edit's value for the whole site at this step, with one dimension an axis."""
+    if "step" in site.axes and full.dim() == len(site.axes):
+        full = full[frame.step if full.shape[0] > 1 else 0]
+    if full.dim() != len(axes):
+        raise _misfit(edit, site, tuple(full.shape), axes, True)
+    return _guidance_rows(full, site, frame)
+
+
+def _guidance_rows(full: Tensor, site: Site, frame: Frame) -> Tensor:
+    """Of a value with both guidance rows the one that runs now (guidance has ended, or the prompt is encoded apart)."""
+    if "guidance" not in site.axes or full.shape[0] != 2 or len(frame.guidance) != 1:
+        return full
+    names = ("uncond", "cond")
+    return full[names.index(frame.guidance[0])][None] if frame.guidance[0] in names else full
 
 
 def _within(axis: _Axis, size: int, whole: bool) -> _Axis:
     """On an axis of which this tensor is a window, an edit reaches only the positions its value has."""
     if size == 1 or axis.name not in POSITIONS:
         return axis
+    reached = torch.arange(size) if axis.own is None else axis.own[:size]
     if axis.chosen is None:
-        return replace(axis, chosen=torch.arange(size))
-    return replace(axis, chosen=axis.chosen[axis.chosen < size]) if whole else axis
+        return replace(axis, chosen=reached)
+    return replace(axis, chosen=axis.chosen[torch.isin(axis.chosen, reached)]) if whole else axis
 
 
 def _take(
-    edit: Edit, site: Site, value: Tensor, axes: list[_Axis], wanted: list[Tensor], whole: bool, row: int | None
+    edit: Edit, site: Site, value: Tensor, axes: list[_Axis], wanted: list[Tensor], whole: bool, part: _Part
 ) -> Tensor:
     """The entries of the value that the window needs, on every axis on which it has more than one."""
     shape = tuple(value.shape) if whole else tuple(torch.as_tensor(edit.value(site)).shape)
@@ -282,9 +379,9 @@ def _take(
         size = value.shape[i]
         if size == 1:
             continue
-        if axis.name == "batch" and row is not None:
-            index = torch.tensor([row])
-        elif size != axis.extent(whole) and not (axis.open_ended and axis.name in POSITIONS):
+        if axis.name == "batch" and part.row is not None:
+            index = torch.tensor([part.row if whole else part.rank])
+        elif axis.own is None and size != axis.extent(whole) and not (axis.open_ended and axis.name in POSITIONS):
             raise _misfit(edit, site, shape, axes, whole)
         if int(index.max()) >= size:
             raise _misfit(edit, site, shape, axes, whole)

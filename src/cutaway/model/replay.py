@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,12 +18,25 @@ from torch import Tensor, nn
 from cutaway.model.cells import Cells
 from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
-from cutaway.model.known import Known, entries, last_only, mapped, parameters, repeated, replaying, tensors, watching
+from cutaway.model.known import (
+    ROWS,
+    Known,
+    entries,
+    in_rows,
+    last_only,
+    mapped,
+    parameters,
+    repeated,
+    replaying,
+    tensors,
+    watching,
+)
 from cutaway.model.plan import Chunk, Need, Plan, Way, chunked
 from cutaway.model.reach import since, start_of, steps_of
 from cutaway.model.run import Run
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower
 from cutaway.model.session import Recording
+from cutaway.model.sites import Site
 from cutaway.model.targets import log_prob, logit, logit_diff
 
 if TYPE_CHECKING:
@@ -41,7 +54,9 @@ class Replay:
         self.known = Known()
         names = [] if model.is_pipeline else parameters(model.module)
         edited = model._held is not None or any(seat.site.part == "logits" for cell in self.bound for seat, _ in cell)
-        keep_last = last_logits and "logits_to_keep" in names and not edited  # else positions of logits would shift
+        own = inputs.own(Site("text", None, "logits"), "token") if inputs.tokens else None
+        last = own is None or bool(own[:, -1].all())  # every row ends with the batch
+        keep_last = last_logits and last and "logits_to_keep" in names and not edited  # else logits would shift
         self.options = {"logits_to_keep": 1} if keep_last else {}
         self._clean()
         self.plan = self._planned()
@@ -65,12 +80,18 @@ class Replay:
 
     def _clean(self) -> None:
         """Run once without edits. A block inside a step is kept only for steps at which some cell begins."""
-        steps = {min(steps_of(edit)) for bound in self.bound for seat, edit in bound if seat.tower.stepped}
+        stepped = [edit for bound in self.bound for seat, edit in bound if seat.tower.stepped]
         seats = list({id(seat.module): seat for bound in self.bound for seat, _ in bound}.values())
+
+        @cache
+        def begins(steps: int) -> set[int]:
+            return {min(steps_of(edit, steps), default=0) for edit in stepped}
 
         def keep(module: nn.Module, call: int) -> bool:
             tower = self.homes[id(module)]
-            return not tower.stepped or module is tower.module or call in steps
+            if not tower.stepped or module is tower.module:
+                return True
+            return call in begins(len(self.model.module.scheduler.timesteps))
 
         with torch.no_grad(), watching(self.known, self.units, seats, list(self.model.towers.values()), keep):
             self.known.outputs = self.model._call(self.inputs, "pt" if self.model.is_pipeline else "pil", self.options)
@@ -111,7 +132,7 @@ class Replay:
         name = next(iter(towers))
         tower = towers[name]
         need = Need("whole", name, first)
-        if self.model.is_pipeline or tower.packed or any(len(c) > 1 for c in self._calls_of(tower)):
+        if self.model.is_pipeline or tower.packed or any(len(c) > 1 for c in self._calls_of(tower)) or self._odd(tower):
             need = replace(need, way="single", why=self._single(tower))
         elif len(towers) == 1 and self._inside(seats, tower) and self._ends_with(tower):
             start = min(start_of(seat, edit, self.inputs, self._length(name)) for seat, edit in bound)
@@ -122,9 +143,16 @@ class Replay:
     def _single(self, tower: Tower) -> str:
         if self.model.is_pipeline:
             return "single: a pipeline draws one picture at a time"
-        return (
-            f"single: '{tower.name}' has no batch axis" if tower.packed else f"single: '{tower.name}' runs repeatedly"
-        )
+        if tower.packed:
+            return f"single: '{tower.name}' has no batch axis"
+        odd = self._odd(tower)
+        said = f"takes {', '.join(odd)}, whose rows are not known" if odd else "runs repeatedly"
+        return f"single: '{tower.name}' {said}"
+
+    def _odd(self, tower: Tower) -> list[str]:
+        """The tensors a tower takes of which it is not known along which axis their rows lie."""
+        _, kwargs = self.known.arguments.get(tower.name, ((), {}))
+        return [name for name, value in kwargs.items() if tensors(value) and name not in ROWS]
 
     def _calls_of(self, tower: Tower) -> list[list[Any]]:
         return [self.known.calls.get(id(module), []) for module in (tower.module, *tower.blocks)]
@@ -155,8 +183,8 @@ class Replay:
             and all(self._attention(tower, i) for i in range(len(tower.blocks)))
         )
 
-    def _attention(self, tower: Tower, layer: int) -> Any:
-        seat = self.model._seats.get(f"{tower.name}.{layer}.attn.q")
+    def _attention(self, tower: Tower, layer: int, part: str = "attn") -> Any:
+        seat = self.model._seats.get(f"{tower.name}.{layer}.{part}.q")
         return seat.module if seat and hasattr(seat.module, "layer_idx") and hasattr(seat.module, "config") else None
 
     def _length(self, tower: str) -> int:
@@ -237,8 +265,8 @@ class Replay:
             stack.enter_context(last_only(self._last_mlp(chunk.cells)))
             inputs = self.inputs
             if chunk.way == "whole" and n > 1:
-                tensors = {k: repeated(v, n) if isinstance(v, Tensor) else v for k, v in inputs.tensors.items()}
-                inputs = replace(inputs, tensors=tensors)
+                several = {k: in_rows(k, v, n, self.plan.rows) if isinstance(v, Tensor) else v for k, v in inputs.tensors.items()}
+                inputs = replace(inputs, tensors=several)
             if chunk.way in ("tower", "suffix"):
                 self._enter_tower(stack, chunk, tower, n)
             outputs = model._call(inputs, "pt" if model.is_pipeline else "pil", self.options)
@@ -281,23 +309,16 @@ class Replay:
     def _enter_tower(self, stack: ExitStack, chunk: Chunk, tower: Tower, n: int) -> None:
         """Multiply the rows where the tower begins; for a suffix, over the clean cache and from `start` on."""
         args, kwargs = self.known.arguments[tower.name]
-        entering = [*args, *(value for name, value in kwargs.items() if name != "position_ids")]  # may be (3, b, t)
-        batch = next(len(t) for t in entering if isinstance(t, Tensor) and t.dim() > 1)
         cut = chunk.start if chunk.way == "suffix" else 0
 
         def fit(name: str, value: Any) -> Any:
             if isinstance(value, dict):
                 return {key: fit(name, entry) for key, entry in value.items()}
-            if not isinstance(value, Tensor) or value.dim() == 0:
+            if not isinstance(value, Tensor) or (cut and name == "encoder_hidden_states"):  # their keys are in the cache
                 return value
-            if name in ("input_ids", "inputs_embeds"):
-                value = value[:, cut:]
-            elif name == "position_ids":
-                value = value[..., cut:]
-            elif name == "cache_position":
-                return value[cut:]
-            axis = 1 if name == "position_ids" and value.dim() == 3 else 0
-            return repeated(value, n, axis) if value.dim() > 1 and value.shape[axis] == batch else value
+            at = {"input_ids": 1, "inputs_embeds": 1, "position_ids": -1, "cache_position": 0}.get(name)
+            value = value if at is None else value.narrow(at, cut, value.shape[at] - cut)
+            return in_rows(name, value, n, self.plan.rows)
 
         new_args = tuple(fit("", value) for value in args)
         new = {name: fit(name, value) for name, value in kwargs.items() if name != "past_key_values"}
@@ -315,16 +336,18 @@ class Replay:
     def _prefix(self, stack: ExitStack, chunk: Chunk, tower: Tower, n: int) -> Any:
         from cutaway.model.prefix import attending, shared
 
-        touched = {
-            seat.site.layer
-            for i in chunk.cells
-            for seat, _ in self.bound[i]
-            if seat.kind in ATTENTION_KINDS and seat.site.part.startswith("attn.")
-        }
-        modules = [self._attention(tower, layer) for layer in range(len(tower.blocks))]
-        whole = [module.layer_idx for layer, module in enumerate(modules) if layer in touched]
-        cache = shared(self.known.caches[tower.name], chunk.start, n, whole)
-        stack.enter_context(attending([m for layer, m in enumerate(modules) if layer not in touched], cache))
+        held = self.model._held.edits if self.model._held is not None else ()
+        edited = [seat for seat, _ in (*held, *(pair for i in chunk.cells for pair in self.bound[i]))]
+        touched = {id(seat.module) for seat in edited if seat.kind in ATTENTION_KINDS}
+        layers = range(len(tower.blocks))
+        own, crossing = (
+            [module for layer in layers if (module := self._attention(tower, layer, part)) is not None]
+            for part in ("attn", "cross")
+        )
+        whole, crossed = ([m.layer_idx for m in some if id(m) in touched] for some in (own, crossing))
+        cache = shared(self.known.caches[tower.name], chunk.start, n, whole, crossed)
+        free = ([module for module in some if id(module) not in touched] for some in (own, crossing))
+        stack.enter_context(attending(*free, cache))
         return cache
 
     def _cell(self, outputs: Any, chunk: Chunk, at: int, cell: int) -> Run:

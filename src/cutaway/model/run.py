@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +19,22 @@ if TYPE_CHECKING:
     import xarray
 
 
-@dataclass(frozen=True)
+SHOWN = 12  # sites that a printed run lists
+
+
+@dataclass(frozen=True, repr=False)
 class Run:
-    """The outcome of `model.run`: `outputs` as the library returns them (None after a stop), activations by site."""
+    """The outcome of `model.run`: `outputs` as the library returns them (None after a stop), activations by site.
+
+    It pickles without the model it came from: targets that name a word then need its number.
+    """
 
     outputs: Any
     inputs: Inputs
     sites: Mapping[str, Site] = field(default_factory=dict)
     activations: Mapping[str, Tensor] = field(default_factory=dict)
     edits: tuple[str, ...] = ()
-    context: Any = field(default=None, repr=False)
+    context: Any = None
 
     def __getitem__(self, site: str | Site) -> Float[Tensor, "..."]:
         """The activation at one site, its dimensions in the order of `run.sites[site].axes`."""
@@ -38,6 +44,26 @@ class Run:
                 do="add it to `record=`",
             )  # fmt: skip
         return self.activations[str(site)]
+
+    def __contains__(self, site: object) -> bool:
+        return str(site) in self.activations
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.activations)
+
+    def __len__(self) -> int:
+        return len(self.activations)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "context": None}
+
+    def __repr__(self) -> str:
+        shown = [
+            f"  {name}: {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for name, x in self.activations.items()
+        ]
+        more = [f"  … and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else []
+        edits = f"; edits {', '.join(self.edits)}" if self.edits else ""
+        return "\n".join([f"Run({type(self.outputs).__name__}; {len(self)} sites{edits})", *shown[:SHOWN], *more])
 
     def matching(self, pattern: str) -> dict[str, Tensor]:
         """The recorded activations of every site that matches a name or shell-style pattern."""
@@ -55,7 +81,10 @@ class Run:
         return torch.stack(list(found.values()))
 
     def labelled(self, site: str | Site) -> xarray.DataArray:
-        """The activation with its axes named and its positions labelled, as an `xarray.DataArray`."""
+        """The activation with its axes named and its positions labelled, as an `xarray.DataArray`.
+
+        Rows with other words have labels of their own: `token_text` is then over (batch, token).
+        """
         import xarray
 
         tensor, name = self[site].detach().cpu(), str(site)
@@ -72,8 +101,10 @@ class Run:
                 except LookupError:
                     continue
                 if len(known) == size:
-                    labels[f"{axis}_kind"] = (axis, known.kind[0].astype(str))
-                    labels[f"{axis}_text"] = (axis, known.text[0].astype(str))
+                    for word in ("kind", "text"):
+                        rows = getattr(known, word).astype(str)
+                        alike = (rows == rows[:1]).all() or "batch" not in axes
+                        labels[f"{axis}_{word}"] = (axis, rows[0]) if alike else (("batch", axis), rows)
         if "guidance" in axes:
             labels["guidance"] = ["uncond", "cond"] if tensor.shape[axes.index("guidance")] == 2 else ["cond"]
         return xarray.DataArray(data.numpy(), dims=axes, coords=labels, name=name)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cutaway.model.sites import Site
 from cutaway.model.table import Kind
+from cutaway.model.wrapped import core
 
 ATTENTION_KINDS = ("q", "k", "v", "scores", "pattern")
 
@@ -125,10 +126,11 @@ def norm_scale(norm: nn.Module, entering: Float[Tensor, "*rows d"]) -> Float[Ten
 
 def is_rms(norm: nn.Module) -> bool:
     """Whether a norm leaves the mean in (RMSNorm)."""
-    return "RMS" in type(norm).__name__
+    return "RMS" in type(core(norm)).__name__
 
 
 def norm_eps(norm: nn.Module) -> float:
     """The small number under the root, by whichever name the class gives it."""
+    norm = core(norm)
     found: Any = getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", None) or 0.0
     return float(found)

@@ -6,20 +6,27 @@ readers behind everything else. Only what was registered here is removed, by han
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from cutaway.errors import EditError, SiteError
 from cutaway.model.attention import AttentionTap, tapped
+from cutaway.model.clock import Clock
 from cutaway.model.edits import Edit
-from cutaway.model.region import Frame, MapOf, write
+from cutaway.model.inputs import Inputs
+from cutaway.model.known import parameters
+from cutaway.model.linear import norm_weights
+from cutaway.model.own import own_part, padded, positions
+from cutaway.model.region import Frame, write
+from cutaway.model.schedule import Schedule
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower, first, is_rms, norm_scale, replaced
+from cutaway.model.sites import POSITIONS, Site
 
 
 class Stop(Exception):  # noqa: N818, control flow and not an error
@@ -39,25 +46,13 @@ class Recording:
     stop: bool = False
 
 
-@dataclass
-class _Clock:
-    """Where a tower is in its run: positions already in its cache, denoising step, rows of its batch."""
+@dataclass(frozen=True)
+class Root:
+    """What a session must know of the whole: the module or the pipeline that is called, and its towers."""
 
-    offset: int = 0
-    step: int = -1
-    rows: int = 1
-    total: int = 0
-    calls: int = 0
-    schedule: Any = None
-
-
-@dataclass
-class Guidance:
-    """What a session must know of a pipeline: its scheduler, how many guidance rows lie in one batch, its denoiser."""
-
-    scheduler: Any
-    rows: Callable[[], int]
-    denoisers: Sequence[Tower] = ()
+    module: Any
+    towers: Sequence[Tower] = ()
+    pipeline: Any = None
 
 
 @dataclass
@@ -65,15 +60,15 @@ class Session:
     """The hooks of one run: `edits` by seat, `record` the seats to read. Use as a context manager.
 
     `shares`: for each edit the share of the batch it acts on, (i, n) for the i-th of n equal parts; none: all of it.
-    A session inside another, `outer`, takes over its edits, before its own; the outer one steps aside meanwhile.
+    `open_ended`: calls may go on behind the prompt. A session inside another, `outer`, takes over its edits, before its
+    own, and what it knows of the inputs; the outer one steps aside meanwhile.
     """
 
+    root: Root
     edits: Sequence[tuple[Seat, Edit]] = ()
     record: Sequence[Seat] = ()
     recording: Recording = field(default_factory=Recording)
-    tokens: MapOf | None = None
-    totals: dict[str, int] = field(default_factory=dict)
-    guidance: Guidance | None = None
+    inputs: Inputs | None = None
     open_ended: bool = False
     outer: Session | None = None
     shares: Sequence[tuple[int, int]] = ()
@@ -81,23 +76,31 @@ class Session:
     def __post_init__(self) -> None:
         self._borrowed = len(self.outer.edits) if self.outer else 0
         self.edits = [*(self.outer.edits if self.outer else ()), *self.edits]
-        self.read: dict[str, list[Tensor]] = {}
+        self.inputs = self.inputs or (self.outer.inputs if self.outer else None)
+        self.read: dict[str, list[tuple[int, Tensor]]] = {}
         self._versions: list[tuple[str, Tensor, int]] = []
         self._fired: set[int] = set()
-        self._clocks: dict[str, _Clock] = {}
+        self._lacking: dict[int, str] = {}
+        self._clocks: dict[str, Clock] = {}
+        rows = self.inputs.rows("denoiser") if self.inputs else None
+        self.schedule = Schedule(self.root.pipeline, len(rows) if rows else None) if self.root.pipeline else None
+        self._whole_mask: Tensor | None = None
+        self._prompts: int | None = None  # rows that `generate` was called with, before it multiplied them
         self._stack = ExitStack()
 
     def __enter__(self) -> Session:
         seats = {seat.site: seat for seat in (*(seat for seat, _ in self.edits), *self.record)}
         towers = {seat.tower.name: seat.tower for seat in seats.values()}
-        if self.guidance and any(tower.prompted for tower in towers.values()):
-            towers |= {tower.name: tower for tower in self.guidance.denoisers}  # its steps end the prompt's encoding
+        if self.schedule:  # its steps end the prompt's encoding, and its prompts are the rows of the denoiser
+            towers |= {tower.name: tower for tower in self.root.towers if tower.stepped or tower.prompted}
         with self._stack:  # taken down at once if anything below raises
             if self.outer:
                 self._stack.callback(self.outer.__enter__)
                 self.outer._step_aside()
             for tower in towers.values():
                 self._watch(tower)
+            if self.inputs is None and not self.root.pipeline:
+                self._watch_root()
             for group in _by_port(seat for seat, _ in self.edits):
                 self._install_writer(group)
             for seat in self.record:
@@ -121,12 +124,17 @@ class Session:
 
     def check(self) -> None:
         """Complain about edits that never acted, sites that never fired and readings overwritten since."""
-        idle = [edit for i, (_, edit) in enumerate(self.edits) if i not in self._fired and i >= self._borrowed]
         acted = {id(edit) for i, (_, edit) in enumerate(self.edits) if i in self._fired}
-        idle = [edit for edit in idle if id(edit) not in acted]
-        if idle:
+        for i, (_, edit) in enumerate(self.edits):
+            if i < self._borrowed or id(edit) in acted:
+                continue
+            if i in self._lacking:
+                raise EditError(
+                    f"{edit!r} never acted: no guidance row '{edit.guidance}' ran", exists=self._lacking[i],
+                    do="run with guidance above 1",
+                )  # fmt: skip
             raise EditError(
-                f"{idle[0]!r} never acted: its site did not run, or its step or positions never came",
+                f"{edit!r} never acted: its site did not run, or its step or positions never came",
                 do="check `step=` and `token=` against the input; `model.sites` says which sites are dead",
             )
         silent = [str(seat.site) for seat in self.record if str(seat.site) not in self.read]
@@ -143,53 +151,93 @@ class Session:
     # --- clocks -------------------------------------------------------------------------------------------------------
 
     def _watch(self, tower: Tower) -> None:
-        clock = self._clocks.setdefault(tower.name, _Clock(total=self.totals.get(tower.name, 0)))
+        clock = self._clocks.setdefault(tower.name, Clock(tower))
 
         def start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            cache = kwargs.get("past_key_values")
-            clock.offset = int(cache.get_seq_length()) if cache is not None and tower.causal else 0
-            entering = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim() > 0]
-            clock.rows = entering[0].shape[0] if entering else 1
-            if (
-                tower.causal
-                and not clock.offset
-                and tower.name not in self.totals
-                and entering
-                and entering[0].dim() > 1
-            ):
-                clock.total = entering[0].shape[1]  # the prompt: negative positions count from its end
-            clock.calls += 1
-            if tower.stepped and self.guidance:
-                schedule = self.guidance.scheduler.timesteps
-                clock.step = clock.step + 1 if clock.schedule is schedule else 0
-                clock.schedule = schedule
+            clock.start(args, kwargs)
+            if tower.stepped and self.schedule:
+                self.schedule.tick(clock.named(args, kwargs).get("timestep"))
                 for other in self._clocks.values():
                     other.calls = 0
 
-        self._stack.callback(tower.module.register_forward_pre_hook(start, with_kwargs=True, prepend=True).remove)
+        register = tower.module.register_forward_pre_hook
+        self._stack.callback(register(start, with_kwargs=True, prepend=True).remove)
+        leave = tower.module.register_forward_hook(lambda module, args, output: clock.stop(output))
+        self._stack.callback(leave.remove)
 
-    def _frame(self, seat: Seat, axes: tuple[str, ...], inner: int = 0) -> Frame:
-        clock = self._clocks[seat.tower.name]
-        cross = seat.site.part.startswith("cross.") and seat.kind in ("k", "v", "scores", "pattern")
-        shift = {"token": clock.offset + inner, "query": clock.offset + inner, "key": inner}
-        if seat.kind in ("k", "v"):
-            shift["token"] = inner
-        total = {} if cross or seat.site.layer is None else dict.fromkeys(("token", "query", "key"), clock.total)
+    def _watch_root(self) -> None:
+        """Where the inputs are not known beforehand: see the mask of the whole call."""
+        names = parameters(self.root.module)
+
+        def start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._whole_mask = {**dict(zip(names, args, strict=False)), **kwargs}.get("attention_mask")
+
+        register = self.root.module.register_forward_pre_hook
+        self._stack.callback(register(start, with_kwargs=True, prepend=True).remove)
+
+    def begin_writing(self, rows: int | None) -> None:
+        """The library's `generate` begins, with so many rows before it multiplies them."""
+        self._prompts = rows
+        for clock in self._clocks.values():
+            clock.writing, clock.prompt = True, 0
+
+    def end_writing(self) -> None:
+        """`generate` has ended: the next call is a prompt again."""
+        self._prompts = None
+        for clock in self._clocks.values():
+            clock.writing = False
+
+    def _frame(self, seat: Seat, sizes: Mapping[str, int], inner: int = 0) -> Frame:
+        site, clock = seat.site, self._clocks[seat.tower.name]
+        cached = seat.kind in ("k", "v")
+        cross, last = site.part.startswith("cross."), site.layer is None and seat.tower.causal
+        offset, total = {}, {}
+        for axis in POSITIONS:
+            if axis in sizes and not (cross and (axis == "key" or cached)):
+                offset[axis] = clock.window(axis, sizes[axis], inner=inner, cached=cached, end=last)
+                windowed = seat.tower.packed and seat.kind in ATTENTION_KINDS
+                total[axis] = clock.prompt if seat.tower.causal or windowed else 0
+        schedule, tokens = self.schedule, self.inputs.map_for if self.inputs else None
         return Frame(
-            shift, total, max(clock.step, 0), self._guidance(seat.tower), seat.tower.prompted, self.tokens,
+            offset, total, self._own(seat, sizes), schedule.step if schedule else 0, schedule.steps if schedule else 1,
+            self._guidance(seat.tower), self.inputs.rows(seat.tower.name) if self.inputs else None, tokens,
             self.open_ended or seat.tower.packed,
         )  # fmt: skip
+
+    def _own(self, seat: Seat, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        """Which positions are a row's own, on the axes of a site on which some are padding."""
+        if self.inputs:
+            return padded(seat.site, self.inputs)
+        clock = self._clocks[seat.tower.name]
+        mask = clock.mask if clock.mask is not None else self._whole_mask
+        reads = seat.tower.tokens == "ids" and not seat.site.part.startswith("cross.")
+        if not reads or not isinstance(mask, Tensor) or mask.dim() != 2 or len(mask) != clock.rows:
+            return {}
+        prompt = mask[:, : clock.prompt].bool().cpu()
+        fits = clock.prompt and mask.shape[1] >= clock.offset + clock.length and not bool(prompt.all())
+        return {axis: prompt for axis in POSITIONS if axis in sizes} if fits else {}
 
     def _guidance(self, tower: Tower) -> tuple[str, ...]:
         """The guidance rows in the batch of a tower, in order; empty where there is no such axis."""
         if tower.prompted:
             return ("cond",) if self._clocks[tower.name].calls < 2 else ("uncond",)
-        if tower.stepped:
-            return ("uncond", "cond") if self.guidance and self.guidance.rows() == 2 else ("cond",)
-        return ()
+        return self.schedule.names(self._clocks[tower.name].rows) if tower.stepped and self.schedule else ()
 
     def _view(self, seat: Seat, raw: Tensor) -> Tensor:
         return seat.view.get(raw, self._clocks[seat.tower.name].rows, len(self._guidance(seat.tower)))
+
+    def _copies(self, seat: Seat, rows: int) -> int:
+        """How many rows of a batch belong to one row of the inputs, next to one another: beams, samples, pictures."""
+        known: int | None = None
+        if self.inputs:
+            owners = self.inputs.rows(seat.tower.name)
+            known = self.inputs.tokens[seat.tower.name].batch if seat.tower.name in self.inputs.tokens else None
+            known = known or (len(owners) if owners and not seat.tower.packed else None)
+        elif seat.tower.stepped:
+            known = next((clock.rows for clock in self._clocks.values() if clock.tower.prompted and clock.ran), None)
+        else:
+            known = self._prompts
+        return rows // known if known and rows % known == 0 else 1
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -201,16 +249,26 @@ class Session:
         for i, (seat, edit) in enumerate(self.edits):
             if seat.site not in sites:
                 continue
-            view = self._view(seat, new)
-            if self.shares:
-                which, of = self.shares[i - self._borrowed] if i >= self._borrowed else (0, 1)
-                view = view.unflatten(seat.site.axes.index("batch"), (of, -1)).select(
-                    seat.site.axes.index("batch"), which
-                )
-            if write(view, seat.site, edit, self._frame(seat, seat.site.axes, inner)):
-                self._fired.add(i)
-                acted = True
+            for part in self._parts(seat, self._view(seat, new), i):
+                frame = self._frame(seat, dict(zip(axes_of(seat.site), part.shape, strict=False)), inner)
+                if write(part, seat.site, edit, frame):
+                    self._fired.add(i)
+                    acted = True
+                elif edit.guidance and edit.guidance not in frame.guidance:
+                    self._lacking[i] = ", ".join(frame.guidance)
         return new if acted else raw
+
+    def _parts(self, seat: Seat, view: Tensor, edit: int) -> Iterator[Tensor]:
+        """The view as batches of the rows of the inputs: an edit's share of it, and each copy of these rows."""
+        if "batch" not in seat.site.axes:
+            yield view
+            return
+        axis = axes_of(seat.site).index("batch")
+        if self.shares:
+            which, of = self.shares[edit - self._borrowed] if edit >= self._borrowed else (0, 1)
+            view = view.unflatten(axis, (of, -1)).select(axis, which)
+        copies = self._copies(seat, view.shape[axis])
+        yield from view.unflatten(axis, (-1, copies)).unbind(axis + 1) if copies > 1 else (view,)
 
     def _install_writer(self, seats: list[Seat]) -> None:
         seat = seats[0]
@@ -245,7 +303,7 @@ class Session:
         new = self._changed([seat], old)
         if new is old:
             return None
-        bias = 0 if is_rms(norm) or getattr(norm, "bias", None) is None else norm.bias
+        bias = 0 if is_rms(norm) else norm_weights(norm)[1]
         return bias + (output - bias) * (old / new).unsqueeze(-1)
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -274,17 +332,22 @@ class Session:
     def _keep(self, seat: Seat, raw: Float[Tensor, "..."]) -> None:
         how, name = self.recording, str(seat.site)
         seen = self._view(seat, raw)
-        axes = [axis for axis in seat.site.axes if axis != "step"]
+        axes = axes_of(seat.site)
         chosen = {"token": how.tokens, "head": how.heads, "kv_head": how.heads}
+        own = self._own(seat, dict(zip(axes, seen.shape, strict=False))) if how.tokens is not None else {}
         for i, axis in enumerate(axes):
-            if (choice := chosen.get(axis)) is not None:
-                seen = seen.index_select(i, _positions(choice, seen.shape[i], name, axis).to(seen.device))
+            if (choice := chosen.get(axis)) is None:
+                continue
+            if axis in own:
+                seen = own_part(seen, axes.index("batch"), i, choice, own[axis], name)
+            else:
+                seen = seen.index_select(i, positions(choice, seen.shape[i], name, axis).to(seen.device))
         seen = seen if how.grad else seen.detach()
         kept = seen.to("cpu" if how.keep == "cpu" else seen.device, how.dtype or seen.dtype)
         kept = kept.clone() if how.copy and kept.data_ptr() == raw.data_ptr() else kept
         if not kept.is_inference():  # such tensors do not count their changes
             self._versions.append((name, kept, kept._version))
-        self.read.setdefault(name, []).append(kept)
+        self.read.setdefault(name, []).append((self.schedule.step if self.schedule else 0, kept))
         if how.stop and len(self.read) == len(self.record):
             raise Stop
 
@@ -302,21 +365,14 @@ class Session:
         self._stack.enter_context(tapped(module, tap))
 
 
-def _positions(choice: Sequence[int] | slice, size: int, name: str, axis: str) -> Int[Tensor, "n"]:
-    """What to keep of an axis, in the order it was asked for."""
-    try:
-        return torch.arange(size)[choice if isinstance(choice, slice) else list(choice)]
-    except IndexError as error:
-        word = "tokens" if axis == "token" else "heads"
-        raise SiteError(
-            f"cannot keep {word} {choice} of '{name}'", expected=f"numbers from 0 to {size - 1}",
-            do=f"record it in a run of its own with other `{word}=`",
-        ) from error  # fmt: skip
-
-
 def _by_port(seats: Iterable[Seat]) -> list[list[Seat]]:
     """Group seats that look at the same tensor: their edits share one hook and compose in order."""
     groups: dict[tuple[int, str, int, str], dict[str, Seat]] = {}
     for seat in seats:
         groups.setdefault((id(seat.module), seat.kind, seat.index, seat.keyword), {})[str(seat.site)] = seat
     return [list(group.values()) for group in groups.values()]
+
+
+def axes_of(site: Site) -> tuple[str, ...]:
+    """The axes of what one call gives: steps are calls of their own."""
+    return tuple(axis for axis in site.axes if axis != "step")

@@ -15,6 +15,7 @@ from cutaway.errors import SiteError, near
 
 STREAMS = ("image", "text")
 HEAD_AXES = ("head", "kv_head")
+POSITIONS = ("token", "query", "key")
 
 
 @dataclass(frozen=True)

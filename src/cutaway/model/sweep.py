@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from torch import Tensor
 from cutaway.errors import EditError, InputError
 from cutaway.model.cells import Cells
 from cutaway.model.edits import Edit, Patch
+from cutaway.model.fingerprint import fingerprint
 from cutaway.model.inputs import Inputs
 from cutaway.model.plan import Plan
 from cutaway.model.replay import Replay, last_logits_only
@@ -73,11 +72,11 @@ def _swept(
     model: Model, inputs: Inputs, cells: Cells, target: Callable[[Run], Tensor], progress: bool, memory: int,
     resume: str | Path | None, told: Callable[[Plan], None] | None, started: float,
 ) -> Sweep:  # fmt: skip
+    store = _Store(Path(resume), _content(model, inputs, cells, target)) if resume else None
     replay = Replay(model, inputs, cells, last_logits=last_logits_only(target), memory=memory)
     if told:
         told(replay.plan)
     clean = target(Run(replay.known.outputs, inputs, context=model)).detach().double().cpu()
-    store = _Store(Path(resume), _fingerprint(model, inputs, cells, target)) if resume else None
     values = store.values(len(cells), len(clean)) if store else np.full((len(cells), len(clean)), np.nan)
     for chunk in _shown(replay.plan, progress, values):
         if np.isnan(values[list(chunk.cells)]).any():
@@ -148,56 +147,58 @@ def _check_lengths(model: Model, inputs: Inputs, cells: Cells) -> None:
 
 
 class _Store:
-    """Values on disk, so that an interrupted sweep goes on where it was."""
+    """Values on disk, so that an interrupted sweep goes on where it was; they are known by what they depend on."""
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self.path, self.fingerprint = path, fingerprint
+    def __init__(self, path: Path, content: str) -> None:
+        self.path, self.content = path, content
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"no folder can be made at '{path.parent}' ({error.strerror})", do=_OTHER) from error
+        if path.is_dir():
+            raise InputError(f"'{path}' is a folder", expected="the path of a file, there already or not", do=_OTHER)
 
     def values(self, cells: int, rows: int) -> np.ndarray:
         """What is there already, NaN where nothing is."""
         if not self.path.exists():
             return np.full((cells, rows), np.nan)
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(self.path, "pt") as file:
-            if (file.metadata() or {}).get("sweep") != self.fingerprint:
-                raise InputError(
-                    f"'{self.path}' holds another sweep", expected="the same model, inputs, cells and target",
-                    do="give another file to `resume=`, or remove it",
-                )  # fmt: skip
-            return np.array(file.get_tensor("values").numpy())
+        try:
+            with safe_open(self.path, "pt") as file:
+                content, found = (file.metadata() or {}).get("sweep"), file.get_tensor("values").numpy()
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"'{self.path}' cannot be read as the values of a sweep ({error})",
+                expected="a file that `resume=` wrote, whole", do=f"remove it if it is damaged, or {_OTHER}",
+            ) from error  # fmt: skip
+        if content != self.content or found.shape != (cells, rows):
+            raise InputError(
+                f"'{self.path}' holds another sweep",
+                expected="the same weights, inputs, cells, target and edits held around", do=f"{_OTHER}, or remove it",
+            )  # fmt: skip
+        return np.array(found)
 
     def save(self, values: np.ndarray) -> None:
         """Write all values, at once or not at all."""
         from safetensors.torch import save_file
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_name(self.path.name + ".new")
-        save_file({"values": torch.from_numpy(values)}, new, {"sweep": self.fingerprint})
+        save_file({"values": torch.from_numpy(values)}, new, {"sweep": self.content})
         new.replace(self.path)
 
 
-def _fingerprint(model: Model, inputs: Inputs, cells: Cells, target: Any) -> str:
-    """A digest of what the values depend on; of the weights, the name and revision of the model."""
-    digest = hashlib.sha256(f"{model.name} {model.revision} {target!r}".encode())
+_OTHER = "give another file to `resume=`"
 
-    def add(value: Any) -> None:
-        if isinstance(value, Tensor):
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        elif isinstance(value, dict):
-            for key, entry in value.items():
-                digest.update(str(key).encode())
-                add(entry)
-        else:
-            digest.update(repr(value).encode())
 
-    add(dict(inputs.tensors))
-    seen: set[int] = set()
-    for edits in cells.edits:
-        for edit in edits:
-            digest.update(repr(edit).encode())
-            for value in vars(edit).values():
-                if isinstance(value, Tensor | dict) and id(value) not in seen:
-                    seen.add(id(value))
-                    add(value)
-    return json.dumps({"sha256": digest.hexdigest()})
+def held_edits(model: Model) -> list[Edit]:
+    """The edits that `model.edited` holds in place around this moment, in their order."""
+    held = model._held.edits if model._held is not None else ()
+    return list({id(edit): edit for _, edit in held}.values())
+
+
+def _content(model: Model, inputs: Inputs, cells: Cells, target: Callable[[Run], Tensor]) -> str:
+    """A digest of all that the values of a sweep depend on."""
+    kind = model.device.type
+    numeric = torch.is_autocast_enabled(kind) and str(torch.get_autocast_dtype(kind))
+    return fingerprint(model, held_edits(model), inputs, cells.edits, target, numeric)

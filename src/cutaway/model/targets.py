@@ -14,7 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.errors import TargetError, near
+from cutaway.model.own import own_positions
 from cutaway.model.run import Run
+from cutaway.model.sites import Site
+
+BLANKS = ("Ġ", "▁", " ")  # how tokenizers mark that a token begins with a blank
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,8 @@ class distance(Target):  # noqa: N801
         here, there = outcome(run), self.reference if isinstance(self.reference, Tensor) else outcome(self.reference)
         if here.shape != there.shape:
             raise TargetError(f"outcomes of shape {tuple(here.shape)} and {tuple(there.shape)} have no distance")
-        return (here - there.to(here.device, here.dtype)).flatten(1).pow(2).mean(1)
+        exact = torch.promote_types(here.dtype, torch.float32)
+        return (here.to(exact) - there.to(here.device, exact)).flatten(1).pow(2).mean(1)
 
     @property
     def unit(self) -> str:
@@ -160,31 +165,53 @@ def outcome(run: Run) -> Float[Tensor, "batch *axes"]:
 
 
 def token_id(run: Run, word: str | int) -> int:
-    """The id of a word that is exactly one token, with or without a blank before it; anything else is an error."""
+    """The id of a word that is exactly one token, with its blank before it where the tokenizer has tokens with blanks.
+
+    Raises TargetError for a word of several tokens, and for one that is a single token only without its blank: that is
+    another token ("dog" in "hotdog"), to be meant by its number.
+    """
     if isinstance(word, int):
         return word
     tokenizer = getattr(run.context, "tokenizer", None)
     if tokenizer is None:
         raise TargetError(f"'{word}' needs a tokenizer", do="give the token id as a number, or load with `processor=`")
-    spelled = [tokenizer.encode(form, add_special_tokens=False) for form in (f" {word}", word)]
-    single = [ids[0] for ids in spelled if len(ids) == 1 and ids[0] != tokenizer.unk_token_id]
-    if not single:
-        pieces = tokenizer.convert_ids_to_tokens(spelled[1])
-        words = [key for key in tokenizer.get_vocab() if key.isalpha()]
+    spaced, bare = (tokenizer.encode(form, add_special_tokens=False) for form in (f" {word.lstrip()}", word))
+    for ids in (spaced, bare):
+        piece = str(tokenizer.convert_ids_to_tokens(ids)[0]) if len(ids) == 1 else ""
+        if ids and len(ids) == 1 and ids[0] != tokenizer.unk_token_id and (ids is spaced or piece.startswith(BLANKS)):
+            return int(ids[0])
+    pieces = tokenizer.convert_ids_to_tokens(spaced)
+    if len(bare) == 1 and bare[0] != tokenizer.unk_token_id:
         raise TargetError(
-            f"'{word}' is not one token but {pieces}", expected="a word of the vocabulary",
-            exists=near(word, words), do="choose a word that is one token, or give a token id",
-        )  # fmt: skip
-    return int(single[0])
+            f"'{word}' with the blank before it is not one token but {pieces}",
+            expected="a word that is one token where it follows another",
+            do=f"give the id {bare[0]} to mean the token '{tokenizer.convert_ids_to_tokens(bare)[0]}', without a blank",
+        )
+    words = [key for key in tokenizer.get_vocab() if key.isalpha()]
+    raise TargetError(
+        f"'{word}' is not one token but {pieces}", expected="a word of the vocabulary",
+        exists=near(word, words), do="choose a word that is one token, or give a token id",
+    )  # fmt: skip
 
 
 def _scores(run: Run, position: int) -> Float[Tensor, "batch vocab"]:
+    """The logits of each row at one of its own positions; negative ones count from its own end."""
     logits = run.logits
     if logits.dim() != 3:
         raise TargetError(
             f"no next word in logits of shape {tuple(logits.shape)}", expected="(batch, token, vocab)",
             do="for a classifier use label(…), for a contrastive model similarity()",
         )  # fmt: skip
-    if not -logits.shape[1] <= position < logits.shape[1]:
-        raise TargetError(f"position {position} is out of range", expected=f"0 to {logits.shape[1] - 1}, or negative")
-    return logits[:, position]
+    own = run.inputs.own(Site("text", None, "logits"), "token") if run.inputs.tokens else None
+    if own is None or len(own) != len(logits):
+        if not -logits.shape[1] <= position < logits.shape[1]:
+            raise TargetError(
+                f"position {position} is out of range", expected=f"0 to {logits.shape[1] - 1}, or negative"
+            )
+        return logits[:, position]
+    each = [mask.nonzero().flatten() for mask in own]
+    places = [own_positions(position, places, "this target", "position", row) for row, places in enumerate(each)]
+    from_end = torch.stack(places) - own.shape[1]  # the run may have kept the logits of its last positions only
+    if int(from_end.min()) < -logits.shape[1]:
+        raise TargetError(f"position {position} is not among the logits of this run", exists=f"{logits.shape[1]} each")
+    return logits[torch.arange(len(logits)), from_end.to(logits.device)]

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from cutaway.errors import SiteError
 from cutaway.model.inputs import Inputs
+from cutaway.model.linear import linear_map, norm_weights
 from cutaway.model.model import Model
-from cutaway.model.paths import linear_shape
 from cutaway.model.run import Run
 from cutaway.model.seats import is_rms, norm_eps
+from cutaway.model.wrapped import at_rest, present
 
 Pooled = Literal["cls", "eos", "last", "highest", "pool"]
 
@@ -113,7 +114,8 @@ class Readout:
     def pooled(self, hidden: Float[Tensor, "batch token d_model"], inputs: Inputs) -> Float[Tensor, "batch joint"]:
         """Read whole states of the residual stream as if the tower ended there."""
         if self.pool is not None:
-            return self.pool(self.norm(hidden))
+            with at_rest([self.pool]):
+                return self.pool(self.norm(hidden))
         return self(hidden[torch.arange(len(hidden)), self.positions(inputs)])
 
     def positions(self, inputs: Inputs) -> Int[Tensor, "batch"]:
@@ -144,7 +146,7 @@ def readout(model: Model, tower: str) -> Readout:
             do="add the class to `POOLED` in model/weights.py",
         )
     norm = model._seat(model.sites.one(f"{tower}.norm.scale")).module
-    gain, bias = _norm_weights(norm)
+    gain, bias = (weight.detach() for weight in norm_weights(norm))
     at, pool = POOLED[kind], _pool(model, tower) if pooled else None
     if pool is not None:
         space = f"{tower}.pool.out"
@@ -166,10 +168,11 @@ def head_weights(
     """
     z, out = (model.sites.one(f"{tower}.{layer}.attn.{part}") for part in ("z", "out"))
     inner, outer = model._seat(z).module, model._seat(out).module
-    matrix, bias = _linear(inner, str(z))
-    gain = getattr(outer, "lambda1", None)
-    if gain is not None:
-        matrix, bias = matrix * gain.detach()[:, None], bias * gain.detach()
+    matrix, bias = linear_map(inner, str(z), model.dtype)
+    if getattr(outer, "lambda1", None) is not None:
+        with torch.no_grad():
+            gain = outer.forward(torch.ones_like(bias))
+        matrix, bias = matrix * gain[:, None], bias * gain
     elif outer is not inner and inner not in outer.modules():
         raise SiteError(
             f"'{out}' is not linear in '{z}': {type(outer).__name__} lies between them",
@@ -184,7 +187,7 @@ def _projection(model: Model, tower: str, gain: Tensor) -> tuple[str, Tensor, Te
     for part in ("joint", "logits"):
         name = f"{tower}.{part}"
         if name in model.sites:
-            matrix, offset = _linear(model._seat(model.sites.one(name)).module, name)
+            matrix, offset = linear_map(model._seat(model.sites.one(name)).module, name, model.dtype)
             if matrix.shape[1] == len(gain):
                 return name, matrix, offset
     eye = torch.eye(len(gain), dtype=gain.dtype, device=gain.device)
@@ -197,35 +200,25 @@ def _pool(model: Model, tower: str) -> Any:
     return model._seat(model.sites.one(name)).module if name in model.sites else None
 
 
-def _pool_weights(attention: nn.MultiheadAttention) -> tuple[Float[Tensor, "k joint d"], Float[Tensor, "joint"]]:
+def _pool_weights(attention: Any) -> tuple[Float[Tensor, "k joint d"], Float[Tensor, "joint"]]:
     """W_O W_V of each head of a pooling attention, and what its biases add."""
-    value = attention.in_proj_weight.detach().chunk(3)[2].unflatten(0, (attention.num_heads, -1))  # head, d_head, d
-    out = attention.out_proj.weight.detach()
-    bias = out @ attention.in_proj_bias.detach().chunk(3)[2] + attention.out_proj.bias.detach()
-    return torch.einsum("jhe,hed->hjd", out.unflatten(1, (attention.num_heads, -1)), value), bias
+    if type(attention) is not nn.MultiheadAttention:
+        kind = f"{type(attention).__module__}.{type(attention).__qualname__}"
+        raise SiteError(
+            f"the weights that act in the pooling attention are inside {kind}",
+            expected="an nn.MultiheadAttention without an adapter around it",
+            do="merge the adapter and open what is left: `cutaway.load(peft_model.merge_and_unload())`",
+        )
+    heads = attention.num_heads
+    with present(attention):  # its output projection is read and never called, as the library does it
+        value = attention.in_proj_weight.detach().chunk(3)[2].unflatten(0, (heads, -1))  # head, d_head, d
+        out = attention.out_proj.weight.detach()
+        bias = out @ attention.in_proj_bias.detach().chunk(3)[2] + attention.out_proj.bias.detach()
+    return torch.einsum("jhe,hed->hjd", out.unflatten(1, (heads, -1)), value), bias
 
 
 @torch.no_grad()
 def _pool_mlp(pool: Any, attended: Float[Tensor, "*rows joint"]) -> Float[Tensor, "*rows joint"]:
     """What the MLP of a pooling head adds to what its attention gave."""
-    return pool.mlp(pool.layernorm(attended))
-
-
-def _linear(module: Any, name: str) -> tuple[Float[Tensor, "out d_in"], Float[Tensor, "out"]]:
-    """Matrix (out, in) and bias of a linear map, whichever way round its class keeps them."""
-    shape = linear_shape(module)
-    if shape is None:
-        raise SiteError(f"'{name}' is not a linear map but {type(module).__name__}", do="choose another site")
-    matrix = module.weight.detach()
-    matrix = matrix if isinstance(module, nn.Linear) else matrix.T
-    bias = getattr(module, "bias", None)
-    return matrix, torch.zeros_like(matrix[:, 0]) if bias is None else bias.detach()
-
-
-@torch.no_grad()
-def _norm_weights(norm: Any) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
-    """Gain and bias; of an RMSNorm by what it does to ones, since some classes keep the gain less one."""
-    weight = norm.weight.detach()
-    if is_rms(norm):
-        return norm(torch.ones_like(weight)) * (1 + norm_eps(norm)) ** 0.5, torch.zeros_like(weight)
-    return weight, torch.zeros_like(weight) if norm.bias is None else norm.bias.detach()
+    with at_rest([pool]):
+        return pool.mlp(pool.layernorm(attended))

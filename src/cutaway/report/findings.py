@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cutaway.errors import InputError
 from cutaway.methods.result import Provenance, Result
+from cutaway.model.fingerprint import fingerprint
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.report import findings_measures as measures
@@ -77,12 +78,12 @@ def measure(
         "layers": (model, measures.layers),
         "ablation": (model, lambda *rest: measures.ablation(rest[0], found["heads"], *rest[1:])),
     }
-    marks, code = {id(one): _fingerprint(one) for one in (model, floor)}, _code()
+    marks, code = {id(one): fingerprint(one) for one in (model, floor)}, _code()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("opening", total=len(steps))
         for name, (of, step) in steps.items():
-            key = hashlib.sha256(f"{code} {marks[id(model)]} {marks[id(of)]} {n} {seed}".encode()).hexdigest()[:12]
+            key = fingerprint(code, marks[id(model)], marks[id(of)], n, seed)[:12]
             kept = folder / f"{name}-{key}.nc"
             result = _kept(kept, lambda told, of=of, step=step: step(of, n, seed, told), bar, task, name, of)
             found[name], seconds[name] = result.data, result.provenance.seconds
@@ -100,14 +101,6 @@ def _kept(path: Path, make: Callable[..., xarray.Dataset], bar: Any, task: Any, 
     result = Result(data, Provenance.of(f"findings: {section}", "this page", started=started, model=model))
     result.save(path)
     return result
-
-
-def _fingerprint(model: Model) -> str:
-    """What the weights are, so that a kept section never stands for another model."""
-    digest = hashlib.sha256(model.name.encode())
-    for name, value in sorted(model.module.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _code() -> str:

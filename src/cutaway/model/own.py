@@ -1,0 +1,128 @@
+"""Padded batches: which positions are a row's own, a position as a number of them, activations brought into their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cutaway.errors import EditError, SiteError
+from cutaway.model.sites import POSITIONS, Site
+
+if TYPE_CHECKING:
+    from cutaway.model.edits import Edit
+    from cutaway.model.inputs import Inputs
+
+
+def own_positions(
+    choice: Any, own: Int[Tensor, "n"], said: Edit | str, axis: str, row: int, after: int | None = None
+) -> Int[Tensor, "m"] | Int[Tensor, ""]:
+    """The places in a padded row of positions that are counted along the row's own; an int stays a single number.
+
+    `after`: the place at which the row goes on while text is written; None: it ends.
+    """
+    if isinstance(choice, slice):
+        return own[choice]
+    listed = list(choice) if isinstance(choice, Iterable) and not isinstance(choice, Tensor) else choice
+    picked = torch.as_tensor(listed)
+    if picked.dtype == torch.bool:  # a mask lies over the padded row itself
+        return picked.flatten().nonzero().flatten()
+    count = len(own)
+    number = torch.where(picked < 0, picked + count, picked)
+    outside = (number < 0) | ((number >= count) & (after is None))
+    if outside.any():
+        raise EditError(
+            f"{said!r}: {axis} {int(picked.flatten()[outside.flatten()][0])} is out of range in row {row}",
+            expected=f"{axis} from 0 to {count - 1}: padding does not count",
+            do="negative positions count from the end of each row; `batch=` chooses rows",
+        )
+    if after is None:
+        return own[number]
+    return torch.where(number < count, own[number.clamp(max=count - 1)], after + number - count)
+
+
+def numbers_of(places: Int[Tensor, "m"], own: Int[Tensor, "n"], after: int) -> Int[Tensor, "m"]:
+    """The inverse: which of the row's own positions lie at these places."""
+    return torch.where(places < after, torch.searchsorted(own, places), len(own) + places - after)
+
+
+def ends(own: Bool[Tensor, "row position"]) -> Int[Tensor, "row"]:
+    """The place of the last own position of each row."""
+    return own.shape[1] - 1 - own.flip(1).int().argmax(1)
+
+
+def padded(site: Site, inputs: Inputs) -> dict[str, Bool[Tensor, "row position"]]:
+    """The position axes of a site on which some row is filled up, with what is each row's own."""
+    found = {axis: inputs.own(site, axis) for axis in POSITIONS if axis in site.axes}
+    return {axis: own for axis, own in found.items() if own is not None}
+
+
+def in_order(
+    tensor: Float[Tensor, "..."], site: Site, inputs: Inputs
+) -> tuple[Float[Tensor, "..."], dict[str, Int[Tensor, "row"]]]:
+    """An activation with each row's own positions in front, and how many they are on axes with padding."""
+    lengths = {}
+    for axis, own in padded(site, inputs).items():
+        at, rows = site.axes.index(axis), site.axes.index("batch")
+        if tensor.dim() != len(site.axes) or tensor.shape[at] != own.shape[1] or tensor.shape[rows] != len(own):
+            raise EditError(
+                f"'{site}' was recorded in part from a padded batch", expected="all of its positions and rows",
+                do="record it without `tokens=`, or prompts of one length",
+            )  # fmt: skip
+        lengths[axis] = own.sum(1)
+        order = (~own).int().argsort(dim=1, stable=True)
+        if not torch.equal(order, torch.arange(own.shape[1]).expand_as(order)):
+            shape = [1] * tensor.dim()
+            shape[rows], shape[at] = order.shape
+            tensor = torch.take_along_dim(tensor, order.view(shape).to(tensor.device), at)
+    return tensor, lengths
+
+
+def averaged(
+    tensor: Float[Tensor, "..."], axes: Sequence[str], over: Sequence[str], lengths: dict[str, Int[Tensor, "row"]]
+) -> Float[Tensor, "..."]:
+    """The mean over some axes of an activation in own order; what fills up a row does not count (none: NaN)."""
+    dims = [axes.index(axis) for axis in over]
+    weights = torch.ones((1,) * tensor.dim(), dtype=tensor.dtype, device=tensor.device)
+    for axis, count in lengths.items():
+        at, rows = axes.index(axis), axes.index("batch")
+        shape = [1] * tensor.dim()
+        shape[rows], shape[at] = len(count), tensor.shape[at]
+        inside = torch.arange(tensor.shape[at])[None] < count[:, None]
+        weights = weights * inside.view(shape).to(weights)
+    if not lengths:
+        return tensor.mean(dims, keepdim=True)
+    whole = weights.expand(tensor.shape)
+    return (tensor * whole).sum(dims, keepdim=True) / whole.sum(dims, keepdim=True)
+
+
+def own_part(
+    seen: Tensor, rows: int, at: int, choice: Sequence[int] | slice, own: Bool[Tensor, "row position"], name: str
+) -> Tensor:
+    """What to keep of the positions of a padded batch: of each row its own, in the order they were asked for."""
+    asked = choice if isinstance(choice, slice) else list(choice)
+    places = [own_positions(asked, mask.nonzero().flatten(), name, "token", row) for row, mask in enumerate(own)]
+    if len({len(of) for of in places}) > 1:
+        raise SiteError(
+            f"the rows of '{name}' have different numbers of positions in tokens={choice}",
+            expected="as many of each row",
+            do="name positions that every row has, or record all",
+        )  # fmt: skip
+    shape = [1] * seen.dim()
+    shape[rows], shape[at] = len(places), len(places[0])
+    return torch.take_along_dim(seen, torch.stack(places).view(shape).to(seen.device), at)
+
+
+def positions(choice: Sequence[int] | slice, size: int, name: str, axis: str) -> Int[Tensor, "n"]:
+    """What to keep of an axis, in the order it was asked for."""
+    try:
+        return torch.arange(size)[choice if isinstance(choice, slice) else list(choice)]
+    except IndexError as error:
+        word = "tokens" if axis == "token" else "heads"
+        raise SiteError(
+            f"cannot keep {word} {choice} of '{name}'", expected=f"numbers from 0 to {size - 1}",
+            do=f"record it in a run of its own with other `{word}=`",
+        ) from error  # fmt: skip

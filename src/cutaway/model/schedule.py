@@ -1,0 +1,84 @@
+"""Which denoising step a call of a denoiser belongs to, and what the guidance rows of its batch are called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+UNNAMED = ""  # a guidance row of a call that nothing says the meaning of
+
+
+class Schedule:
+    """Counts the steps of a pipeline by the scheduler's own timesteps.
+
+    A call at the timestep after the last one begins the next step; at the same timestep it belongs to the same step
+    (guidance that is computed apart); at any other it begins a loop anew, as a new list of timesteps does. A timestep
+    that is not in the list counts as the next one.
+    """
+
+    def __init__(self, pipeline: Any, rows: int | None = None) -> None:
+        self.pipeline, self.rows = pipeline, rows
+        self.calls = 0  # of the denoiser within this step
+        self._times: Any = None
+        self._first = self._at = 0
+
+    @property
+    def step(self) -> int:
+        """The step of the latest call, from 0."""
+        return self._at - self._first
+
+    @property
+    def steps(self) -> int:
+        """How many steps the loop has."""
+        return max(1, len(self._times) - self._first) if self._times is not None else 1
+
+    def tick(self, time: Any) -> None:
+        """A call of the denoiser at this timestep begins."""
+        times, before = self.pipeline.scheduler.timesteps, self._at
+        here = _found(times, time, self.pipeline.scheduler)
+        following = self._at + 1
+        if times is not self._times:
+            self._begin(times, here)
+        elif following < len(times) and (bool(here[following]) or not here.any()):
+            self._at = following
+        elif not here[self._at]:
+            self._begin(times, here)
+        again = times is self._times and self._at == before and self.calls > 0
+        self.calls = self.calls + 1 if again else 1
+
+    def _begin(self, times: Any, here: Bool[Tensor, "step"]) -> None:
+        self._times, self.calls = times, 0
+        self._first = self._at = int(here.int().argmax())
+
+    def names(self, batch: int) -> tuple[str, ...]:
+        """The guidance rows of a call with this batch, in order; unnamed where the pipeline does not say."""
+        known = _rows(self.pipeline)
+        if self.rows and batch % self.rows == 0 and batch // self.rows != len(known):
+            known = (UNNAMED,) * (batch // self.rows)
+        if batch % len(known):
+            return (UNNAMED,)
+        if self.calls > 1 and known == ("cond",):  # the same timestep once more: what the guidance is against
+            return ("uncond",) if self.calls == 2 and "Flux" in type(self.pipeline).__name__ else (UNNAMED,)
+        return known
+
+
+def _rows(pipeline: Any) -> tuple[str, ...]:
+    """What a pipeline puts into one batch, by its own flags of this moment."""
+    guided = bool(getattr(pipeline, "do_classifier_free_guidance", False))
+    if "InstructPix2Pix" in type(pipeline).__name__:
+        return ("cond", "image", "uncond") if guided else ("cond",)
+    names = ("uncond", "cond") if guided else ("cond",)
+    return (*names, "perturbed") if getattr(pipeline, "do_perturbed_attention_guidance", False) else names
+
+
+def _found(times: Any, time: Any, scheduler: Any) -> Bool[Tensor, "step"]:
+    """Where a timestep stands in the list, in the precision it is given in; Flux gives it as a share of the whole."""
+    if time is None:
+        return torch.zeros(len(times), dtype=torch.bool)
+    now = torch.as_tensor(time).detach().flatten()[:1].cpu()
+    listed = torch.as_tensor(times).detach().cpu().to(now.dtype)
+    whole = int(getattr(scheduler.config, "num_train_timesteps", 1000))
+    return (listed == now) | ((listed / whole).to(now.dtype) == now if now.is_floating_point() else listed == now)
