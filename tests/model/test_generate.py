@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+import cutaway
 from cutaway import Ablate, Add, Knockout, Patch, Scale, Where
+from cutaway.errors import InputError
+from cutaway.zoo import tiny
 from world import given, opened
 
 WRITERS = ["llama", "gpt2", "opt", "mamba", "llava", "qwen2-vl", "paligemma", "blip2", "whisper", "bart"]
@@ -111,3 +114,123 @@ def test_an_edit_acts_alike_with_and_without_the_cache(name, part):
     cached, again = scores(name, edit), scores(name, edit, use_cache=False)
     assert (scores(name, []) - cached).abs().max() > 1e-6
     assert (cached - again).abs().max() < 1e-4
+
+
+# --- padded batches ---------------------------------------------------------------------------------------------------
+
+TEXTS = ["a red dog", "a photo of a big red bird"]
+IN_ONE_STREAM = [name for name, spec in tiny.TINY.items() if spec.family in ("decoder", "generative")]
+
+
+def model_of(name):  # in float64 its eager attention gives NaN where a query sees nothing but padding
+    return cutaway.load("tiny:gemma2") if name == "gemma2" else opened(name)
+
+
+def about(name, rows):
+    return {"image": [tiny.picture(k) for k in rows]} if tiny.TINY[name].family == "generative" else {}
+
+
+@pytest.mark.parametrize(("side", "options"), [("left", {}), ("right", {"num_beams": 2, "num_return_sequences": 2})])
+@pytest.mark.parametrize("name", IN_ONE_STREAM)
+def test_a_row_of_a_padded_batch_is_written_on_as_its_prompt_alone(name, side, options, monkeypatch):
+    model, short = model_of(name), {**GREEDY, "max_new_tokens": 3, **options}
+    monkeypatch.setattr(model.tokenizer, "padding_side", side)
+    edits = [Ablate("text.1.resid_post", token=Where(text="red"))]
+    made = model.generate(model.inputs(text=TEXTS, **about(name, range(2))), edits=edits, **short)
+    alone = [
+        model.generate(model.inputs(text=text, **about(name, [row])), edits=edits, **short)
+        for row, text in enumerate(TEXTS)
+    ]
+    assert list(made.texts) == [text for one in alone for text in one.texts]
+    each = len(made.ids) // 2
+    for row in range(len(made.ids)):
+        one = alone[row // each]
+        assert torch.equal(made.ids[row][made.mask[row].bool()], one.ids[row % each][one.mask[row % each].bool()])
+        assert (made.inputs.tokens["text"].kind[row // each, -1]) != "pad"
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "qwen2", "mamba", "llava"])
+def test_what_was_written_may_be_read_again(name):
+    model = opened(name)
+    made = model.generate(model.inputs(text=TEXTS, **about(name, range(2))), **GREEDY)
+    again = model.run(model.inputs(input_ids=made.ids, attention_mask=made.mask, **about(name, range(2)))).logits
+    for row, text in enumerate(TEXTS):
+        one = model.generate(model.inputs(text=text, **about(name, [row])), **GREEDY)
+        alone = model.run(model.inputs(input_ids=one.ids[:, one.mask[0].bool()], **about(name, [row]))).logits[0]
+        assert torch.allclose(again[row][made.mask[row].bool()], alone, atol=1e-5)
+    if name == "gpt2":
+        with pytest.raises(InputError, match="both the start and the padding"):
+            model.inputs(input_ids=made.ids)
+    else:
+        assert torch.equal(
+            model.inputs(input_ids=made.ids, **about(name, range(2))).tensors["attention_mask"], made.mask
+        )
+
+
+def test_a_row_that_ends_early_is_masked_behind_its_end():
+    model = opened("llama")
+    free = model.generate(model.inputs(text=TEXTS), **GREEDY)
+    first = free.ids[0, -5:].tolist()
+    made = model.generate(model.inputs(text=TEXTS), eos_token_id=first[2], **GREEDY)
+    length = first.index(first[2]) + 1
+    assert made.mask[0].tolist()[-5:] == [1] * length + [0] * (5 - length)
+    assert made.mask[1].all()
+
+
+def test_prepared_embeddings_with_padding_behind_are_written_on_as_well():
+    model = opened("llama")
+    inputs = model.inputs(text=TEXTS)
+    embeds = model.module.get_input_embeddings()(inputs.tensors["input_ids"]).detach()
+    given = model.inputs(inputs_embeds=embeds, attention_mask=inputs.tensors["attention_mask"])
+    made = model.generate(given, **GREEDY)
+    assert made.texts == model.generate(inputs, **GREEDY).texts
+    assert made.ids.shape == made.mask.shape == (2, GREEDY["max_new_tokens"])
+
+
+def test_nan_after_padding_is_an_error_and_not_a_text():
+    model = opened("llama", attn="eager")
+    with pytest.raises(InputError, match=r"NaN after padding.*sdpa"):
+        model.generate(model.inputs(text=TEXTS), **GREEDY)
+
+
+# --- what comes back, and what does not fit ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama", "llava", "blip2", "bart", "t5"])
+def test_ids_are_the_ids_whatever_the_library_returns(name):
+    model = opened(name)
+    inputs = model.inputs(text=TEXTS, **about(name, range(2)))
+    plain_ids = model.generate(inputs, **GREEDY)
+    made = model.generate(inputs, return_dict_in_generate=True, output_scores=True, **GREEDY)
+    assert torch.equal(made.ids, plain_ids.ids) and made.texts == plain_ids.texts
+    assert len(made.outputs.scores) == GREEDY["max_new_tokens"]
+    assert torch.equal(plain_ids.outputs, plain_ids.ids)
+
+
+def test_a_beginning_of_the_decoder_is_not_new_text():
+    made = opened("bart").generate(given("bart"), **GREEDY)
+    length = given("bart").tensors["decoder_input_ids"].shape[1]
+    assert made.ids.shape[1] > length
+    assert list(made.texts) == opened("bart").tokenizer.batch_decode(made.ids[:, length:], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"max_new_tokens": 0}, "`max_new_tokens=` cannot be 0"), ({"max_new_tokens": 1.5}, "whole number"),
+        ({"max_new_tokens": "a"}, "whole number"), ({"num_beams": 0}, "`num_beams=`"),
+        ({"max_length": 3}, "max_length"),
+        ({"num_return_sequences": 3, "do_sample": False}, "num_return_sequences"), ({"words": 1}, "words"),
+        ({"temperature": -1.0, "do_sample": True, "max_new_tokens": 2}, "temperature"),
+        ({"input_ids": torch.ones(1, 2).long()}, "in the inputs already"),
+    ],
+)  # fmt: skip
+def test_options_that_are_none_are_refused(options, says):
+    with pytest.raises(InputError, match=says):
+        opened("llama").generate(given("llama"), **options)
+
+
+def test_writing_past_the_last_position_is_refused():
+    model = opened("gpt2")
+    with pytest.raises(InputError, match="within 256 positions"):
+        model.generate(model.inputs(input_ids=torch.full((1, 255), 20)), max_new_tokens=3, do_sample=False)

@@ -6,6 +6,7 @@ import torch
 
 from cutaway.errors import InputError
 from cutaway.model.inputs import Inputs
+from cutaway.model.prepare import prepare_prompt
 from cutaway.zoo import tiny
 from world import given, identical, library_call, opened
 
@@ -81,6 +82,8 @@ def test_prepared_tensors_go_to_the_model_as_they_are():
     [
         ({"text": "a dog", "input_ids": torch.ones(1, 3).long()}, "together with `text="),
         ({"texts": "a dog", "image": tiny.picture()}, "`texts=` came together with `image="),
+        ({"images": tiny.picture(), "text": "a dog"}, "takes no `images=`. Available: image"),
+        ({"images": tiny.picture(), "input_ids": torch.ones(1, 3).long()}, "Available: image"),
         ({"foo": torch.ones(1)}, "takes no `foo="),
         ({"input_ids": [[1, 2]]}, "cannot be of type list"),
         ({"image": tiny.picture()}, "A picture alone"),
@@ -109,6 +112,40 @@ def test_a_picture_need_not_be_square(name, size):
     assert run.outputs.images.shape == (2, 3, *size)
     assert model.estimate(inputs, list(model.sites)).shapes == {s: tuple(t.shape) for s, t in run.activations.items()}
     assert inputs.grid(torch.zeros(2, len(inputs.tokens["denoiser"])), tower="denoiser").shape == inputs.latent
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"steps": 1.5}, "1.5 denoising steps"), ({"steps": 0}, "0 denoising"), ({"steps": True}, "True denoising"),
+        ({"seed": 1.5}, "`seed=` cannot be 1.5"), ({"guidance": "5"}, "`guidance=`"),
+        ({"guidance": float("nan")}, "`guidance=`"), ({"size": 32}, "size 32"), ({"size": (32,)}, "height, width"),
+        ({"size": (32.0, 32)}, "height, width"), ({"negative": ["a", "b"]}, "1 prompts and 2 negative"),
+        ({"negative": 3}, "type int"), ({"prompt": 3}, "type int"), ({"prompt": []}, "Nothing to draw"),
+    ],
+)  # fmt: skip
+def test_numbers_a_pipeline_cannot_draw_with_are_refused(bad, says):
+    model = opened("sd")
+    good = {"prompt": "a dog", "negative": None, "seed": 0, "steps": 1, "guidance": 5.0, "size": None}
+    with pytest.raises(InputError, match=says):
+        prepare_prompt(model.module, model.towers, **good | bad)
+
+
+def test_a_pipeline_whose_denoiser_is_unknown_says_so():
+    model = opened("sd")
+    good = {"prompt": "a dog", "negative": None, "seed": 0, "steps": 1, "guidance": 5.0, "size": None}
+    with pytest.raises(InputError, match="Nothing is known of the denoiser"):
+        prepare_prompt(model.module, {"text": model.towers["text"]}, **good)
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
+def test_the_empty_prompt_is_a_prompt(name):
+    model = opened(name)
+    inputs = model.inputs(prompt=["", "a dog"], steps=1, size=(32, 32))
+    alone = model.inputs(prompt="", negative="", steps=1, size=(32, 32))
+    assert inputs.tensors["prompt"] == ["", "a dog"] and alone.tensors["negative_prompt"] == [""]
+    assert inputs.tokens["text"].kind[0].tolist() == alone.tokens["text"].kind[0].tolist()
+    assert model.run(inputs, output="latent").outputs.images.shape[0] == 2
 
 
 def test_a_sound_with_more_words_than_the_decoder_has_places_is_refused():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from cutaway.errors import CutawayError, InputError
 from cutaway.model.inputs import Inputs
 from cutaway.model.run import Generation
 from cutaway.model.seats import Tower
-from cutaway.model.texts import PER_TOKEN, text_limit, writes
+from cutaway.model.texts import PER_TOKEN, padding, text_limit, writes
 from cutaway.model.tokens import TokenMap
 
 if TYPE_CHECKING:
@@ -33,9 +32,11 @@ def generate(model: Model, inputs: Inputs, edits: Edits, options: Mapping[str, A
         raise InputError(f"{type(module).__name__} writes no text", do="use `model.run`; pipelines draw with it")
     start = begun(module, model.towers, inputs)
     _check_options(options, start)
+    checked = [*(options.get("logits_processor") or ()), _checked]
+    asked = {**options, "logits_processor": checked} if _padded(start) else options
     with torch.no_grad(), model._edited(edits, start):
         try:
-            outputs = module.generate(**start.tensors, **options)
+            outputs = module.generate(**start.tensors, **asked)
         except CutawayError:
             raise
         except (ValueError, TypeError, IndexError) as error:
@@ -50,13 +51,14 @@ def generate(model: Model, inputs: Inputs, edits: Edits, options: Mapping[str, A
     ids = outputs if isinstance(outputs, Tensor) else outputs["sequences"]
     skip = _prompt_length(model, start, outputs, options)
     texts = model.tokenizer.batch_decode(ids[:, skip:], skip_special_tokens=True) if model.tokenizer is not None else ()
-    return Generation(ids, tuple(texts), start, _mask(model, start, ids, skip), outputs)
+    return Generation(ids, tuple(texts), start, _mask(module, start, ids, skip, options), outputs)
 
 
 def begun(module: Any, towers: Mapping[str, Tower], inputs: Inputs) -> Inputs:
     """The inputs as a text is written on from: nothing that nobody asked for, padding in front of each row."""
     tensors = {name: value for name, value in inputs.tensors.items() if name not in inputs.unasked}
-    inputs = replace(inputs, tensors=tensors)
+    known = {name: tokens for name, tokens in inputs.tokens.items() if name != "text" or not inputs.unasked}
+    inputs = replace(inputs, tensors=tensors, tokens=known)
     if not writes(module):
         hidden = tensors.get("decoder_attention_mask")
         if hidden is not None and not bool(hidden.all()):
@@ -95,11 +97,27 @@ def _moved(inputs: Inputs, towers: Mapping[str, Tower], pads: Int[Tensor, "batch
     return replace(inputs, tensors={k: moved(k, v) for k, v in inputs.tensors.items()}, tokens=maps)
 
 
+def _padded(inputs: Inputs) -> bool:
+    mask = inputs.tensors.get("attention_mask")
+    return isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask.all())
+
+
+def _checked(ids: Tensor, scores: Tensor) -> Tensor:
+    """The scores as they are; an error where padding has made them NaN, from which the library would go on writing."""
+    if bool(scores.isnan().any()):
+        raise InputError(
+            "the scores of the next token are NaN after padding", expected="numbers",
+            exists="in float64 the library's eager attention gives NaN where a query sees nothing but padding",
+            do='open the model with attn="sdpa" or in float32, or write the prompts one by one',
+        )  # fmt: skip
+    return scores
+
+
 def _check_options(options: Mapping[str, Any], inputs: Inputs) -> None:
     """Refuse counts that are none, tensors that the inputs hold, and a beginning that the inputs have made already."""
     for name, least in _COUNTS.items():
         value = options.get(name)
-        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < least):
+        if value is not None and not (isinstance(value, int | np.integer) and value is not True and value >= least):
             raise InputError(f"`{name}=` cannot be {value!r}", expected=f"a whole number, at least {least}")
     twice = next((name for name in options if name in inputs.tensors), None)
     if twice:
@@ -121,14 +139,15 @@ def _prompt_length(model: Model, inputs: Inputs, outputs: Any, options: Mapping[
     return int(prompt.shape[1])
 
 
-def _mask(model: Model, inputs: Inputs, ids: Tensor, skip: int) -> Int[Tensor, "row token"]:
+def _mask(module: Any, inputs: Inputs, ids: Tensor, skip: int, options: Mapping[str, Any]) -> Int[Tensor, "row token"]:
     """1 for the prompt's own tokens and for the new ones up to the end of each row."""
-    config: Any = model.module.generation_config
-    ends = torch.as_tensor([] if config.eos_token_id is None else config.eos_token_id, device=ids.device)
-    ended = torch.isin(ids[:, skip:], ends.to(ids.dtype))
-    new = (ended.long().cumsum(1) - ended.long() == 0).long()
+    config: Any = options.get("generation_config") or module.generation_config
+    ends, pad = (options.get(name, getattr(config, name)) for name in ("eos_token_id", "pad_token_id"))
+    ends = torch.as_tensor([] if ends is None else ends).flatten().tolist()
+    pad = ends[0] if pad is None and ends else pad
+    new = ~padding(ids[:, skip:], pad, None, pad if pad in ends else None)
     old = torch.ones_like(ids[:, :skip])
     mask = inputs.tensors.get("attention_mask")
-    if writes(model.module) and isinstance(mask, Tensor) and mask.shape[-1] == skip and mask.dim() == 2:
-        old = mask.repeat_interleave(len(ids) // len(mask), 0).to(ids)
-    return torch.cat([old, new.to(ids.dtype)], 1)
+    if writes(module) and isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] == skip:
+        old = mask.repeat_interleave(len(ids) // len(mask), 0)
+    return torch.cat([old.to(ids), new.to(ids)], 1)

@@ -149,7 +149,8 @@ def text_map(ids: Tensor, mask: Tensor | None, tokenizer: Any, config: Any) -> T
     for kind, number in zip(("bos", "eos", "cls"), special, strict=True):
         if number is not None:
             made.kind[table == number] = kind
-    hidden = padding(ids, pad, *special[:2]) if mask is None else mask == 0
+    flat = mask is not None and mask.shape == ids.shape
+    hidden = mask == 0 if flat else padding(ids, pad, *special[:2])
     made.kind[hidden.cpu().numpy()] = "pad"
     number = getattr(config, "image_token_id", None)
     if number is not None:

@@ -112,7 +112,9 @@ class Model:
 
         `image`: a PIL image, path or array, or a list; `text`: a string or a list; `audio`: samples at the model's
         rate; `prompt`, `negative`, `seed`, `steps`, `guidance`, `size` (height, width): for a pipeline. Prepared
-        tensors go by their own names (`input_ids=…`, `pixel_values=…`). Raises InputError on what a model cannot take.
+        tensors go by their own names (`input_ids=…`, `pixel_values=…`), also beside what does not make them.
+        A model that writes about pictures takes all of them with a single text, one each with several texts, or a
+        list for each text (`image=[[a, b], [c]]`). Raises InputError on what a model cannot take.
         """
         if self.is_pipeline:
             given = [
@@ -182,7 +184,8 @@ class Model:
     def generate(self, inputs: Inputs, *, edits: Edits = (), **options: Any) -> Generation:
         """Write text under edits: the library's own `generate` with its options, such as `max_new_tokens`.
 
-        Token selectors are absolute positions; negative ones count from the end of the prompt.
+        Token selectors are absolute positions; negative ones count from the end of the prompt. Each row of a padded
+        batch is written on as its prompt alone. More that the options ask for is in `Generation.outputs`.
         """
         _check_inputs(inputs)
         with self._taken():

@@ -76,12 +76,16 @@ def _row(module: Any, family: Family, tools: Tools, mark: str, pictures: list[Im
     if not (mark and mark in text):
         if talker is not None:
             text = _chat(talker, text, len(pictures))
-        elif family.image_tokens in ("grid", "anyres") and kind != "PaliGemmaProcessor":
+        elif pictures and family.image_tokens in ("grid", "anyres") and kind != "PaliGemmaProcessor":
             text = mark * len(pictures) + "\n" + text
         elif family.image_tokens == "thw":
-            text = mark * len(pictures) + text
+            ends = (module.config.vision_start_token_id, module.config.vision_end_token_id)
+            text = mark.join(tools.tokenizer.convert_ids_to_tokens(ends)) * len(pictures) + text
+    if not pictures:
+        ids = tools.tokenizer([text], return_tensors="pt")
+        return once(tools.tokenizer, {name: ids[name] for name in _WANTED if name in ids}, text)
     if whole is None:
-        return once(tools.tokenizer, _expanded(module, tools, mark, pictures, text), text)
+        return once(tools.tokenizer, _expanded(module, family, tools, mark, pictures, text), text)
     given = pictures if family.image_tokens == "query" else [pictures]
     made = dict(whole(images=given, text=[text], return_tensors="pt"))
     wanted = (*_WANTED, "token_type_ids") if kind == "PaliGemmaProcessor" else _WANTED
@@ -94,19 +98,18 @@ def _chat(talker: Any, text: str, pictures: int) -> str:
     return str(talker.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
 
 
-def _expanded(module: Any, tools: Tools, mark: str, pictures: list[Image], text: str) -> dict[str, Tensor]:
+def _expanded(
+    module: Any, family: Family, tools: Tools, mark: str, pictures: list[Image], text: str
+) -> dict[str, Tensor]:
     """Qwen-VL without its processor class, which demands torchvision: a mark becomes a token a patch group."""
-    made: dict[str, Any] = {}
-    counts = iter(())
-    if pictures:
-        made = dict(need(tools.images, "an image processor", module)(images=pictures, return_tensors="pt"))
-        merge = module.config.vision_config.spatial_merge_size
-        counts = iter((made["image_grid_thw"].prod(-1) // merge**2).tolist())
+    made = dict(need(tools.images, "an image processor", module)(images=pictures, return_tensors="pt"))
+    merge = module.config.vision_config.spatial_merge_size
+    counts = iter((made["image_grid_thw"].prod(-1) // merge**2).tolist())
     pieces = text.split(mark)
     full = pieces[0] + "".join(mark * next(counts) + piece for piece in pieces[1:])
     ids = dict(tools.tokenizer([full], return_tensors="pt"))
     ids.pop("token_type_ids", None)
-    return made | ids | {"mm_token_type_ids": (ids["input_ids"] == module.config.image_token_id).long()}
+    return made | ids | around_pictures(module, family, ids["input_ids"])
 
 
 def around_pictures(module: Any, family: Family, ids: Tensor) -> dict[str, Tensor]:

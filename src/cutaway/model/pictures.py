@@ -22,7 +22,10 @@ def picture(source: Any) -> Image.Image:
     Floats run from 0 to 1, bytes and 16-bit numbers through the range of their type, True is white. Other integers are
     taken where they are bytes (0 to 255), as the library's own processors take them.
     """
-    image = _opened(source)
+    if isinstance(source, str | Path):
+        with _opened(Path(source)) as file:
+            return picture(file)
+    image = source if isinstance(source, Image.Image) else _from_array(_array(source))
     _check_frames(image)
     _check_size(image)
     image = ImageOps.exif_transpose(image)
@@ -72,27 +75,26 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
     return levels.astype(np.uint16)
 
 
-def _opened(source: Any) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, str | Path):
-        path = Path(source)
-        if not path.is_file():
-            raise InputError(f"no picture at '{source}'", expected="the path of a picture file", do="check the path")
-        try:
-            return Image.open(path)
-        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise InputError(
-                f"'{path.name}' cannot be opened as a picture ({type(error).__name__})", expected="PNG, JPEG, WebP, …"
-            ) from error
+def _opened(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise InputError(f"no picture at '{path}'", expected="the path of a picture file", do="check the path")
+    try:
+        return Image.open(path)
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"'{path.name}' cannot be opened as a picture ({type(error).__name__})", expected="PNG, JPEG, WebP, …"
+        ) from error
+
+
+def _array(source: Any) -> np.ndarray:
     array = numbers(source)
-    if array is not None:
-        return _from_array(array)
-    raise InputError(
-        f"a picture cannot be of type {type(source).__name__}",
-        expected="a PIL image, a path, or an array (height, width[, 3 or 4])",
-        do="pass prepared tensors by name instead: `model.inputs(pixel_values=…, input_ids=…)`",
-    )
+    if array is None:
+        raise InputError(
+            f"a picture cannot be of type {type(source).__name__}",
+            expected="a PIL image, a path, or an array (height, width[, 3 or 4])",
+            do="pass prepared tensors by name instead: `model.inputs(pixel_values=…, input_ids=…)`",
+        )
+    return array
 
 
 def numbers(source: Any) -> np.ndarray | None:

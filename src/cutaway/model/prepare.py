@@ -18,7 +18,7 @@ from cutaway.model.pictures import picture
 from cutaway.model.seats import Tower
 from cutaway.model.sounds import sound_inputs
 from cutaway.model.table import Family
-from cutaway.model.texts import a_text, check_length, masked, text_inputs
+from cutaway.model.texts import a_text, check_length, completed, text_inputs
 from cutaway.model.tokens import TokenMap
 from cutaway.model.tools import Tools, need
 
@@ -39,7 +39,7 @@ def prepare(
     _check_beside(tensors, made, beside, family)
     given = made | tensors
     if tensors and family.kind != "contrastive":
-        given = masked(module, tools.tokenizer, given)
+        given = completed(module, tools.tokenizer, given)
     if not given:
         raise InputError(
             "nothing to run on",
@@ -71,6 +71,8 @@ def _made(
     sounds: list[Any], tensors: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """The tensors that pictures, texts and sounds make."""
+    if sounds and towers and "audio" not in towers:
+        raise InputError("this model takes no sound", exists=f"the towers {', '.join(towers)}")
     prepared = next((name for name in ("input_ids", "inputs_embeds") if name in tensors), None)
     if pictures and not texts and not prepared and family.image_tokens:
         raise InputError("a picture alone", expected="`text=` next to `image=`, for instance a question about it")
@@ -92,7 +94,7 @@ def _made(
 
 def _check_names(module: Any, tensors: dict[str, Any], beside: list[str]) -> None:
     """Refuse names the call does not have, and values that are not tensors."""
-    known = list(inspect.signature(module.forward).parameters)
+    known = [name for name in inspect.signature(module.forward).parameters if name not in ("args", "kwargs")]
     for name, value in tensors.items():
         slip = difflib.get_close_matches(name, OWN, n=1)
         if name not in known and (beside or slip or not set(tensors) & set(known)):

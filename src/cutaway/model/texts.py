@@ -101,9 +101,12 @@ def once(tokenizer: Any, row: dict[str, Tensor], text: str) -> dict[str, Tensor]
     ids = row["input_ids"][0]
     keep = torch.ones_like(ids, dtype=torch.bool)
     names = ("bos_token", "cls_token", "eos_token", "sep_token")
-    for token in {getattr(tokenizer, name, None) for name in names} - {None, ""}:
+    tokens: set[str] = {getattr(tokenizer, name, None) or "" for name in names} - {""}
+    for token in tokens:
+        if token not in text:
+            continue
         same = ids == tokenizer.convert_tokens_to_ids(token)
-        if 0 < text.count(token) < same.sum():
+        if text.count(token) < same.sum():
             keep[(same[1:] & same[:-1]).nonzero().flatten()[:1]] = False
     return {name: value[:, keep] if name in PER_TOKEN else value for name, value in row.items()}
 
@@ -132,7 +135,7 @@ def placed(module: Any, made: dict[str, Any]) -> dict[str, Any]:
     Models with positions in several parts (Qwen-VL) find them in the mask by themselves.
     """
     mask = made.get("attention_mask")
-    if mask is None or bool(mask[:, 0].all()) or not writes(module):
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or bool(mask[:, 0].all()) or not writes(module):
         return made
     if not _takes(module, "position_ids") or _takes(module, "image_grid_thw"):
         return made
@@ -155,11 +158,22 @@ def padding(
     return before | behind
 
 
-def masked(module: Any, tokenizer: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Prepared ids without a mask, with one that hides the padding at their ends; as they are where there is none."""
+def completed(module: Any, tokenizer: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Prepared tensors with what a row needs to be read as if alone: a mask for the padding at the ends of its ids, and
+    positions that do not count the padding in front, for models whose positions are not rotary. Else as they are.
+    """
     ids = tensors.get("input_ids")
-    if ids is None or "attention_mask" in tensors or not _takes(module, "attention_mask"):
-        return tensors
+    if ids is not None and "attention_mask" not in tensors and _takes(module, "attention_mask"):
+        hidden = _hidden(module, tokenizer, ids)
+        tensors = tensors | {"attention_mask": (~hidden).long()} if bool(hidden.any()) else tensors
+    config = getattr(module, "config", None)
+    spoken = config.get_text_config() if hasattr(config, "get_text_config") else config
+    rotary = getattr(spoken, "rope_parameters", None) is not None
+    return tensors if rotary or "position_ids" in tensors else placed(module, tensors)
+
+
+def _hidden(module: Any, tokenizer: Any, ids: Int[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
+    """Which prepared ids are padding; an error where nothing tells padding from a start."""
     config = getattr(module, "generation_config", None) or getattr(module, "config", None)
     pad, bos, eos = (
         next((n for n in (getattr(t, f"{kind}_token_id", None) for t in (tokenizer, config)) if n is not None), None)
@@ -167,11 +181,10 @@ def masked(module: Any, tokenizer: Any, tensors: dict[str, Any]) -> dict[str, An
     )
     eos = eos[0] if isinstance(eos, list) else eos
     pad = eos if pad is None else pad
-    hidden = padding(ids, pad, bos, eos)
-    leading = (ids == pad).long().cumprod(1).sum(1)
-    if pad is not None and pad == bos and len(set(leading.tolist())) > 1:
+    leading = (ids == pad).long().cumprod(1).sum(1).tolist() if pad is not None and pad == bos else []
+    if len(set(leading)) > 1:
         raise InputError(
-            f"`input_ids=` begins with {leading.tolist()} of token {pad}, which is both the start and the padding here",
+            f"`input_ids=` begins with {leading} of token {pad}, which is both the start and the padding here",
             expected="`attention_mask=` beside it", do="what `model.generate` wrote has it as `mask`",
         )  # fmt: skip
-    return placed(module, tensors | {"attention_mask": (~hidden).long()}) if bool(hidden.any()) else tensors
+    return padding(ids, pad, bos, eos)
