@@ -222,7 +222,12 @@ def test_offloaded_weights_are_brought_where_they_are_needed(name):
     tower = "text" if name in ("llama", "gpt2") else "vision"
     for norm in (f"{tower}.1.attn.norm.scale", *([f"{tower}.pool.attn.q"] if name == "siglip" else [])):
         edit = [Scale(norm, 2.0)]
-        assert gap(targets.outcome(model.run(given(name), edits=edit)), targets.outcome(plain.run(given(name), edits=edit))) == 0
+        assert (
+            gap(
+                targets.outcome(model.run(given(name), edits=edit)), targets.outcome(plain.run(given(name), edits=edit))
+            )
+            == 0
+        )
     assert gap(head_weights(model, tower, 1)[0], head_weights(plain, tower, 1)[0]) == 0
     if tower == "vision":
         assert gap(readout(model, tower).matrices, readout(plain, tower).matrices) == 0
