@@ -39,7 +39,7 @@ class AttentionTap:
         self._write, self._read = write, read
         self._parts: dict[str, list[Tensor]] = {}
         self._offset = 0
-        self.query: Tensor | None = None  # of the last call, as it was changed
+        self.query = torch.empty(0)  # of the last call, as it was changed
 
     def attend(
         self,
