@@ -1,12 +1,20 @@
 """Weights by site: what heads write and how towers are read equals what the module does."""
 
+from copy import deepcopy
+
+import peft
 import pytest
 import torch
+from torch import nn
 
 import cutaway
+from cutaway import Scale
 from cutaway.errors import SiteError
+from cutaway.methods.representation_decomposition import representation_decomposition
+from cutaway.model.linear import linear_map, norm_weights
 from cutaway.model.weights import head_weights, readout
-from world import clean, fresh, gap, given, noise, opened
+from cutaway.zoo import tiny
+from world import clean, fresh, gap, given, moved, noise, opened
 
 HEADS = [("clip", "vision"), ("clip", "text"), ("siglip", "vision"), ("dinov2", "vision"), ("vit", "vision"),
          ("llama", "text"), ("gpt2", "text"), ("bert", "text")]  # fmt: skip
@@ -58,8 +66,6 @@ def test_towers_that_are_read_otherwise_are_refused():
 
 def test_a_clip_text_is_read_where_the_library_reads_it():
     """At the end token; at the highest id where the config gives the end the id 2."""
-    from cutaway.zoo import tiny
-
     for eos in (None, 2):
         module, processor = tiny.build("clip", dtype=torch.float64)
         if eos is not None:
@@ -71,3 +77,200 @@ def test_a_clip_text_is_read_where_the_library_reads_it():
         end = readout(model, "text")
         state = run["text.2.resid_post"][torch.arange(2), end.positions(inputs)]
         assert torch.allclose(end(state), run["text.joint"], atol=1e-10)
+
+
+# --- weights that adapters, packing and quantisation changed ---------------------------------------------------------
+
+OUT = {"llama": "o_proj", "gpt2": "c_proj", "dinov2": "o_proj", "clip": "out_proj", "bert": "dense", "siglip": "fc2"}
+
+
+def lora(name, **options):
+    return peft.LoraConfig(
+        r=3, target_modules=[OUT[name]], init_lora_weights=False, fan_in_fan_out=name == "gpt2", **options
+    )
+
+
+def randomised(module, words):
+    """Weights that an adapter starts at zero or one, drawn at random."""
+    for name, weight in module.named_parameters():
+        if any(word in name for word in words):
+            weight.data = noise(*weight.shape).mul(0.3).add(weight)
+    return module
+
+
+ADAPTERS = {
+    "lora": lora,
+    "dora": lambda name: lora(name, use_dora=True),
+    "with a bias of its own": lambda name: lora(name, lora_bias=True),
+    "rank-stabilised, dropped out": lambda name: lora(name, use_rslora=True, lora_dropout=0.5),
+    "ia3": lambda name: peft.IA3Config(target_modules=[OUT[name]], feedforward_modules=[], init_ia3_weights=False),
+    "loha": lambda name: peft.LoHaConfig(r=3, target_modules=[OUT[name]], init_weights=False),
+    "oft": lambda name: peft.OFTConfig(oft_block_size=4, target_modules=[OUT[name]], init_weights=False),
+}
+
+
+def tuned(name, config):
+    """A tiny model with an adapter, in training mode as trainers leave it, opened."""
+    torch.manual_seed(0)
+    model = fresh(name)
+    wrapper = randomised(peft.get_peft_model(model.module, config).double(), ["ia3", "lora_B", "oft_R"])
+    return cutaway.load(wrapper.train(), processor=model.processor), wrapper
+
+
+def check_heads(model, name, layer=1):
+    """The heads of a layer add up to what its attention writes."""
+    tower = HEADS_IN[name]
+    weight, bias = head_weights(model, tower, layer)
+    run = model.run(given(name), record=[f"{tower}.{layer}.attn.{part}" for part in ("z", "out")])
+    z, out = run.activations.values()
+    assert gap(torch.einsum("bthe,hed->btd", z, weight) + bias, out) < 1e-10
+    return out
+
+
+HEADS_IN = {name: tower for name, tower in HEADS if (name, tower) != ("clip", "text")}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("gpt2", "lora"), ("gpt2", "with a bias of its own"), ("llama", "lora"), *(("dinov2", kind) for kind in ADAPTERS)],
+)
+def test_heads_write_through_the_adapter_that_acts(name, kind):
+    model, _ = tuned(name, ADAPTERS[kind](name))
+    tower = HEADS_IN[name]
+    assert gap(check_heads(model, name), clean(name)[f"{tower}.1.attn.out"]) > 1e-3
+    assert model.module.training
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_weights_follow_the_adapter_on_off_merged_and_with_others(name):
+    model, wrapper = tuned(name, lora(name))
+    one = check_heads(model, name)
+    with wrapper.disable_adapter():
+        assert gap(check_heads(model, name), clean(name)[f"{HEADS_IN[name]}.1.attn.out"]) == 0
+    wrapper.add_adapter("other", lora(name))
+    wrapper.double().base_model.set_adapter(["default", "other"])
+    two = check_heads(model, name)
+    assert gap(one, two) > 1e-3
+    wrapper.merge_adapter()
+    assert gap(check_heads(model, name), two) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("clip", "out_proj|fc2|visual_projection"), ("siglip", "fc1|fc2|v_proj"), ("vit", "classifier|o_proj")],
+)
+def test_a_fine_tuned_tower_is_decomposed_exactly(name, target):
+    config = peft.LoraConfig(r=3, target_modules=rf".*\.({target})|{target}", init_lora_weights=False)
+    model, _ = tuned(name, config)
+    made = representation_decomposition(model, [tiny.picture(0), tiny.picture(1)], progress=False)
+    assert float(made["error"].max()) < 1e-10
+
+
+NORMS = {"clip": ["layer_norm1", "post_layernorm"], "llama": ["input_layernorm"]}
+
+
+@pytest.mark.filterwarnings("ignore:Unsupported layer type")
+@pytest.mark.parametrize(("name", "kind"), [("clip", "tuned"), ("clip", "saved"), ("llama", "saved")])
+def test_a_norm_under_an_adapter_is_read_and_written_as_it_acts(name, kind):
+    saved = kind == "saved"
+    config = lora(name, modules_to_save=NORMS[name]) if saved else peft.LNTuningConfig(target_modules=NORMS[name])
+    model, _ = tuned(name, config)
+    randomised(model.module, ["modules_to_save", "ln_tuning_layers"])
+    before, site = f"{HEADS_IN[name]}.1.resid_pre", f"{HEADS_IN[name]}.1.attn.norm.scale"
+    norm = model._seat(model.sites.one(site)).module
+    gain, bias = norm_weights(norm)
+    run = model.run(given(name), record=[before, site])
+    x, scale = run[before], run[site]
+    x = x - x.mean(-1, keepdim=True) if name == "clip" else x
+    assert gap(gain * (x / scale[..., None]) + bias, norm(run[before])) < 1e-6
+    edited = model.run(given(name), edits=Scale(site, 2.0))
+    handle = norm.register_forward_hook(lambda module, args, output: (output + bias) / 2)
+    assert moved(edited, model.run(given(name))) < 1e-6
+    handle.remove()
+    assert moved(edited, run) > 1e-3
+
+
+def test_half_precision_keeps_the_digits_of_small_weights_beside_a_large_bias():
+    for dtype in (torch.float16, torch.bfloat16):
+        model = cutaway.load("tiny:clip", dtype=dtype)
+        for module in model.module.modules():
+            if hasattr(module, "out_proj"):
+                module.out_proj.bias.data.fill_(3.0)
+        plain, _ = head_weights(model, "vision", 1)
+        config = peft.LoraConfig(r=3, target_modules=["out_proj"])  # of no effect: its second matrix is zero
+        wrapper = peft.get_peft_model(model.module, config, autocast_adapter_dtype=False).to(dtype)
+        found, bias = head_weights(cutaway.load(wrapper, processor=model.processor), "vision", 1)
+        assert found.dtype == dtype and bool((bias == 3).all())
+        assert gap(found, plain) < 4 * torch.finfo(dtype).eps * plain.abs().max()
+
+
+class Packed(nn.Linear):
+    """Keeps its matrix as bytes, two numbers in one, as layers of 4 bits do; the input keeps its digits."""
+
+    def __init__(self, plain):
+        super().__init__(plain.in_features, plain.out_features)
+        self.bias = plain.bias
+        levels = (plain.weight.data * 20).round().clamp(-8, 7).add(8).to(torch.uint8).flatten()
+        self.weight = nn.Parameter((levels[::2] * 16 + levels[1::2])[:, None], requires_grad=False)
+
+    def forward(self, x):
+        levels = torch.stack([self.weight[:, 0] // 16, self.weight[:, 0] % 16], 1).flatten()
+        matrix = (levels.to(x.dtype) - 8) / 20
+        return nn.functional.linear(x, matrix.view(self.out_features, -1), self.bias)
+
+
+class Rounded(nn.Module):
+    """Rounds what enters to 8 bits of its own size, as dynamically quantised layers do; its weight is a method."""
+
+    def __init__(self, plain):
+        super().__init__()
+        self.in_features, self.out_features, self.plain = plain.in_features, plain.out_features, [plain]
+
+    def weight(self):
+        return self.plain[0].weight
+
+    def forward(self, x):
+        step = x.abs().max() / 127 + 1e-30
+        return self.plain[0]((x / step).round() * step)
+
+
+def changed(kind):
+    """A CLIP with other output projections in its vision tower."""
+    module = deepcopy(opened("clip").module)
+    for layer in module.vision_model.encoder.layers:
+        layer.self_attn.out_proj = kind(layer.self_attn.out_proj)
+    return cutaway.load(module, processor=opened("clip").processor)
+
+
+def test_packed_weights_are_unpacked():
+    model = changed(Packed)
+    check_heads(model, "clip")
+    made = representation_decomposition(model, [tiny.picture(0), tiny.picture(1)], progress=False)
+    assert float(made["error"].max()) < 1e-10
+
+
+def test_a_layer_that_rounds_its_input_is_refused_by_name():
+    model = changed(Rounded)
+    with pytest.raises(SiteError, match=r"Rounded gives 0\.\d% .*before it was quantised"):
+        head_weights(model, "vision", 0)
+    run = model.run(given("clip"), record=[f"vision.0.{part}" for part in ("resid_pre", "attn.out", "resid_mid")])
+    before, added, after = run.activations.values()
+    assert gap(before + added, after) < 1e-12
+
+
+def test_what_lies_on_a_layer_is_asked_in_pieces_and_hooks_are_no_part_of_it(monkeypatch):
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    class Bent(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    doubled = Doubled(5, 3).double()
+    doubled.register_forward_hook(lambda *_: pytest.fail("a hook ran"))
+    monkeypatch.setattr("cutaway.model.linear.CHUNK", 16)
+    matrix, bias = linear_map(doubled, "it", torch.float64)
+    assert gap(matrix, 2 * doubled.weight) < 1e-12 and gap(bias, 2 * doubled.bias) < 1e-12
+    with pytest.raises(SiteError, match=r"no linear map.*Bent"):
+        linear_map(Bent(5, 3), "it")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.errors import InputError
+from cutaway.errors import InputError, LoadError
 from cutaway.zoo import tiny
 from world import alike, given, identical, library_call, opened
 
@@ -54,6 +54,17 @@ def test_a_loaded_object_is_left_as_it_is_and_needs_its_processor_for_words():
     again = bare.run(bare.inputs(**run.inputs.tensors), record="*.resid_post")
     assert identical(run.outputs, again.outputs)
     assert module.config.to_dict() == config and [len(m._forward_hooks) for m in module.modules()] == hooks
+
+
+def test_an_object_keeps_its_mode_and_is_never_moved_or_cast():
+    module, processor = tiny.build("clip")
+    module.train()
+    model = cutaway.load(module, processor=processor, dtype="float32", device="cpu", attn="sdpa")  # as it is
+    assert model.module is module and all(part.training for part in module.modules())
+    for asked in ({"dtype": "float64"}, {"device": "meta"}, {"attn": "eager"}, {"device_map": "auto"}):
+        with pytest.raises(LoadError, match=rf"`{next(iter(asked))}=.*would change.*before you pass it"):
+            cutaway.load(module, processor=processor, **asked)
+    assert model.dtype == torch.float32 and model.device.type == "cpu"
 
 
 def test_dtype_and_attention_kernel_are_as_asked():

@@ -39,7 +39,7 @@ class AttentionTap:
         self._write, self._read = write, read
         self._parts: dict[str, list[Tensor]] = {}
         self._offset = 0
-        self.query: Tensor | None = None  # of the last call, as it was changed
+        self.query = torch.empty(0)  # of the last call, as it was changed
 
     def attend(
         self,
@@ -54,30 +54,31 @@ class AttentionTap:
         softcap: float | None = None,
         bias: Tensor | None = None,
         dropout: float = 0.0,
+        by_hand: bool = False,
     ) -> Float[Tensor, "batch _ _ e"]:
         """Attention with the asked reads and writes: softmax(cap(scale * q k') + mask) v.
 
-        `original` gives the library's output, used in its own layout whenever scores and pattern are not written, and
-        its pattern where it makes one: that is read instead of computed again.
+        `original` gives the library's output, used in its own layout whenever scores and pattern are not written. One
+        that takes the softmax `by_hand` gives its pattern too: it is used, not computed again, and scores are rounded
+        as there; a kernel keeps them in float32.
         """
         q, k, v = self._change("q", q), self._change("k", k), self._change("v", v)
         self.query = q
 
         def scores() -> Tensor:
             made = attention_scores(q, k, mask=mask, scale=scale, causal=causal, softcap=softcap, bias=bias)
-            return self._change("scores", made, q.dtype)
+            return self._change("scores", _narrowed(made, q.dtype) if by_hand else made, q.dtype)
 
-        if {"scores", "pattern"} & self.writes:
-            pattern = self._change("pattern", _softmax(scores(), mask).to(v.dtype))
-            out = F.dropout(pattern, dropout) @ repeat_heads(v, q.shape[1])
-        else:
-            out, known = original(q, k, v)
-            if known is None and "pattern" in self.reads:
-                known = _softmax(scores(), mask).to(v.dtype)
-            elif "scores" in self.reads:
-                scores()
-            if known is not None:
-                self._change("pattern", known)
+        written = {"scores", "pattern"} & self.writes
+        anew = "scores" in written or (written and not by_hand)
+        out, pattern = (q, None) if anew else original(q, k, v)
+        if pattern is None and (written or "pattern" in self.reads):
+            pattern = _softmax(scores(), mask).to(v.dtype)
+        elif "scores" in self.reads:
+            scores()
+        if pattern is not None:
+            pattern = self._change("pattern", pattern)
+            out = F.dropout(pattern, dropout) @ repeat_heads(v, q.shape[1]) if written else out
         self._offset += q.shape[2]
         return out
 
@@ -94,9 +95,7 @@ class AttentionTap:
         if kind in self.writes:
             tensor = self._write(kind, tensor, self._offset)
         if kind in self.reads:
-            narrow = kept is not None and kept != tensor.dtype
-            seen = tensor.clamp(min=torch.finfo(kept).min).to(kept) if narrow else tensor
-            self._parts.setdefault(kind, []).append(seen)
+            self._parts.setdefault(kind, []).append(tensor if kept is None else _narrowed(tensor, kept))
         return tensor
 
 
@@ -150,10 +149,15 @@ def _softmax(
     scores: Float[Tensor, "batch head query key"], mask: Tensor | None
 ) -> Float[Tensor, "batch head query key"]:
     """The pattern of some scores; zero for a query that its mask bars from every key, unless its scores were raised."""
-    pattern, barred = scores.softmax(-1), idle(mask, scores.shape[-1])
+    pattern, barred = scores.softmax(-1, torch.promote_types(scores.dtype, torch.float32)), idle(mask, scores.shape[-1])
     if barred is None:
         return pattern
     return pattern.masked_fill(barred & (scores.amax(-1, keepdim=True) <= torch.finfo(scores.dtype).min), 0)
+
+
+def _narrowed(scores: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scores in another dtype, the most negative number in place of minus infinity."""
+    return scores if scores.dtype == dtype else scores.clamp(min=torch.finfo(dtype).min).to(dtype)
 
 
 def repeat_heads(x: Float[Tensor, "batch kv_head key d"], heads: int) -> Float[Tensor, "batch head key d"]:
@@ -240,17 +244,19 @@ def _transformers_attention(
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     function = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
     weights: list[Tensor | None] = [None]
-    dropout = (kwargs.get("dropout") or 0.0) if module.training else 0.0  # then its weights are no longer the pattern
+    dropout = (kwargs.get("dropout") or 0.0) if module.training else 0.0
 
     def original(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
         out, weights[0] = function(module, q, k, v, attention_mask, **kwargs)
-        return out, weights[0] if function is eager and not dropout else None
+        return out, weights[0] if by_hand else None
 
+    by_hand = function is eager and not dropout  # after dropout its weights are no longer the pattern
     causal = kwargs.get("is_causal")
     out = tap.attend(
         query, key, value, mask=attention_mask, scale=kwargs.get("scaling"), original=original,
         causal=bool(getattr(module, "is_causal", True) if causal is None else causal),
         softcap=kwargs.get("softcap"), bias=kwargs.get("position_bias"), dropout=dropout,
+        by_hand=by_hand,
     )  # fmt: skip
     changed = {"scores", "pattern"} & tap.writes
     return (out.transpose(1, 2).contiguous() if changed else out), weights[0]

@@ -40,7 +40,7 @@ def has(module: nn.Module, path: str) -> bool:
 
 def linear_shape(module: Any) -> tuple[int, int] | None:
     """(in, out) features of a linear map, GPT-2's transposed `Conv1D` included; None for anything else."""
-    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+    if getattr(module, "in_features", None) and getattr(module, "out_features", None):
         return int(module.in_features), int(module.out_features)
     if type(module).__name__ == "Conv1D":
         return int(module.weight.shape[0]), int(module.weight.shape[1])

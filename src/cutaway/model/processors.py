@@ -100,7 +100,7 @@ class _Catch(TorchFunctionMode):
 
         return self._tap.attend(
             q, k, v, mask=mask, scale=scale, causal=bool(given.get("is_causal")), original=original,
-            dropout=given.get("dropout_p") or 0.0,
+            dropout=given.get("dropout_p") or 0.0, by_hand=self._classic is not None,
         )  # fmt: skip
 
 

@@ -176,6 +176,9 @@ class Replay:
         _, kwargs = self.known.arguments[tower.name]
         mask = kwargs.get("attention_mask")
         flat = mask is None or (isinstance(mask, Tensor) and mask.dim() == 2)
+        eager = getattr(getattr(tower.module, "config", None), "_attn_implementation", None) == "eager"
+        if flat and eager and mask is not None and not bool(mask.all()):
+            return False  # there padding attends to all positions, later ones too
         own = getattr(self.known.caches[tower.name], "self_attention_cache", self.known.caches[tower.name])
         return (
             flat
