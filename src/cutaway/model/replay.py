@@ -256,7 +256,10 @@ class Replay:
             stack.enter_context(last_only(self._last_mlp(chunk.cells)))
             inputs = self.inputs
             if chunk.way == "whole" and n > 1:
-                several = {k: in_rows(k, v, n, self.plan.rows) if isinstance(v, Tensor) else v for k, v in inputs.tensors.items()}
+                several = {
+                    k: in_rows(k, v, n, self.plan.rows) if isinstance(v, Tensor) else v
+                    for k, v in inputs.tensors.items()
+                }
                 inputs = replace(inputs, tensors=several)
             if chunk.way in ("tower", "suffix"):
                 self._enter_tower(stack, chunk, tower, n)
@@ -305,7 +308,9 @@ class Replay:
         def fit(name: str, value: Any) -> Any:
             if isinstance(value, dict):
                 return {key: fit(name, entry) for key, entry in value.items()}
-            if not isinstance(value, Tensor) or (cut and name == "encoder_hidden_states"):  # their keys are in the cache
+            if not isinstance(value, Tensor) or (
+                cut and name == "encoder_hidden_states"
+            ):  # their keys are in the cache
                 return value
             at = {"input_ids": 1, "inputs_embeds": 1, "position_ids": -1, "cache_position": 0}.get(name)
             value = value if at is None else value.narrow(at, cut, value.shape[at] - cut)
