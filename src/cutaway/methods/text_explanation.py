@@ -216,8 +216,8 @@ def splice(
     Units: weights of unit vectors. Source: Bhalla et al. 2024, arXiv 2402.10376. Their text writes |D'w - z|^2 +
     2 lambda |w|_1, which has the same solution; their program solves |D'w - z|^2 + p |w|_1 and calls p `l1_penalty`, so
     its p = 0.15 is lambda = 0.075 here and picks more texts. `penalty_as="l1_penalty"` takes `penalty` for p. Solved by
-    scikit-learn's coordinate descent, as theirs. Their cosine is that of n(n(D'w) + mu) with n(y); ours is taken
-    before the mean is put back, where it is not high for nothing.
+    scikit-learn's coordinate descent, as theirs. Their cosine is that of n(n(D'w) + mu) with n(y), which mu alone makes
+    high; ours is taken before mu is put back.
     Baseline: the cosine reached with as many random unit directions in place of the texts.
 
     What it can NOT tell: which of two near-synonyms is meant, or anything the bank has no word for; a weight is a

@@ -6,6 +6,7 @@ ended before t from there. Rows of one forward are cells; a causal decoder re-ru
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -84,8 +85,12 @@ class Replay:
             tower = self.homes[id(module)]
             return not tower.stepped or module is tower.module or call in steps
 
+        started = time.perf_counter()
         with torch.no_grad(), watching(self.known, self.units, seats, list(self.model.towers.values()), keep):
             self.known.outputs = self.model._call(self.inputs, "pt" if self.model.is_pipeline else "pil", self.options)
+        if self.model.device.type != "cpu":
+            torch.accelerator.synchronize()
+        self.clean_seconds = time.perf_counter() - started
 
     # --- planning -----------------------------------------------------------------------------------------------------
 
