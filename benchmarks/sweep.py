@@ -3,8 +3,9 @@
 python benchmarks/sweep.py [CASE ...] [--json FILE] [--sample N] [--rounds N] [--threads N] [--growth] [--quick]
 
 Cases: a LLaVA, text positions; b the same, picture positions; c heads at the last token; d a vision tower alone;
-e zoo:emoji-clip; f a small UNet over steps; g (a) in the shape of a 1 B model, for GPUs. One forward a cell is timed on
-a sample of the cells, in the same run, and counted for all of them; the values of the sample must agree.
+e zoo:emoji-clip; f a small UNet over steps; g (a) in the shape of a 1 B model, for GPUs; h Whisper's decoder, also
+beside plain hooks that are given the encoder's output. One forward a cell is timed on a sample of the cells, in the
+same run, and counted for all of them; the values of the sample must agree.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from timing import about, tensor_peak
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 import cutaway
 from cutaway import Patch, Scale, targets
@@ -56,6 +64,9 @@ class Case:
     target: Target
     source: dict[str, Tensor]
     goal: float | None = None
+    kept: dict[str, Any] | None = (
+        None  # arguments in place of the inputs', for plain hooks that keep the encoder's output
+    )
 
     def place(self, cell: int) -> tuple[str, int | None, int | None, Tensor] | None:
         """Module path, head, position and the value to put there; None where that is no output of a module."""
@@ -74,11 +85,13 @@ class Outcome:
     case: str
     cells: int
     hooks: float
+    hooks_kept: float | None
     nnsight: float | None
     replay: float
     replay_wall: float
     times_faster: float
     times_faster_wall: float
+    times_faster_than_kept: float | None
     times_faster_than_nnsight: float | None
     gflops: float
     least_gflops: float
@@ -166,6 +179,28 @@ def unet_case() -> Case:
     return Case("f", "small UNet, cross-attention × 8 steps", model, inputs, cells, targets.distance(reference), {})
 
 
+def whisper_case(device: str, quick: bool) -> Case:
+    """Patches in the decoder of a Whisper in the shape of the tiny one, from a text with another word."""
+    small: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 2} if quick else {}
+    config = WhisperConfig(
+        vocab_size=2000, decoder_start_token_id=5, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        suppress_tokens=None, begin_suppress_tokens=None, **small,
+    )  # fmt: skip
+    module = WhisperForConditionalGeneration(config).eval().to(device)
+    model = cutaway.load(module)
+    ids, sound = torch.randint(10, 1990, (1, WORDS)), torch.randn(1, 80, 3000)
+    other = ids.clone()
+    other[:, 1] = 7
+    inputs, clean = (model.inputs(input_features=sound, decoder_input_ids=x) for x in (other, ids))
+    record = [f"text.{layer}.resid_post" for layer in range(config.decoder_layers)]
+    source = dict(model.run(clean, record=record).activations)
+    cells = model.grid(Patch("text.*.resid_post", source), token=range(1, WORDS))
+    encoded = module.get_encoder()(inputs.tensors["input_features"])
+    kept = {"encoder_outputs": encoded, "decoder_input_ids": inputs.tensors["decoder_input_ids"]}
+    title = f"Whisper's decoder, {config.decoder_layers} layers × {WORDS - 1} positions"
+    return Case("h", title, model, inputs, cells, targets.logit_diff(5, 9), source, kept=kept)
+
+
 def cases(chosen: Sequence[str], quick: bool, device: str) -> list[Callable[[], Case]]:
     """How to make each case that was asked for."""
     shape: dict[str, Any] = {"layers": 3, "width": 128, "vision": (2, 64)} if quick else {}
@@ -185,6 +220,7 @@ def cases(chosen: Sequence[str], quick: bool, device: str) -> list[Callable[[], 
         "e": lambda: zoo_case(device),
         "f": unet_case,
         "g": lambda: text_case("g", "LLaVA in the shape of 1 B, text positions", post, device, None, big, token=text),
+        "h": lambda: whisper_case(device, quick),
     }  # fmt: skip
     return [known[name] for name in chosen]
 
@@ -192,8 +228,11 @@ def cases(chosen: Sequence[str], quick: bool, device: str) -> list[Callable[[], 
 # --- contestants ------------------------------------------------------------------------------------------------------
 
 
-def hooked(case: Case, cell: int) -> Tensor:
-    """One forward with one plain hook (or, for a pipeline, one edited run), and the target."""
+def hooked(case: Case, cell: int, given: dict[str, Any] | None = None) -> Tensor:
+    """One forward with one plain hook (or, for a pipeline, one edited run), and the target.
+
+    `given` are the arguments of the call, those of the inputs unless the encoder's output is kept.
+    """
     place = case.place(cell)
     if place is None:
         return case.target(case.model.run(case.inputs, edits=list(case.cells.edits[cell]), output="pt"))
@@ -212,7 +251,7 @@ def hooked(case: Case, cell: int) -> Tensor:
 
     handle = module.register_forward_hook(leave) if head is None else module.register_forward_pre_hook(enter)
     try:
-        outputs = case.model.module(**case.inputs.tensors)
+        outputs = case.model.module(**(given or case.inputs.tensors))
     finally:
         handle.remove()
     return case.target(cutaway.Run(outputs, case.inputs, context=case.model))
@@ -252,23 +291,23 @@ def compare(case: Case, sample: int, rounds: int) -> Outcome:
     total = len(case.cells)
     chosen = [round(i * (total - 1) / max(1, sample - 1)) for i in range(min(sample, total))]
     peer = NNsight(copy.deepcopy(case.model.module)) if NNsight is not None and case.place(0) else None
-    taken: dict[str, list[tuple[float, float]]] = {"hooks": [], "nnsight": [], "replay": []}
+    loops: dict[str, Callable[[int], Tensor]] = {"hooks": lambda cell: hooked(case, cell)}
+    if case.kept is not None:
+        loops["kept"] = lambda cell: hooked(case, cell, case.kept)
+    if peer is not None:
+        loops["nnsight"] = lambda cell: nnsighted(case, peer, cell)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in (*loops, "replay")}
     hooked(case, 0)
     made = swept(case)
     flat = torch.from_numpy(made.values.values.reshape(total, -1))
     for _ in range(rounds):
-        for cell in chosen:
-            cpu, wall, value = _timed(lambda cell=cell: hooked(case, cell))  # type: ignore[misc]
-            taken["hooks"].append((cpu, wall))
-            gap = (value.double().cpu() - flat[cell]).abs().max().item()
-            if gap > 1e-3 * max(1.0, flat.abs().max().item()):
-                raise SystemExit(f"case {case.name}, cell {cell}: replay and the plain hook differ by {gap:.2g}")
-        for cell in chosen if peer is not None else ():
-            cpu, wall, value = _timed(lambda cell=cell: nnsighted(case, peer, cell))  # type: ignore[misc]
-            taken["nnsight"].append((cpu, wall))
-            gap = (value.double().cpu() - flat[cell]).abs().max().item()
-            if gap > 1e-3 * max(1.0, flat.abs().max().item()):
-                raise SystemExit(f"case {case.name}, cell {cell}: replay and nnsight differ by {gap:.2g}")
+        for name, loop in loops.items():
+            for cell in chosen:
+                cpu, wall, value = _timed(lambda cell=cell, loop=loop: loop(cell))  # type: ignore[misc]
+                taken[name].append((cpu, wall))
+                gap = (value.double().cpu() - flat[cell]).abs().max().item()
+                if gap > 1e-3 * max(1.0, flat.abs().max().item()):
+                    raise SystemExit(f"case {case.name}, cell {cell}: replay and {name} differ by {gap:.2g}")
         cpu, wall, _ = _timed(lambda: swept(case))
         taken["replay"].append((cpu, wall))
     return _outcome(case, made, taken, tensor_peak(lambda: swept(case)) if case.model.device.type == "cpu" else 0.0)
@@ -278,11 +317,12 @@ def _outcome(case: Case, made: Any, taken: dict[str, list[tuple[float, float]]],
     middle = {name: [median(times) for times in zip(*found, strict=True)] for name, found in taken.items() if found}
     total, plan = len(case.cells), made.plan
     hooks, replay = middle["hooks"][0] * total, middle["replay"][0]
-    peer = middle["nnsight"][0] * total if "nnsight" in middle else None
+    kept, peer = (middle[name][0] * total if name in middle else None for name in ("kept", "nnsight"))
     bound = hooks * plan.least / plan.plain  # the least work at the speed of a plain forward
     return Outcome(
-        f"{case.name}: {case.title}", total, hooks, peer, replay, middle["replay"][1], hooks / replay,
-        middle["hooks"][1] * total / middle["replay"][1], peer / replay if peer else None, plan.flops / 1e9,
+        f"{case.name}: {case.title}", total, hooks, kept, peer, replay, middle["replay"][1], hooks / replay,
+        middle["hooks"][1] * total / middle["replay"][1], kept / replay if kept else None,
+        peer / replay if peer else None, plan.flops / 1e9,
         plan.least / 1e9, replay / bound, peak, repr(plan),
     )  # fmt: skip
 
@@ -316,18 +356,20 @@ def show(outcomes: Sequence[Outcome]) -> None:
         "case",
         "cells",
         "plain hooks",
+        "encoder kept",
         "nnsight",
         "replay",
         "× hooks",
         "× wall",
+        "× kept",
         "× nnsight",
         "× bound",
         "peak MB",
     ):
         table.add_column(column, justify="left" if column == "case" else "right")
     for one in outcomes:
-        numbers = (one.hooks, one.nnsight, one.replay, one.times_faster, one.times_faster_wall,
-                   one.times_faster_than_nnsight, one.over_bound, one.peak_mb)  # fmt: skip
+        numbers = (one.hooks, one.hooks_kept, one.nnsight, one.replay, one.times_faster, one.times_faster_wall,
+                   one.times_faster_than_kept, one.times_faster_than_nnsight, one.over_bound, one.peak_mb)  # fmt: skip
         table.add_row(one.case, str(one.cells), *("n/a" if x is None else f"{x:.3g}" for x in numbers))
     console.print(table)
     for one in outcomes:
@@ -337,7 +379,7 @@ def show(outcomes: Sequence[Outcome]) -> None:
 def main() -> None:
     """Parse the options, run the cases, print the table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("cases", nargs="*", default=list("abcdef"), help="which cases (all but g)")
+    options.add_argument("cases", nargs="*", default=list("abcdefh"), help="which cases (all but g)")
     options.add_argument("--json", type=Path, help="write the numbers here as well")
     options.add_argument("--sample", type=int, default=6, help="cells that plain hooks and nnsight run, a round (6)")
     options.add_argument("--rounds", type=int, default=3, help="rounds (3)")

@@ -87,6 +87,36 @@ def made_once(cache: list = []):  # noqa: B006, one decomposition for all exampl
     return cache[0]
 
 
+def test_the_published_contributions_differ_from_these_as_it_is_said():
+    """Their program in numpy: means and biases in equal shares, the last norm, the projection, over |y|."""
+    model, found = opened("clip"), made()
+    own, layers, heads = model.module.vision_model, 3, 4
+    sites = ["vision.0.resid_pre", "vision.*.attn.z", "vision.*.mlp.out", "vision.2.resid_post", "vision.norm.scale"]
+    run = model.run(model.inputs(image=PICTURES), record=sites)
+    end, s = run["vision.2.resid_post"][:, 0].numpy(), run["vision.norm.scale"].numpy().reshape(-1, 1)
+    gain, bias = (x.detach().numpy() for x in (own.post_layernorm.weight, own.post_layernorm.bias))
+    project = model.module.visual_projection.weight.detach().numpy().T
+    mean, length = end.mean(1, keepdims=True), np.linalg.norm(found["embedding"].values, axis=1, keepdims=True)
+
+    def term(x, share):
+        return (gain * (x - mean * share) / s + bias * share) @ project / length
+
+    whole, share = 0, 1 / (2 * layers + 1)
+    for layer, block in enumerate(own.encoder.layers):
+        matrix, offset = (x.detach().numpy() for x in (block.self_attn.out_proj.weight, block.self_attn.out_proj.bias))
+        for head, z in enumerate(run[f"vision.{layer}.attn.z"][:, 0].numpy().swapaxes(0, 1)):
+            wrote = z @ matrix.T[8 * head : 8 * head + 8]
+            theirs = term(wrote + offset / heads, share / heads)
+            along = (gain * (wrote.mean(1, keepdims=True) - mean * share / heads + offset / heads) / s) @ project
+            constant = bias @ project * share / heads
+            ours = found["heads"].sel(layer=layer, head=head).values
+            assert np.abs(theirs * length - (ours + along + constant)).max() < 1e-10
+            whole = whole + theirs
+        whole = whole + term(run[f"vision.{layer}.mlp.out"][:, 0].numpy(), share)
+    whole = whole + term(run["vision.0.resid_pre"][:, 0].numpy(), share)
+    assert np.abs(whole * length - found["embedding"].values).max() < 1e-10
+
+
 def test_a_term_is_what_the_output_loses_without_its_component():
     """With the norm's scale held, taking the last MLP out of the running model takes its term out of the embedding."""
     model, found = opened("clip"), made()

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from cutaway import data
+from cutaway.errors import SiteError
 from cutaway.methods.feed import embedded, feed, tracked
+from cutaway.methods.representation_decomposition import representation_decomposition
 from cutaway.methods.result import MethodError
 from cutaway.methods.text_bank import TOPICS, emoji_bank, emoji_phrases, file_bank, text_bank
 from cutaway.zoo import emoji_clip
@@ -19,6 +21,43 @@ def test_texts_are_embedded_as_the_model_embeds_them():
     assert bank.texts == tuple(texts) and gap(bank.embeddings, own) < 1e-12
     assert gap(bank.directions(centre=False).norm(dim=1), torch.ones(3)) < 1e-12
     assert gap(embedded(opened("siglip"), texts, "text", progress=False).norm(dim=1), torch.zeros(3)) > 0.1
+
+
+CAPTIONS = ["a red dog", "a blue cat left of a green car"]
+
+
+def padded(name: str, side: str, length: int):
+    model = opened(name)
+    made = model.tokenizer(CAPTIONS, return_tensors="pt", padding="max_length", max_length=length, padding_side=side)
+    return model.inputs(**{key: made[key] for key in ("input_ids", "attention_mask") if key in made})
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "length"), [("clip", "right", 10), ("clip", "right", 14), ("siglip", "right", 16),
+                                 ("siglip", "left", 16)]
+)  # fmt: skip
+def test_captions_in_a_padded_batch_are_read_where_the_model_reads_them(name, side, length):
+    model, inputs = opened(name), padded(name, side, length)
+    with torch.no_grad():
+        own = model.module.get_text_features(**inputs.tensors).pooler_output
+    parts = representation_decomposition(model, inputs, tower="text", progress=False)
+    assert gap(embedded(model, inputs, "text", progress=False), own) < 1e-12
+    assert gap(torch.from_numpy(parts["embedding"].values), own) < 1e-12 and float(parts["error"].max()) < 1e-10
+    if side == "right":
+        alone = [representation_decomposition(model, [text], tower="text", progress=False) for text in CAPTIONS]
+        for row, one in enumerate(alone):
+            assert abs(parts["heads"].values[row] - one["heads"].values[0]).max() < 1e-10
+
+
+def test_a_caption_of_which_the_padding_is_read_is_refused():
+    """Padded on the left with the id of the end, a CLIP gives the same vector for every caption."""
+    model, inputs = opened("clip"), padded("clip", "left", 12)
+    with torch.no_grad():
+        own = model.module.get_text_features(**inputs.tensors).pooler_output
+    assert gap(own[0], own[1]) < 1e-12
+    for read in (embedded, representation_decomposition):
+        with pytest.raises(SiteError, match=r"reads row 0 .* at position 0, which is padding.*padding_side"):
+            read(model, inputs, tower="text", progress=False)
 
 
 def test_a_text_counts_once_and_topics_select():

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
+import xarray
 from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from cutaway.data import scenes
 from cutaway.methods.feed import embedded, unit
-from cutaway.methods.representation_decomposition import representation_decomposition
-from cutaway.methods.result import MethodError, load
+from cutaway.methods.representation_decomposition import Decomposition, representation_decomposition
+from cutaway.methods.result import MethodError, Provenance, load
 from cutaway.methods.text_bank import TextBank, text_bank
 from cutaway.methods.text_explanation import Spans, SparseTexts, _greedy, splice, text_span
 from cutaway.model.weights import readout
@@ -84,6 +85,44 @@ def test_the_picks_are_those_of_the_algorithm(seed, rank, picks):
         assert explained[-1] == pytest.approx(1)
 
 
+def published(content, words, picks, rank):
+    """The authors' rule in plain numpy: texts as they are, in the span of the contributions as they are."""
+    _, _, rows = np.linalg.svd(content, full_matrices=False)
+    words, content, order = words @ rows[:rank].T @ rows[:rank], content - content.mean(0), []
+    for _ in range(picks):
+        best = int((content @ words.T).std(0).argmax())
+        along = words[best] / np.linalg.norm(words[best])
+        content, words = content - np.outer(content @ along, along), words - np.outer(words @ along, along)
+        order.append(best)
+    return order
+
+
+@settings(max_examples=15, deadline=None)
+@drawn(st.integers(0, 10_000), st.sampled_from([None, 6, 9]))
+def test_without_centring_the_picks_are_those_of_the_published_rule(seed, rank):
+    heads = (noise(30, 2, 2, 12, seed=seed) + 2 * noise(12, seed=seed + 1)).numpy()
+    words = TextBank(tuple(map(str, range(25))), ("text",) * 25, noise(25, 12, seed=seed + 2) + 0.5)
+    data = xarray.Dataset({"heads": (("item", "layer", "head", "joint"), heads)})
+    parts = Decomposition(data, Provenance("planted", "nobody, 2026"))
+    spans = text_span(parts, words, picks=5, centre=False, rank=rank, progress=False)
+    for layer, head in np.ndindex(2, 2):
+        order = published(heads[:, layer, head], unit(words.embeddings).numpy(), 5, rank)
+        assert spans["text"].values[layer, head].tolist() == list(map(str, order))
+    assert (np.diff(spans["explained"]) >= -1e-9).all() and spans["explained"].max() <= 1 + 1e-9
+
+
+def test_on_a_model_the_published_rule_is_another_one():
+    parts = representation_decomposition(opened("clip"), SCENES, progress=False)
+    ours, theirs = (text_span(parts, bank(), picks=3, centre=centre, progress=False) for centre in (True, False))
+    order = published(parts["heads"].values[:, 1, 2], unit(bank().embeddings).numpy(), 3, 8)  # 8: what a head can write
+    assert theirs["text"].values[1, 2].tolist() == [TEXTS[i] for i in order]
+    assert (ours["text"] != theirs["text"]).any()
+    assert (ours.provenance.options["centred"], theirs.provenance.options["centred"]) == (
+        "contributions and bank",
+        "contributions",
+    )
+
+
 def test_a_head_that_does_nothing_explains_nothing():
     order, _, explained = _greedy(torch.zeros(5, 4, dtype=torch.float64), noise(6, 4), 2)
     assert len(order) == 2 and (explained == 0).all()
@@ -99,6 +138,8 @@ def test_spans_keep_and_draw_themselves(tmp_path):
     for options in ({"picks": 0}, {"picks": 13}):
         with pytest.raises(MethodError, match="1 to 12 picks"):
             text_span(parts, bank(), **options)
+    with pytest.raises(MethodError, match="3 picks from 2 directions"):
+        text_span(parts, bank(), picks=3, rank=2)
 
 
 # --- SpLiCE -----------------------------------------------------------------------------------------------------------
@@ -116,6 +157,30 @@ def test_what_was_mixed_is_found():
     assert set(found.top(0, 2)["text"]) == {"text 3", "text 7"}
     assert found.top(1, 1)["text"].tolist() == ["text 11"]
     assert (found["cosine"] > 0.8).all() and (found["cosine"] > found["random"] + 0.05).all()
+
+
+def solved(words, z, penalty, whole):
+    """w >= 0 that minimises |D'w - z|^2 + p |w|_1, or with half the square, one weight at a time."""
+    weights, factor = np.zeros((len(z), len(words))), 2.0 if whole else 1.0
+    for _ in range(500):
+        for j, word in enumerate(words):
+            rest = z - weights @ words + np.outer(weights[:, j], word)
+            weights[:, j] = np.maximum(0, (factor * rest @ word - penalty) / (factor * word @ word))
+    return weights
+
+
+@pytest.mark.parametrize("named", ["lambda", "l1_penalty"])
+def test_the_penalty_is_that_of_the_paper_or_of_its_program(named):
+    words, z = random_bank(), unit(noise(3, 64, seed=8))
+    mean = torch.zeros(64, dtype=torch.float64)
+    found = splice(z, words, penalty=0.15, penalty_as=named, mean=mean)
+    expected = solved(words.directions().numpy(), z.numpy(), 0.15, whole=named == "l1_penalty")
+    assert np.abs(found["weight"].values - expected).max() < 1e-4
+    other = splice(z, words, penalty=0.15, penalty_as={"lambda": "l1_penalty"}.get(named, "lambda"), mean=mean)
+    more, fewer = (found, other) if named == "l1_penalty" else (other, found)
+    assert (more["used"] > fewer["used"]).all()
+    same = splice(z, words, penalty=0.3 if named == "l1_penalty" else 0.15, penalty_as=named, mean=mean)
+    assert np.abs(same["weight"].values - fewer["weight"].values).max() < 1e-6
 
 
 @settings(max_examples=10, deadline=None)
@@ -147,7 +212,7 @@ def test_sparse_texts_keep_and_draw_themselves(tmp_path):
     back = load(found.save(tmp_path / "s.nc"))
     assert isinstance(back, SparseTexts) and (back["weight"].values == found["weight"].values).all()
     assert back.provenance.options["modality_mean"] == "of these items" and "cosine" in back.plot().get_title()
-    with pytest.raises(MethodError, match="above 0"):
+    with pytest.raises(MethodError, match="above 0, as `lambda` or `l1_penalty`"):
         splice(parts, bank(), penalty=0.0)
     with pytest.raises(MethodError, match="at least two embeddings"):
         splice(unit(noise(1, 32)), bank())

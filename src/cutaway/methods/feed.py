@@ -67,12 +67,13 @@ def embedded(
 ) -> Float[Tensor, "item joint"]:
     """What the model gives out for each row in its joint space, not normalised; from any tower that ends there."""
     names = [f"{tower}.{part}" for part in ("joint", "pool.out") if f"{tower}.{part}" in model.sites]
-    end = None if names else readout(model, tower)
+    end = readout(model, tower) if not names or tower.startswith("text") else None
+    site = names[0] if names else str(end and end.space)
     found = []
     for inputs in feed(model, rows, tower, batch=batch, what=f"embedding ({tower})", progress=progress):
-        site = names[0] if end is None else end.space
+        at = end.positions(inputs) if end is not None else None  # raises where a text is read at its padding
         read = model.run(inputs, record=site)[site]
-        found.append(read if end is None or read.dim() == 2 else read[torch.arange(len(read)), end.positions(inputs)])
+        found.append(read if read.dim() == 2 else read[torch.arange(len(read)), at])
     return torch.cat(found).cpu()
 
 

@@ -137,9 +137,13 @@ def representation_decomposition(
     in its head k, M_k = W_O W_V diag(g)(1 - 11'/d), y = sum_k sum_i a_ki M_k x_i / s_i + constants + its MLP's output,
     and the components x are summed over all positions they write at.
 
-    Units: those of the embedding (not normalised). Source: Gandelsman et al. 2023, arXiv 2310.05916; we
-    keep biases and the norm's terms apart instead of spreading them over the heads, and take texts and ViTs too.
-    A tower without a shared space is read in its class logits, or behind its final norm.
+    Units: those of the embedding (not normalised). Source: Gandelsman et al. 2023, arXiv 2310.05916. The sum is theirs,
+    what belongs to whom is not: here each component loses its own mean, x_k - mean(x_k), and biases of projections,
+    P b and c are terms of their own. Their program takes an equal share of the mean of the whole state from each of the
+    K = 2 L + 1 layer terms, x_k - mean(x) / K, adds P b / K to each, spreads an attention's share and the bias of its
+    projection evenly over heads and source tokens, and divides by |y|. So a head's contribution differs along P g, P b
+    and P diag(g) bias. We take texts and ViTs too. A tower without a shared space is read in its class logits, or
+    behind its final norm.
 
     What it can NOT tell: effects that pass through later layers (an early head can matter by what others do with it),
     and how s itself would change if a component were gone. It holds items x layers x heads x joint numbers in memory.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -58,8 +58,8 @@ class Spans(Result):
 
 
 def text_span(
-    parts: Decomposition, bank: TextBank, *, picks: int = 5, layers: Sequence[int] | None = None, seed: int = 0,
-    progress: bool = True,
+    parts: Decomposition, bank: TextBank, *, picks: int = 5, layers: Sequence[int] | None = None, centre: bool = True,
+    rank: int | None = None, seed: int = 0, progress: bool = True,
 ) -> Spans:  # fmt: skip
     """Name every head by the texts whose directions explain most of what it adds to the embeddings.
 
@@ -68,9 +68,12 @@ def text_span(
     and of all R. Explained after k picks: 1 - |C_k|^2 / |C_0|^2. Fit of a pick: |R_j| when picked over |R_j| at first.
 
     Units: shares of variance. Source: Gandelsman et al. 2023, arXiv 2310.05916, algorithm 1. We remove the mean of the
-    bank as well as that of the contributions (the modality mean is no property of a head) and normalise texts before
-    projecting. The fit is ours: projected, any texts span a head of low rank, so a high share alone proves nothing.
-    Baseline: the same picks from as many random directions.
+    bank as well as that of the contributions, as the modality mean is no property of a head. `centre=False` is the
+    published rule, pick for pick: R keeps its mean and is projected onto the row space of the contributions with
+    theirs, of which `rank` keeps the first so many singular directions (the authors' program: 80; here all unless
+    given). Their program is fed contributions that hold shares of the biases and are divided by |y| of their item:
+    see `representation_decomposition`. The fit is ours: projected, any texts span a head of low rank, so a high share
+    alone proves nothing. Baseline: the same picks from as many random directions.
 
     What it can NOT tell: that a head does what its texts say. The texts span the variance on these data only; a bank
     without the right word names the nearest one; near-synonyms share a direction and only one is picked.
@@ -89,17 +92,13 @@ def text_span(
     sizes = parts.data.sizes
     texts = same_space(bank, sizes["joint"], parts.provenance.model)
     chosen = list(range(sizes["layer"])) if layers is None else [range(sizes["layer"])[layer] for layer in layers]
-    if not 1 <= picks <= min(len(bank), sizes["joint"]) or sizes["item"] < 3:
-        raise MethodError(
-            f"{picks} picks from {len(bank)} texts over {sizes['item']} items",
-            expected=f"1 to {min(len(bank), sizes['joint'])} picks, and at least 3 items (better some hundreds)",
-        )
+    _check_picks(picks, rank, min(len(bank), sizes["joint"]), sizes["item"])
     words = unit(texts).double()
-    words = words - words.mean(0)
+    words = words - words.mean(0) if centre else words
     drawn = torch.randn(words.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     random = unit(drawn) * words.norm(dim=1, keepdim=True)
     heads = torch.from_numpy(parts["heads"].values[:, chosen]).double()
-    order, *numbers = _spans(heads, words, random, picks, progress)
+    order, *numbers = _spans(heads, words, random, picks, centre, rank, progress)
     names, axes = ("fit", "explained", "random_fit", "random", "variance"), ("layer", "head", "pick")
     data = xarray.Dataset(
         {
@@ -111,35 +110,54 @@ def text_span(
     )
     told = Provenance.of(
         "text_span", SPAN_SOURCE, started=started, model=parts.provenance, seed=seed, picks=picks, texts=len(bank),
-        items=sizes["item"], centred="contributions and bank",
+        items=sizes["item"], centred="contributions and bank" if centre else "contributions", rank=rank,
     )  # fmt: skip
     return Spans(data, told)
 
 
+def _check_picks(picks: int, rank: int | None, most: int, items: int) -> None:
+    if not 1 <= picks <= most or items < 3:
+        raise MethodError(
+            f"{picks} picks over {items} items",
+            expected=f"1 to {most} picks, as many as texts and directions, and at least 3 items (better some hundreds)",
+        )
+    if rank is not None and rank < picks:
+        raise MethodError(f"{picks} picks from {rank} directions", expected="a `rank` of as many as `picks` at least")
+
+
 def _spans(
     heads: Float[Tensor, "item layer head joint"], words: Float[Tensor, "text joint"],
-    random: Float[Tensor, "text joint"], picks: int, progress: bool,
+    random: Float[Tensor, "text joint"], picks: int, centre: bool, rank: int | None, progress: bool,
 ) -> list[ndarray]:  # fmt: skip
     """Of every head: the picks, their fit and the variance they explain, both at random too, the variance itself."""
     found = []
-    centred = (heads - heads.mean(0)).permute(1, 2, 0, 3).flatten(0, 1)
-    for content in tracked(centred, "naming heads", len(centred), show=progress):
-        _, *baseline = _greedy(content, random, picks)
-        found.append((*_greedy(content, words, picks), *baseline, float(content.pow(2).sum(1).mean())))
+    contents = heads.permute(1, 2, 0, 3).flatten(0, 1)
+    for content in tracked(contents, "naming heads", len(contents), show=progress):
+        centred = content - content.mean(0)
+        basis = _row_space(centred if centre else content, rank)
+        _, *baseline = _greedy(centred, random, picks, basis)
+        variance = float(centred.pow(2).sum(1).mean())
+        found.append((*_greedy(centred, words, picks, basis), *baseline, variance))
     shape = heads.shape[1:3]
     return [np.stack(column).reshape(*shape, *np.shape(column[0])) for column in zip(*found, strict=True)]
 
 
+def _row_space(content: Float[Tensor, "item joint"], rank: int | None = None) -> Float[Tensor, "joint k"]:
+    """The first directions of the row space, orthonormal."""
+    values, vectors = torch.linalg.eigh(content.T @ content)  # rising
+    return vectors[:, values > values.max().clamp_min(0) * 1e-10].flip(1)[:, :rank]
+
+
 def _greedy(
-    content: Float[Tensor, "item joint"], words: Float[Tensor, "text joint"], picks: int
-) -> tuple[Int[ndarray, "pick"], Float[ndarray, "pick"], Float[ndarray, "pick"]]:
+    content: Float[Tensor, "item joint"], words: Float[Tensor, "text joint"], picks: int,
+    basis: Float[Tensor, "joint k"] | None = None,
+) -> tuple[Int[ndarray, "pick"], Float[ndarray, "pick"], Float[ndarray, "pick"]]:  # fmt: skip
     """The picks, their fit, the cumulative share of variance. Works on sums over items: |C r|^2 = r'C'C r."""
-    values, vectors = torch.linalg.eigh(content.T @ content)
-    total = values.clamp_min(0).sum()
-    basis = vectors[:, values > values.max().clamp_min(0) * 1e-10]
-    lengths = words.norm(dim=1)
-    words = words @ basis  # coordinates in the row space of C
-    spread = basis.T @ (content.T @ content) @ basis
+    basis = _row_space(content) if basis is None else basis
+    total, lengths = content.pow(2).sum(), words.norm(dim=1)
+    words, inside = words @ basis, content @ basis  # coordinates in the row space
+    spread = inside.T @ inside
+    start = spread.trace()
     order, fit, explained = [], [], []
     for _ in range(picks):
         score = ((words @ spread) * words).sum(1)
@@ -149,7 +167,7 @@ def _greedy(
         remove = torch.eye(len(direction), dtype=words.dtype) - torch.outer(direction, direction)
         spread, words = remove @ spread @ remove, words @ remove
         order.append(best)
-        explained.append(float(1 - spread.trace() / total) if total > 0 else 0.0)
+        explained.append(float((start - spread.trace()) / total) if total > 0 else 0.0)
     return np.array(order), np.array(fit), np.array(explained)
 
 
@@ -187,7 +205,7 @@ class SparseTexts(Result):
 
 def splice(
     embeddings: Decomposition | Float[Tensor, "item joint"], bank: TextBank, *, penalty: float = 0.15,
-    mean: Float[Tensor, "joint"] | None = None, seed: int = 0,
+    penalty_as: Literal["lambda", "l1_penalty"] = "lambda", mean: Float[Tensor, "joint"] | None = None, seed: int = 0,
 ) -> SparseTexts:  # fmt: skip
     """Write each embedding as a sparse non-negative sum of texts.
 
@@ -195,8 +213,11 @@ def splice(
     mu the mean of n(y) over the pictures (`mean`, or of the given ones) and nu that over the bank: both modality means
     are removed, since all pictures lie in one narrow cone and all texts in another.
 
-    Units: weights of unit vectors. Source: Bhalla et al. 2024, arXiv 2402.10376. Their penalty is 2 lambda beside a
-    squared error without the half, which is the same number; the solver is scikit-learn's coordinate descent.
+    Units: weights of unit vectors. Source: Bhalla et al. 2024, arXiv 2402.10376. Their text writes |D'w - z|^2 +
+    2 lambda |w|_1, which has the same solution; their program solves |D'w - z|^2 + p |w|_1 and calls p `l1_penalty`, so
+    its p = 0.15 is lambda = 0.075 here and picks more texts. `penalty_as="l1_penalty"` takes `penalty` for p. Solved by
+    scikit-learn's coordinate descent, as theirs. Their cosine is that of n(n(D'w) + mu) with n(y), which mu alone makes
+    high; ours is taken before mu is put back.
     Baseline: the cosine reached with as many random unit directions in place of the texts.
 
     What it can NOT tell: which of two near-synonyms is meant, or anything the bank has no word for; a weight is a
@@ -216,17 +237,17 @@ def splice(
     parent = None if isinstance(embeddings, Tensor) else embeddings.provenance
     given = embeddings if isinstance(embeddings, Tensor) else torch.from_numpy(embeddings["embedding"].values)
     same_space(bank, given.shape[1], parent.model if parent else "")
-    if penalty <= 0 or (mean is None and len(given) < 2):
+    if mean is None and len(given) < 2:
         raise MethodError(
-            f"penalty {penalty}, {len(given)} embeddings, {'no' if mean is None else 'a'} mean",
-            expected="a penalty above 0, and at least two embeddings or the `mean` of many normalised ones",
+            "one embedding has no mean", expected="at least two embeddings or the `mean` of normalised ones"
         )
     scaled = unit(given.detach().cpu().double())
     target = unit(scaled - (scaled.mean(0) if mean is None else mean.double()))
     words = bank.directions(centre=True).cpu().double()
     drawn = torch.randn(words.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    weights, cosine = _sparse(target.numpy(), words.numpy(), penalty)
-    _, chance = _sparse(target.numpy(), unit(drawn).numpy(), penalty)
+    weight = _lambda(penalty, penalty_as)
+    weights, cosine = _sparse(target.numpy(), words.numpy(), weight)
+    _, chance = _sparse(target.numpy(), unit(drawn).numpy(), weight)
     data = xarray.Dataset(
         {
             "weight": (("item", "text"), weights),
@@ -237,10 +258,18 @@ def splice(
         coords={"text": list(bank.texts), "topic": ("text", list(bank.topics))},
     )
     told = Provenance.of(
-        "splice", SPLICE_SOURCE, started=started, model=parent, seed=seed, penalty=penalty, texts=len(bank),
-        bank_of=bank.model, modality_mean="of these items" if mean is None else "given",
+        "splice", SPLICE_SOURCE, started=started, model=parent, seed=seed, penalty=penalty,
+        penalty_as=penalty_as, texts=len(bank), bank_of=bank.model,
+        modality_mean="of these items" if mean is None else "given",
     )  # fmt: skip
     return SparseTexts(data, told)
+
+
+def _lambda(penalty: float, named: str) -> float:
+    """The penalty beside half a squared error."""
+    if named not in ("lambda", "l1_penalty") or penalty <= 0:
+        raise MethodError(f"penalty {penalty} as '{named}'", expected="a number above 0, as `lambda` or `l1_penalty`")
+    return penalty / 2 if named == "l1_penalty" else penalty
 
 
 def _sparse(

@@ -224,7 +224,7 @@ def repeated(value: Tensor, n: int, axis: int = 0) -> Tensor:
 
 
 def in_rows(name: str, value: Tensor, n: int, rows: int) -> Tensor:
-    """N times the rows of an argument, by its name: a size says nothing, since any other axis may be as long as the batch.
+    """N times the rows of an argument, by its name: its size says nothing, as any other axis may be as long.
 
     Positions lie (row, token), (part, row, token) or (token); they and masks may have one row for all.
     """

@@ -84,8 +84,8 @@ class Plan:
                 line += f"; from position {min(starts)} to {max(starts)} of {self.positions}"
             lines.append(line)
         lines += [f"  {reason}" for reason in self.reasons]
-        saved = f"{self.plain / self.flops:.1f} times less than one forward a cell" if self.flops else ""
-        lines.append(f"  {self.flops / 1e9:.3g} GFLOPs, {saved}; {self.least / 1e9:.3g} at the least")
+        planned, plain, least = (f"{count / 1e9:.3g}" for count in (self.flops, self.plain, self.least))
+        lines.append(f"  counted, not timed: {planned} GFLOPs, of at least {least}; one forward a cell: {plain} GFLOPs")
         lines.append(f"  {self.kept / 2**20:.3g} MiB kept of the clean run")
         return "\n".join(lines)
 

@@ -116,8 +116,8 @@ def prefix_attention(
 ) -> Float[Tensor, "row head new e"]:
     """softmax(cap(s q [K, k]') + mask) [V, v] with K, V shared by rows b, batch + b, 2 batch + b, … of a batch.
 
-    One product with K serves all rows of a batch entry, so K is read once and never repeated. `own`, the keys and values
-    k, v of the new positions, is None in a cross-attention, which is not causal.
+    One product with K serves all rows of a batch entry, so K is read once and never repeated. `own`, the keys and
+    values k, v of the new positions, is None in a cross-attention, which is not causal.
     """
     (rows, heads, new, _), (batch, groups, past, _) = query.shape, past_key.shape
     n, each = rows // batch, heads // groups

@@ -6,6 +6,7 @@ ended before t from there. Rows of one forward are cells; a causal decoder re-ru
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -93,8 +94,12 @@ class Replay:
                 return True
             return call in begins(len(self.model.module.scheduler.timesteps))
 
+        started = time.perf_counter()
         with torch.no_grad(), watching(self.known, self.units, seats, list(self.model.towers.values()), keep):
             self.known.outputs = self.model._call(self.inputs, "pt" if self.model.is_pipeline else "pil", self.options)
+        if self.model.device.type != "cpu":
+            torch.accelerator.synchronize()
+        self.clean_seconds = time.perf_counter() - started
 
     # --- planning -----------------------------------------------------------------------------------------------------
 
@@ -268,7 +273,10 @@ class Replay:
             stack.enter_context(last_only(self._last_mlp(chunk.cells)))
             inputs = self.inputs
             if chunk.way == "whole" and n > 1:
-                several = {k: in_rows(k, v, n, self.plan.rows) if isinstance(v, Tensor) else v for k, v in inputs.tensors.items()}
+                several = {
+                    k: in_rows(k, v, n, self.plan.rows) if isinstance(v, Tensor) else v
+                    for k, v in inputs.tensors.items()
+                }
                 inputs = replace(inputs, tensors=several)
             if chunk.way in ("tower", "suffix"):
                 self._enter_tower(stack, chunk, tower, n)
@@ -317,7 +325,9 @@ class Replay:
         def fit(name: str, value: Any) -> Any:
             if isinstance(value, dict):
                 return {key: fit(name, entry) for key, entry in value.items()}
-            if not isinstance(value, Tensor) or (cut and name == "encoder_hidden_states"):  # their keys are in the cache
+            if not isinstance(value, Tensor) or (
+                cut and name == "encoder_hidden_states"
+            ):  # their keys are in the cache
                 return value
             at = {"input_ids": 1, "inputs_embeds": 1, "position_ids": -1, "cache_position": 0}.get(name)
             value = value if at is None else value.narrow(at, cut, value.shape[at] - cut)

@@ -30,12 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The outcome: `values` on the axes of the cells and `row`, the target without any edit in `clean`."""
+    """The outcome: `values` on the axes of the cells and `row`, the target without any edit in `clean`.
+
+    `seconds` is all the time it took, `clean_seconds` that of the one run without edits; `ran` counts the cells that
+    were not in the file of `resume=` already.
+    """
 
     values: xarray.DataArray
     clean: xarray.DataArray
     plan: Plan
     seconds: float
+    clean_seconds: float
+    ran: int
 
     @property
     def change(self) -> xarray.DataArray:
@@ -44,7 +50,12 @@ class Sweep:
 
     def __repr__(self) -> str:
         axes = " × ".join(f"{size} {dim}" for dim, size in self.values.sizes.items())
-        return f"Sweep({axes}; {self.seconds:.2f} s)\n{self.plan!r}"
+        cells, one = len(self.plan.needs), self.clean_seconds
+        ran = "" if self.ran == cells else f" for {self.ran} cells, the others were kept"
+        return (
+            f"Sweep({axes})\n{self.plan!r}\n  measured: {_time(self.seconds)}{ran}; "
+            f"the clean run took {_time(one)}, so a plain loop over all cells would take about {_time(one * cells)}"
+        )
 
 
 def sweep(
@@ -78,13 +89,16 @@ def _swept(
         told(replay.plan)
     clean = target(Run(replay.known.outputs, inputs, context=model)).detach().double().cpu()
     values = store.values(len(cells), len(clean)) if store else np.full((len(cells), len(clean)), np.nan)
+    ran = 0
     for chunk in _shown(replay.plan, progress, values):
         if np.isnan(values[list(chunk.cells)]).any():
+            ran += len(chunk.cells)
             for cell, run in zip(chunk.cells, replay.run(chunk), strict=True):
                 values[cell] = target(run).detach().double().cpu().numpy()
             if store:
                 store.save(values)
-    return _labelled(cells, values, clean, replay.plan, time.perf_counter() - started)
+    made, alone = _labelled(cells, values, clean)
+    return Sweep(made, alone, replay.plan, time.perf_counter() - started, replay.clean_seconds, ran)
 
 
 @contextmanager
@@ -104,12 +118,16 @@ def _own_bar_off(model: Model) -> Iterator[None]:
             model.module._progress_bar_config = before
 
 
-def _labelled(cells: Cells, values: np.ndarray, clean: Tensor, plan: Plan, seconds: float) -> Sweep:
+def _labelled(cells: Cells, values: np.ndarray, clean: Tensor) -> tuple[xarray.DataArray, xarray.DataArray]:
     import xarray
 
     shaped = values.reshape(*(cells.sizes or (len(cells),)), values.shape[1])
     made = xarray.DataArray(shaped, dims=(*cells.dims, "row"), coords=dict(cells.coords), name="target")
-    return Sweep(made, xarray.DataArray(clean.numpy(), dims=("row",), name="clean"), plan, seconds)
+    return made, xarray.DataArray(clean.numpy(), dims=("row",), name="clean")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1000:.2g} ms" if seconds < 0.1 else f"{seconds:.2g} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
 def _shown(plan: Plan, progress: bool, values: np.ndarray) -> Iterator[Any]:

@@ -58,6 +58,7 @@ class Readout:
     eps: float
     norm: nn.Module
     pool: nn.Module | None = None
+    end: int | None = None  # the id of the end token
 
     @property
     def matrices(self) -> Float[Tensor, "k joint d_model"]:
@@ -119,18 +120,31 @@ class Readout:
         return self(hidden[torch.arange(len(hidden)), self.positions(inputs)])
 
     def positions(self, inputs: Inputs) -> Int[Tensor, "batch"]:
-        """Where in each row the model reads: the first of the kind `at`, the last, that of the highest id."""
+        """Where in each row the model reads: the first of the kind `at`, the last, that of the highest id.
+
+        Raises SiteError where that is padding, which often has the id of the end: such a row is not read at all.
+        """
         tokens = inputs.tokens[self.tower]
         if self.at == "pool":
             raise SiteError(
                 f"the '{self.tower}' tower is read at all positions, by a pooling head", expected="a tower read at one",
                 do="use the mean over patches",
             )  # fmt: skip
-        if self.at == "highest":
-            return inputs.tensors["input_ids"].argmax(-1)
         if self.at == "last":
             return torch.full((tokens.batch,), len(tokens) - 1)
-        return tokens.where(self.at).int().argmax(1)
+        ids = inputs.tensors.get("input_ids")
+        if self.at == "cls" or ids is None:
+            return tokens.where("cls" if self.at == "cls" else "eos").int().argmax(1)
+        found = (ids if self.at == "highest" else ids == self.end).int().argmax(-1).cpu()
+        padded = tokens.kind[range(tokens.batch), found.tolist()] == "pad"
+        if padded.any():
+            raise SiteError(
+                f"the model reads row {padded.argmax()} of the '{self.tower}' tower at position "
+                f"{int(found[int(padded.argmax())])}, which is padding",
+                expected=f"the end of a text before its padding: this tower is read at its first {self.reader}",
+                do='pad on the right: `model.tokenizer.padding_side = "right"`',
+            )
+        return found
 
 
 def readout(model: Model, tower: str) -> Readout:
@@ -154,9 +168,10 @@ def readout(model: Model, tower: str) -> Readout:
     else:
         space, matrix, offset = _projection(model, tower, gain)
         weight = matrix[None]
-    if at == "eos" and getattr(model.towers[tower].module.config, "eos_token_id", None) == 2:
+    end = getattr(model.towers[tower].module.config, "eos_token_id", None)
+    if at == "eos" and end == 2:
         at = "highest"  # how the library reads a CLIP text when its config says 2, as those of the first years do
-    return Readout(tower, space, at, gain, bias, weight, offset, not is_rms(norm), norm_eps(norm), norm, pool)
+    return Readout(tower, space, at, gain, bias, weight, offset, not is_rms(norm), norm_eps(norm), norm, pool, end)
 
 
 def head_weights(
