@@ -66,12 +66,19 @@ TRAINED = {
 
 
 def trained(name: str) -> Trained:
-    """The model of that name, without `zoo:` and without `@untrained`."""
-    if name not in TRAINED:
+    """The model of that name, with or without `zoo:` in front and `@untrained` behind."""
+    plain, at, twin = name.removeprefix("zoo:").partition("@")
+    if at and twin != UNTRAINED[1:]:
         raise LoadError(
-            f"no model of the zoo is called '{name}'", exists=near(name, TRAINED), do="`cutaway zoo list` shows them"
-        )
-    return TRAINED[name]
+            f"'{plain}' has no '{twin}'", expected=f"zoo:{plain}, or zoo:{plain}{UNTRAINED}, the same before training",
+            exists=near(plain, TRAINED), do=f"leave '{at}{twin}' out, or write '{UNTRAINED}'",
+        )  # fmt: skip
+    if plain not in TRAINED:
+        raise LoadError(
+            f"no model of the zoo is called '{plain}'", expected="zoo:NAME, or zoo:NAME@untrained",
+            exists=near(plain, TRAINED), do="`cutaway zoo list` shows them",
+        )  # fmt: skip
+    return TRAINED[plain]
 
 
 def build(name: str, *, dtype: torch.dtype = torch.float32, attn: str | None = None) -> tuple[Any, Any]:
