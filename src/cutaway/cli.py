@@ -125,7 +125,7 @@ def zoo_card(name: ZooName = "emoji-clip") -> None:
     """Print a model's card: what it is, how it was made, what was measured."""
     from cutaway.zoo.trained import trained
 
-    typer.echo(trained(name.removeprefix("zoo:")).card())
+    typer.echo(trained(name).card())
 
 
 @zoo.command("eval")
@@ -133,7 +133,7 @@ def zoo_eval(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `cutaway zoo list` shows it, or NAME@untrained.")] = (
         "emoji-clip"
     ),
-    n: Annotated[int, typer.Option(min=256, help="Pictures for each zero-shot row; the card has 2000.")] = 2000,
+    n: Annotated[int, typer.Option(min=256, help="Trials for the rows of the table; the card has 2000.")] = 2000,
 ) -> None:
     """Measure a model of the zoo on held-out scenes: the numbers of its card, anew.
 
@@ -141,21 +141,24 @@ def zoo_eval(
     """
     from cutaway.report.zoo import evaluate_zoo
 
-    evaluate_zoo(name.removeprefix("zoo:"), n)
+    evaluate_zoo(name, n)
 
 
 @zoo.command("train")
 def zoo_train(
     name: ZooName,
-    out: Annotated[Path, typer.Option(help="Where the finished model goes.")] = Path("runs/emoji-clip/model"),
-    work: Annotated[Path, typer.Option(help="Where checkpoints go; run again to go on from them.")] = Path(
-        "runs/emoji-clip"
-    ),
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the finished model goes; else WORK/model.")
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where checkpoints go, to go on from when run again; else runs/NAME."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Batches to learn from; default: the recipe's.")] = None,
-    batch: Annotated[int | None, typer.Option(min=80, help="Pictures in each batch; default: the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Examples in each batch; default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another model.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    measure: Annotated[int, typer.Option(min=64, help="Pictures for each zero-shot row of the card.")] = 2000,
+    measure: Annotated[int, typer.Option(min=64, help="Trials for the rows of the card.")] = 2000,
 ) -> None:
     """Train a model of the zoo again from its recipe, measure it and write its card. Stop and go on at any time.
 
