@@ -238,7 +238,7 @@ def _patched(found: Battery, counterfactual: Image.Image, told: Told) -> tuple[B
     found = replace(found, other=other)
     gap = found.own.margin - other.margin
     if abs(gap) < LEAST:
-        why = f"The model gives both pictures nearly the same number ({gap:+.3f} between them)"
+        why = f"The model gives both pictures nearly the same number ({abs(gap):.3f} between them)"
         return found, [f"{why}, so there is nothing for patching to bring back."]
     told("patching, layer by layer")
     overs: tuple[Over, ...] = ("token", "head")

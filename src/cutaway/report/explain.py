@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from cutaway.report.sources import (
     untrained,
 )
 from cutaway.report.views import View
+from cutaway.report.words import signed
 
 REPORT = "report.html"
 LOADABLE = re.compile(r"(zoo|tiny):|.+/.+")
@@ -99,7 +100,7 @@ def explained(
     _write_inputs(folder, case, bank if code.bank == "file" else None)
     for name, result in battery.results():
         result.save(folder / f"{name}.nc", overwrite=True)
-    findings, notes = summary(battery), tuple(map(minus, _left_out(battery)))
+    findings, notes = summary(battery), tuple(_left_out(battery))
     page.write(
         folder / REPORT, title or _title(found.name, asked[0], image), views(battery, code),
         summary="\n\n".join([*findings, *notes]),
@@ -120,7 +121,7 @@ def views(found: Battery, code: Snippets) -> list[View]:
     made += [sections.growth(found, code), sections.by_layer(found, picture, code)]
     made += [sections.last_layer(found, picture, code), sections.nearest(found, code), sections.sparse(found, code)]
     every = [*made, *sums[1:], sections.floors(found, code)]
-    return [replace(view, seen=minus(view.seen)) for view in every if view is not None]
+    return [view for view in every if view is not None]
 
 
 def summary(found: Battery) -> tuple[str, ...]:
@@ -130,28 +131,24 @@ def summary(found: Battery) -> tuple[str, ...]:
         f"{words.name(found, at)}, {words.quoted(text)}," if words.lettered(found) else words.quoted(text)
         for at, text in enumerate(texts[:4])
     ]
-    told = [f"{text} {own.similarity[at]:.3f}" for at, text in enumerate(said)]
-    beside = [] if found.other is None else [f"on the counterfactual picture {found.other.margin:+.3f}"]
-    beside += [] if found.floor is None else [f"before training {found.floor.margin:+.3f}"]
+    told = [f"{text} {signed(own.similarity[at]):.3f}" for at, text in enumerate(said)]
+    beside = [] if found.other is None else [f"on the counterfactual picture {signed(found.other.margin):+.3f}"]
+    beside += [] if found.floor is None else [f"before training {signed(found.floor.margin):+.3f}"]
     first = f"Cosines with this picture: {'; '.join(told)}"
     if len(texts) > 1:
-        first += f". That is {own.margin:+.3f} for {words.aim(found)}"
+        first += f". That is {signed(own.margin):+.3f} for {words.aim(found)}"
     first += f" ({', '.join(beside)})." if beside else "."
     if len(texts) > 1 and own.margin < 0:
         first += " So it prefers the second text."
     layer, head = sections.leading(own)
     best = float(own.heads.values[layer, head])
     second = (
-        f"All heads together add {float(own.heads.sum()):+.3f} of it, layer {layer} head {head} alone {best:+.3f}; "
+        f"All heads together add {signed(own.heads.sum()):+.3f} of it, layer {layer} head {head} alone "
+        f"{signed(best):+.3f}; "
         f"{sections.mostly(sections.aimed(own), f'what patches add for {words.name(found, 0)}')}."
     )
     third = _third(found)
-    return tuple(minus(sentence) for sentence in (first, second, third) if sentence)
-
-
-def minus(text: str) -> str:
-    """Negative numbers with a true minus sign, as the page writes them."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
+    return tuple(sentence for sentence in (first, second, third) if sentence)
 
 
 def _third(found: Battery) -> str:
@@ -161,14 +158,15 @@ def _third(found: Battery) -> str:
         added, area = sections.inside(sections.aimed(own), mask)
         before = ""
         if found.floor is not None:
-            before = f" (before training {sections.inside(sections.aimed(found.floor), mask)[0]:+.3f})"
-        return f"The patches of {region}, {area:.0%} of the picture, add {added:+.3f}{before}." + _carried(found)
+            before = f" (before training {signed(sections.inside(sections.aimed(found.floor), mask)[0]):+.3f})"
+        told = f"The patches of {region}, {area:.0%} of the picture, add {signed(added):+.3f}{before}."
+        return told + _carried(found)
     if found.patching:
         return _carried(found).strip()
     if found.nearest is not None:
         best = found.nearest.isel(text=int(found.nearest.values.argmax()))
         text = words.quoted(str(best["text"].values))
-        return f"Of {found.nearest.size} texts, {text} fits best ({float(best):.3f})."
+        return f"Of {found.nearest.size} texts, {text} fits best ({signed(best):.3f})."
     return ""
 
 
@@ -180,7 +178,7 @@ def _carried(found: Battery) -> str:
     layer, head = np.unravel_index(np.nanargmax(recovery), recovery.shape)
     return (
         f" Carried over into the counterfactual, layer {layer} head {head} alone brings back "
-        f"{recovery[layer, head]:.0%} of the difference between the two pictures."
+        f"{signed(recovery[layer, head]):.0%} of the difference between the two pictures."
     )
 
 

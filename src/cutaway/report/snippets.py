@@ -53,13 +53,13 @@ class Snippets:
             "print(parts.on_grid(added).isel(item=0).sel(text=texts[0]).to_pandas().round(3))"
         )
 
-    def bars(self, rival: bool) -> str:
-        """The terms of the similarity, and their sum."""
-        less = " - effect.sel(text=texts[1])" if rival else ""
+    def bars(self, text: int, rival: int | None = None) -> str:
+        """The terms of the similarity with a text (less that with its rival), and their sum."""
+        less = "" if rival is None else f" - effect.sel(text=texts[{rival}])"
         return self._parts() + (
             "parts = representation_decomposition(model, [picture])\n"
             "effect = parts.effect(asked).isel(item=0)  # cosine, one number a term\n"
-            f"wanted = effect.sel(text=texts[0]){less}\n"
+            f"wanted = effect.sel(text=texts[{text}]){less}\n"
             "print(wanted.to_series().round(4))\n"
             "print(float(wanted.sum()))  # the model's own number"
         )
