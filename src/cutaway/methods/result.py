@@ -163,6 +163,10 @@ class Result:
         """A small table of what matters most, as a `pandas.DataFrame`."""
         return self.to_dataframe().head(20)
 
+    def note(self) -> str:
+        """What a reader of the summary must know; empty where it speaks for itself."""
+        return ""
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw on the given axes or on a new figure (`axes.figure`); no global state is touched."""
         if ax is None:

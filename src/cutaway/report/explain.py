@@ -16,7 +16,7 @@ from cutaway.errors import InputError
 from cutaway.methods.result import versions
 from cutaway.model.model import Model
 from cutaway.report import page, sections, words
-from cutaway.report.battery import Battery, Case, Told, examine
+from cutaway.report.battery import RESULTS, Battery, Case, Told, examine
 from cutaway.report.patching import maps
 from cutaway.report.picture import Picture
 from cutaway.report.snippets import BANK, OTHER, PICTURE, Snippets
@@ -25,6 +25,8 @@ from cutaway.report.sources import (
     Folder,
     as_seen,
     bank_of,
+    check_bank,
+    check_folder,
     crowd,
     opened,
     read_picture,
@@ -53,15 +55,16 @@ class Explained:
 def explain(
     model: Model | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
     counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
-    overwrite: bool = False, many: int = 256, seed: int = 0,
+    overwrite: bool = False, many: int = 256, seed: int = 0, skip_bad: bool = False,
 ) -> Path:  # fmt: skip
     """Run what fits a contrastive model on a picture and texts; write `report.html` and its arrays, return the page.
 
     `image` and `counterfactual` are pictures or paths. The first text is explained, the second is its rival: with two,
     every number is about the first rather than the second. `bank` is a file with one text a line and `pictures` a
     folder (or both "emojiworld"), in which heads and embedding are put in words; models of the zoo have both unasked.
-    At most `many` pictures are used. `out` is the folder, by default `reports/<model>-<picture>`; files of an earlier
-    report are replaced only with `overwrite`. Raises InputError for a picture, a text or a model that does not fit.
+    At most `many` pictures are used; ones that cannot be read are an error, unless `skip_bad`. `out` is the folder, by
+    default `reports/<model>-<picture>`; an earlier report is replaced only with `overwrite`. Raises InputError for a
+    picture, a text or a model that does not fit.
 
     >>> import tempfile
     >>> from cutaway.zoo import tiny
@@ -71,7 +74,7 @@ def explain(
     """
     return explained(
         model, image, texts, out=out, counterfactual=counterfactual, bank=bank, pictures=pictures,
-        overwrite=overwrite, many=many, seed=seed,
+        overwrite=overwrite, many=many, seed=seed, skip_bad=skip_bad,
     ).page  # fmt: skip
 
 
@@ -79,27 +82,30 @@ def explained(
     model: Model | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
     counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
     overwrite: bool = False, many: int = 256, seed: int = 0, truth: Mapping[str, ndarray] | None = None,
-    title: str = "", told: Told = lambda _: None,
+    title: str = "", told: Told = lambda _: None, skip_bad: bool = False,
 ) -> Explained:  # fmt: skip
     """`explain`, giving back more than the page; `truth` names regions of the picture, `told` hears the steps."""
     started = time.perf_counter()
     told("reading the picture")
     asked, whole = read_texts(texts), read_picture(image)
     other = None if counterfactual is None else read_picture(counterfactual)
+    name = model.name if isinstance(model, Model) else str(model)
+    folder = _folder(out, name, image, overwrite)
+    check_bank(bank)
+    many_pictures = crowd(pictures, name, many, skip_bad=skip_bad)
     told("opening the model")
     found = opened(model)
-    folder = _folder(out, found, image, overwrite)
     told("reading the bank of texts")
     case = Case(
-        found, whole, asked, other, bank_of(bank, found, asked), crowd(pictures, found, many), untrained(found),
-        truth or {}, seed,
+        found, whole, asked, other, bank_of(bank, found), many_pictures, untrained(found), truth or {}, seed
     )  # fmt: skip
     battery = examine(case, told=told)
     code = _snippets(folder, model, battery, bank, pictures)
     told("writing the page")
+    _remove_report(folder, [image, counterfactual, bank])
     _write_inputs(folder, case, bank if code.bank == "file" else None)
-    for name, result in battery.results():
-        result.save(folder / f"{name}.nc", overwrite=True)
+    for file, result in battery.results():
+        result.save(folder / f"{file}.nc", overwrite=True)
     findings, notes = summary(battery), tuple(_left_out(battery))
     page.write(
         folder / REPORT, title or _title(found.name, asked[0], image), views(battery, code),
@@ -185,13 +191,12 @@ def _carried(found: Battery) -> str:
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 
-def _folder(out: str | Path | None, model: Model, image: Any, overwrite: bool) -> Path:
+def _folder(out: str | Path | None, model: str, image: Any, overwrite: bool) -> Path:
     """The folder to write to; an error if something is there that should stay."""
     stem = Path(image).stem if isinstance(image, str | Path) else "picture"
-    named = re.sub(r"[^\w.@-]+", "-", f"{model.name}-{stem}").strip("-.")
+    named = re.sub(r"[^\w.@-]+", "-", f"{model}-{stem}").strip("-.")
     folder = Path(out) if out is not None else Path("reports") / named
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"'{folder}' is a file", expected="a folder to write the report to", do="give another --out")
+    check_folder(folder)
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise InputError(
             f"'{folder}' is not empty", expected="a new folder",
@@ -199,6 +204,19 @@ def _folder(out: str | Path | None, model: Model, image: Any, overwrite: bool) -
             do="give another --out, or --overwrite to replace the report in it",
         )  # fmt: skip
     return folder
+
+
+def _remove_report(folder: Path, given: Sequence[Any]) -> None:
+    """Take an earlier report out of the folder, so that none of its files is taken for one of the new; else nothing.
+
+    What the new one is made from stays, and so does everything that no report writes.
+    """
+    if not (folder / REPORT).is_file():
+        return
+    kept = {Path(one).resolve() for one in given if isinstance(one, str | Path)}
+    for name in (REPORT, PICTURE, OTHER, BANK, *(f"{result}.nc" for result in RESULTS)):
+        if (folder / name).resolve() not in kept:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _title(model: str, text: str, image: Any) -> str:
@@ -221,18 +239,21 @@ def _snippets(
 ) -> Snippets:
     case = found.case
     name = case.model.name if LOADABLE.match(case.model.name) or isinstance(model, str | Path) else ""
-    crowd_of = "" if case.crowd is None else EMOJIWORLD
+    crowd_of, skipped = "" if case.crowd is None else EMOJIWORLD, 0
     if isinstance(case.crowd, Folder):
-        crowd_of = str(pictures)
-    kind = "texts"
+        crowd_of, skipped = str(pictures), len(case.crowd.skipped)
+    kind = ""
     if case.bank is not None and (bank is not None or case.model.name.startswith("zoo:")):
         kind = EMOJIWORLD if bank is None or str(bank) == EMOJIWORLD else "file"
-    return Snippets(folder, name, case.texts, kind, crowd_of, len(case.crowd or ()))
+    return Snippets(folder, name, case.texts, kind, crowd_of, len(case.crowd or ()) + skipped, skipped > 0)
 
 
 def _left_out(found: Battery) -> list[str]:
     """What is not on the page, and words the model does not know."""
     notes = list(found.left_out)
+    skipped = found.case.crowd.skipped if isinstance(found.case.crowd, Folder) else ()
+    if skipped:
+        notes.append(f"Left out because they cannot be read: {', '.join(skipped)}.")
     unknown = unknown_words(found.case.model, found.case.texts)
     if unknown:
         notes.insert(

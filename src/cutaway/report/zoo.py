@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from cutaway.model.load import device_of
+from cutaway.report.tables import heading
 from cutaway.zoo import make
 from cutaway.zoo.contrastive import seconds_spent, steps_done
 from cutaway.zoo.evaluate import Row
@@ -19,7 +20,7 @@ from cutaway.zoo.trained import TRAINED, build, trained
 def print_zoo(console: Console | None = None) -> None:
     """The trained models, one row each, with the first of the measures that were taken when they were made."""
     names = (Column(name, no_wrap=name == "name") for name in ("name", "parameters", "size", "what", "measured"))
-    table = Table(*names, title="the zoo", title_justify="left")
+    table = Table(*names)
     for model in TRAINED.values():
         if not model.here:
             table.add_row(f"zoo:{model.name}", "", "", model.about, "not trained here yet")
@@ -79,7 +80,8 @@ def train_zoo(
 def print_rows(title: str, rows: list[Row], console: Console) -> None:
     """Measures in percent."""
     trials, right, chance = (Column(name, justify="right") for name in ("trials", "% right", "chance"))
-    table = Table("measure", "of", trials, right, "95 % interval", chance, title=title, title_justify="left")
+    heading(console, title)
+    table = Table("measure", "of", trials, right, "95 % interval", chance)
     for row in rows:
         span = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
         table.add_row(row.measure, row.of, str(row.n), f"{100 * row.value:.1f}", span, f"{100 * row.chance:.1f}")
