@@ -37,9 +37,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Open any multi-modal model: name its parts, watch them, change them."""
 
@@ -79,9 +77,7 @@ def sites(
 def tokens(
     model: ModelName,
     image: Annotated[Path | None, typer.Option(help="A picture file.")] = None,
-    text: Annotated[
-        str | None, typer.Option(help="A text or question; beside a sound, what was written so far.")
-    ] = None,
+    text: Annotated[str | None, typer.Option(help="A text or question; beside a sound, its words so far.")] = None,
     audio: Annotated[Path | None, typer.Option(metavar="FILE.wav", help="A sound, for models that hear.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A prompt, for pipelines that draw.")] = None,
 ) -> None:
@@ -166,13 +162,8 @@ def zoo_eval(
 @zoo.command("train")
 def zoo_train(
     name: ZooName,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the finished model goes; else WORK/model.")
-    ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where checkpoints go, to go on from when run again; else runs/NAME."),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the finished model goes; else WORK/model.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Where checkpoints go, to go on from; else runs/NAME.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Batches to learn from; default: the recipe's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Examples in each batch; default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another model.")] = 0,

@@ -59,13 +59,18 @@ def text_bank(
     >>> text_bank(cutaway.load("tiny:clip"), ["a red dog", "a cat", "a cat"])
     TextBank(2 texts: 2 text)
     """
-    if "text" not in model.towers:
+    if "text" not in model.towers or model.family.kind != "contrastive":
+        what = "has no text tower" if "text" not in model.towers else f"is {model.family.kind}"
         raise MethodError(
-            f"{model.name} has no text tower, so texts have no directions in its space",
-            expected="a contrastive model such as CLIP or SigLIP", exists=", ".join(model.towers),
+            f"{model.name} {what}, so texts have no directions in a space that pictures share",
+            expected="a contrastive model such as CLIP or SigLIP", exists=f"the towers {', '.join(model.towers)}",
+            do="open a contrastive one, for instance zoo:emoji-clip",
         )  # fmt: skip
     if isinstance(texts, str) or (topics is not None and len(topics) != len(texts)):
-        raise MethodError("texts and topics do not fit", expected="a list of texts, and a topic for each or none")
+        raise MethodError(
+            "texts and topics do not fit", expected="a list of texts, and a topic for each or none",
+            exists=f"{type(texts).__name__} and {type(topics).__name__}", do="put a single text into a list",
+        )  # fmt: skip
     kept = dict(reversed(list(zip(texts, topics or ["text"] * len(texts), strict=True))))
     ordered = [text for text in dict.fromkeys(texts) if text.strip()]
     if len(ordered) < 2:

@@ -38,6 +38,7 @@ from cutaway.report.views import View
 from cutaway.report.words import signed
 
 REPORT = "report.html"
+FILES = (REPORT, PICTURE, OTHER, BANK, *(f"{result}.nc" for result in RESULTS))  # all that a report may write
 LOADABLE = re.compile(r"(zoo|tiny):|.+/.+")
 
 
@@ -214,7 +215,7 @@ def _remove_report(folder: Path, given: Sequence[Any]) -> None:
     if not (folder / REPORT).is_file():
         return
     kept = {Path(one).resolve() for one in given if isinstance(one, str | Path)}
-    for name in (REPORT, PICTURE, OTHER, BANK, *(f"{result}.nc" for result in RESULTS)):
+    for name in FILES:
         if (folder / name).resolve() not in kept:
             (folder / name).unlink(missing_ok=True)
 

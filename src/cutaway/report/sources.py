@@ -162,8 +162,8 @@ class Folder(Sequence[Any]):
                 exists=", ".join(sorted(file.name for file in path.iterdir())[:5]) or "nothing in it",
                 do=f"pictures end in {' '.join(SUFFIXES)}; sub-folders are not looked into",
             )
-        if not skip:
-            self._refuse([file for file in self.files if not _opens(file)])
+        if not skip and not all(map(_opens, self.files)):
+            self._refuse([file for file in self.files if not readable(file)])
 
     def __len__(self) -> int:
         return len(self.files)
