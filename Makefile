@@ -20,7 +20,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile | expand -t 12
 
 demo: $(READY) ## Explain a drawn picture by the trained model inside the package
-	@$(BIN)/cutaway demo $(ARGS)
+	@$(BIN)/cutaway demo --overwrite $(ARGS)
 
 test: lint ## Lint, check types and run the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)

@@ -1,22 +1,58 @@
 """The command line, as a user types it."""
 
+import re
+import shlex
 import subprocess
 import sys
+from io import StringIO
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from rich.console import Console
+from scipy.io import wavfile
+from typer.main import get_command
 from typer.testing import CliRunner
 
+import cutaway
 from cutaway.cli import app, main
+from cutaway.report.positions import read_sound
+from cutaway.report.run import show
 from cutaway.zoo import tiny
 
 run = CliRunner(env={"COLUMNS": "160"}).invoke
 
 
-@pytest.mark.parametrize("command", [[], ["sites"], ["tokens"], ["tiny"], ["demo"]])
-def test_help_teaches_with_an_example_or_a_sentence(command):
-    told = run(app, [*command, "--help"])
-    assert told.exit_code == 0
-    assert "Usage" in told.output and len(told.output.splitlines()) > 5
+def commands(group=None, path=()):
+    """Every command a user can type, with its words."""
+    group = group or get_command(app)
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield pytest.param((*path, name), command, id=" ".join((*path, name)))
+
+
+@pytest.mark.parametrize(("path", "command"), commands())
+def test_help_teaches_by_examples_that_parse(path, command):
+    """Each option says what it is; each example of a command is one that the command line takes."""
+    told = run(app, [*path, "--help"])
+    assert told.exit_code == 0 and "Usage" in told.output
+    assert all(option.help for option in command.params if option.name != "help")
+    if not command.params:
+        return
+    text = " ".join((command.help or "").split())
+    examples = re.findall(r"cutaway ([^·]+)", text.partition("Try: ")[2])
+    assert examples or path[0] in ("zoo", "tiny")
+    for example in examples:
+        words = shlex.split(re.sub(r"\([^)]*\)", "", example))
+        assert tuple(words[: len(path)]) == path
+        command.make_context(" ".join(path), words[len(path) :])  # a UsageError for what is no option
+
+
+def test_the_version_is_told():
+    assert run(app, ["--version"]).output.strip() == f"cutaway {cutaway.__version__}"
 
 
 def test_sites_prints_axes_and_sizes_and_why_a_site_is_dead():
@@ -32,14 +68,60 @@ def test_sites_of_a_pattern_and_of_every_layer():
     assert "attn" not in told.output
 
 
-def test_an_unknown_architecture_says_what_is_missing():
-    assert "missing: no row" in run(app, ["sites", "tiny:t5"]).output
+def test_an_unknown_architecture_says_what_is_missing_and_draws_no_empty_box():
+    told = run(app, ["sites", "tiny:t5"]).output
+    assert "missing: no row" in told and "raw.encoder" in told
+    assert not set("┃│└") & set(told)
 
 
 def test_tokens_prints_what_each_position_is(tmp_path):
     tiny.picture().save(tmp_path / "photo.png")
     told = run(app, ["tokens", "tiny:llava", "--image", str(tmp_path / "photo.png"), "--text", "a red dog"])
     assert "1-16:image" in told.output and "'dog'" in told.output
+
+
+def test_tokens_names_unknown_words_and_says_what_a_recording_takes():
+    told = " ".join(run(app, ["tokens", "tiny:llama", "--text", "a xylograph dog"]).output.split())
+    assert "no entry for “xylograph”" in told
+    model = cutaway.load("tiny:llama")
+    wanted = model.estimate(model.inputs(text="a xylograph dog"), "*").total
+    number, unit = re.search(r"sites on this takes ([\d.]+) (\w+);", told).groups()
+    assert float(number) * {"kB": 1e3, "MB": 1e6}[unit] == pytest.approx(wanted, rel=0.01)
+
+
+def wav(path, rate=16_000, channels=1):
+    """A second of a tone as 16-bit samples."""
+    tone = (np.sin(np.arange(rate) / 20) * 30_000).astype(np.int16)
+    wavfile.write(path, rate, np.stack([tone] * channels, 1).squeeze())
+    return str(path)
+
+
+def test_tokens_takes_a_sound_and_keeps_its_text(tmp_path):
+    told = run(app, ["tokens", "tiny:whisper", "--audio", wav(tmp_path / "a.wav"), "--text", "a red dog"])
+    assert told.exit_code == 0, told.exception
+    assert "audio" in told.output and "'dog'" in told.output
+    samples, rate = read_sound(tmp_path / "a.wav")
+    assert rate == 16_000 and samples.dtype == np.float32 and 0.9 < abs(samples).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "said"),
+    [
+        ("whisper", ["--text", "a red dog"], "there is no sound.*--audio.*16000"),
+        ("whisper", ["--audio", "none.wav"], "no sound at 'none.wav'"),
+        ("whisper", ["--audio", "words.wav"], "'words.wav' cannot be read.*ffmpeg"),
+        ("whisper", ["--audio", "slow.wav"], "8000 samples a second.*16000"),
+        ("whisper", ["--audio", "two.wav"], "2 channels.*one channel"),
+        ("clip", ["--audio", "good.wav"], "hears nothing.*tiny:whisper.*vision"),
+        ("clip", ["--image", "."], "is a folder.*one picture file"),
+    ],
+)
+def test_sounds_that_do_not_fit_say_what_would(model, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wav("good.wav"), wav("slow.wav", 8000), wav("two.wav", channels=2)
+    Path("words.wav").write_text("no sound at all")
+    told = run(app, ["tokens", f"tiny:{model}", *arguments])
+    assert told.exit_code != 0 and re.search(f"(?s){said}", str(told.exception), re.I)
 
 
 def test_tiny_lists_every_model():
@@ -71,7 +153,9 @@ def test_what_goes_wrong_is_one_paragraph_and_exit_code_2(arguments, capsys):
 
 
 def test_the_installed_command_runs():
-    told = subprocess.run([sys.executable, "-m", "cutaway.cli", "--help"], capture_output=True, text=True, check=True)
+    here = Path(cutaway.__file__).parents[1]
+    command = [sys.executable, "-m", "cutaway.cli", "--help"]
+    told = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
     assert "sites" in told.stdout
 
 
@@ -86,5 +170,29 @@ def test_data_show_writes_a_contact_sheet_once(tmp_path):
     with pytest.raises(SystemExit) as stopped:
         main(["data", "show", str(out)])
     assert stopped.value.code == 2
-    with pytest.raises(SystemExit):
-        main(["data", "show", str(tmp_path / "b.png"), "--split", "trian"])
+    assert run(app, ["data", "show", str(out), "--n", "2", "--size", "32", "--overwrite"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none/sheet.png"], "no folder 'none'"),
+        (["sheet.xyz"], "ends in '.xyz'.*.png.*sheet.png"),
+        (["sheet"], "no ending.*.png"),
+        (["b.png", "--split", "trian"], "'trian'.*train"),
+    ],
+)
+def test_a_sheet_that_cannot_be_written_says_why(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = run(app, ["data", "show", *arguments])
+    assert told.exit_code != 0 and re.search(said, str(told.exception)) and not list(tmp_path.iterdir())
+
+
+def test_narrow_tables_do_not_break_words():
+    """At 40 columns every word of a title and of a header is whole, and what is too wide goes on below."""
+    frame = pd.DataFrame({"layer": [0, 1], **{f"selectivity {n}": [0.123456, -7.0] for n in "abcdef"}})
+    out = StringIO()
+    show(frame, "Decomposition(representation_decomposition of tiny:clip)", Console(file=out, width=40))
+    told = out.getvalue()
+    assert told.count("selectivity") == 6 and told.count("-7.0000") == 6 and told.count("layer") > 1
+    assert max(map(len, told.splitlines())) <= 40 and "Decomposition(representation_decomposition" in told

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from cutaway.methods.probe_data import Pool
 
 app = typer.Typer(
-    help="Open any multi-modal model: name its parts, watch them, change them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,6 +24,23 @@ app.add_typer(data, name="data")
 
 zoo = typer.Typer(help="The trained models inside the package, and how they were made.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
+
+
+def _version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        from cutaway import __version__
+
+        typer.echo(f"cutaway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Open any multi-modal model: name its parts, watch them, change them."""
+
 
 ModelName = Annotated[
     str,
@@ -61,18 +77,17 @@ def sites(
 def tokens(
     model: ModelName,
     image: Annotated[Path | None, typer.Option(help="A picture file.")] = None,
-    text: Annotated[str | None, typer.Option(help="A text or question.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text or question; beside a sound, its words so far.")] = None,
+    audio: Annotated[Path | None, typer.Option(metavar="FILE.wav", help="A sound, for models that hear.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A prompt, for pipelines that draw.")] = None,
 ) -> None:
-    """Print what each position of each tower is, for a picture and a text.
+    """Print what each position of each tower is, for a picture, a text, a sound or a prompt.
 
-    Try: cutaway tokens tiny:llava --image photo.png --text "what is this"
+    Try: cutaway tokens tiny:llava --image photo.png --text "what is this" · cutaway tokens tiny:whisper --audio a.wav
     """
-    from cutaway.model.load import load
-    from cutaway.report.tables import print_tokens
+    from cutaway.report.positions import show_tokens
 
-    opened = load(model)
-    print_tokens(opened.inputs(image=image, text=text, prompt=prompt))
+    show_tokens(model, image, text, audio, prompt)
 
 
 @app.command()
@@ -85,12 +100,13 @@ def tiny() -> None:
 
 @data.command()
 def show(
-    out: Annotated[Path, typer.Argument(help="The PNG file to write.")] = Path("emojiworld.png"),
+    out: Annotated[Path, typer.Argument(help="The picture file to write.")] = Path("emojiworld.png"),
     n: Annotated[int, typer.Option(min=1, max=400, help="How many scenes.")] = 24,
     split: Annotated[str, typer.Option(help="train, test, or one kept apart: see docs/emojiworld.md.")] = "train",
     seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
     size: Annotated[int, typer.Option(min=32, max=512, help="Pixels a side.")] = 128,
     pairs: Annotated[bool, typer.Option("--pairs", help="Counterfactual pairs of every factor instead.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a sheet that is there.")] = False,
 ) -> None:
     """Write a contact sheet: scenes with a caption each, or pairs that differ in exactly one factor.
 
@@ -98,10 +114,9 @@ def show(
     """
     from cutaway.data.sheet import contact_sheet, pair_sheet
     from cutaway.data.splits import Split, check_split
-    from cutaway.errors import InputError
+    from cutaway.report.sources import check_file
 
-    if out.exists():
-        raise InputError(f"'{out}' exists", expected="a new file", do="give another name, or remove it")
+    check_file(out, (".png", ".jpg", ".jpeg", ".webp"), overwrite)
     check_split(split)
     chosen = cast(Split, split)
     made = pair_sheet(2, chosen, seed, size) if pairs else contact_sheet(n, chosen, seed, size)
@@ -125,7 +140,7 @@ def zoo_card(name: ZooName = "emoji-clip") -> None:
     """Print a model's card: what it is, how it was made, what was measured."""
     from cutaway.zoo.trained import trained
 
-    typer.echo(trained(name.removeprefix("zoo:")).card())
+    typer.echo(trained(name).card())
 
 
 @zoo.command("eval")
@@ -133,7 +148,7 @@ def zoo_eval(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `cutaway zoo list` shows it, or NAME@untrained.")] = (
         "emoji-clip"
     ),
-    n: Annotated[int, typer.Option(min=256, help="Pictures for each zero-shot row; the card has 2000.")] = 2000,
+    n: Annotated[int, typer.Option(min=256, help="Trials for the rows of the table; the card has 2000.")] = 2000,
 ) -> None:
     """Measure a model of the zoo on held-out scenes: the numbers of its card, anew.
 
@@ -141,21 +156,19 @@ def zoo_eval(
     """
     from cutaway.report.zoo import evaluate_zoo
 
-    evaluate_zoo(name.removeprefix("zoo:"), n)
+    evaluate_zoo(name, n)
 
 
 @zoo.command("train")
 def zoo_train(
     name: ZooName,
-    out: Annotated[Path, typer.Option(help="Where the finished model goes.")] = Path("runs/emoji-clip/model"),
-    work: Annotated[Path, typer.Option(help="Where checkpoints go; run again to go on from them.")] = Path(
-        "runs/emoji-clip"
-    ),
+    out: Annotated[Path | None, typer.Option(help="Where the finished model goes; else WORK/model.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Where checkpoints go, to go on from; else runs/NAME.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Batches to learn from; default: the recipe's.")] = None,
-    batch: Annotated[int | None, typer.Option(min=80, help="Pictures in each batch; default: the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Examples in each batch; default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another model.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    measure: Annotated[int, typer.Option(min=64, help="Pictures for each zero-shot row of the card.")] = 2000,
+    measure: Annotated[int, typer.Option(min=64, help="Trials for the rows of the card.")] = 2000,
 ) -> None:
     """Train a model of the zoo again from its recipe, measure it and write its card. Stop and go on at any time.
 
@@ -198,6 +211,9 @@ Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; may be 
 Tower = Annotated[str, typer.Option(help="Which tower: vision or text.")]
 Out = Annotated[Path | None, typer.Option(metavar="FILE.nc", help="Keep the labelled arrays (netCDF).")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw them.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out pictures of the folder that cannot be read, and say which.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
 
 
@@ -214,6 +230,7 @@ def explain(
     ] = None,
     bank: Bank = None,
     pictures: Pictures = None,
+    skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Explain why a CLIP or SigLIP gives a picture its similarity with a text: one HTML page and the arrays behind it.
@@ -233,7 +250,7 @@ def explain(
     with steps() as told:
         made = explained(
             model, image, text or [], out=out, counterfactual=counterfactual, bank=bank, pictures=pictures,
-            overwrite=overwrite, told=told,
+            overwrite=overwrite, told=told, skip_bad=skip_bad,
         )  # fmt: skip
     announce(made, Console())
 
@@ -244,6 +261,7 @@ def demo(
         str, typer.Argument(metavar="MODEL", help="zoo:emoji-clip, or a generative `tiny:` model.")
     ] = "zoo:emoji-clip",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the report goes; else reports/demo.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Explain a drawn scene with a misleading word on it, by the trained model that comes with the package.
 
@@ -256,7 +274,7 @@ def demo(
     else:
         from cutaway.report.demo import run_demo
 
-        run_demo(model, out)
+        run_demo(model, out, overwrite=overwrite)
 
 
 run = typer.Typer(help="One method at a time: a table, and with --out and --plot its files.", no_args_is_help=True)
@@ -303,7 +321,7 @@ Count = Annotated[int, typer.Option(min=3, help="How many pictures at most.")]
 def run_explanation(
     model: ModelName, pictures: Pictures = None, bank: Bank = None,
     image: Annotated[Path | None, typer.Option(help="Explain this picture's embedding instead of the heads.")] = None,
-    count: Count = 256, out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
+    count: Count = 256, skip_bad: SkipBad = False, out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Name every head by the texts it varies with (TextSpan), or write one picture as a few texts (SpLiCE).
 
@@ -312,7 +330,7 @@ def run_explanation(
     from cutaway.report import run as methods
 
     methods.check_files(out, plot, overwrite)
-    methods.finish(methods.explanation(model, pictures, bank, image, count), out, plot, overwrite)
+    methods.finish(methods.explanation(model, pictures, bank, image, count, skip_bad), out, plot, overwrite)
 
 
 @run.command("linear-probing")
@@ -325,7 +343,7 @@ def run_probing(
     pool: Annotated[
         str, typer.Option(help="What stands for a picture: `pooled`, its class token; `mean`, that of its patches.")
     ] = "pooled",
-    count: Count = 400, out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
+    count: Count = 400, skip_bad: SkipBad = False, out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Where in a picture tower a property can be read off, beyond what a probe can memorise.
 
@@ -334,7 +352,8 @@ def run_probing(
     from cutaway.report import run as methods
 
     methods.check_files(out, plot, overwrite)
-    methods.finish(methods.probing(model, pictures, label or [], cast("Pool", pool), count), out, plot, overwrite)
+    made = methods.probing(model, pictures, label or [], cast("Pool", pool), count, skip_bad)
+    methods.finish(made, out, plot, overwrite)
 
 
 @run.command("activation-patching")

@@ -1,8 +1,9 @@
 """What a probe reads is gone from the running model after `erase`, and random directions leave it in place."""
 
+import itertools
+
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cutaway.methods.erasure import Erasure, _edits, erase
@@ -58,12 +59,14 @@ def test_a_target_is_measured_under_the_same_edits(tmp_path):
 
 
 def test_texts_can_be_erased_from_too():
-    texts = [f"{number} {colour} dog on the {side}" for number in ("one", "two", "three", "four")
-             for colour in ("red", "blue", "green") for side in ("left", "right")]  # fmt: skip
-    sides = np.arange(24) % 2
-    found = erase(opened("clip"), texts, sides, site="text.2.resid_post", draws=1, progress=False)
-    assert float(found["score"].sel(condition="clean", site="text.2.resid_post")) >= 0.5
-    assert not torch.is_tensor(found["score"].values)
+    """The side that a text ends in is read at its end token; without the probe's direction it is a coin's toss."""
+    told = itertools.product(("one", "two", "four"), ("red", "blue", "green"), ("dog", "cat"), ("left", "right"))
+    texts = [f"{number} {colour} {thing} on the {side}" for number, colour, thing, side in told]
+    site = "text.2.resid_post"
+    found = erase(opened("clip"), texts, np.arange(len(texts)) % 2, site=site, draws=2, progress=False)
+    score = {kind: float(found["score"].sel(condition=kind, site=site)) for kind in ("clean", "erased", "random")}
+    assert score["clean"] == score["random"] == 1 and score["erased"] <= 0.6
+    assert float(found["score"].sel(condition="erased", site="text.joint")) < 0.9 and float(found["majority"]) == 0.5
 
 
 def test_nonsense_is_refused():

@@ -1,6 +1,10 @@
 """Results keep, open, tabulate and draw themselves."""
 
+import importlib
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import matplotlib.pyplot as plt
@@ -11,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from cutaway.methods.result import MethodError, Provenance, Result, ResultError, load
+import cutaway
+from cutaway.methods.result import MethodError, Provenance, Result, ResultError, _full_name, load
 
 TOLD = Provenance("demo", "nobody, 2026", model="tiny:clip", sites=("vision.0.attn.z",), options={"picks": 3}, seed=1)
 
@@ -75,19 +80,61 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path):
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "text.nc").write_text("no array")
     made().data.to_netcdf(tmp_path / "bare.nc", engine="h5netcdf")
-    made().data.assign_attrs(result="Unheard", home="os", provenance=TOLD.to_json()).to_netcdf(
-        tmp_path / "odd.nc", engine="h5netcdf"
-    )
-    made().data.assign_attrs(result="Demo", home="os", provenance="{").to_netcdf(
-        tmp_path / "torn.nc", engine="h5netcdf"
-    )
+    made().data.assign_attrs(result=_full_name(Demo), provenance="{").to_netcdf(tmp_path / "torn.nc", engine="h5netcdf")
     for name, said in (("none.nc", "No result at"), ("text.nc", "cannot be read"), ("bare.nc", "says nothing of its"),
-                       ("odd.nc", "holds a 'Unheard'"), ("torn.nc", "no provenance that")):  # fmt: skip
+                       ("torn.nc", "no provenance that")):  # fmt: skip
         with pytest.raises(ResultError, match=said):
             load(tmp_path / name)
     made(Result).save(tmp_path / "plain.nc")
     with pytest.raises(ResultError, match="holds a Result"):
         Demo.load(tmp_path / "plain.nc")
+
+
+def test_classes_are_told_apart_by_their_full_names(tmp_path):
+    """Two modules may each have a `Demo`: a file opens as the one that wrote it."""
+    others = {}
+    for name in ("one", "other"):
+        body = {"__module__": f"somebody.{name}", "__qualname__": "Demo"}
+        others[name] = dataclass(frozen=True, eq=False, repr=False)(type("Demo", (Result,), body))
+    for name, kind in others.items():
+        made(kind).save(tmp_path / f"{name}.nc")
+    made().save(tmp_path / "ours.nc")
+    assert [type(load(tmp_path / f"{name}.nc")) for name in ("one", "other", "ours")] == [*others.values(), Demo]
+
+
+def test_a_class_of_the_package_is_imported_for_its_file_wherever_it_lies(tmp_path):
+    for name in ("cutaway.methods.erasure.Erasure", "cutaway.methods.logit_lens.Lens"):
+        made().data.assign_attrs(result=name, provenance=TOLD.to_json()).to_netcdf(
+            tmp_path / f"{name}.nc", engine="h5netcdf"
+        )
+    code = (
+        "import sys; from cutaway.methods.result import load\n"
+        "assert 'cutaway.methods.erasure' not in sys.modules\n"
+        "print(*(type(load(name)).__name__ for name in sys.argv[1:]))"
+    )
+    files = [str(path) for path in sorted(tmp_path.iterdir())]
+    here = Path(cutaway.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code, *files], cwd=here, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["Erasure", "Lens"]
+
+
+def test_no_file_has_another_module_imported(tmp_path, monkeypatch):
+    """A file is data: what it names is not run. A class of one's own opens once its module is imported."""
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom cutaway.methods.result import Result\n\n"
+        "@dataclass(frozen=True, eq=False, repr=False)\nclass Mine(Result):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("mine.Mine", "cutaway.nowhere.Thing", "cutaway.__main__.Thing", "cutaway.methods.erasure.Pool", "odd"):
+        made().data.assign_attrs(result=name, provenance=TOLD.to_json()).to_netcdf(
+            tmp_path / "odd.nc", engine="h5netcdf", mode="w"
+        )
+        with pytest.raises(ResultError, match="holds a") as caught:
+            load(tmp_path / "odd.nc")
+        assert "mine" not in sys.modules and caught.value.expected and "import" in caught.value.do
+    mine = importlib.import_module("mine")
+    path = made(mine.Mine).save(tmp_path / "mine.nc")
+    assert type(load(path)) is mine.Mine and mine.Mine.load(path).provenance == TOLD
 
 
 def test_the_table_is_tidy():

@@ -1,10 +1,14 @@
 """Opening: folders that the libraries write, objects already loaded, dtypes, attention kernels."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
 import cutaway
 from cutaway.errors import InputError, LoadError
+from cutaway.model import load
 from cutaway.zoo import tiny
 from world import alike, given, identical, library_call, opened
 
@@ -70,6 +74,99 @@ def test_an_object_keeps_its_mode_and_is_never_moved_or_cast():
 def test_dtype_and_attention_kernel_are_as_asked():
     assert cutaway.load("tiny:llama", dtype="bfloat16").dtype == torch.bfloat16
     assert cutaway.load("tiny:llama", attn="eager").module.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("tiny:clip", {"dtype": "int8"}, ["'int8'", "Available: float32", "quantised"]),
+        ("tiny:clip", {"dtype": torch.int64}, ["'int64'", "Available: float32"]),
+        ("tiny:clip", {"device": "cuda:99"}, ["no device 'cuda:99'", "Available: cpu", "leave `device` out"]),
+        ("tiny:clip", {"device": "gpu"}, ["no device 'gpu'", "Available: cpu"]),
+        ("tiny:clip", {"attn": "frob"}, ["frob", "sdpa or eager"]),
+        ("zoo:emoji-clip@nothing", {}, ["'nothing'", "@untrained"]),
+        ("tiny:clip@untrained", {}, ["no `@untrained`"]),
+        ("zoo:emojiclip", {}, ["emoji-clip", "cutaway zoo list"]),
+        ("emoji-clip", {}, ["Available: zoo:emoji-clip"]),
+        ("clip", {}, ["Available: tiny:clip"]),
+        ("a b/c", {}, ["could not be read", "check the name"]),
+    ],
+)
+def test_a_wrong_name_or_option_says_what_there_is(name, options, words):
+    with pytest.raises(cutaway.errors.LoadError) as caught:
+        cutaway.load(name, **options)
+    assert caught.value.expected and caught.value.do
+    assert all(word.lower() in str(caught.value).lower() for word in words), str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_paragraph(monkeypatch):
+    import huggingface_hub
+
+    class NoConnection(load.HTTPError):
+        pass
+
+    def unreachable(*_, **__):
+        raise NoConnection("Name or service not known\nand 120 lines more")
+
+    monkeypatch.setattr(huggingface_hub, "file_exists", unreachable)
+    with pytest.raises(cutaway.errors.LoadError) as caught:
+        cutaway.load("nobody/nothing")
+    said = str(caught.value)
+    assert "'nobody/nothing' could not be read (Name or service not known)" in said and "\n" not in said
+    assert "without a connection" in said and "download it once" in said
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folders of tiny models, written once."""
+    return {name: tiny.save(name, tmp_path_factory.mktemp(name)) for name in ("clip", "llama", "vit", "whisper")}
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("clip", "tokenizer.json"), ("clip", "tokenizer_config.json"), ("clip", "processor_config.json"),
+        ("llama", "tokenizer.json"), ("vit", "preprocessor_config.json"), ("whisper", "processor_config.json"),
+    ],
+)  # fmt: skip
+def test_a_damaged_processor_names_its_file(name, file, saved, tmp_path):
+    folder = shutil.copytree(saved[name], tmp_path / "torn")
+    text = (folder / file).read_text()
+    (folder / file).write_text(text[: len(text) // 2])
+    with pytest.raises(cutaway.errors.LoadError) as caught:
+        cutaway.load(folder)
+    assert f"the file {file} of" in caught.value.failed and "processor=" in caught.value.do
+    assert cutaway.load(folder, processor=tiny.build(name)[1]).processor is not None
+
+
+@pytest.mark.parametrize("name", ["clip", "llama", "vit", "whisper"])
+def test_a_model_without_a_processor_opens_without_one(name, saved, tmp_path):
+    """The library makes up a tokenizer without words for some classes, which would read any text as nothing."""
+    for file in saved[name].iterdir():
+        if "token" not in file.name and "process" not in file.name:
+            shutil.copy(file, tmp_path)
+    assert cutaway.load(tmp_path).processor is None
+    if (saved[name] / "processor_config.json").exists():
+        shutil.copy(saved[name] / "processor_config.json", tmp_path)
+        tools = cutaway.load(tmp_path).tools
+        assert tools.tokenizer is None and (tools.images or tools.sounds)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "frob"}, ["cannot be opened", "frob"]),
+        ({"num_hidden_layers": 5}, ["no weights for", "would stay random"]),
+        ({"intermediate_size": 48}, ["cannot be opened", "belong together"]),
+    ],
+)
+def test_a_config_that_does_not_belong_to_the_weights_is_refused(change, words, saved, tmp_path):
+    folder = shutil.copytree(saved["vit"], tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(cutaway.errors.LoadError) as caught:
+        cutaway.load(folder)
+    assert all(word in str(caught.value) for word in words)
 
 
 def test_half_precision_models_are_read_and_written():

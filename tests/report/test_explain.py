@@ -18,6 +18,7 @@ from cutaway.report import battery, explain, sections, sources
 from cutaway.report.explain import explained
 from cutaway.report.views import Bars, HeadTable, PatchingMap, Table
 from cutaway.report.views import Lens as LensView
+from cutaway.report.words import signed
 from cutaway.zoo import tiny
 from cutaway.zoo.trained import MODELS
 
@@ -115,6 +116,85 @@ def test_every_view_says_what_it_shows_with_numbers(views):
         assert view.provenance.get("model") == "tiny:clip", view.title
 
 
+def numbers(text):
+    """The numbers with a decimal point in a sentence, outside quotation marks."""
+    plain = re.sub("“.*?”", "", text)
+    return [float(word.replace("−", "-")) for word in re.findall(r"[+−]?\d+\.\d+", plain)]
+
+
+def found_by_hand(full):
+    """What the sentence of each view must say, from the arrays alone, in the order of the sentence."""
+    battery = full.battery
+    own, other = battery.own, battery.other
+    model, case = battery.case.model, battery.case
+    run = model.run(model.inputs(image=case.picture, text=list(TEXTS)))
+    cosine = [float(cutaway.targets.similarity(text)(run)) for text in (0, 1)]
+    margin, patches = cosine[0] - cosine[1], own.patches.values[0] - own.patches.values[1]
+    heads = own.heads.values
+    side = 1 if margin > 0 else -1
+    lead = float(heads.flat[(side * heads).argmax()])
+    recovery = {over: result["recovery"].isel(pair=0).transpose("layer", over).values
+                for over, result in battery.patching.items()}  # fmt: skip
+    layer, head = np.unravel_index(recovery["head"].argmax(), recovery["head"].shape)
+    pooled = own.lens["pooled"].isel(picture=0).transpose("text", "layer").values
+    curve = pooled[0] - pooled[1]
+    step = int(abs(np.diff(curve)).argmax())
+    centred = battery.centred["patch"].isel(picture=0, layer=-1).transpose("text", "row", "col").values
+    near = battery.nearest.values
+    return {
+        "What each patch adds": [patches.sum(), margin, patches.max()],
+        "Heads": [lead, float(battery.spans.data.isel(pick=0)["fit"].values.flat[(side * heads).argmax()]),
+                  float(battery.spans["random_fit"].isel(pick=0).mean())],
+        "Patching by layer and patch": [margin, other.margin, recovery["token"][:, 1:].max()],
+        "Patching by layer and head": [recovery["head"].max(), float(battery.unrelated.values[layer, head])],
+        "Where the answer appears": [curve[step + 1] - curve[step], curve[-1]],
+        "Layer by layer": [pooled[0, 0], cosine[0]],
+        "What each patch says at the last layer": [centred[0].max(), float(battery.centred["random"].values[-1])],
+        "Nearest texts": [near[0], near[2:].max()],
+        "The embedding as a few texts": [float(battery.splice[name].values[0]) for name in ("cosine", "random")],
+        "Beside chance": [margin],
+    }  # fmt: skip
+
+
+def test_every_number_in_a_sentence_is_that_of_the_arrays(full, views):
+    wanted = found_by_hand(full)
+    said = {view.title: numbers(view.seen) for view in views if not isinstance(view, Bars)}
+    assert set(said) == set(wanted)
+    for title, values in wanted.items():
+        assert said[title] == pytest.approx(values, abs=6e-3), title
+
+
+def test_the_sentence_of_a_sum_adds_up(views):
+    for view in (view for view in views if isinstance(view, Bars)):
+        parts = {group: sum(bar.value for bar in view.bars if bar.group == group) for group in ("heads", "MLPs")}
+        rest = sum(bar.value for bar in view.bars) - sum(parts.values())
+        largest = max((bar.value for bar in view.bars), key=abs)
+        wanted = [parts["heads"], parts["MLPs"], rest, largest, view.total, view.total]
+        assert numbers(view.seen)[:6] == pytest.approx(wanted, abs=6e-4), view.title
+
+
+def test_the_findings_are_the_numbers_of_the_arrays(full):
+    own, other = full.battery.own, full.battery.other
+    first, second, third = (numbers(finding) for finding in full.findings)
+    assert first == pytest.approx([*own.similarity, own.margin, other.margin], abs=6e-4)
+    side = 1 if own.margin > 0 else -1
+    assert second == pytest.approx([own.heads.sum(), side * (side * own.heads).max()], abs=6e-4)
+    added, area = sections.inside(sections.aimed(own), full.battery.case.truth["the left half"])
+    assert third == pytest.approx([added], abs=6e-4) and f"{area:.0%}" in full.findings[2]
+
+
+def test_the_crowd_is_counted(full, views):
+    view = next(view for view in views if view.title == "What each patch says at the last layer")
+    assert "the mean over 7 pictures" in view.seen  # six of the folder, and the picture itself
+
+
+def test_what_a_user_wrote_stays_as_it_was_written(tmp_path):
+    made = explained("tiny:clip", tiny.picture(), ["a -5 cat", "-2.5 dogs"], out=tmp_path / "new")
+    page = made.page.read_text(encoding="utf-8")
+    assert "“a -5 cat”" in " ".join(made.findings) and "−5 cat" not in page and "−2.5 dogs" not in page
+    assert all("-0." not in finding for finding in made.findings)
+
+
 def test_the_code_of_every_view_runs(full, views, monkeypatch):
     monkeypatch.chdir(full.folder.parent)
     for code in dict.fromkeys(view.code for view in views):
@@ -124,16 +204,22 @@ def test_the_code_of_every_view_runs(full, views, monkeypatch):
         assert re.search(r"\d", said.getvalue()), code
 
 
-def test_the_code_of_a_sum_gives_the_number_on_the_page(views):
-    view = next(view for view in views if isinstance(view, Bars))
-    said = StringIO()
-    with redirect_stdout(said):
-        exec(compile(view.code, "a view", "exec"), {})  # noqa: S102
-    assert float(said.getvalue().split()[-1]) == pytest.approx(view.total, abs=1e-5)
+def test_the_code_of_each_sum_gives_the_number_on_the_page(views):
+    for view in (view for view in views if isinstance(view, Bars)):
+        said = StringIO()
+        with redirect_stdout(said):
+            exec(compile(view.code, "a view", "exec"), {})  # noqa: S102
+        assert float(said.getvalue().split()[-1]) == pytest.approx(view.total, abs=1e-5), view.title
+
+
+def test_texts_that_look_like_code_stay_texts(tmp_path):
+    made = explained("tiny:clip", tiny.picture(), ["texts[0]", "a 'cat'"], out=tmp_path / "new")
+    code = explain._snippets(made.folder, "tiny:clip", made.battery, None, None).bars(1)
+    assert "texts = " + repr(["texts[0]", "a 'cat'"]) in code and "sel(text=texts[1])" in code
 
 
 def test_findings_and_floors_are_told(full, views):
-    assert 2 <= len(full.findings) <= 3 and explain.minus(f"{full.battery.own.margin:+.3f}") in full.findings[0]
+    assert 2 <= len(full.findings) <= 3 and f"{signed(full.battery.own.margin):+.3f}" in full.findings[0]
     floors = views[-1]
     assert isinstance(floors, Table) and any("left half" in str(row[0]) for row in floors.cells)
     assert "No untrained twin" in floors.seen
@@ -211,6 +297,13 @@ def test_a_picture_is_shown_as_it_is_cropped(tmp_path):
         ({"model": "tiny:siglip2"}, "no contrastive model.*unknown.*Expected.*SigLIP"),
         ({"bank": "none.txt"}, "No file at"),
         ({"pictures": "none"}, "no folder"),
+        ({"pictures": "words.png"}, "is a file.*Expected: a folder.*--image"),
+        ({"image": "."}, "is a folder.*Expected: one picture file.*half.png.*--pictures"),
+        ({"bank": "words.png"}, "words.png.*--bank.*fewer than two"),
+        ({"texts": ["a dog", "a dog "]}, "'a dog' is given twice"),
+        ({"texts": ["a dog", " "]}, "Text 2 is empty"),
+        ({"out": "words.png/new"}, "cannot be written to"),
+        ({"model": "zoo:emoji-clip@nothing"}, "'nothing'.*@untrained"),
         ({"pictures": "."}, "holds 2 pictures.*words.png"),
         ({"out": "taken"}, "not empty.*kept.txt.*overwrite"),
         ({"out": "words.png"}, "is a file"),
@@ -237,6 +330,35 @@ def test_overwrite_replaces_a_report_and_nothing_else(tmp_path):
     assert (tmp_path / "kept.txt").read_text() == "mine"
     with pytest.raises(InputError, match="not empty"):
         explain.explain("tiny:clip", tiny.picture(), ["a dog"], out=tmp_path)
+
+
+def test_overwrite_leaves_no_file_of_an_earlier_report(tmp_path):
+    (tmp_path / "bank.txt").write_text("a dog\na cat\n")
+    given = {"counterfactual": tiny.picture(3), "bank": tmp_path / "bank.txt", "out": tmp_path / "new"}
+    explain.explain("tiny:clip", tiny.picture(), TEXTS, **given)
+    (tmp_path / "new" / "mine.nc").write_text("not a report's")
+    before = {file.name for file in (tmp_path / "new").iterdir()}
+    assert {"counterfactual.png", "bank.txt", "patching_head.nc"} <= before <= {*explain.FILES, "mine.nc"}
+    explain.explain("tiny:clip", tmp_path / "new" / "picture.png", ["a dog"], out=tmp_path / "new", overwrite=True)
+    after = {file.name for file in (tmp_path / "new").iterdir()}
+    assert after == {"report.html", "picture.png", "decomposition.nc", "lens.nc", "mine.nc"}
+
+
+def test_without_a_bank_there_is_no_bank(tmp_path):
+    made = explained("tiny:clip", tiny.picture(), TEXTS, out=tmp_path / "new")
+    assert made.battery.case.bank is None and made.battery.nearest is None
+    assert "--bank" in " ".join(made.notes)
+
+
+def test_nothing_is_opened_before_what_is_cheap_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(explain, "opened", lambda _: pytest.fail("the model was opened"))
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    (tmp_path / "taken.txt").write_text("mine")
+    for wrong in ({"bank": tmp_path / "empty.txt"}, {"pictures": tmp_path}, {"out": tmp_path / "taken.txt" / "x"},
+                  {"counterfactual": tmp_path / "none.png"}):  # fmt: skip
+        with pytest.raises(ValueError, match="Expected"):
+            explain.explain("tiny:clip", tiny.picture(), TEXTS, **{"out": tmp_path / "new", **wrong})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["empty.txt", "taken.txt"]
 
 
 def test_words_the_model_has_no_entry_for_are_named(tmp_path):

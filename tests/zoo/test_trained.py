@@ -1,7 +1,11 @@
 """The trained model that comes with the package: it opens like any other, and its card tells the truth."""
 
+import contextlib
 import json
 import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +15,10 @@ import cutaway
 from cutaway import data
 from cutaway.cli import app
 from cutaway.errors import LoadError
-from cutaway.zoo import trained
+from cutaway.zoo import make, trained
+from cutaway.zoo.contrastive import Step
 from cutaway.zoo.emoji_clip import untrained
-from cutaway.zoo.evaluate import Eyes, classes, naming, telling_apart
+from cutaway.zoo.evaluate import Eyes, Row, classes, naming, telling_apart
 
 run = CliRunner(env={"COLUMNS": "160"}).invoke
 HERE = trained.TRAINED["emoji-clip"].here
@@ -108,25 +113,100 @@ def test_commands(tmp_path):
 
 
 def test_train_from_the_command_line(tmp_path):
-    """Three steps, stopped after the first two by their number, then finished, measured and written down."""
-    folder = tmp_path / "model"
-    command = [
-        "zoo",
-        "train",
-        "emoji-clip",
-        "--steps",
-        "2",
-        "--batch",
-        "80",
-        "--seed",
-        "3",
-        "--work",
-        str(tmp_path / "work"),
-    ]
-    told = run(app, [*command, "--out", str(folder), "--measure", "64"])
+    """Two steps by a name with `zoo:` in front, measured and written down; the folders are those of the name."""
+    command = ["zoo", "train", "zoo:emoji-clip", "--steps", "2", "--batch", "80", "--seed", "3"]
+    with run_in(tmp_path):
+        told = run(app, [*command, "--measure", "64"])
     assert told.exit_code == 0, told.output
+    folder = tmp_path / "runs" / "emoji-clip" / "model"
     measured = json.loads((folder / "measured.json").read_text())
     assert measured["command"] == "cutaway zoo train emoji-clip --steps 2 --batch 80 --seed 3"
     assert cutaway.load(folder).sites.towers() == {"text": 3, "vision": 6}
-    again = run(app, [*command, "--out", str(folder)])
+    with run_in(tmp_path):
+        again = run(app, command)
     assert again.exit_code != 0 and "holds a model" in str(again.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "emoji-clap"], "'emoji-clap'.*Available: emoji-clip"),
+        (["train", "zoo:emoji-clap"], "'emoji-clap'"),
+        (["train", "emoji-clip", "--device", "cuda:99"], "no device 'cuda:99'"),
+        (["card", "tiny:clip"], "no model of the zoo"),
+        (["eval", "emoji-clip@trained"], "has no 'trained'.*@untrained"),
+    ],
+)
+def test_what_the_zoo_refuses_writes_nothing(arguments, said, tmp_path):
+    with run_in(tmp_path):
+        told = run(app, ["zoo", *arguments])
+    assert told.exit_code != 0 and re.search(f"(?is){said}", str(told.exception))
+    assert not list(tmp_path.iterdir())
+
+
+def run_in(folder):
+    return contextlib.chdir(folder)
+
+
+class Two(torch.nn.Module):
+    """A model of two numbers, that `make` can write and read like any other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2))
+
+    def save_pretrained(self, out: Path) -> None:
+        out.mkdir(parents=True)
+        (out / "config.json").write_text("{}")
+        torch.save(self.weight, out / "weight")
+
+    @classmethod
+    def from_pretrained(cls, out: Path, dtype: torch.dtype) -> "Two":
+        made = cls()
+        made.weight.data = torch.load(out / "weight").data.to(dtype)
+        return made
+
+
+@dataclass(frozen=True)
+class TwoRecipe:
+    steps: int = 3
+    batch: int = 1
+    seed: int = 0
+
+
+def two_steps(module, recipe, work, device):
+    for step in range(recipe.steps):
+        module.weight.data += 1
+        yield Step(step + 1, 0.0, 1.0)
+
+
+def two_rows(module, processor, n, told):
+    told("counting")
+    return [Row("sum", "of weights", n, float(module.weight.detach().sum()) / 6, 0.0, 1.0, 0.5)]
+
+
+MAKING = make.Making(
+    TwoRecipe, lambda seed: Two(), lambda: SimpleNamespace(save_pretrained=lambda out: None), two_steps, two_rows,
+    lambda module, shipped: 0.0,
+)  # fmt: skip
+
+
+def test_another_model_is_one_entry(tmp_path, monkeypatch):
+    """A second model, with its own recipe, measure and card, goes through the same commands."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "two.py").write_text("from test_trained import MAKING\n")
+    (tmp_path / "home" / "two.md").write_text("# two\n{parameters} {samples} {minutes} {lost} {recipe}\n{table}\n")
+    (tmp_path / "home" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.setitem(trained.TRAINED, "two", trained.Trained("two", "two numbers", "home.two"))
+    monkeypatch.setattr(trained, "MODELS", tmp_path)
+    with run_in(tmp_path):
+        told = run(app, ["zoo", "train", "two", "--seed", "7", "--out", "two"])
+        assert told.exit_code == 0, told.output or told.exception
+        assert "sum" in told.output and "100.0" in told.output
+        assert "# two" in run(app, ["zoo", "card", "zoo:two"]).output
+        listed = run(app, ["zoo", "list"]).output
+    assert "zoo:two" in listed and "sum, of weights: 100.0 %" in listed and "not trained here" in listed
+    measured = json.loads((tmp_path / "two" / "measured.json").read_text())
+    assert measured["command"] == "cutaway zoo train two --seed 7" and measured["rows"][0]["untrained"] == 0

@@ -61,10 +61,20 @@ class Patching(Result):
         )  # fmt: skip
 
     def summary(self) -> Any:
-        """The twelve places that recover most."""
-        names = ["mean", "low", "high", "random", "effect"]
+        """The twelve places that recover most; columns that one pair alone does not have are left out."""
+        names = [name for name in ("mean", "low", "high", "random", "effect") if self[name].notnull().any()]
         table = self.data[names].to_dataframe().reset_index().sort_values("mean", ascending=False)
         return table[[*self["mean"].dims, *names]].head(12)
+
+    def note(self) -> str:
+        """Says what one pair does not have, and how many pairs were left out."""
+        pairs, used = self.data.sizes["pair"], int(self["used"].sum())
+        said = [] if used == pairs else [f"{pairs - used} of {pairs} pairs were left out: they hardly move the target."]
+        if used == 1:
+            said.append("One pair has no interval (low, high): that takes several.")
+        if not self["random"].notnull().any():
+            said.append("One pair has no unrelated row to fill a place from either (random): half may mean nothing.")
+        return " ".join(said)
 
     def _draw(self, ax: Axes) -> None:
         shown = self["mean"]

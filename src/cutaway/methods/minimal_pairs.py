@@ -91,9 +91,11 @@ def minimal_pairs(
             do="give each input the counterpart that differs from it in one thing",
         )  # fmt: skip
     if target is None:
-        if told is None or "text" not in model.towers or "vision" not in model.towers:
+        if told is None or model.family.kind != "contrastive":
+            why = "" if told is None else f": '{model.name}' is {model.family.kind} and has no joint space for captions"
             raise MethodError(
-                "no target, and nothing that says what tells the two apart", expected="`target=`",
+                f"no target, and nothing that says what tells the two apart{why}", expected="`target=`",
+                exists="for generative models targets.logit_diff, for contrastive ones closer",
                 do="give Pairs to a contrastive model, or target=closer.of(model, texts, other_texts)",
             )  # fmt: skip
         target = closer.of(model, *told, progress=progress)

@@ -7,9 +7,10 @@ import html
 import importlib
 import io
 import json
-import pkgutil
+import re
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,8 @@ from matplotlib.figure import Figure
 from cutaway.errors import CutawayError, near
 
 R = TypeVar("R", bound="Result")
-_PROVENANCE, _KIND, _HOME = "provenance", "result", "home"
+_PROVENANCE, _KIND = "provenance", "result"
+_OWN = re.compile(r"(cutaway(?:\.[a-z][a-z0-9_]*)+)(?:\.[A-Z]\w*)+$")  # the module of a class of this package
 
 
 class MethodError(CutawayError, ValueError):
@@ -106,12 +108,15 @@ class Result:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        Result._kinds[cls.__name__] = cls
+        Result._kinds[_full_name(cls)] = cls
 
     def __getitem__(self, name: str) -> xarray.DataArray:
         """One variable or coordinate."""
         if name not in self.data.variables:
-            raise ResultError(f"{type(self).__name__} has no variable '{name}'", exists=near(name, map(str, self.data)))
+            raise ResultError(
+                f"{type(self).__name__} has no variable '{name}'", expected="a variable or coordinate of `data`",
+                exists=near(name, map(str, self.data.variables)), do="print `result.data` to see them all",
+            )  # fmt: skip
         return self.data[name]
 
     # --- keeping ------------------------------------------------------------------------------------------------------
@@ -124,9 +129,10 @@ class Result:
                 f"'{path}' exists already", expected="a path where nothing is", do="choose another, or overwrite=True"
             )
         if not path.parent.is_dir():
-            raise ResultError(f"there is no folder '{path.parent}'", do="make it first")
-        kind, told = type(self), self.provenance.to_json()
-        extra = {_KIND: kind.__name__, _HOME: kind.__module__.rpartition(".")[2], _PROVENANCE: told}
+            raise ResultError(
+                f"there is no folder '{path.parent}'", expected="a path in a folder that exists", do="make it first"
+            )
+        extra = {_KIND: _full_name(type(self)), _PROVENANCE: self.provenance.to_json()}
         part = path.with_name(path.name + ".part")
         try:
             self.data.assign_attrs(extra).to_netcdf(part, engine="h5netcdf")
@@ -140,7 +146,10 @@ class Result:
         """Open what `save` wrote; a result of another kind is an error."""
         found = load(path)
         if not isinstance(found, cls):
-            raise ResultError(f"'{path}' holds a {type(found).__name__}", expected=f"a {cls.__name__}", do="use `load`")
+            raise ResultError(
+                f"'{path}' holds a {type(found).__name__}", expected=f"a {cls.__name__}",
+                do=f"use `{type(found).__name__}.load`, or `cutaway.methods.result.load`, which opens any of them",
+            )  # fmt: skip
         return found
 
     # --- looking ------------------------------------------------------------------------------------------------------
@@ -153,6 +162,10 @@ class Result:
     def summary(self) -> Any:
         """A small table of what matters most, as a `pandas.DataFrame`."""
         return self.to_dataframe().head(20)
+
+    def note(self) -> str:
+        """What a reader of the summary must know; empty where it speaks for itself."""
+        return ""
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw on the given axes or on a new figure (`axes.figure`); no global state is touched."""
@@ -170,7 +183,10 @@ class Result:
         elif shown.ndim == 2:
             heat(ax, shown, str(shown.name))
         else:
-            raise ResultError(f"'{shown.name}' has {shown.ndim} dimensions and no drawing of its own", do="select some")
+            raise ResultError(
+                f"'{shown.name}' has {shown.ndim} dimensions and no drawing of its own", expected="one or two",
+                exists=", ".join(map(str, shown.dims)), do="select along some: `result[…].isel(…)`",
+            )  # fmt: skip
 
     def to_html(self) -> str:
         """A self-contained fragment: title, figure, table, provenance; nothing is fetched when it is shown."""
@@ -197,7 +213,11 @@ class Result:
 
 
 def load(path: str | Path) -> Any:
-    """Open a saved result as the class it was; only netCDF is read, nothing in the file is run."""
+    """Open a saved result as the class it was; only netCDF is read, nothing in the file is run.
+
+    A class of this package is imported when a file names it. One of your own is known once you have imported its
+    module: nothing else is ever imported because a file says so.
+    """
     path = Path(path)
     if not path.is_file():
         raise ResultError(f"no result at '{path}'", expected="a file that `result.save` wrote", do="check the path")
@@ -205,22 +225,46 @@ def load(path: str | Path) -> Any:
         data = xarray.load_dataset(path, engine="h5netcdf")
     except (OSError, ValueError) as error:
         raise ResultError(
-            f"'{path.name}' cannot be read ({type(error).__name__})", expected="a netCDF file that `result.save` wrote"
+            f"'{path.name}' cannot be read ({type(error).__name__})",
+            expected="a netCDF file that `result.save` wrote",
+            do="check which file it is, or compute the result again",
         ) from error
-    missing = [name for name in (_KIND, _HOME, _PROVENANCE) if name not in data.attrs]
+    missing = [name for name in (_KIND, _PROVENANCE) if name not in data.attrs]
     if missing:
-        raise ResultError(f"'{path.name}' says nothing of its {missing[0]}", expected="a file that `save` wrote")
-    kind, home, told = (str(data.attrs.pop(name)) for name in (_KIND, _HOME, _PROVENANCE))
-    homes = [module.name for module in pkgutil.iter_modules(importlib.import_module("cutaway.methods").__path__)]
-    if kind not in Result._kinds and home in homes:
-        importlib.import_module(f"cutaway.methods.{home}")
-    known: dict[str, type[Result]] = {"Result": Result, **Result._kinds}
-    if kind not in known:
-        raise ResultError(f"'{path.name}' holds a '{kind}'", exists=near(kind, known), do="import its module first")
+        raise ResultError(
+            f"'{path.name}' says nothing of its {missing[0]}", expected="a file that `save` wrote",
+            do="open it with `xarray.open_dataset`",
+        )  # fmt: skip
+    kind, told = (str(data.attrs.pop(name)) for name in (_KIND, _PROVENANCE))
     try:
-        return known[kind](data, Provenance.from_json(told))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ResultError(f"'{path.name}' has no provenance that can be read", do="save the result again") from error
+        return _class_of(kind, path.name)(data, Provenance.from_json(told))
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise ResultError(
+            f"'{path.name}' has no provenance that can be read", expected="what `save` wrote", do="save it again"
+        ) from error
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _class_of(name: str, file: str) -> type[Result]:
+    """The class of that full name: an imported one, or one of this package."""
+    if name == _full_name(Result):
+        return Result
+    module = _OWN.match(name)
+    if name not in Result._kinds and module:
+        with suppress(ModuleNotFoundError):
+            importlib.import_module(module[1])
+    if name not in Result._kinds:
+        home, _, word = name.rpartition(".")
+        raise ResultError(
+            f"'{file}' holds a '{word or name}' of '{home}', which is not imported",
+            expected="a result of this package, or of a module that you have imported",
+            exists=near(name, Result._kinds),
+            do=f"import {home}, if you trust it, and open the file again; or read it with `xarray.open_dataset`",
+        )
+    return Result._kinds[name]
 
 
 # --- helpers for methods ----------------------------------------------------------------------------------------------

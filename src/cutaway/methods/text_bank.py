@@ -59,32 +59,55 @@ def text_bank(
     >>> text_bank(cutaway.load("tiny:clip"), ["a red dog", "a cat", "a cat"])
     TextBank(2 texts: 2 text)
     """
-    if "text" not in model.towers:
+    if "text" not in model.towers or model.family.kind != "contrastive":
+        what = "has no text tower" if "text" not in model.towers else f"is {model.family.kind}"
         raise MethodError(
-            f"{model.name} has no text tower, so texts have no directions in its space",
-            expected="a contrastive model such as CLIP or SigLIP", exists=", ".join(model.towers),
+            f"{model.name} {what}, so texts have no directions in a space that pictures share",
+            expected="a contrastive model such as CLIP or SigLIP", exists=f"the towers {', '.join(model.towers)}",
+            do="open a contrastive one, for instance zoo:emoji-clip",
         )  # fmt: skip
     if isinstance(texts, str) or (topics is not None and len(topics) != len(texts)):
-        raise MethodError("texts and topics do not fit", expected="a list of texts, and a topic for each or none")
+        raise MethodError(
+            "texts and topics do not fit", expected="a list of texts, and a topic for each or none",
+            exists=f"{type(texts).__name__} and {type(topics).__name__}", do="put a single text into a list",
+        )  # fmt: skip
     kept = dict(reversed(list(zip(texts, topics or ["text"] * len(texts), strict=True))))
     ordered = [text for text in dict.fromkeys(texts) if text.strip()]
     if len(ordered) < 2:
-        raise MethodError("a bank of fewer than two texts explains nothing", exists=repr(ordered), do="give more texts")
+        raise MethodError(
+            "a bank of fewer than two texts explains nothing", expected="two texts that differ, better some hundreds",
+            exists=", ".join(map(repr, ordered)) or "none", do="give more texts",
+        )  # fmt: skip
     vectors = embedded(model, ordered, "text", batch=batch, progress=progress)
     return TextBank(tuple(ordered), tuple(kept[text] for text in ordered), vectors, model.name)
 
 
 def file_bank(model: Model, path: str | Path, *, batch: int = 128, progress: bool = True) -> TextBank:
     """A bank from a UTF-8 file with one text a line; empty lines and lines that start with `#` are left out."""
+    return text_bank(model, file_texts(path), batch=batch, progress=progress)
+
+
+def file_texts(path: str | Path) -> list[str]:
+    """The texts of such a file, each once; at least two, which is what a bank needs."""
     path = Path(path)
     if not path.is_file():
-        raise MethodError(f"no file at '{path}'", expected="a text file with one text a line", do="check the path")
+        raise MethodError(
+            f"no file at '{path}'" if not path.is_dir() else f"'{path}' is a folder",
+            expected="a text file with one text a line for the bank (`--bank`)", do="check the path",
+        )  # fmt: skip
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise MethodError(f"'{path.name}' is not UTF-8 text", do="save it as UTF-8, one text a line") from error
-    texts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return text_bank(model, texts, batch=batch, progress=progress)
+        raise MethodError(
+            f"'{path.name}' is not UTF-8 text", expected="one text a line, in UTF-8", do="save it as UTF-8"
+        ) from error
+    texts = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")))
+    if len(texts) < 2:
+        raise MethodError(
+            f"'{path}', the bank of texts (`--bank`), holds fewer than two texts", expected="at least two, one a line",
+            exists=f"{len(lines)} lines, of which {len(texts)} hold a text", do="add texts, better some hundreds",
+        )  # fmt: skip
+    return texts
 
 
 def emoji_bank(

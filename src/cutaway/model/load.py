@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+from safetensors import SafetensorError
 from torch import nn
 
 from cutaway.errors import LoadError, near
@@ -13,6 +19,17 @@ from cutaway.model.model import Model
 from cutaway.model.wrapped import unwrapped
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+UNREACHED = (OSError, HTTPError, HFValidationError)  # the second: whatever http library the hub is asked with
+UNFIT = (ValueError, RuntimeError, ImportError, AssertionError, SafetensorError)  # of what was read, or of an option
+BROKEN = (ImportError, ValueError, OSError, KeyError, AttributeError, TypeError)  # what unreadable processors raise
+TOOLS = {  # the parts of a processor: the class that opens them, the files that show that there is one
+    "tokenizer": (
+        "AutoTokenizer", ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "tokenizer.model",
+        "spiece.model", "sentencepiece.bpe.model"),
+    ),
+    "image_processor": ("AutoImageProcessor", ("preprocessor_config.json", "processor_config.json")),
+}  # fmt: skip
 
 
 def load(
@@ -39,14 +56,14 @@ def load(
     >>> load("tiny:vit")
     tiny:vit: ViTForImageClassification, encoder; vision (3 layers); 49 sites
     """
-    if isinstance(dtype, str):
-        dtype = _dtype(dtype)
+    dtype, device = _dtype(dtype), device_of(device)
     if not isinstance(source, str | Path):
         asked = {"dtype": dtype, "device": device, "device_map": device_map, "attn": attn, "revision": revision}
         return _loaded(source, processor, {name: value for name, value in asked.items() if value is not None})
     name = str(source)
     if name.startswith(("tiny:", "zoo:")):
-        return _embedded(name, dtype or torch.float32, device, attn)
+        with _said(name):
+            return _embedded(name, dtype or torch.float32, device, attn)
     options = {"revision": revision, "device_map": device_map, "trust_remote_code": trust_remote_code}
     options = {key: value for key, value in options.items() if value}
     folder = Path(name)
@@ -56,27 +73,83 @@ def load(
         raise LoadError(
             f"'{name}' is neither a folder here nor a model",
             expected="a hub id (`openai/clip-vit-base-patch32`), a folder, `zoo:NAME`, `tiny:NAME`, or a loaded model",
-            do="check the path; `cutaway sites --help` shows examples",
-        )
-    try:
-        module, tools = _pretrained(name, folder, dtype, attn, options)
-    except OSError as error:
-        raise LoadError(
-            f"'{name}' could not be read ({str(error).splitlines()[0]})",
-            expected="a model on the hub or in a folder, with safetensors weights",
-            do="check the name and the connection, or download it once and pass the folder",
-        ) from error
+            exists=_namesakes(name), do="check the path; `cutaway sites --help` shows examples",
+        )  # fmt: skip
+    with _said(name):
+        module, tools = _pretrained(name, folder, dtype, attn, options, processor)
     if device is not None and device_map is None:
         module = module.to(device)
     module = module.eval() if isinstance(module, nn.Module) else module
-    return Model(module, processor or tools, name=name, revision=revision or "")
+    return Model(module, tools, name=name, revision=revision or "")
 
 
-def _dtype(name: str) -> torch.dtype:
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise LoadError(f"no dtype '{name}'", exists="float32, float64, bfloat16, float16")
+def _dtype(wanted: torch.dtype | str | None) -> torch.dtype | None:
+    """The dtype of that name; weights are floats, so the others are refused."""
+    found = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
+    if wanted is not None and found not in DTYPES:
+        raise LoadError(
+            f"a model cannot be opened in dtype '{str(wanted).removeprefix('torch.')}'",
+            expected="a dtype that weights can be computed in",
+            exists=", ".join(str(one).removeprefix("torch.") for one in DTYPES),
+            do="name one of these, or open a quantised model with its own library and pass the object",
+        )
     return found
+
+
+def device_of(wanted: torch.device | str | None) -> torch.device | None:
+    """The device of that name, once something can be put there; a LoadError says what this machine has."""
+    if wanted is None:
+        return None
+    try:
+        found = torch.device(wanted)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        here = torch.accelerator.current_accelerator()
+        count = torch.accelerator.device_count()
+        more = "" if here is None else f", {', '.join(f'{here.type}:{index}' for index in range(count))}"
+        raise LoadError(
+            f"there is no device '{wanted}' ({_why(error)})", expected="a device of this machine",
+            exists=f"cpu{more}", do="leave `device` out, or install a torch that was built for it",
+        ) from error  # fmt: skip
+    return found
+
+
+@contextmanager
+def _said(name: str) -> Iterator[None]:
+    """What the libraries raise when they open a model, as a LoadError."""
+    try:
+        yield
+    except LoadError:
+        raise
+    except UNREACHED as error:
+        raise LoadError(
+            f"'{name}' could not be read ({_why(error)})",
+            expected="a model on the hub or in a folder, with safetensors weights",
+            exists="without a connection: folders, `zoo:NAME`, `tiny:NAME`, and what was downloaded before",
+            do="check the name and the connection, or download it once and pass the folder",
+        ) from error
+    except UNFIT as error:
+        raise LoadError(
+            f"'{name}' cannot be opened ({_why(error)})",
+            expected="a config and whole weights that belong together, and for `attn` a kernel that is installed",
+            exists="`attn` may be sdpa or eager",
+            do="check the files and options, or open it with its own library and pass the object",
+        ) from error
+
+
+def _why(error: BaseException) -> str:
+    """The first sentence of what another library says."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shorten(lines[0].split(". ")[0].rstrip("."), 160, placeholder=" …")
+
+
+def _namesakes(name: str) -> str:
+    """The models of the package that are called so, when the word before the colon was left out."""
+    from cutaway.zoo import tiny, trained
+
+    plain = name.partition("@")[0]
+    known = {"tiny": tiny.names(), "zoo": list(trained.TRAINED)}
+    return ", ".join(f"{kind}:{name}" for kind, names in known.items() if plain in names)
 
 
 def _loaded(source: Any, processor: Any, asked: dict[str, Any]) -> Model:
@@ -114,8 +187,10 @@ def _embedded(name: str, dtype: torch.dtype, device: Any, attn: str | None) -> M
     kind, wanted = name.split(":", 1)
     if kind == "tiny" and wanted not in tiny.names():
         raise LoadError(
-            f"no tiny model '{wanted}'", exists=near(wanted, tiny.names()), do="`tiny:clip` is a good start"
-        )
+            f"no tiny model '{wanted}'", expected="a name of `cutaway tiny`", exists=near(wanted, tiny.names()),
+            do="`tiny:clip` is a good start; tiny models are never trained, so they have no `@untrained`"
+            if "@" in wanted else "`tiny:clip` is a good start",
+        )  # fmt: skip
     module, processor = (tiny if kind == "tiny" else trained).build(wanted, dtype=dtype, attn=attn)
     return Model(module.to(device) if device is not None else module, processor, name=name)
 
@@ -146,10 +221,11 @@ def _check_folder(folder: Path) -> None:
 
 
 def _pretrained(
-    name: str, folder: Path, dtype: torch.dtype | None, attn: str | None, options: dict[str, Any]
+    name: str, folder: Path, dtype: torch.dtype | None, attn: str | None, options: dict[str, Any], processor: Any
 ) -> tuple[Any, Any]:
+    """The model and its processor, the given one if there is one."""
     chosen: dict[str, Any] = {"dtype": dtype} if dtype is not None else {}
-    if _is_pipeline(name, folder):
+    if _is_pipeline(name, folder, options.get("revision")):
         import diffusers
 
         return diffusers.DiffusionPipeline.from_pretrained(name, use_safetensors=True, **chosen, **options), None
@@ -159,20 +235,34 @@ def _pretrained(
     shared = {key: value for key, value in options.items() if key != "device_map"}
     config = transformers.AutoConfig.from_pretrained(name, **shared)
     kind = _class_of(config, bool(options.get("trust_remote_code")))
-    module = kind.from_pretrained(name, config=config, use_safetensors=True, **chosen, **options)
-    return module, _tools(name, shared)
+    module, told = kind.from_pretrained(
+        name, config=config, use_safetensors=True, output_loading_info=True, **chosen, **options
+    )
+    if told["missing_keys"]:
+        some = sorted(told["missing_keys"])
+        raise LoadError(
+            f"'{name}' has no weights for {', '.join(some[:3])}{f' and {len(some) - 3} more' if some[3:] else ''}, "
+            "which would stay random",
+            expected=f"weights for all of {kind.__name__}, the class that config.json names",
+            do="get the weights that belong to this config, or open it yourself and pass the object",
+        )
+    return module, processor or _tools(name, shared)
 
 
-def _is_pipeline(name: str, folder: Path) -> bool:
+def _is_pipeline(name: str, folder: Path, revision: str | None) -> bool:
+    """Whether there is a pipeline's index; without a connection, whether what was downloaded before has one."""
     if folder.is_dir():
         return (folder / "model_index.json").exists()
-    from huggingface_hub import file_exists
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub import file_exists, try_to_load_from_cache
 
     try:
-        return bool(file_exists(name, "model_index.json"))
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        return False
+        return bool(file_exists(name, "model_index.json", revision=revision))
+    except UNREACHED:
+        files = ("config.json", "model_index.json")
+        kept = [file for file in files if isinstance(try_to_load_from_cache(name, file, revision=revision), str)]
+        if not kept:
+            raise
+        return "model_index.json" in kept
 
 
 def _class_of(config: Any, remote: bool) -> Any:
@@ -192,22 +282,58 @@ def _class_of(config: Any, remote: bool) -> Any:
 
 
 def _tools(name: str, options: dict[str, Any]) -> Any:
-    """The processor of a model; when its class needs torchvision, its image processor (Pillow) and tokenizer."""
+    """The processor of a model; when its class needs torchvision, its image processor (Pillow) and tokenizer.
+
+    None, or a part that is None, means that there is none: one that is there and cannot be read is an error. Some
+    tokenizer classes open without any file, with an empty vocabulary; that is none too.
+    """
     import transformers
 
+    revision = options.get("revision")
+    spelled = any(_file(name, file, revision) for file in TOOLS["tokenizer"][1])
     try:
-        found = transformers.AutoProcessor.from_pretrained(name, **options)
-    except (ImportError, ValueError, OSError, KeyError, AttributeError, TypeError):
-        found = None
-    if found is not None and (hasattr(found, "tokenizer") or hasattr(found, "decode") or hasattr(found, "image_mean")):
-        return found
+        whole = transformers.AutoProcessor.from_pretrained(name, **options)
+    except BROKEN as error:
+        failed = error
+    else:
+        fronts = [getattr(whole, part, None) for part in ("image_processor", "feature_extractor")]
+        return whole if spelled or not hasattr(whole, "tokenizer") else next(filter(None, fronts), None)
     parts: dict[str, Any] = {}
-    for field, kind in (("tokenizer", "AutoTokenizer"), ("image_processor", "AutoImageProcessor")):
+    for part, (kind, files) in TOOLS.items():
+        there = {file: path for file in files if (path := _file(name, file, revision))}
         try:
-            parts[field] = getattr(transformers, kind).from_pretrained(name, **options)
-        except (ImportError, ValueError, OSError, KeyError, AttributeError, TypeError):
-            parts[field] = None
-    return _Parts(**parts) if any(part is not None for part in parts.values()) else found
+            parts[part] = getattr(transformers, kind).from_pretrained(name, **options) if there else None
+        except BROKEN as error:
+            raise _damaged(name, there, error if part == "tokenizer" else failed) from error
+    return _Parts(**parts) if any(part is not None for part in parts.values()) else None
+
+
+def _file(name: str, file: str, revision: str | None) -> Path | None:
+    """Where a file of a model lies on this machine, once it is fetched; None when there is none."""
+    from transformers.utils import cached_file
+
+    try:
+        return Path(cached_file(name, file, revision=revision))
+    except OSError:
+        return None
+
+
+def _damaged(name: str, there: dict[str, Path], error: Exception) -> LoadError:
+    damaged = [file for file, path in there.items() if file.endswith(".json") and not _is_json(path)]
+    return LoadError(
+        f"the file {' or '.join(damaged or there)} of '{name}' cannot be read ({type(error).__name__}: {_why(error)})",
+        expected="the files that `save_pretrained` wrote, whole, and the packages that they need",
+        exists=", ".join(there),
+        do="get the file again, install what is missing, or pass a processor of your own (`processor=`)",
+    )
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
 
 
 class _Parts:

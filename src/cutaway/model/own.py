@@ -1,4 +1,4 @@
-"""Padded batches: which positions are a row's own, a position as a number of them, activations brought into their order."""
+"""Padded batches: positions as numbers of a row's own, activations brought into their order."""
 
 from __future__ import annotations
 

@@ -33,6 +33,9 @@ LEAST = 0.02  # cosine: pictures closer than this are not told apart, and there 
 RUNS = 1200  # at most so many forwards for the map of patches; larger models skip layers evenly
 Told = Callable[[str], None]
 Over = Literal["token", "head"]
+RESULTS = (  # the names of the files that a report may write its arrays to
+    "decomposition", "lens", "lens_centred", "head_texts", "splice", "patching_token", "patching_head",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class Battery:
     left_out: tuple[str, ...] = ()
 
     def results(self) -> Iterator[tuple[str, Result]]:
-        """The labelled arrays by the name of their file."""
+        """The labelled arrays by the name of their file, one of `RESULTS`."""
         found = {
             "decomposition": self.own.parts, "lens": self.own.lens, "lens_centred": self.centred,
             "head_texts": self.spans, "splice": self.splice,
@@ -238,7 +241,7 @@ def _patched(found: Battery, counterfactual: Image.Image, told: Told) -> tuple[B
     found = replace(found, other=other)
     gap = found.own.margin - other.margin
     if abs(gap) < LEAST:
-        why = f"The model gives both pictures nearly the same number ({gap:+.3f} between them)"
+        why = f"The model gives both pictures nearly the same number ({abs(gap):.3f} between them)"
         return found, [f"{why}, so there is nothing for patching to bring back."]
     told("patching, layer by layer")
     overs: tuple[Over, ...] = ("token", "head")

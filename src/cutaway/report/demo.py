@@ -15,7 +15,9 @@ MODEL = "zoo:emoji-clip"
 SIDE = 448  # pixels; the model sees 64
 
 
-def run_demo(model: str = MODEL, out: Path | None = None, *, console: Console | None = None) -> Explained:
+def run_demo(
+    model: str = MODEL, out: Path | None = None, *, overwrite: bool = False, console: Console | None = None
+) -> Explained:
     """Explain a drawn scene with a written word, beside the same scene without it; print what was found and where."""
     console = console or Console()
     pair = next(data.pairs("label", 1, "test", world=data.World(things=(1, 1))))
@@ -25,7 +27,7 @@ def run_demo(model: str = MODEL, out: Path | None = None, *, console: Console | 
     texts = [pair.caption_b.text, pair.caption_a.text, thing, data.concept(word).one]
     with steps(console) as told:
         made = explained(
-            model, data.render(written), texts, counterfactual=data.render(plain), overwrite=out is None,
+            model, data.render(written), texts, counterfactual=data.render(plain), overwrite=overwrite,
             out=out or Path("reports") / "demo", truth={"the written word": data.label_mask(written)},
             title=f"{model} looks at {thing} that says “{word}”", told=told,
         )  # fmt: skip

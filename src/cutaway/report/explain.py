@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cutaway.errors import InputError
 from cutaway.methods.result import versions
 from cutaway.model.model import Model
 from cutaway.report import page, sections, words
-from cutaway.report.battery import Battery, Case, Told, examine
+from cutaway.report.battery import RESULTS, Battery, Case, Told, examine
 from cutaway.report.patching import maps
 from cutaway.report.picture import Picture
 from cutaway.report.snippets import BANK, OTHER, PICTURE, Snippets
@@ -25,6 +25,8 @@ from cutaway.report.sources import (
     Folder,
     as_seen,
     bank_of,
+    check_bank,
+    check_folder,
     crowd,
     opened,
     read_picture,
@@ -33,8 +35,10 @@ from cutaway.report.sources import (
     untrained,
 )
 from cutaway.report.views import View
+from cutaway.report.words import signed
 
 REPORT = "report.html"
+FILES = (REPORT, PICTURE, OTHER, BANK, *(f"{result}.nc" for result in RESULTS))  # all that a report may write
 LOADABLE = re.compile(r"(zoo|tiny):|.+/.+")
 
 
@@ -52,15 +56,16 @@ class Explained:
 def explain(
     model: Model | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
     counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
-    overwrite: bool = False, many: int = 256, seed: int = 0,
+    overwrite: bool = False, many: int = 256, seed: int = 0, skip_bad: bool = False,
 ) -> Path:  # fmt: skip
     """Run what fits a contrastive model on a picture and texts; write `report.html` and its arrays, return the page.
 
     `image` and `counterfactual` are pictures or paths. The first text is explained, the second is its rival: with two,
     every number is about the first rather than the second. `bank` is a file with one text a line and `pictures` a
     folder (or both "emojiworld"), in which heads and embedding are put in words; models of the zoo have both unasked.
-    At most `many` pictures are used. `out` is the folder, by default `reports/<model>-<picture>`; files of an earlier
-    report are replaced only with `overwrite`. Raises InputError for a picture, a text or a model that does not fit.
+    At most `many` pictures are used; ones that cannot be read are an error, unless `skip_bad`. `out` is the folder, by
+    default `reports/<model>-<picture>`; an earlier report is replaced only with `overwrite`. Raises InputError for a
+    picture, a text or a model that does not fit.
 
     >>> import tempfile
     >>> from cutaway.zoo import tiny
@@ -70,7 +75,7 @@ def explain(
     """
     return explained(
         model, image, texts, out=out, counterfactual=counterfactual, bank=bank, pictures=pictures,
-        overwrite=overwrite, many=many, seed=seed,
+        overwrite=overwrite, many=many, seed=seed, skip_bad=skip_bad,
     ).page  # fmt: skip
 
 
@@ -78,28 +83,31 @@ def explained(
     model: Model | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
     counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
     overwrite: bool = False, many: int = 256, seed: int = 0, truth: Mapping[str, ndarray] | None = None,
-    title: str = "", told: Told = lambda _: None,
+    title: str = "", told: Told = lambda _: None, skip_bad: bool = False,
 ) -> Explained:  # fmt: skip
     """`explain`, giving back more than the page; `truth` names regions of the picture, `told` hears the steps."""
     started = time.perf_counter()
     told("reading the picture")
     asked, whole = read_texts(texts), read_picture(image)
     other = None if counterfactual is None else read_picture(counterfactual)
+    name = model.name if isinstance(model, Model) else str(model)
+    folder = _folder(out, name, image, overwrite)
+    check_bank(bank)
+    many_pictures = crowd(pictures, name, many, skip_bad=skip_bad)
     told("opening the model")
     found = opened(model)
-    folder = _folder(out, found, image, overwrite)
     told("reading the bank of texts")
     case = Case(
-        found, whole, asked, other, bank_of(bank, found, asked), crowd(pictures, found, many), untrained(found),
-        truth or {}, seed,
+        found, whole, asked, other, bank_of(bank, found), many_pictures, untrained(found), truth or {}, seed
     )  # fmt: skip
     battery = examine(case, told=told)
     code = _snippets(folder, model, battery, bank, pictures)
     told("writing the page")
+    _remove_report(folder, [image, counterfactual, bank])
     _write_inputs(folder, case, bank if code.bank == "file" else None)
-    for name, result in battery.results():
-        result.save(folder / f"{name}.nc", overwrite=True)
-    findings, notes = summary(battery), tuple(map(minus, _left_out(battery)))
+    for file, result in battery.results():
+        result.save(folder / f"{file}.nc", overwrite=True)
+    findings, notes = summary(battery), tuple(_left_out(battery))
     page.write(
         folder / REPORT, title or _title(found.name, asked[0], image), views(battery, code),
         summary="\n\n".join([*findings, *notes]),
@@ -120,7 +128,7 @@ def views(found: Battery, code: Snippets) -> list[View]:
     made += [sections.growth(found, code), sections.by_layer(found, picture, code)]
     made += [sections.last_layer(found, picture, code), sections.nearest(found, code), sections.sparse(found, code)]
     every = [*made, *sums[1:], sections.floors(found, code)]
-    return [replace(view, seen=minus(view.seen)) for view in every if view is not None]
+    return [view for view in every if view is not None]
 
 
 def summary(found: Battery) -> tuple[str, ...]:
@@ -130,28 +138,24 @@ def summary(found: Battery) -> tuple[str, ...]:
         f"{words.name(found, at)}, {words.quoted(text)}," if words.lettered(found) else words.quoted(text)
         for at, text in enumerate(texts[:4])
     ]
-    told = [f"{text} {own.similarity[at]:.3f}" for at, text in enumerate(said)]
-    beside = [] if found.other is None else [f"on the counterfactual picture {found.other.margin:+.3f}"]
-    beside += [] if found.floor is None else [f"before training {found.floor.margin:+.3f}"]
+    told = [f"{text} {signed(own.similarity[at]):.3f}" for at, text in enumerate(said)]
+    beside = [] if found.other is None else [f"on the counterfactual picture {signed(found.other.margin):+.3f}"]
+    beside += [] if found.floor is None else [f"before training {signed(found.floor.margin):+.3f}"]
     first = f"Cosines with this picture: {'; '.join(told)}"
     if len(texts) > 1:
-        first += f". That is {own.margin:+.3f} for {words.aim(found)}"
+        first += f". That is {signed(own.margin):+.3f} for {words.aim(found)}"
     first += f" ({', '.join(beside)})." if beside else "."
     if len(texts) > 1 and own.margin < 0:
         first += " So it prefers the second text."
     layer, head = sections.leading(own)
     best = float(own.heads.values[layer, head])
     second = (
-        f"All heads together add {float(own.heads.sum()):+.3f} of it, layer {layer} head {head} alone {best:+.3f}; "
+        f"All heads together add {signed(own.heads.sum()):+.3f} of it, layer {layer} head {head} alone "
+        f"{signed(best):+.3f}; "
         f"{sections.mostly(sections.aimed(own), f'what patches add for {words.name(found, 0)}')}."
     )
     third = _third(found)
-    return tuple(minus(sentence) for sentence in (first, second, third) if sentence)
-
-
-def minus(text: str) -> str:
-    """Negative numbers with a true minus sign, as the page writes them."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
+    return tuple(sentence for sentence in (first, second, third) if sentence)
 
 
 def _third(found: Battery) -> str:
@@ -161,14 +165,15 @@ def _third(found: Battery) -> str:
         added, area = sections.inside(sections.aimed(own), mask)
         before = ""
         if found.floor is not None:
-            before = f" (before training {sections.inside(sections.aimed(found.floor), mask)[0]:+.3f})"
-        return f"The patches of {region}, {area:.0%} of the picture, add {added:+.3f}{before}." + _carried(found)
+            before = f" (before training {signed(sections.inside(sections.aimed(found.floor), mask)[0]):+.3f})"
+        told = f"The patches of {region}, {area:.0%} of the picture, add {signed(added):+.3f}{before}."
+        return told + _carried(found)
     if found.patching:
         return _carried(found).strip()
     if found.nearest is not None:
         best = found.nearest.isel(text=int(found.nearest.values.argmax()))
         text = words.quoted(str(best["text"].values))
-        return f"Of {found.nearest.size} texts, {text} fits best ({float(best):.3f})."
+        return f"Of {found.nearest.size} texts, {text} fits best ({signed(best):.3f})."
     return ""
 
 
@@ -180,20 +185,19 @@ def _carried(found: Battery) -> str:
     layer, head = np.unravel_index(np.nanargmax(recovery), recovery.shape)
     return (
         f" Carried over into the counterfactual, layer {layer} head {head} alone brings back "
-        f"{recovery[layer, head]:.0%} of the difference between the two pictures."
+        f"{signed(recovery[layer, head]):.0%} of the difference between the two pictures."
     )
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 
-def _folder(out: str | Path | None, model: Model, image: Any, overwrite: bool) -> Path:
+def _folder(out: str | Path | None, model: str, image: Any, overwrite: bool) -> Path:
     """The folder to write to; an error if something is there that should stay."""
     stem = Path(image).stem if isinstance(image, str | Path) else "picture"
-    named = re.sub(r"[^\w.@-]+", "-", f"{model.name}-{stem}").strip("-.")
+    named = re.sub(r"[^\w.@-]+", "-", f"{model}-{stem}").strip("-.")
     folder = Path(out) if out is not None else Path("reports") / named
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"'{folder}' is a file", expected="a folder to write the report to", do="give another --out")
+    check_folder(folder)
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise InputError(
             f"'{folder}' is not empty", expected="a new folder",
@@ -201,6 +205,19 @@ def _folder(out: str | Path | None, model: Model, image: Any, overwrite: bool) -
             do="give another --out, or --overwrite to replace the report in it",
         )  # fmt: skip
     return folder
+
+
+def _remove_report(folder: Path, given: Sequence[Any]) -> None:
+    """Take an earlier report out of the folder, so that none of its files is taken for one of the new; else nothing.
+
+    What the new one is made from stays, and so does everything that no report writes.
+    """
+    if not (folder / REPORT).is_file():
+        return
+    kept = {Path(one).resolve() for one in given if isinstance(one, str | Path)}
+    for name in FILES:
+        if (folder / name).resolve() not in kept:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _title(model: str, text: str, image: Any) -> str:
@@ -223,18 +240,21 @@ def _snippets(
 ) -> Snippets:
     case = found.case
     name = case.model.name if LOADABLE.match(case.model.name) or isinstance(model, str | Path) else ""
-    crowd_of = "" if case.crowd is None else EMOJIWORLD
+    crowd_of, skipped = "" if case.crowd is None else EMOJIWORLD, 0
     if isinstance(case.crowd, Folder):
-        crowd_of = str(pictures)
-    kind = "texts"
+        crowd_of, skipped = str(pictures), len(case.crowd.skipped)
+    kind = ""
     if case.bank is not None and (bank is not None or case.model.name.startswith("zoo:")):
         kind = EMOJIWORLD if bank is None or str(bank) == EMOJIWORLD else "file"
-    return Snippets(folder, name, case.texts, kind, crowd_of, len(case.crowd or ()))
+    return Snippets(folder, name, case.texts, kind, crowd_of, len(case.crowd or ()) + skipped, skipped > 0)
 
 
 def _left_out(found: Battery) -> list[str]:
     """What is not on the page, and words the model does not know."""
     notes = list(found.left_out)
+    skipped = found.case.crowd.skipped if isinstance(found.case.crowd, Folder) else ()
+    if skipped:
+        notes.append(f"Left out because they cannot be read: {', '.join(skipped)}.")
     unknown = unknown_words(found.case.model, found.case.texts)
     if unknown:
         notes.insert(

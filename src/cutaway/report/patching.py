@@ -10,7 +10,7 @@ from cutaway.report.picture import Picture
 from cutaway.report.sections import origin
 from cutaway.report.snippets import Snippets
 from cutaway.report.views import Axis, PatchingMap
-from cutaway.report.words import aim, key, number
+from cutaway.report.words import aim, key, number, signed
 
 
 def maps(found: Battery, picture: Picture, other: Picture, code: Snippets) -> list[PatchingMap]:
@@ -37,8 +37,8 @@ def by_patch(found: Battery, result: Result, picture: Picture, other: Picture, c
         title="Patching by layer and patch",
         seen="While the model looks at the counterfactual, one state after another is replaced by that of this "
         f"picture. 1 brings back all of {number(found)} "
-        f"for {aim(found)} ({found.own.margin:+.3f} here, {_there(found):+.3f} there), 0 nothing. The strongest single "
-        f"patch is layer {layers[layer]}, row {row}, column {col}: {kept[layer, patch]:.2f}."
+        f"for {aim(found)} ({signed(found.own.margin):+.3f} here, {signed(_there(found)):+.3f} there), 0 nothing. The "
+        f"strongest single patch is layer {layers[layer]}, row {row}, column {col}: {signed(kept[layer, patch]):.2f}."
         + (class_token if lead is not None else "")
         + ("" if every else f" Of {found.own.parts.data.sizes['layer']} layers, {len(layers)} were patched.")
         + key(found),
@@ -58,8 +58,9 @@ def by_head(found: Battery, result: Result, picture: Picture, other: Picture, co
     return PatchingMap(
         title="Patching by layer and head",
         seen=f"The same for the result of each head, at all positions at once. Layer {layers[layer]}, head {head} "
-        f"brings back most: {values[layer, head]:.2f} of {number(found)}.{_strange(found, int(layer), int(head))} A "
-        "head with a small direct effect and a large number here acts through later layers.",
+        f"brings back most: {signed(values[layer, head]):.2f} of {number(found)}."
+        f"{_strange(found, int(layer), int(head))} A head with a small direct effect and a large number here acts "
+        "through later layers.",
         limits=_LIMITS + " Heads that do the same job hide one another.",
         clean=picture, counterfactual=other, captions=_captions(found), row_axis=Axis("layer", layers),
         column_axis=Axis.count("head", values.shape[1]), values=values, low=low, high=high,
@@ -86,7 +87,7 @@ def _strange(found: Battery, layer: int, head: int) -> str:
     """What the same head brings back from unrelated pictures."""
     if found.unrelated is None:
         return ""
-    return f" From unrelated pictures the same head brings {float(found.unrelated.values[layer, head]):.2f}."
+    return f" From unrelated pictures the same head brings {signed(found.unrelated.values[layer, head]):.2f}."
 
 
 def _there(found: Battery) -> float:
@@ -94,5 +95,4 @@ def _there(found: Battery) -> float:
 
 
 def _captions(found: Battery) -> tuple[str, str]:
-    told = f"this picture: {found.own.margin:+.3f}", f"counterfactual: {_there(found):+.3f}"
-    return told[0].replace("-", "−"), told[1].replace("-", "−")
+    return f"this picture: {signed(found.own.margin):+.3f}", f"counterfactual: {signed(_there(found)):+.3f}"

@@ -16,7 +16,7 @@ from cutaway.report.picture import Picture
 from cutaway.report.snippets import Snippets
 from cutaway.report.views import Axis as Side
 from cutaway.report.views import Bar, Bars, Curve, Head, HeadTable, Lens, Line, Overlay, Span, Table
-from cutaway.report.words import aim, alone, key, labels, lettered, name, number, onward, quoted, reads
+from cutaway.report.words import aim, alone, key, labels, lettered, name, number, onward, quoted, reads, signed
 
 NEAREST = 12
 SHOWN = 3  # texts that get bars of their own
@@ -84,9 +84,9 @@ def patches(found: Battery, picture: Picture, code: Snippets) -> Overlay:
     row, col = np.unravel_index(values[0].argmax(), values[0].shape)
     return Overlay(
         title="What each patch adds",
-        seen=f"{reads(own)} {total:+.3f} of the {own.margin:+.3f} for {aim(found)}; "
+        seen=f"{reads(own)} {signed(total):+.3f} of the {signed(own.margin):+.3f} for {aim(found)}; "
         f"{mostly(values[0], 'what speaks for it')}. The largest patch, row {row}, column {col}, adds "
-        f"{values[0].max():+.3f}. These numbers are parts of an exact sum.{key(found)}",
+        f"{signed(values[0].max()):+.3f}. These numbers are parts of an exact sum.{key(found)}",
         limits=f"It counts what a patch hands on to the {own.reader} directly. By the later layers a patch may hold "
         "what it has gathered from its neighbours, so a bright patch is where something was read, not always where the "
         f"thing stands. What {'the embeddings of the patches' if own.all_read else f'the {own.reader}'}, MLPs and "
@@ -102,16 +102,18 @@ def last_layer(found: Battery, picture: Picture, code: Snippets) -> Overlay:
     values = lens["patch"].isel(picture=0, layer=-1).transpose("text", "row", "col").values
     row, col = np.unravel_index(values[0].argmax(), values[0].shape)
     how = (
-        f"Each patch is read {alone(found.own)}, less the mean over 64 pictures, and compared with each text "
-        "less the mean of the texts."
+        f"Each patch is read {alone(found.own)}, less the mean over {lens.data.sizes['picture']} pictures, and "
+        "compared "
+        "with each text less the mean of the texts."
         if centred
         else f"Each patch is read {alone(found.own)} and compared with each text."
     )
     chance = float(lens["random"].values[-1])
     return Overlay(
         title="What each patch says at the last layer",
-        seen=f"{how} {name(found, 0)} fits best at row {row}, column {col} (cosine {values[0].max():+.2f}); a random "
-        f"direction fits a patch at ±{chance:.2f}. {(values[0] > 2 * chance).mean():.0%} of the patches fit it more "
+        seen=f"{how} {name(found, 0)} fits best at row {row}, column {col} (cosine {signed(values[0].max()):+.2f}); a "
+        f"random direction fits a patch at ±{chance:.2f}. {(values[0] > 2 * chance).mean():.0%} of the patches fit "
+        "it more "
         f"than twice as well.{key(found)}",
         limits=f"The model never reads patches this way: {onward(found.own)} on. A low number does not mean that a "
         "patch knows nothing of the text, only that the output's own words do not say so. The map above, which adds up "
@@ -130,8 +132,9 @@ def by_layer(found: Battery, picture: Picture, code: Snippets) -> Lens:
     return Lens(
         title="Layer by layer",
         seen=f"Read after each layer, the {found.own.reader}'s cosine with {name(found, 0)} goes from "
-        f"{pooled[0, 0]:+.3f} at the input to {pooled[0, -1]:+.3f} at the end, which is the model's own number. It "
-        "first has nine tenths of that at "
+        f"{signed(pooled[0, 0]):+.3f} at the input to {signed(pooled[0, -1]):+.3f} at the end, which is the model's "
+        "own "
+        "number. It first has nine tenths of that at "
         f"{'the input' if names[first] == 'input' else f'layer {names[first]}'}.{key(found)}",
         limits="The final norm and projection were trained for the last layer and "
         f"{'for all patches' if found.own.all_read else f'the {found.own.reader} alone'}. In between, low means that "
@@ -163,8 +166,10 @@ def growth(found: Battery, code: Snippets) -> Curve:
     step = int(np.abs(np.diff(own)).argmax())
     return Curve(
         title="Where the answer appears",
-        seen=f"For {aim(found)}, {number(found)} changes most at layer {step} (by {own[step + 1] - own[step]:+.3f}) "
-        f"and ends at {own[-1]:+.3f}. The grey band is what random texts give, one standard deviation.{key(found)}",
+        seen=f"For {aim(found)}, {number(found)} changes most at layer {step} (by "
+        f"{signed(own[step + 1] - own[step]):+.3f}) and ends at {signed(own[-1]):+.3f}. The grey band is what random "
+        "texts "
+        f"give, one standard deviation.{key(found)}",
         limits="The curve is read through the model's last norm and projection at every layer. A step says that the "
         "answer turned into the output's words there, not that it was worked out there.",
         x=Side("layer", tuple("input" if layer < 0 else str(layer) for layer in lens["layer"].values)),
@@ -181,12 +186,12 @@ def bars(found: Battery, code: Snippets) -> list[Bars]:
     made, own = [], found.own
     if len(found.case.texts) > 1:
         less = effect.isel(text=0) - effect.isel(text=1).values
-        made.append(_sum(found, less, f"What adds up to {aim(found)}", own.margin, code.bars(True), key(found)))
+        made.append(_sum(found, less, f"What adds up to {aim(found)}", own.margin, code.bars(0, 1), key(found)))
     for index in range(len(found.case.texts[:SHOWN])):
         title = f"What adds up to {name(found, index)}"
         told = f" {name(found, index)} is {quoted(found.case.texts[index])}." if lettered(found) else ""
-        plain = code.bars(False).replace("texts[0]", f"texts[{index}]")
-        made.append(_sum(found, effect.isel(text=index), title, float(own.similarity[index]), plain, told))
+        number_of = float(own.similarity[index])
+        made.append(_sum(found, effect.isel(text=index), title, number_of, code.bars(index), told))
     return made
 
 
@@ -208,11 +213,11 @@ def _sum(found: Battery, effect: xarray.DataArray, title: str, total: float, cod
     most = max(made, key=lambda bar: abs(bar.value or 0))
     return Bars(
         title=title,
-        seen=f"The heads add {sum(heads):+.3f}, the MLPs {sum(mlps.values()):+.3f}, everything else "
-        f"{summed - sum(heads) - sum(mlps.values()):+.3f}; the largest single bar is {most.label} with "
-        f"{most.value or 0:+.3f}. "
-        f"Together {summed:.6f}: the model's own number is {total:.6f}, and the gap of {abs(summed - total):.0e} is "
-        f"rounding.{told}",
+        seen=f"The heads add {signed(sum(heads)):+.3f}, the MLPs {signed(sum(mlps.values())):+.3f}, everything else "
+        f"{signed(summed - sum(heads) - sum(mlps.values())):+.3f}; the largest single bar is {most.label} with "
+        f"{signed(most.value or 0):+.3f}. "
+        f"Together {signed(summed):.6f}: the model's own number is {signed(total):.6f}, and the gap of "
+        f"{abs(summed - total):.0e} is rounding.{told}",
         limits="These are direct effects: what a layer writes that reaches the output unchanged. An early layer that "
         "only prepares the ground for a later one shows up as nothing. The final norm is held at its scale for this "
         "picture.",
@@ -240,7 +245,7 @@ def heads(found: Battery, code: Snippets) -> HeadTable:
         rows.append(Head(layer, head, float(value), part, spans=named, extra=extra))
     lead = leading(own)
     best = next(row for row in rows if (row.layer, row.head) == lead)
-    share = "" if best.direct is None else f", {best.direct:.0%} of all"
+    share = "" if best.direct is None else f", {signed(best.direct):.0%} of all"
     above = sum(abs(row.effect or 0) > 2 * (row.extra["random texts"] or 0) for row in rows)
     said = (
         f" Over {found.crowd.data.sizes['item']} pictures it varies most with {quoted(best.spans[0].text)}"
@@ -253,7 +258,7 @@ def heads(found: Battery, code: Snippets) -> HeadTable:
     return HeadTable(
         title="Heads",
         seen=f"What each head adds directly to {number(found)}, for {aim(found)}. Layer {best.layer}, head {best.head} "
-        f"adds most: {best.effect or 0:+.3f}{share}. {above} of {len(rows)} heads add more "
+        f"adds most: {signed(best.effect or 0):+.3f}{share}. {above} of {len(rows)} heads add more "
         f"than twice what they would for random texts.{said}{key(found)}",
         limits="A direct effect is not the whole effect: a head can act through later layers, which patching shows and "
         "this does not. The texts say along which words a head varies over many pictures; near-synonyms share a "
@@ -286,8 +291,9 @@ def sparse(found: Battery, code: Snippets) -> Table | None:
     return Table(
         title="The embedding as a few texts",
         seen=f"{used:.0f} of {len(bank)} texts rebuild the picture's embedding, less the mean of many pictures, with a "
-        f"cosine of {cosine:.2f}; the heaviest are {named}. As many random directions in place of the texts reach "
-        f"{chance:.2f}.",
+        f"cosine of {signed(cosine):.2f}; the heaviest are {named}. As many random directions in place of the texts "
+        "reach "
+        f"{signed(chance):.2f}.",
         limits="A description, not an effect on the output. It can use no word that the bank lacks, and picks "
         "neighbours for what it has no word for. Where random directions do nearly as well, the words carry little.",
         columns=("text", "topic", "weight"), cells=cells, code=code.splice(), provenance=origin(made),
@@ -312,8 +318,9 @@ def nearest(found: Battery, code: Snippets) -> Table | None:
     return Table(
         title="Nearest texts",
         seen=f"Of {len(values)} texts, the {asked} asked and the rest of the bank, {name(found, 0)} is number "
-        f"{rank[0]} ({values[0]:.3f}); the best of the bank is {quoted(str(texts[best]))} ({values[best]:.3f}). The "
-        f"last column counts standard deviations above the mean of all texts.{key(found)}",
+        f"{rank[0]} ({signed(values[0]):.3f}); the best of the bank is {quoted(str(texts[best]))} "
+        f"({signed(values[best]):.3f}). The last column counts standard deviations above the mean of all "
+        f"texts.{key(found)}",
         limits="Longer texts and common phrases sit nearer to every picture, so ranks of unlike texts say little. A "
         "text that is near is not thereby true.",
         columns=("rank", "text", "topic", "cosine", "above the mean (sd)"), cells=cells, code=code.nearest(),
@@ -349,14 +356,16 @@ def floors(found: Battery, code: Snippets) -> Table:
         fit, chance = (float(found.spans[name].isel(pick=0).mean()) for name in ("fit", "random_fit"))
         rows.append(("mean fit of the heads' first texts", fit, None, None, chance))
     untold = (
-        f" Before training it gave {floor.margin:+.3f}."
+        f" Before training it gave {signed(floor.margin):+.3f}."
         if floor is not None
         else " No untrained twin of this model is known, so that column is empty."
     )
     return Table(
         title="Beside chance",
-        seen=f"The model gives this picture {own.margin:+.3f} for {aim(found)}.{untold} The main numbers of this page "
-        "stand beside the same for the counterfactual picture, for the model before training, and for chance: a random "
+        seen=f"The model gives this picture {signed(own.margin):+.3f} for {aim(found)}.{untold} The main numbers of "
+        "this "
+        "page stand beside the same for the counterfactual picture, for the model before training, and for chance: a "
+        "random "
         "direction (root mean square), an even spread over the picture, random directions in place of texts."
         f"{key(found)}",
         limits="Chance is a random direction or place, not a wrong but sensible text; for that, give the wrong text as "

@@ -12,7 +12,7 @@ PICTURE, OTHER, BANK = "picture.png", "counterfactual.png", "bank.txt"
 class Snippets:
     """Writes the programs. `folder` is where the report lies, `model` the name it opens by ("" for an object).
 
-    `bank` is "emojiworld", "texts" or "file"; `crowd` "emojiworld", a folder, or "" for none.
+    `bank` is "emojiworld", "file", or "" for none; `crowd` "emojiworld", a folder, or "" for none.
     """
 
     folder: Path
@@ -21,6 +21,7 @@ class Snippets:
     bank: str = ""
     crowd: str = ""
     many: int = 0
+    skip: bool = False
 
     def start(self, *imports: str, model: str = "") -> str:
         """Imports, the model, the picture and the texts."""
@@ -53,13 +54,13 @@ class Snippets:
             "print(parts.on_grid(added).isel(item=0).sel(text=texts[0]).to_pandas().round(3))"
         )
 
-    def bars(self, rival: bool) -> str:
-        """The terms of the similarity, and their sum."""
-        less = " - effect.sel(text=texts[1])" if rival else ""
+    def bars(self, text: int, rival: int | None = None) -> str:
+        """The terms of the similarity with a text (less that with its rival), and their sum."""
+        less = "" if rival is None else f" - effect.sel(text=texts[{rival}])"
         return self._parts() + (
             "parts = representation_decomposition(model, [picture])\n"
             "effect = parts.effect(asked).isel(item=0)  # cosine, one number a term\n"
-            f"wanted = effect.sel(text=texts[0]){less}\n"
+            f"wanted = effect.sel(text=texts[{text}]){less}\n"
             "print(wanted.to_series().round(4))\n"
             "print(float(wanted.sum()))  # the model's own number"
         )
@@ -145,14 +146,14 @@ class Snippets:
         if self.crowd == "emojiworld":
             made = f'pictures = [data.scene_at("test", index) for index in range({self.many})]'
             return ["from cutaway import data"], made
-        return ["from cutaway.report.sources import Folder"], f"pictures = Folder({self.crowd!r}, {self.many})"
+        skip = ", skip=True" if self.skip else ""
+        return ["from cutaway.report.sources import Folder"], f"pictures = Folder({self.crowd!r}, {self.many}{skip})"
 
     def _bank(self) -> tuple[list[str], str]:
         name, call = {
             "emojiworld": ("emoji_bank", "emoji_bank(model)"),
             "file": ("file_bank", f"file_bank(model, {str(self.folder / BANK)!r})"),
-            "texts": ("text_bank", "text_bank(model, texts)"),
-        }[self.bank or "texts"]
+        }[self.bank]
         return [f"from cutaway.methods.text_bank import {name}"], f"bank = {call}"
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, overload
 
 import numpy as np
@@ -13,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from cutaway import data
 from cutaway.errors import InputError, SiteError
 from cutaway.methods.feed import embedded
-from cutaway.methods.text_bank import TextBank, emoji_bank, file_bank, text_bank
+from cutaway.methods.text_bank import TextBank, emoji_bank, file_bank, file_texts
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.model.pictures import picture
@@ -52,11 +55,58 @@ def untrained(model: Model) -> Model | None:
     return load(f"{model.name}@untrained") if known else None
 
 
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before anything is computed; nothing is left behind."""
+    made: list[Path] = []
+    try:
+        made = [one for one in (folder, *folder.parents) if not one.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"'{shorten(str(folder), 80)}' cannot be written to ({error.strerror or error})",
+            expected="a folder that is there, or one that can be made", do="give another --out (`out=`)",
+        ) from error  # fmt: skip
+    finally:
+        for one in made:
+            with suppress(OSError):
+                one.rmdir()
+
+
+def check_file(path: Path, kinds: Sequence[str], overwrite: bool) -> None:
+    """Refuse a file that cannot be written, before anything is computed."""
+    if path.suffix.lower() not in kinds:
+        raise InputError(
+            f"'{path}' ends in '{path.suffix}'" if path.suffix else f"'{path}' has no ending",
+            expected=" or ".join(kinds), do=f"call it '{path.with_suffix(kinds[0])}'",
+        )  # fmt: skip
+    if not path.parent.is_dir():
+        raise InputError(
+            f"there is no folder '{path.parent}'", expected="a file in a folder that is there", do="make it first"
+        )
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise InputError(
+            f"'{path}' is already there", expected="a new file", do="give another name" + (
+                "" if path.is_dir() else ", or --overwrite"),
+        )  # fmt: skip
+    check_folder(path.parent)
+
+
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
 def read_picture(source: Any) -> Image.Image:
     """A picture of any size and mode as RGB, turned as its EXIF says; a damaged file is an error that names it."""
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        inside = [file.name for file in pictures_in(Path(source))]
+        raise InputError(
+            f"'{source}' is a folder", expected="one picture file", exists=", ".join(inside[:5]) or "no picture in it",
+            do="name one picture; many go by their folder to --pictures",
+        )  # fmt: skip
     if not isinstance(source, str | Path) or not Path(source).is_file():
         return picture(source)
     try:
@@ -72,23 +122,48 @@ def read_picture(source: Any) -> Image.Image:
         ) from error
 
 
-class Folder(Sequence[Any]):
-    """The pictures of a folder in the order of their names, opened only when asked for; at most `limit` of them."""
+def pictures_in(folder: Path) -> list[Path]:
+    """The files of a folder that end as pictures do, by name."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
 
-    def __init__(self, folder: str | Path, limit: int = 512) -> None:
+
+def readable(file: Path) -> bool:
+    """Whether a file can be read to its end as a picture."""
+    try:
+        read_picture(file)
+    except InputError:
+        return False
+    return True
+
+
+class Folder(Sequence[Any]):
+    """The pictures of a folder in the order of their names, opened only when asked for; at most `limit` of them.
+
+    Files that are no pictures are an error that names all of them, unless `skip`: then they are left out, and named in
+    `skipped`.
+    """
+
+    def __init__(self, folder: str | Path, limit: int = 512, *, skip: bool = False) -> None:
         path = Path(folder)
         if not path.is_dir():
             raise InputError(
-                f"there is no folder '{folder}'", expected=f"a folder of pictures, or the word '{EMOJIWORLD}'"
+                f"'{folder}' is a file" if path.is_file() else f"there is no folder '{folder}'",
+                expected=f"a folder of pictures, or the word '{EMOJIWORLD}'",
+                do="give the folder that holds them; --image takes a single picture",
             )
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-        if len(found) < 3:
+        found = pictures_in(path)
+        bad = [file for file in found[:limit] if not readable(file)] if skip else []
+        self.skipped = tuple(file.name for file in bad)
+        self.files = tuple(file for file in found[:limit] if file not in bad)
+        if len(self.files) < 3:
             raise InputError(
-                f"'{folder}' holds {len(found)} pictures", expected="at least 3, better some hundreds",
+                f"'{folder}' holds {len(self.files)} pictures" + (" that can be read" if bad else ""),
+                expected="at least 3, better some hundreds",
                 exists=", ".join(sorted(file.name for file in path.iterdir())[:5]) or "nothing in it",
                 do=f"pictures end in {' '.join(SUFFIXES)}; sub-folders are not looked into",
-            )  # fmt: skip
-        self.files = tuple(found[:limit])
+            )
+        if not skip and not all(map(_opens, self.files)):
+            self._refuse([file for file in self.files if not readable(file)])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -98,18 +173,42 @@ class Folder(Sequence[Any]):
     @overload
     def __getitem__(self, at: slice) -> list[Any]: ...
     def __getitem__(self, at: int | slice) -> Any:
-        return (
-            [read_picture(file) for file in self.files[at]] if isinstance(at, slice) else read_picture(self.files[at])
+        try:
+            wanted = self.files[at]
+            return read_picture(wanted) if isinstance(wanted, Path) else [read_picture(file) for file in wanted]
+        except InputError:
+            self._refuse([file for file in self.files if not readable(file)])
+            raise
+
+    def _refuse(self, bad: list[Path]) -> None:
+        """Name all files that cannot be read, if there are any."""
+        if not bad:
+            return
+        names = ", ".join(file.name for file in bad[:5]) + (f" and {len(bad) - 5} more" if bad[5:] else "")
+        raise InputError(
+            f"of the {len(self)} pictures in '{bad[0].parent}', {len(bad)} cannot be read: {names}",
+            expected="whole PNG, JPEG, WebP, … files",
+            exists=f"{len(self) - len(bad)} that can be read",
+            do="take them away, or leave them out with --skip-bad (`skip_bad=True`)",
         )
 
 
-def crowd(source: str | Path | None, model: Model, count: int) -> Sequence[Any] | None:
+def _opens(file: Path) -> bool:
+    """Whether a file begins like a picture; far cheaper than to read it."""
+    try:
+        with Image.open(file):
+            return True
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def crowd(source: str | Path | None, name: str, count: int, *, skip_bad: bool = False) -> Sequence[Any] | None:
     """Many pictures, against which one is seen: a folder's, scenes of EmojiWorld, or for a zoo model these unasked."""
-    if source is None and not model.name.startswith("zoo:"):
+    if source is None and not name.startswith("zoo:"):
         return None
     if source is None or str(source) == EMOJIWORLD:
         return [data.scene_at("test", index) for index in range(count)]
-    return Folder(source, count)
+    return Folder(source, count, skip=skip_bad)
 
 
 def as_seen(model: Model, whole: Image.Image, longest: int = 448) -> Image.Image:
@@ -146,15 +245,21 @@ def _crop(tool: Any, whole: Image.Image, given: Image.Image) -> tuple[float, flo
 
 
 def read_texts(texts: Sequence[str]) -> tuple[str, ...]:
-    """The texts without blanks around them, each once, at least one."""
-    given = [texts] if isinstance(texts, str) else list(texts)
-    kept = tuple(dict.fromkeys(text.strip() for text in given if text.strip()))
-    if not kept:
+    """The texts without blanks around them, at least one, no two alike."""
+    given = [text.strip() for text in ([texts] if isinstance(texts, str) else texts)]
+    if not any(given):
         raise InputError(
             "there is no text to hold the picture against", expected="at least one text, for instance 'a dog'",
             do="give --text (texts= in Python), better two: what it shows, and what it might be mistaken for",
         )  # fmt: skip
-    return kept
+    for index, text in enumerate(given):
+        if not text or text in given[:index]:
+            raise InputError(
+                f"text {index + 1} is empty" if not text else f"the text '{text}' is given twice",
+                expected="texts that differ, none of them empty", exists=", ".join(map(repr, given[:5])),
+                do="leave it out, or give the rival that you meant",
+            )  # fmt: skip
+    return tuple(given)
 
 
 def asked(model: Model, texts: tuple[str, ...]) -> TextBank:
@@ -162,10 +267,16 @@ def asked(model: Model, texts: tuple[str, ...]) -> TextBank:
     return TextBank(texts, ("asked",) * len(texts), embedded(model, texts, "text", progress=False), model.name)
 
 
-def bank_of(source: str | Path | None, model: Model, texts: tuple[str, ...] = ()) -> TextBank | None:
-    """A bank of texts: a file's, one a line; EmojiWorld's phrases, for a zoo model unasked; else two texts or more."""
+def check_bank(source: str | Path | None) -> None:
+    """Refuse a file that is no bank of texts, before a model is opened."""
+    if source is not None and str(source) != EMOJIWORLD:
+        file_texts(source)
+
+
+def bank_of(source: str | Path | None, model: Model) -> TextBank | None:
+    """A bank of texts: a file's, one a line; EmojiWorld's phrases, for a zoo model unasked; else none."""
     if source is None and not model.name.startswith("zoo:"):
-        return text_bank(model, texts, progress=False) if len(texts) > 1 else None
+        return None
     if source is None or str(source) == EMOJIWORLD:
         return emoji_bank(model, progress=False)
     return file_bank(model, source, progress=False)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Column, Table
 
+from cutaway.errors import InputError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
@@ -17,21 +18,55 @@ def print_sites(model: Model, pattern: str = "", *, every: bool = False, console
     console = console or Console()
     chosen = model.sites[pattern] if pattern else list(model.sites)
     rows = [(str(site), site) for site in chosen] if every else list(_folded(chosen))
-    title = f"{model.name}: {type(model.module).__name__}, {model.family.kind}"
-    table = Table(Column("site", overflow="fold"), "axes", title=title, title_justify="left")
+    heading(console, f"{model.name}: {type(model.module).__name__}, {model.family.kind}")
+    table = Table(Column("site", overflow="fold"), "axes")
     if any(site.dead for _, site in rows):
         table.add_column("note")
     reasons = list(dict.fromkeys(site.dead for _, site in rows if site.dead))
     for name, site in rows:
         note = [f"dead ({reasons.index(site.dead) + 1})"] if site.dead else []
         table.add_row(name, site.shape.strip("()"), *note)
-    console.print(table)
+    if rows:
+        console.print(table)
     for n, reason in enumerate(reasons, 1):
         console.print(f"dead ({n}): writing here changes no output: {reason}", markup=False)
     for line in model.missing:
-        console.print(f"missing: {line}")
+        console.print(f"missing: {line}", markup=False, highlight=False)
     if not len(model.sites):
-        console.print("every module can still be read and written by its own path: model.sites['raw.*']")
+        raw = [str(site) for site in model.sites["raw.*"]]
+        some = ", ".join(raw[1 : len(raw) : max(1, len(raw) // 4)][:4])
+        console.print(
+            f"No site has a name. Every module can still be read and written by its path, {len(raw)} in all: {some}",
+            markup=False, highlight=False,
+        )  # fmt: skip
+
+
+def heading(console: Console, title: str) -> None:
+    """A title above a table: as wide as the terminal, so that a narrow table does not break its words."""
+    console.print(title, style="italic", markup=False, highlight=False)
+
+
+def print_recording(model: Model, inputs: Inputs, console: Console | None = None) -> None:
+    """How much memory it takes to record every site on these inputs, and what of it most."""
+    try:
+        found = model.estimate(inputs, "*")
+    except InputError:  # some axes are known after a run only
+        return
+    largest = max(found.by_site, key=lambda name: found.by_site[name])
+    (console or Console()).print(
+        f"Recording all {len(found.by_site)} sites on this takes {amount(found.total)}; the largest, {largest}, "
+        f"{amount(found.by_site[largest])}. `model.estimate(inputs, sites)` says it for any choice.",
+        markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def amount(count: float) -> str:
+    """A number of bytes in the unit that fits it."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
 
 
 def print_tokens(inputs: Inputs, console: Console | None = None) -> None:

@@ -9,7 +9,7 @@ from cutaway.errors import InputError
 from cutaway.model.edits import Edit, Knockout, Patch, Scale
 from cutaway.model.load import load
 from cutaway.model.tokens import Where
-from cutaway.report.tables import print_sites, print_tokens
+from cutaway.report.tables import heading, print_sites, print_tokens
 from cutaway.zoo import tiny
 
 
@@ -18,7 +18,10 @@ def run_tiny_demo(name: str = "tiny:llava", console: Console | None = None) -> N
     console = console or Console()
     model = load(name)
     if model.family.kind != "generative" or "vision" not in model.towers:
-        raise InputError(f"'{name}' does not answer questions about pictures", expected="tiny:llava, tiny:paligemma, …")
+        raise InputError(
+            f"'{name}' does not answer questions about pictures", expected="a `tiny:` model that takes both",
+            exists="tiny:llava, tiny:llava-next, tiny:qwen2-vl, tiny:paligemma, …", do="name one of these",
+        )  # fmt: skip
     print_sites(model, console=console)
     inputs = model.inputs(image=tiny.picture(), text="what is on the left ?")
     other = model.inputs(image=tiny.picture(seed=1), text="what is on the left ?")
@@ -33,12 +36,8 @@ def run_tiny_demo(name: str = "tiny:llava", console: Console | None = None) -> N
         "the top row of patches, from another picture": [Patch("text.0.resid_pre", donor, token=Where("image", row=0))],
         f"head 0 of layer {last}, from another picture": [Patch(f"text.{last}.attn.z", donor, head=0)],
     }
-    table = Table(
-        "edit",
-        "answer",
-        "largest change of a logit",
-        title="\nOne answer, five runs (random weights: the words mean nothing)",
-    )
+    heading(console, "\nOne answer, five runs (random weights: the words mean nothing)")
+    table = Table("edit", "answer", "largest change of a logit")
     base = model.run(inputs).logits[:, -1]
     for what, given in edits.items():
         change = (model.run(inputs, edits=given).logits[:, -1] - base).abs().max().item()

@@ -1,16 +1,13 @@
-"""What a report is made of: seven kinds of view. Pure data, each of which becomes JSON, CSV and a part of the page.
+"""What a report is made of: seven kinds of view. Pure data, each of which becomes JSON and a part of the page.
 
 Every view says what is `seen` and its `limits`, what it can not tell. Arrays are float32 with NaN for "not measured".
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -41,22 +38,6 @@ class View:
                     expected="a title, what is seen, and what it can not tell",
                     do="say it in one or two sentences: a reader sees this page without you",
                 )
-
-    def header(self) -> list[str]:
-        """The names of the columns of its CSV."""
-        raise NotImplementedError
-
-    def rows(self) -> Iterator[Sequence[Cell]]:
-        """The rows of its CSV."""
-        raise NotImplementedError
-
-    def to_csv(self) -> str:
-        """Its numbers as a table in long form; what was not measured is an empty cell."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.header())
-        writer.writerows([_written(cell) for cell in row] for row in self.rows())
-        return out.getvalue()
 
     def to_json(self) -> str:
         """All of it as text; `from_json` is the inverse."""
@@ -103,15 +84,6 @@ class Overlay(View):
         super().__post_init__()
         _keep(self, "values", (len(self.texts), None, None), "text, row, column")
 
-    def header(self) -> list[str]:
-        """Text, row, column and value."""
-        return ["text", "row", "column", "value"]
-
-    def rows(self) -> Iterator[Sequence[Cell]]:
-        """One row for each text and patch."""
-        for (text, row, column), value in np.ndenumerate(self.values):
-            yield self.texts[text], row, column, float(value)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lens(View):
@@ -131,18 +103,6 @@ class Lens(View):
         size = len(self.texts), len(self.layers)
         _keep(self, "values", (*size, None, None), "text, layer, row, column")
         _keep(self, "pooled", size, "text, layer")
-
-    def header(self) -> list[str]:
-        """Text, layer, token (the reader or a patch), row, column and value."""
-        return ["text", "layer", "token", "row", "column", "value"]
-
-    def rows(self) -> Iterator[Sequence[Cell]]:
-        """The reader of each text and layer, then one row for each text, layer and patch."""
-        if self.pooled is not None:
-            for (text, layer), value in np.ndenumerate(self.pooled):
-                yield self.texts[text], self.layers[layer], self.reader, None, None, float(value)
-        for (text, layer, row, column), value in np.ndenumerate(self.values):
-            yield self.texts[text], self.layers[layer], "patch", row, column, float(value)
 
 
 @dataclass(frozen=True)
@@ -187,25 +147,6 @@ class HeadTable(View):
                 do="average over runs before making the table",
             )
 
-    def extras(self) -> list[str]:
-        """The names of the extra columns, in the order in which they first occur."""
-        return list(dict.fromkeys(name for head in self.heads for name in head.extra))
-
-    def header(self) -> list[str]:
-        """Layer, head, effect and its interval, direct effect, extra columns, texts."""
-        return ["layer", "head", self.effect, "low", "high", self.direct, *self.extras(), "texts"]
-
-    def rows(self) -> Iterator[Sequence[Cell]]:
-        """One row for each head; its texts in one cell, each with the variance explained."""
-        extras = self.extras()
-        for head in self.heads:
-            texts = "; ".join(
-                span.text if (share := _number(span.variance)) is None else f"{span.text} ({share:.3g})"
-                for span in head.spans
-            )
-            extra = (head.extra.get(name) for name in extras)
-            yield head.layer, head.head, head.effect, head.low, head.high, head.direct, *extra, texts
-
 
 @dataclass(frozen=True)
 class Bar:
@@ -225,14 +166,6 @@ class Bars(View):
     bars: tuple[Bar, ...]
     unit: str
     total: float | None = None
-
-    def header(self) -> list[str]:
-        """Group, label, value and its interval."""
-        return ["group", "label", "value", "low", "high"]
-
-    def rows(self) -> Iterator[Sequence[Cell]]:
-        """One row for each contribution."""
-        return ((bar.group, bar.label, bar.value, bar.low, bar.high) for bar in self.bars)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -266,16 +199,6 @@ class PatchingMap(View):
                 do="leave grid out when the columns are not patches",
             )
 
-    def header(self) -> list[str]:
-        """The names of the two axes, value and its interval."""
-        return [self.row_axis.name, self.column_axis.name, "value", "low", "high"]
-
-    def rows(self) -> Iterator[Sequence[Cell]]:
-        """One row for each place of the matrix."""
-        for (row, column), value in np.ndenumerate(self.values):
-            low, high = (None if side is None else float(side[row, column]) for side in (self.low, self.high))
-            yield self.row_axis.labels[row], self.column_axis.labels[column], float(value), low, high
-
 
 @dataclass(frozen=True, eq=False)
 class Line:
@@ -302,17 +225,6 @@ class Curve(View):
             for name in ("values", "low", "high"):
                 _keep(line, name, (len(self.x.labels),), self.x.name)
 
-    def header(self) -> list[str]:
-        """Line, whether it is a baseline, the axis, value and its interval."""
-        return ["line", "baseline", self.x.name, "value", "low", "high"]
-
-    def rows(self) -> Iterator[Sequence[Cell]]:
-        """One row for each line and place."""
-        for line in self.lines:
-            for at, label in enumerate(self.x.labels):
-                low, high = (None if side is None else float(side[at]) for side in (line.low, line.high))
-                yield line.label, line.baseline, label, float(line.values[at]), low, high
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table(View):
@@ -331,14 +243,6 @@ class Table(View):
                 exists=", ".join(self.columns[:5]),
                 do="fill what was not measured with None",
             )
-
-    def header(self) -> list[str]:
-        """Its columns."""
-        return list(self.columns)
-
-    def rows(self) -> Iterator[Sequence[Cell]]:
-        """Its rows."""
-        return iter(self.cells)
 
 
 KINDS: dict[str, type] = {
@@ -378,16 +282,3 @@ def _keep(owner: object, name: str, shape: tuple[int | None, ...], axes: str) ->
         )
     array.setflags(write=False)
     object.__setattr__(owner, name, array)
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else value
-
-
-def _written(cell: Cell) -> str:
-    """One cell of a CSV: seven digits, empty for what was not measured."""
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, float):
-        return f"{cell:.7g}" if math.isfinite(cell) else ""
-    return "" if cell is None else str(cell)

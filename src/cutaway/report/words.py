@@ -7,6 +7,13 @@ from cutaway.report.battery import Battery, Measured
 LONG = 24  # letters; longer texts go by A and B
 
 
+class signed(float):  # noqa: N801
+    """A number that a sentence writes with a true minus sign; what a user wrote stays as it was written."""
+
+    def __format__(self, spec: str) -> str:
+        return super().__format__(spec).replace("-", "−")
+
+
 def quoted(text: str) -> str:
     """A text in quotation marks."""
     return f"“{text}”"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from cutaway import data
 from cutaway.errors import InputError
-from cutaway.zoo.contrastive import Pairs, Recipe
+from cutaway.zoo.contrastive import Pairs, Recipe, Step, train
+from cutaway.zoo.evaluate import Eyes, evaluate
+from cutaway.zoo.make import Making
 from cutaway.zoo.tiny_text import KINDS, word_tokenizer
 
 SIDE, PATCH, LONGEST = 64, 8, 32
@@ -108,3 +111,22 @@ def _training_pairs(factor: str, seed: int, step: int) -> Any:
         for pair in data.pairs(factor, 16, "train", seed=(seed * 1_000_003 + step) * 64 + block):
             if data.split_of(pair.b) == "train":
                 yield pair
+
+
+def _steps(module: Any, recipe: Recipe, work: Path, device: str) -> Iterator[Step]:
+    return train(module, batches(recipe), recipe, work, device)
+
+
+def _lost(module: Any, shipped: Any) -> float:
+    """The largest change of a cosine of 500 test scenes and their captions."""
+    items = list(data.items("test", 500))
+    cosines = [
+        eyes.scenes(item.scene for item in items) @ eyes.texts(item.caption.text for item in items).T
+        for eyes in (Eyes(module, processor()), Eyes(shipped, processor()))
+    ]
+    return (cosines[0] - cosines[1]).abs().max().item()
+
+
+MAKING = Making(
+    Recipe, untrained, processor, _steps, lambda module, tools, n, told: evaluate(module, tools, n=n, told=told), _lost
+)

@@ -2,45 +2,73 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
-from collections.abc import Iterator
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cutaway import data
 from cutaway.errors import InputError
-from cutaway.zoo import emoji_clip
-from cutaway.zoo.contrastive import Recipe, Step, train
-from cutaway.zoo.evaluate import Eyes, Row, evaluate
-from cutaway.zoo.trained import CARD, MEASURED
+from cutaway.zoo.contrastive import Step
+from cutaway.zoo.evaluate import Row
+from cutaway.zoo.trained import CARD, MEASURED, Trained
 
-TEMPLATE = Path(__file__).with_name("card.md")
+Told = Callable[[str], None]
 
 
-def training(recipe: Recipe, work: Path, device: str = "cpu") -> tuple[Any, Iterator[Step]]:
+@dataclass(frozen=True)
+class Making:
+    """How a model of the zoo is made. `recipe` is a dataclass with `steps` and `seed`, all of it with defaults.
+
+    `untrained` makes the model from a seed, `processor` what goes in front of it, `steps` trains it in place from where
+    a folder left off (model, recipe, folder, device), `measure` gives the rows of its card (model, processor, how many
+    trials, told what is measured; the first row stands for the model in the list), `lost` says how far the shipped
+    weights, rounded to float16, move what it says (trained, shipped).
+    """
+
+    recipe: type[Any]
+    untrained: Callable[[int], Any]
+    processor: Callable[[], Any]
+    steps: Callable[[Any, Any, Path, str], Iterator[Step]]
+    measure: Callable[[Any, Any, int, Told], list[Row]]
+    lost: Callable[[Any, Any], float]
+
+
+def training(entry: Trained, recipe: Any, work: Path, device: str = "cpu") -> tuple[Any, Iterator[Step]]:
     """The model, and its training as an iterator of steps: go through it, then `finish`."""
-    module = emoji_clip.untrained(recipe.seed)
-    return module, train(module, emoji_clip.batches(recipe), recipe, work, device)
+    module = entry.making.untrained(recipe.seed)
+    return module, entry.making.steps(module, recipe, work, device)
 
 
-def finish(module: Any, recipe: Recipe, out: Path, *, seconds: float, device: str = "cpu", n: int = 2000) -> list[Row]:
-    """Write the trained model in half precision, read it back, measure it beside its untrained twin, write the card."""
-    from transformers import CLIPModel
-
+def check_new(out: Path) -> None:
+    """Refuse a folder that holds a model already."""
     if (out / "config.json").exists():
-        raise InputError(f"'{out}' holds a model", expected="a new folder", do="give another --out, or remove it")
-    module = module.to("cpu").eval()
-    save(module, out)
-    shipped = CLIPModel.from_pretrained(out, dtype=torch.float32).eval()
-    processor = emoji_clip.processor()
-    rows = evaluate(shipped, processor, n=n)
-    floor = evaluate(emoji_clip.untrained(recipe.seed), processor, n=n)
+        raise InputError(
+            f"'{out}' holds a model", expected="a new folder", exists="config.json in it",
+            do="give another --out, or remove it",
+        )  # fmt: skip
+
+
+def finish(
+    entry: Trained, module: Any, recipe: Any, out: Path, *, seconds: float, device: str = "cpu", n: int = 2000,
+    told: Told = lambda _: None,
+) -> list[Row]:  # fmt: skip
+    """Write the trained model in half precision, read it back, measure it beside its untrained twin, write the card."""
+    check_new(out)
+    making, module = entry.making, module.to("cpu").eval()
+    save(module, making.processor(), out)
+    shipped = type(module).from_pretrained(out, dtype=torch.float32).eval()
+    rows = making.measure(shipped, making.processor(), n, told)
+    floor = making.measure(
+        making.untrained(recipe.seed), making.processor(), n, lambda what: told(f"untrained, {what}")
+    )
     measured = {
-        "command": command(recipe),
+        "command": command(entry.name, recipe),
         "seconds": round(seconds),
         "machine": f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name(),
         "python": platform.python_version(),
@@ -48,58 +76,49 @@ def finish(module: Any, recipe: Recipe, out: Path, *, seconds: float, device: st
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "recipe": asdict(recipe),
         "n": n,
-        "lost to half precision": _lost(Eyes(module, processor), Eyes(shipped, processor)),
+        "lost to half precision": making.lost(module, shipped),
         "rows": [{**asdict(row), "untrained": low.value} for row, low in zip(rows, floor, strict=True)],
     }
     (out / MEASURED).write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-    (out / CARD).write_text(card(measured), encoding="utf-8")
+    (out / CARD).write_text(card(entry, measured), encoding="utf-8")
     return rows
 
 
-def save(module: Any, out: Path) -> None:
+def save(module: Any, processor: Any, out: Path) -> None:
     """A `from_pretrained` folder: weights rounded to float16, a config that asks for float32 again."""
-    import copy
-
-    half = copy.deepcopy(module).half()
-    half.save_pretrained(out)
-    emoji_clip.processor().save_pretrained(out)
+    copy.deepcopy(module).half().save_pretrained(out)
+    processor.save_pretrained(out)
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     config["dtype"] = "float32"
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _lost(one: Eyes, other: Eyes, n: int = 500) -> float:
-    """The largest change of a cosine of n test scenes and their captions."""
-    items = list(data.items("test", n))
-    cosines = [
-        eyes.scenes(item.scene for item in items) @ eyes.texts(item.caption.text for item in items).T
-        for eyes in (one, other)
-    ]
-    return (cosines[0] - cosines[1]).abs().max().item()
-
-
-def command(recipe: Recipe) -> str:
+def command(name: str, recipe: Any) -> str:
     """The command line that trains by this recipe."""
     changed = [
         f"--{field.name.replace('_', '-')} {getattr(recipe, field.name)}"
         for field in fields(recipe)
         if getattr(recipe, field.name) != field.default
     ]
-    return " ".join(["cutaway zoo train emoji-clip", *changed])
+    return " ".join([f"cutaway zoo train {name}", *changed])
 
 
-def card(measured: dict[str, Any]) -> str:
-    """The model card: what it is, how it was made, what it can do, what it cannot."""
+def card(entry: Trained, measured: dict[str, Any]) -> str:
+    """The model card, from the template beside its making: what it is, how it was made, what it can and cannot do."""
     recipe, minutes = measured["recipe"], measured["seconds"] / 60
-    drop = measured["lost to half precision"]
-    return TEMPLATE.read_text(encoding="utf-8").format(
-        parameters=f"{measured['parameters'] / 1e6:.2f}",
-        samples=f"{recipe['steps'] * recipe['batch']:,}",
-        minutes=f"{minutes:.0f}",
-        lost=f"{drop:.1e}",
-        table=table(measured["rows"]),
-        recipe=", ".join(f"{key} {value}" for key, value in recipe.items() if key != "save_every"),
-        **{key: measured[key] for key in ("command", "machine", "torch", "python", "n")},
+    package, _, module = entry.home.rpartition(".")
+    return (
+        (files(package) / f"{module}.md")
+        .read_text(encoding="utf-8")
+        .format(
+            parameters=f"{measured['parameters'] / 1e6:.2f}",
+            samples=f"{recipe['steps'] * recipe['batch']:,}",
+            minutes=f"{minutes:.0f}",
+            lost=f"{measured['lost to half precision']:.1e}",
+            table=table(measured["rows"]),
+            recipe=", ".join(f"{key} {value}" for key, value in recipe.items() if key != "save_every"),
+            **{key: measured[key] for key in ("command", "machine", "torch", "python", "n")},
+        )
     )
 
 

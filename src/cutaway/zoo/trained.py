@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cutaway.errors import LoadError, near
+
+if TYPE_CHECKING:
+    from cutaway.zoo.make import Making
 
 MODELS = Path(__file__).parent / "models"
 UNTRAINED = "@untrained"
@@ -19,11 +22,11 @@ CARD, MEASURED = "README.md", "measured.json"
 
 @dataclass(frozen=True)
 class Trained:
-    """A model of the zoo: what it is, where it lies, and how to make it as it was before training."""
+    """A model of the zoo: what it is, where it lies, and the module whose `MAKING` says how it is made and measured."""
 
     name: str
     about: str
-    untrained: Callable[[], Any]
+    home: str
 
     @property
     def folder(self) -> Path:
@@ -35,12 +38,23 @@ class Trained:
         """Whether its weights are in this checkout."""
         return (self.folder / "config.json").exists()
 
+    @property
+    def making(self) -> Making:
+        """How it is made: before training, trained, measured and told about."""
+        found: Making = importlib.import_module(self.home).MAKING
+        return found
+
+    def untrained(self) -> Any:
+        """The model as it was before the training that made it."""
+        return self.making.untrained(self.measured()["recipe"]["seed"])
+
     def found(self) -> Path:
         """Its folder, or a LoadError that says how to make it."""
         if not self.here:
+            here = [f"zoo:{one.name}" for one in TRAINED.values() if one.here]
             raise LoadError(
                 f"the weights of 'zoo:{self.name}' are not here yet", expected=f"a model in {self.folder.name}/",
-                do=f"train it: `cutaway zoo train {self.name}`, then open the folder that it wrote",
+                exists=", ".join(here), do=f"`cutaway zoo train {self.name}`, then open the folder that it wrote",
             )  # fmt: skip
         return self.folder
 
@@ -53,32 +67,36 @@ class Trained:
         return dict(json.loads((self.found() / MEASURED).read_text(encoding="utf-8")))
 
 
-def _emoji_clip() -> Any:
-    from cutaway.zoo.emoji_clip import untrained
-
-    return untrained()
-
-
+# To add a model: a line here, and a module with a `MAKING` and its card's template (`.md`) beside it.
 TRAINED = {
     model.name: model
-    for model in (Trained("emoji-clip", "a small CLIP trained on the drawn scenes of EmojiWorld", _emoji_clip),)
+    for model in (
+        Trained("emoji-clip", "a small CLIP trained on the drawn scenes of EmojiWorld", "cutaway.zoo.emoji_clip"),
+    )
 }
 
 
 def trained(name: str) -> Trained:
-    """The model of that name, without `zoo:` and without `@untrained`."""
-    if name not in TRAINED:
+    """The model of that name, with or without `zoo:` in front and `@untrained` behind."""
+    plain, at, twin = name.removeprefix("zoo:").partition("@")
+    if at and twin != UNTRAINED[1:]:
         raise LoadError(
-            f"no model of the zoo is called '{name}'", exists=near(name, TRAINED), do="`cutaway zoo list` shows them"
-        )
-    return TRAINED[name]
+            f"'{plain}' has no '{twin}'", expected=f"zoo:{plain}, or zoo:{plain}{UNTRAINED}, the same before training",
+            exists=near(plain, TRAINED), do=f"leave '{at}{twin}' out, or write '{UNTRAINED}'",
+        )  # fmt: skip
+    if plain not in TRAINED:
+        raise LoadError(
+            f"no model of the zoo is called '{plain}'", expected="zoo:NAME, or zoo:NAME@untrained",
+            exists=near(plain, TRAINED), do="`cutaway zoo list` shows them",
+        )  # fmt: skip
+    return TRAINED[plain]
 
 
 def build(name: str, *, dtype: torch.dtype = torch.float32, attn: str | None = None) -> tuple[Any, Any]:
     """The model in eval mode and its processor; `NAME@untrained` is the same one before training, made anew."""
     import transformers
 
-    entry = trained(name.removesuffix(UNTRAINED))
+    entry = trained(name)
     processor = transformers.AutoProcessor.from_pretrained(entry.found())
     if name.endswith(UNTRAINED):
         module = entry.untrained().to(dtype)

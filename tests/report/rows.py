@@ -1,0 +1,76 @@
+"""What the page saves as CSV, written down a second time: the header of each kind of view, and its numbers."""
+
+import math
+from collections.abc import Iterator
+from functools import singledispatch
+
+import numpy as np
+
+from cutaway.report.views import Bars, Curve, HeadTable, Lens, Overlay, PatchingMap, Table, View
+
+Row = list[object]
+
+
+def rows(view: View) -> Iterator[Row]:
+    """The header, then a row for each number; what was not measured is an empty cell."""
+    for row in told(view):
+        yield ["" if cell is None or (isinstance(cell, float) and not math.isfinite(cell)) else cell for cell in row]
+
+
+@singledispatch
+def told(view: View) -> Iterator[Row]:
+    raise NotImplementedError(type(view))
+
+
+@told.register
+def _(view: Overlay) -> Iterator[Row]:
+    yield ["text", "row", "column", "value"]
+    yield from ([view.texts[t], *at, float(v)] for (t, *at), v in np.ndenumerate(view.values))
+
+
+@told.register
+def _(view: Lens) -> Iterator[Row]:
+    yield ["text", "layer", "token", "row", "column", "value"]
+    for (t, layer), v in np.ndenumerate(view.pooled):
+        yield [view.texts[t], view.layers[layer], view.reader, None, None, float(v)]
+    for (t, layer, *at), v in np.ndenumerate(view.values):
+        yield [view.texts[t], view.layers[layer], "patch", *at, float(v)]
+
+
+@told.register
+def _(view: HeadTable) -> Iterator[Row]:
+    extras = list(dict.fromkeys(name for head in view.heads for name in head.extra))
+    yield ["layer", "head", view.effect, "low", "high", view.direct, *extras, "texts"]
+    for head in view.heads:
+        texts = (s.text if s.variance is None else f"{s.text} ({s.variance:.3g})" for s in head.spans)
+        numbers = (head.effect, head.low, head.high, head.direct, *(head.extra.get(name) for name in extras))
+        yield [head.layer, head.head, *numbers, "; ".join(texts)]
+
+
+@told.register
+def _(view: Bars) -> Iterator[Row]:
+    yield ["group", "label", "value", "low", "high"]
+    yield from ([bar.group, bar.label, bar.value, bar.low, bar.high] for bar in view.bars)
+
+
+@told.register
+def _(view: PatchingMap) -> Iterator[Row]:
+    yield [view.row_axis.name, view.column_axis.name, "value", "low", "high"]
+    for (row, column), v in np.ndenumerate(view.values):
+        sides = (None if side is None else float(side[row, column]) for side in (view.low, view.high))
+        yield [view.row_axis.labels[row], view.column_axis.labels[column], float(v), *sides]
+
+
+@told.register
+def _(view: Curve) -> Iterator[Row]:
+    yield ["line", "baseline", view.x.name, "value", "low", "high"]
+    for line in view.lines:
+        for at, label in enumerate(view.x.labels):
+            sides = (None if side is None else float(side[at]) for side in (line.low, line.high))
+            yield [line.label, str(line.baseline).lower(), label, float(line.values[at]), *sides]
+
+
+@told.register
+def _(view: Table) -> Iterator[Row]:
+    yield list(view.columns)
+    yield from ([str(c).lower() if isinstance(c, bool) else c for c in row] for row in view.cells)
