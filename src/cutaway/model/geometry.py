@@ -150,7 +150,7 @@ def text_map(ids: Tensor, mask: Tensor | None, tokenizer: Any, config: Any) -> T
         if number is not None:
             made.kind[table == number] = kind
     flat = mask is not None and mask.shape == ids.shape
-    hidden = mask == 0 if flat else padding(ids, pad, *special[:2])
+    hidden = mask.eq(0) if flat and mask is not None else padding(ids, pad, *special[:2])
     made.kind[hidden.cpu().numpy()] = "pad"
     number = getattr(config, "image_token_id", None)
     if number is not None:

@@ -78,10 +78,10 @@ class Inputs:
         spoken = {"encoder", "audio"} & set(self.tokens)
         mask = self.tensors.get("decoder_attention_mask" if name == "text" and spoken else "attention_mask")
         known = self.tokens.get(name)
-        reads = name in ("text", "encoder") and isinstance(mask, Tensor) and known is not None
-        if not reads or tuple(mask.shape) != (known.batch, len(known)) or bool(mask.all()):
+        if name not in ("text", "encoder") or known is None or not isinstance(mask, Tensor):
             return None
-        return mask.bool().cpu()
+        hides = tuple(mask.shape) == (known.batch, len(known)) and not bool(mask.all())
+        return mask.bool().cpu() if hides else None
 
     def rows(self, tower: str) -> tuple[int, ...] | None:
         """The row of the inputs that each row of a tower belongs to; None where nothing is known of the tower.

@@ -179,8 +179,8 @@ def _by_row(
         own = {name: _of_row(mask, row, sizes, edit).nonzero().flatten() for name, mask in padded.items()}
         chosen = {name: _of_row(mask, row, sizes, edit).nonzero().flatten() for name, mask in masks.items()}
         for name in numbered:
-            after = padded[name].shape[1] if frame.open_ended else None
-            chosen[name] = own_positions(getattr(edit, name), own[name], edit, name, row, after)
+            end = padded[name].shape[1] if frame.open_ended else None
+            chosen[name] = own_positions(getattr(edit, name), own[name], edit, name, row, end)
         if counted:
             _check_lengths(edit, site, own, there, row, full)
             chosen = own | {name: at[torch.isin(at, own.get(name, at))] for name, at in chosen.items()}

@@ -359,8 +359,8 @@ class Replay:
         )
         whole, crossed = ([m.layer_idx for m in some if id(m) in touched] for some in (own, crossing))
         cache = shared(self.known.caches[tower.name], chunk.start, n, whole, crossed)
-        free = ([module for module in some if id(module) not in touched] for some in (own, crossing))
-        stack.enter_context(attending(*free, cache))
+        free, between = ([module for module in some if id(module) not in touched] for some in (own, crossing))
+        stack.enter_context(attending(free, between, cache))
         return cache
 
     def _cell(self, outputs: Any, chunk: Chunk, at: int, cell: int) -> Run:

@@ -166,7 +166,7 @@ def completed(module: Any, tokenizer: Any, tensors: dict[str, Any]) -> dict[str,
     if ids is not None and "attention_mask" not in tensors and _takes(module, "attention_mask"):
         hidden = _hidden(module, tokenizer, ids)
         tensors = tensors | {"attention_mask": (~hidden).long()} if bool(hidden.any()) else tensors
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     spoken = config.get_text_config() if hasattr(config, "get_text_config") else config
     rotary = getattr(spoken, "rope_parameters", None) is not None
     return tensors if rotary or "position_ids" in tensors else placed(module, tensors)

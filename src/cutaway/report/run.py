@@ -22,7 +22,7 @@ from cutaway.report.sources import (
     EMOJIWORLD,
     Folder,
     asked,
-    bank_of,
+    bank_named,
     check_bank,
     check_file,
     crowd,
@@ -141,14 +141,15 @@ def explanation(
     check_bank(bank)
     one = None if image is None else read_picture(image)
     many = crowd(pictures, model, count, skip_bad=skip_bad)
-    if many is None or (bank is None and not model.startswith("zoo:")):
+    bank = bank or (EMOJIWORLD if model.startswith("zoo:") else None)
+    if many is None or bank is None:
         raise InputError(
             f"'{model}' has no {'bank of texts' if many is not None else 'pictures'} of its own",
             expected=f"--pictures FOLDER and --bank FILE, or the word '{EMOJIWORLD}' for either",
             exists="both, unasked, for the models that `cutaway zoo list` shows", do="give what is missing",
         )  # fmt: skip
     found = opened(model)
-    texts = bank_of(bank, found)
+    texts = bank_named(bank, found)
     if one is None:
         return text_span(representation_decomposition(found, many), texts, picks=min(5, len(texts)))
     mean = unit(embedded(found, many, "vision").double()).mean(0)
