@@ -211,6 +211,9 @@ def test_in_half_precision_the_pattern_makes_z_and_cut_queries_keep_to_their_key
     seen = scores > torch.finfo(dtype).min
     even = torch.where(~seen.any(-1, keepdim=True), cut, seen / seen.sum(-1, keepdim=True).clamp(min=1)).float()
     assert gap(cut.float(), even) < 0.01
+    back = model.run(inputs, edits=[large, Patch(parts[0], run)], record=parts[1])[parts[1]]
+    alone = ~seen.any(-1, keepdim=True)
+    assert alone.any() and (attn == "eager" or (not (back * alone).any() and not (pattern * alone).any()))
     again = model.run(inputs, edits=[large, Scale("text.1.attn.pattern", 1.0)])
     plain = model.run(inputs, edits=large)
     assert moved(again, plain) < 32 * torch.finfo(dtype).eps * outcome(plain).abs().max()

@@ -73,12 +73,12 @@ class AttentionTap:
         anew = "scores" in written or (written and not by_hand)
         out, pattern = (q, None) if anew else original(q, k, v)
         if pattern is None and (written or "pattern" in self.reads):
-            pattern = _softmax(scores(), mask).to(v.dtype)
+            pattern = _pattern(scores(), mask, v.dtype)
         elif "scores" in self.reads:
             scores()
         if pattern is not None:
             pattern = self._change("pattern", pattern)
-            out = F.dropout(pattern, dropout) @ repeat_heads(v, q.shape[1]) if written else out
+            out = F.dropout(pattern, dropout, dropout > 0) @ repeat_heads(v, q.shape[1]) if written else out
         self._offset += q.shape[2]
         return out
 
@@ -145,14 +145,14 @@ def idle(mask: Tensor | None, keys: int) -> Bool[Tensor, "... query 1"] | None:
     return barred if bool(barred.any()) else None
 
 
-def _softmax(
-    scores: Float[Tensor, "batch head query key"], mask: Tensor | None
+def _pattern(
+    scores: Float[Tensor, "batch head query key"], mask: Tensor | None, dtype: torch.dtype
 ) -> Float[Tensor, "batch head query key"]:
     """The pattern of some scores; zero for a query that its mask bars from every key, unless its scores were raised."""
-    pattern, barred = scores.softmax(-1, torch.promote_types(scores.dtype, torch.float32)), idle(mask, scores.shape[-1])
-    if barred is None:
+    pattern = scores.softmax(-1, torch.promote_types(scores.dtype, torch.float32)).to(dtype)
+    if (barred := idle(mask, scores.shape[-1])) is None:
         return pattern
-    return pattern.masked_fill(barred & (scores.amax(-1, keepdim=True) <= torch.finfo(scores.dtype).min), 0)
+    return pattern.masked_fill(barred & (scores.amax(-1, keepdim=True) <= torch.finfo(dtype).min), 0)
 
 
 def _narrowed(scores: Tensor, dtype: torch.dtype) -> Tensor:
