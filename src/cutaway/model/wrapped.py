@@ -7,8 +7,9 @@ rests: eval mode, no compiled calls (they leave out hooks that came later), no c
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch import nn
 
 from cutaway.errors import LoadError
 
+_SWITCH, _ASKED = threading.Lock(), 0
+_STANCE: Any = None
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -106,9 +109,10 @@ def at_rest(roots: Iterable[nn.Module], *, eval_mode: bool = True) -> Iterator[N
         changed.append((vars(module), name, vars(module)[name]))
         vars(module)[name] = value  # a flag alone: `eval()` of some adapters would merge them
 
-    with torch.compiler.set_stance("force_eager"):
+    modules = [module for root in roots for module in root.modules()]
+    with _eager() if any(map(_compiled, modules)) else nullcontext():
         try:
-            for module in (module for root in roots for module in root.modules()):
+            for module in modules:
                 own = vars(module)
                 if eval_mode and own.get("training"):
                     change(module, "training", False)
@@ -120,6 +124,29 @@ def at_rest(roots: Iterable[nn.Module], *, eval_mode: bool = True) -> Iterator[N
         finally:
             for own, name, value in reversed(changed):
                 own[name] = value
+
+
+def _compiled(module: nn.Module) -> bool:
+    """Whether calls of a module go through the compiler, as a whole or in its forward."""
+    own = vars(module)
+    return own.get("_compiled_call_impl") is not None or hasattr(own.get("forward"), "_torchdynamo_orig_callable")
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Nothing compiled is used, in any thread, until the last one that asked for this is done: the switch is global."""
+    global _ASKED, _STANCE  # noqa: PLW0603, it counts who needs the library's own global switch
+    with _SWITCH:
+        if not _ASKED:
+            _STANCE = torch.compiler.set_stance("force_eager")
+        _ASKED += 1
+    try:
+        yield
+    finally:
+        with _SWITCH:
+            _ASKED -= 1
+            if not _ASKED:
+                _STANCE.__exit__(None, None, None)
 
 
 def _called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
