@@ -276,6 +276,9 @@ def test_a_grid_comes_back_labelled():
     assert float(last[0]) == pytest.approx(float(targets.logit_diff("dog", "cat")(one)), abs=1e-10)
     assert swept.change.shape == swept.values.shape and "suffix" in repr(swept)
     assert swept.plan.flops < swept.plan.plain and swept.plan.least <= swept.plan.flops
+    said = repr(swept)
+    assert "counted, not timed" in said and "measured: " in said and "plain loop over all cells" in said
+    assert 0 < swept.clean_seconds < swept.seconds and swept.ran == len(cells)
 
 
 def test_only_the_last_logits_are_computed():
@@ -389,6 +392,7 @@ def test_an_interrupt_leaves_nothing_behind_and_can_be_resumed(tmp_path, monkeyp
     assert len(chunks) == len(cells) - 10
     again = model.sweep(inputs, cells, everything, progress=False, resume=file)
     assert (again.values == resumed.values).all() and len(chunks) == len(cells) - 10
+    assert resumed.ran == len(cells) - 10 and again.ran == 0 and "for 0 cells, the others were kept" in repr(again)
 
 
 def test_kept_values_are_given_for_the_same_sweep_only(tmp_path):

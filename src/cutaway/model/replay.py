@@ -137,9 +137,10 @@ class Replay:
         name = next(iter(towers))
         tower = towers[name]
         need = Need("whole", name, first)
-        if self.model.is_pipeline or tower.packed or any(len(c) > 1 for c in self._calls_of(tower)) or self._odd(tower):
+        alone = len(towers) == 1 and self._inside(seats, tower) and self._ends_with(tower)
+        if self.model.is_pipeline or tower.packed or self._repeats(tower) or (alone and self._odd(tower)):
             need = replace(need, way="single", why=self._single(tower))
-        elif len(towers) == 1 and self._inside(seats, tower) and self._ends_with(tower):
+        elif alone:
             start = min(start_of(seat, edit, self.inputs, self._length(name)) for seat, edit in bound)
             way: Way = "suffix" if start > 0 and self._resumable(tower) else "tower"
             need = replace(need, way=way, start=start if way == "suffix" else 0)
@@ -150,17 +151,17 @@ class Replay:
             return "single: a pipeline draws one picture at a time"
         if tower.packed:
             return f"single: '{tower.name}' has no batch axis"
-        odd = self._odd(tower)
-        said = f"takes {', '.join(odd)}, whose rows are not known" if odd else "runs repeatedly"
-        return f"single: '{tower.name}' {said}"
+        if self._repeats(tower):
+            return f"single: '{tower.name}' runs repeatedly"
+        return f"single: '{tower.name}' takes {', '.join(self._odd(tower))}, whose rows are not known"
 
     def _odd(self, tower: Tower) -> list[str]:
         """The tensors a tower takes of which it is not known along which axis their rows lie."""
         _, kwargs = self.known.arguments.get(tower.name, ((), {}))
         return [name for name, value in kwargs.items() if tensors(value) and name not in ROWS]
 
-    def _calls_of(self, tower: Tower) -> list[list[Any]]:
-        return [self.known.calls.get(id(module), []) for module in (tower.module, *tower.blocks)]
+    def _repeats(self, tower: Tower) -> bool:
+        return any(len(self.known.calls.get(id(module), [])) > 1 for module in (tower.module, *tower.blocks))
 
     def _inside(self, seats: Sequence[Seat], tower: Tower) -> bool:
         """Whether all these modules run within the tower: BLIP-2 embeds the words of its text tower before it."""
@@ -273,10 +274,8 @@ class Replay:
             stack.enter_context(last_only(self._last_mlp(chunk.cells)))
             inputs = self.inputs
             if chunk.way == "whole" and n > 1:
-                several = {
-                    k: in_rows(k, v, n, self.plan.rows) if isinstance(v, Tensor) else v
-                    for k, v in inputs.tensors.items()
-                }
+                given, rows = inputs.tensors, self.plan.rows
+                several = {k: in_rows(k, v, n, rows) if isinstance(v, Tensor) else v for k, v in given.items()}
                 inputs = replace(inputs, tensors=several)
             if chunk.way in ("tower", "suffix"):
                 self._enter_tower(stack, chunk, tower, n)
@@ -325,9 +324,9 @@ class Replay:
         def fit(name: str, value: Any) -> Any:
             if isinstance(value, dict):
                 return {key: fit(name, entry) for key, entry in value.items()}
-            if not isinstance(value, Tensor) or (
-                cut and name == "encoder_hidden_states"
-            ):  # their keys are in the cache
+            if not isinstance(value, Tensor):
+                return value
+            if cut and name == "encoder_hidden_states":  # nobody reads them: their keys are in the cache
                 return value
             at = {"input_ids": 1, "inputs_embeds": 1, "position_ids": -1, "cache_position": 0}.get(name)
             value = value if at is None else value.narrow(at, cut, value.shape[at] - cut)
@@ -359,8 +358,8 @@ class Replay:
         )
         whole, crossed = ([m.layer_idx for m in some if id(m) in touched] for some in (own, crossing))
         cache = shared(self.known.caches[tower.name], chunk.start, n, whole, crossed)
-        free, between = ([module for module in some if id(module) not in touched] for some in (own, crossing))
-        stack.enter_context(attending(free, between, cache))
+        free, apart = ([m for m in some if id(m) not in touched] for some in (own, crossing))
+        stack.enter_context(attending(free, apart, cache))
         return cache
 
     def _cell(self, outputs: Any, chunk: Chunk, at: int, cell: int) -> Run:
