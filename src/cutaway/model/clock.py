@@ -28,7 +28,7 @@ class Clock:
 
     def __init__(self, tower: Tower) -> None:
         self.tower = tower
-        self.offset = self.length = self.prompt = self.calls = 0
+        self.offset = self.length = self.prompt = self.calls = self._begun = 0
         self.rows = 1
         self.mask: Bool[Tensor, "row position"] | None = None
         self.ran = self.writing = self.dropped = False
@@ -39,9 +39,14 @@ class Clock:
         """The arguments of a call by their names."""
         return {**dict(zip(self._names, args, strict=False)), **kwargs}
 
-    def begin_writing(self) -> None:
-        """What follows is one text: the first call is its prompt."""
-        self.writing, self.dropped, self.prompt, self.calls = True, False, 0, 0
+    def begin_writing(self, prompt: int) -> None:
+        """What follows is one text behind a prompt of this length; 0: the first call is its prompt."""
+        self.writing, self.dropped, self.calls = True, False, 0
+        self.prompt = self._begun = prompt if self.tower.causal else 0
+
+    def end_writing(self) -> None:
+        """What follows is a prompt again."""
+        self.writing, self.dropped, self._begun = False, False, 0
 
     def start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A call of the tower begins."""
@@ -56,7 +61,7 @@ class Clock:
         self.dropped = self.writing and (self.dropped or (self.calls > 0 and self.rows < before))
         self.length = tensors[name].shape[1] if ids else self.rows if self.tower.packed else 0
         self.offset = self._before(cache) if self.tower.causal and cache is not None else 0
-        if not self.offset and not (self.writing and cache is None and self.prompt):
+        if not self.offset and not self._begun and not (self.writing and cache is None and self.prompt):
             self.prompt = self.length  # written without a cache, the text grows and the prompt stays
         self.calls, self.ran = self.calls + 1, True
         mask = tensors.get("attention_mask")

@@ -317,8 +317,11 @@ class Model:
 
         @wraps(own)
         def generate(*args: Any, **kwargs: Any) -> Any:
-            first = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim() > 1), None)
-            session.begin_writing(None if first is None else len(first))
+            given = {**dict(zip(("inputs",), args, strict=False)), **kwargs}
+            first = next((x for x in given.values() if isinstance(x, Tensor) and x.dim() > 1), None)
+            spoken = next((given[name] for name in ("inputs", "input_ids", "inputs_embeds") if name in given), None)
+            alone = isinstance(spoken, Tensor) and not getattr(self.module.config, "is_encoder_decoder", False)
+            session.begin_writing(None if first is None else len(first), spoken.shape[1] if alone else 0)
             try:
                 return own(*args, **kwargs)
             finally:

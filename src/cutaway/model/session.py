@@ -176,17 +176,20 @@ class Session:
         register = self.root.module.register_forward_pre_hook
         self._stack.callback(register(start, with_kwargs=True, prepend=True).remove)
 
-    def begin_writing(self, rows: int | None) -> None:
-        """The library's `generate` begins, with so many rows before it multiplies them."""
+    def begin_writing(self, rows: int | None, prompt: int) -> None:
+        """The library's `generate` begins, with so many rows before it multiplies them, behind a prompt of this length.
+
+        0: the prompt is what its decoder is first called with.
+        """
         self._prompts = rows
         for clock in self._clocks.values():
-            clock.begin_writing()
+            clock.begin_writing(prompt)
 
     def end_writing(self) -> None:
         """`generate` has ended: the next call is a prompt again."""
         self._prompts = None
         for clock in self._clocks.values():
-            clock.writing = clock.dropped = False
+            clock.end_writing()
 
     def _frame(self, seat: Seat, sizes: Mapping[str, int], inner: int = 0) -> Frame:
         site, clock = seat.site, self._clocks[seat.tower.name]
