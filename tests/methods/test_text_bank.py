@@ -72,6 +72,8 @@ def test_a_file_has_one_text_a_line(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("# pets\na dog\n\n  a cat  \na dog\n", encoding="utf-8")
     assert file_bank(opened("clip"), path, progress=False).texts == ("a dog", "a cat")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte order mark is no part of the first text
+    assert file_bank(opened("clip"), path, progress=False).texts == ("a dog", "a cat")
     path.write_bytes("ein Bär\nein Hund".encode("latin-1"))
     with pytest.raises(MethodError, match="not UTF-8"):
         file_bank(opened("clip"), path, progress=False)

@@ -64,7 +64,7 @@ def test_prepared_ids_with_padding_in_front_get_the_positions_they_need(name):
 def test_a_sweep_reads_a_batch_with_padding_in_front_as_single_runs_do(monkeypatch):
     model, target = opened("gpt2"), targets.logit("cat")
     monkeypatch.setattr(model.tokenizer, "padding_side", "left")
-    inputs, cells = model.inputs(text=TEXTS), model.grid(Ablate("text.*.mlp.out"), token=[5, 6])
+    inputs, cells = model.inputs(text=TEXTS), model.grid(Ablate("text.*.mlp.out"), token=[1, 2])
     swept = model.sweep(inputs, cells, target, progress=False).values.values.reshape(len(cells), -1)
     for edits, got in zip(cells.edits, swept, strict=True):
         assert torch.allclose(torch.tensor(got), target(model.run(inputs, edits=list(edits))))

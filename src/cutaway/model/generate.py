@@ -57,8 +57,7 @@ def generate(model: Model, inputs: Inputs, edits: Edits, options: Mapping[str, A
 def begun(module: Any, towers: Mapping[str, Tower], inputs: Inputs) -> Inputs:
     """The inputs as a text is written on from: nothing that nobody asked for, padding in front of each row."""
     tensors = {name: value for name, value in inputs.tensors.items() if name not in inputs.unasked}
-    known = {name: tokens for name, tokens in inputs.tokens.items() if name != "text" or not inputs.unasked}
-    inputs = replace(inputs, tensors=tensors, tokens=known)
+    inputs = replace(inputs, tensors=tensors)
     if not writes(module):
         hidden = tensors.get("decoder_attention_mask")
         if hidden is not None and not bool(hidden.all()):
