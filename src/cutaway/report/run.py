@@ -62,6 +62,9 @@ def show(frame: Any, title: str, console: Console) -> None:
     numeric = {name: kind.kind in "fi" for name, kind in zip(frame, frame.dtypes, strict=True)}
     cells = {name: [_cell(value) for value in frame[name].head(ROWS)] for name in frame}
     heading(console, title)
+    if not len(frame):
+        console.print("Nothing to list: the method found no row.")
+        return
     for names in _fitting(cells, numeric, console.width):
         columns = (
             Column(str(name), justify="right" if numeric[name] else "left", min_width=_least(cells[name], name))
@@ -219,4 +222,7 @@ def _pictures(images: Sequence[Path]) -> list[Any]:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float | np.floating) else str(value)
+    """Four digits of a number; nothing for what does not exist, such as the heads of an embedding."""
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else f"{value:.4f}"
+    return str(value)
