@@ -22,11 +22,11 @@ from cutaway.report.sources import (
     EMOJIWORLD,
     Folder,
     asked,
-    bank_of,
     check_bank,
     check_file,
     crowd,
     opened,
+    read_bank,
     read_picture,
     read_texts,
 )
@@ -151,7 +151,7 @@ def explanation(
             exists="both, unasked, for the models that `cutaway zoo list` shows", do="give what is missing",
         )  # fmt: skip
     found = opened(model)
-    texts = bank_of(bank, found)
+    texts = read_bank(bank or EMOJIWORLD, found)
     if one is None:
         return text_span(representation_decomposition(found, many), texts, picks=min(5, len(texts)))
     mean = unit(embedded(found, many, "vision").double()).mean(0)

@@ -277,7 +277,12 @@ def bank_of(source: str | Path | None, model: Model) -> TextBank | None:
     """A bank of texts: a file's, one a line; EmojiWorld's phrases, for a zoo model unasked; else none."""
     if source is None and not model.name.startswith("zoo:"):
         return None
-    if source is None or str(source) == EMOJIWORLD:
+    return read_bank(source or EMOJIWORLD, model)
+
+
+def read_bank(source: str | Path, model: Model) -> TextBank:
+    """The texts of a file, one a line, or the phrases of EmojiWorld."""
+    if str(source) == EMOJIWORLD:
         return emoji_bank(model, progress=False)
     return file_bank(model, source, progress=False)
 
