@@ -26,13 +26,14 @@ zoo = typer.Typer(help="The trained models inside the package, and how they were
 app.add_typer(zoo, name="zoo")
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     """Print the version and stop."""
     if wanted:
         from cutaway import __version__
 
         typer.echo(f"cutaway {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

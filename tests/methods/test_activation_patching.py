@@ -14,6 +14,7 @@ from cutaway.methods.activation_patching import Patching, activation_patching
 from cutaway.methods.feed import embedded
 from cutaway.methods.minimal_pairs import closer
 from cutaway.methods.result import MethodError, load
+from cutaway.methods.text_bank import text_bank
 from cutaway.model.edits import Patch
 from cutaway.model.targets import logit_diff
 from cutaway.model.tokens import Where
@@ -139,6 +140,14 @@ def test_one_pair_has_no_stranger():
     assert not np.isnan(found["mean"]).any()
     with pytest.raises(MethodError, match="second row"):
         activation_patching(opened("clip"), backgrounds()[:1], over=(), how="resample", progress=False)
+
+
+def test_a_model_that_answers_is_not_taken_for_one_that_matches():
+    """A LLaVA has both towers and no joint space: captions cannot be its target."""
+    with pytest.raises(MethodError, match=r"'tiny:llava' is generative.*target=.*logit_diff"):
+        activation_patching(opened("llava"), backgrounds()[:2], sites="vision.*.resid_post")
+    with pytest.raises(MethodError, match=r"'tiny:llava' is generative.*contrastive"):
+        text_bank(opened("llava"), ["a dog", "a cat"])
 
 
 def test_an_untrained_model_gives_places_no_meaning():

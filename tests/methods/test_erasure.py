@@ -66,7 +66,7 @@ def test_texts_can_be_erased_from_too():
     found = erase(opened("clip"), texts, np.arange(len(texts)) % 2, site=site, draws=2, progress=False)
     score = {kind: float(found["score"].sel(condition=kind, site=site)) for kind in ("clean", "erased", "random")}
     assert score["clean"] == score["random"] == 1 and score["erased"] <= 0.6
-    assert float(found["score"].sel(condition="erased", site="text.joint")) < 0.9 and float(found["majority"]) == 0.5
+    assert float(found["score"].sel(condition="erased", site="text.joint")) < 0.9 and float(found["majority"]) <= 0.5
 
 
 def test_nonsense_is_refused():

@@ -178,7 +178,8 @@ def test_the_findings_are_the_numbers_of_the_arrays(full):
     first, second, third = (numbers(finding) for finding in full.findings)
     assert first == pytest.approx([*own.similarity, own.margin, other.margin], abs=6e-4)
     side = 1 if own.margin > 0 else -1
-    assert second == pytest.approx([own.heads.sum(), side * (side * own.heads).max()], abs=6e-4)
+    heads = own.heads.values
+    assert second == pytest.approx([heads.sum(), side * (side * heads).max()], abs=6e-4)
     added, area = sections.inside(sections.aimed(own), full.battery.case.truth["the left half"])
     assert third == pytest.approx([added], abs=6e-4) and f"{area:.0%}" in full.findings[2]
 

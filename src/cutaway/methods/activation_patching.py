@@ -50,7 +50,10 @@ class Patching(Result):
         """A variable with its token axis folded onto the patch grid: (…, row, col) for `token`."""
         values = self[name]
         if "token" not in values.dims or "row" not in values.coords or (values["row"] < 0).all():
-            raise MethodError("there is no patch grid here", expected='over=("token",) on pictures of one size')
+            raise MethodError(
+                "there is no patch grid here", expected='over=("token",) on pictures of one size',
+                exists=", ".join(map(str, values.dims)), do="patch a vision tower over its tokens",
+            )  # fmt: skip
         rows, cols = values["row"].values, values["col"].values
         order = np.lexsort((cols, rows))[(rows < 0).sum() :]
         kept = values.isel(token=order).transpose(..., "token")
@@ -231,18 +234,23 @@ def _check_options(
             do='`vision.*.attn.z` has heads, `vision.*.resid_post` has tokens; `over=()` takes sites whole',
         )  # fmt: skip
     if at is not None and "token" in over:
-        raise MethodError('`at=` and `over=("token",)` both choose positions', do="leave one of the two out")
+        raise MethodError(
+            '`at=` and `over=("token",)` both choose positions', expected="one of the two", do="leave the other out"
+        )
     if mode not in ("denoise", "noise") or how not in ("patch", "mean", "zero", "resample") or not 0 <= least < 1:
         raise MethodError(
             f"mode '{mode}', how '{how}', least {least}",
             expected="denoise or noise; patch, mean, zero or resample; a share of the median gap below 1",
+            do="the defaults are denoise, patch and the least gap of the docstring",
         )
 
 
 def _size(sites: Sequence[Site], run: Run, axis: str) -> int:
     sizes = {run[site].shape[site.axes.index(axis)] for site in sites}
     if len(sizes) > 1:
-        raise MethodError(f"these sites have {sizes} values of '{axis}'", do="name sites of one size")
+        raise MethodError(
+            f"these sites have {sizes} values of '{axis}'", expected="as many at each site", do="name sites of one size"
+        )
     return int(sizes.pop())
 
 

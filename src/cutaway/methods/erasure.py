@@ -118,6 +118,7 @@ def _listed(rows: Rows, rounds: int, draws: int, target: Target | None, on: Inpu
         raise MethodError(
             f"cannot erase from {type(rows).__name__} with {rounds} rounds and {draws} draws",
             expected="a list of pictures, scenes or texts, and at least one round and draw",
+            do="give the rows themselves, so that they can be split into those fitted on and those held out",
         )
     if (target is None) != (on is None):
         raise MethodError(
@@ -129,7 +130,10 @@ def _listed(rows: Rows, rounds: int, draws: int, target: Target | None, on: Inpu
 
 def _read_at(model: Model, at: Site, read: Sequence[str] | None) -> list[Site]:
     if at.axes[-1] != "d_model":
-        raise MethodError(f"'{at}' has no d_model axis", expected="a site of the residual stream or of what adds to it")
+        raise MethodError(
+            f"'{at}' has no d_model axis", expected="a site of the residual stream or of what adds to it",
+            exists=", ".join(at.axes), do=f"take one such as '{at.tower}.*.resid_post'",
+        )  # fmt: skip
     if read is not None:
         return model.sites.select(read)
     last = model.sites.towers()[at.tower] - 1

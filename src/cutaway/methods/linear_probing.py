@@ -87,6 +87,7 @@ def linear_probing(
         raise MethodError(
             f"{len(given)} labels, {len(seeds)} seeds, test {test}, penalty {penalty}",
             expected="a label and a seed at least, test between 0 and 1, penalty above 0",
+            do="give labels by name, for instance {'x': numbers}",
         )
     chosen = model.sites.select(sites or [f"{tower}.0.resid_pre", f"{tower}.*.resid_post"])
     found = states(model, rows, chosen, Pooling.of(model, tower, pool), batch=batch, progress=progress)

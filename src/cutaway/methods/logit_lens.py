@@ -13,6 +13,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from cutaway.errors import near
 from cutaway.methods.feed import Rows, feed, unit
 from cutaway.methods.result import MethodError, Provenance, Result, heat
 from cutaway.methods.text_bank import TextBank, same_space
@@ -60,7 +61,10 @@ class Lens(Result):
 
     def _known(self, text: str) -> None:
         if text not in self["text"].values:
-            raise MethodError(f"'{text}' is not in the bank of this lens", exists=", ".join(self["text"].values[:5]))
+            raise MethodError(
+                f"'{text}' is not in the bank of this lens", expected="a text that the lens was read against",
+                exists=near(text, map(str, self["text"].values)), do="make the lens anew with a bank that has it",
+            )  # fmt: skip
 
     def _draw(self, ax: Axes) -> None:
         """The pooled state of the first picture: the texts that are nearest at the end, at every layer."""
@@ -136,7 +140,10 @@ def _folded(
     known = inputs.tokens[tower]
     here = known.row[0] >= 0
     if not here.any() or (known.row != known.row[0]).any():
-        raise MethodError(f"the tower '{tower}' has no one patch grid", expected="pictures of one size, cut in patches")
+        raise MethodError(
+            f"the tower '{tower}' has no one patch grid", expected="pictures of one size, cut in patches",
+            do="take a vision tower, and pictures that the processor brings to one size",
+        )  # fmt: skip
     order = np.lexsort((known.col[0], known.row[0]))[(~here).sum() :]
     return states[:, :, torch.from_numpy(order)].unflatten(2, (known.row[0].max() + 1, -1))
 

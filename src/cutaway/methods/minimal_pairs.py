@@ -56,6 +56,7 @@ class closer(Target):  # noqa: N801
             raise TargetError(
                 f"embeddings of shape {tuple(own.shape)} and {tuple(self.to.shape)} do not pair up",
                 expected="one `to` and one `than` for each row",
+                do="make the target from as many texts as there are rows",
             )
         difference = unit(self.to) - unit(self.than)
         return (unit(own) * difference.to(own.device, own.dtype)).sum(-1)
@@ -72,13 +73,16 @@ def minimal_pairs(
     """The two lists (or prepared inputs) and the target, from whatever a method was given."""
     if isinstance(clean, Inputs) or isinstance(counterfactual, Inputs):
         if not (isinstance(clean, Inputs) and isinstance(counterfactual, Inputs)):
-            raise MethodError("only one of the two is Inputs", expected="two Inputs, or two lists, or one of Pairs")
+            raise MethodError(
+                "only one of the two is Inputs", expected="two Inputs, or two lists, or one of Pairs",
+                exists=f"{type(clean).__name__} and {type(counterfactual).__name__}", do="make both: `model.inputs`",
+            )  # fmt: skip
     else:
         check_rows(model, clean, tower)
     told: tuple[Any, Any] | None = None
     if not isinstance(clean, Inputs) and all(isinstance(pair, Pair) for pair in clean):
         if counterfactual is not None:
-            raise MethodError("Pairs bring their counterparts", do="leave `counterfactual` out")
+            raise MethodError("Pairs bring their counterparts", expected="Pairs alone", do="leave `counterfactual` out")
         scenes, words = zip(*(((p.a, p.b), (p.caption_a.text, p.caption_b.text)) for p in clean), strict=True)
         mine, theirs = (words, scenes) if tower.startswith("text") else (scenes, words)
         clean, counterfactual = [one for one, _ in mine], [other for _, other in mine]

@@ -34,7 +34,10 @@ class Pooling:
     def of(cls, model: Model, tower: str, pool: str) -> Pooling:
         """`pooled` needs a tower that is read at one position."""
         if pool not in ("pooled", "mean"):
-            raise MethodError(f"cannot pool by '{pool}'", exists="pooled (class or end token), mean (patches or words)")
+            raise MethodError(
+                f"cannot pool by '{pool}'", expected="one of two ways to make one vector of many positions",
+                exists="pooled (class or end token), mean (patches or words)", do='`pool="pooled"` (`--pool pooled`)',
+            )  # fmt: skip
         if pool == "mean":
             return cls(tower, "text" if tower.startswith("text") else "image")
         at = readout(model, tower).at
@@ -60,7 +63,10 @@ class Pooling:
     def __call__(self, state: Float[Tensor, "batch *axes"], site: Site, inputs: Inputs) -> Float[Tensor, "batch unit"]:
         """One vector an item; heads lie behind one another, a site without a token axis is taken as it is."""
         if {"query", "key"} & set(site.axes):
-            raise MethodError(f"'{site}' holds pairs of positions", expected="a site with one vector a token")
+            raise MethodError(
+                f"'{site}' holds pairs of positions", expected="a site with one vector a token",
+                exists=", ".join(site.axes), do=f"take '{site.tower}.*.resid_post', or `attn.z` for heads",
+            )  # fmt: skip
         if "token" in site.axes:
             mask = self.mask(inputs).to(state.device)
             weight = (mask / mask.sum(1, keepdim=True)).to(state.dtype)
@@ -93,6 +99,7 @@ def checked(labels: Any, items: int, name: str) -> ndarray:
         raise MethodError(
             f"'{name}' has shape {given.shape} and {len(np.unique(given))} values",
             expected=f"one label for each of {items} items, and two values at least",
+            do="give a list of labels as long as that of the rows",
         )
     return given
 

@@ -38,7 +38,10 @@ class TextBank:
         """The texts on these topics only."""
         chosen = [i for i, topic in enumerate(self.topics) if topic in topics]
         if not chosen:
-            raise MethodError(f"no text is about {', '.join(topics)}", exists=", ".join(dict.fromkeys(self.topics)))
+            raise MethodError(
+                f"no text is about {', '.join(topics)}", expected="a topic of this bank",
+                exists=", ".join(dict.fromkeys(self.topics)), do="choose one of these",
+            )  # fmt: skip
         kept = ([self.texts[i] for i in chosen], [self.topics[i] for i in chosen])
         return TextBank(tuple(kept[0]), tuple(kept[1]), self.embeddings[chosen], self.model)
 
@@ -62,7 +65,7 @@ def text_bank(
     if "text" not in model.towers or model.family.kind != "contrastive":
         what = "has no text tower" if "text" not in model.towers else f"is {model.family.kind}"
         raise MethodError(
-            f"{model.name} {what}, so texts have no directions in a space that pictures share",
+            f"'{model.name}' {what}, so texts have no directions in a space that pictures share",
             expected="a contrastive model such as CLIP or SigLIP", exists=f"the towers {', '.join(model.towers)}",
             do="open a contrastive one, for instance zoo:emoji-clip",
         )  # fmt: skip
@@ -128,7 +131,10 @@ def emoji_phrases(topics: Sequence[str] = TOPICS) -> dict[str, list[str]]:
     """The phrases of each topic, as captions say them: `a dog`, `on a blue background`, `in the top left`."""
     unknown = [topic for topic in topics if topic not in TOPICS]
     if unknown or not topics:
-        raise MethodError(f"no topic '{', '.join(unknown)}'", exists=", ".join(TOPICS))
+        raise MethodError(
+            f"no topic '{', '.join(unknown)}'", expected="one topic at least", exists=", ".join(TOPICS),
+            do="choose from these",
+        )  # fmt: skip
     colours = list(data.COLOURS)
     pairs = list(zip(colours, colours[1:] + colours[:1], strict=True))
     grounds = [data.Background("plain", (colour,)) for colour in colours]

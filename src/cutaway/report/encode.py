@@ -55,5 +55,8 @@ def decode(value: Any, known: Mapping[str, type]) -> Any:
         return inner
     name = str(value["$type"])
     if name not in known:
-        raise InputError(f"'{name}' is not a view", expected="the JSON of a view", exists=near(name, known))
+        raise InputError(
+            f"'{name}' is not a view", expected="the JSON of a view", exists=near(name, known),
+            do="check which file it is: `View.to_json` writes them",
+        )  # fmt: skip
     return known[name](**inner)

@@ -197,6 +197,8 @@ def _folder(out: str | Path | None, model: str, image: Any, overwrite: bool) -> 
     stem = Path(image).stem if isinstance(image, str | Path) else "picture"
     named = re.sub(r"[^\w.@-]+", "-", f"{model}-{stem}").strip("-.")
     folder = Path(out) if out is not None else Path("reports") / named
+    if folder.is_file():
+        raise InputError(f"'{folder}' is a file", expected="a folder to write the report to", do="give another --out")
     check_folder(folder)
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise InputError(

@@ -22,6 +22,8 @@ from cutaway.model.model import Model
 from cutaway.report import findings_measures as measures
 from cutaway.report.findings_page import About, page
 from cutaway.report.findings_plots import draw_all
+from cutaway.report.sources import check_folder
+from cutaway.zoo.trained import TRAINED
 
 SMALLEST = 48  # scenes: fewer leave a class without items
 Found = dict[str, xarray.Dataset]
@@ -37,12 +39,22 @@ def write_findings(
     an interrupted call goes on where it was (by default the user's cache folder); the page is written anew each time.
     """
     out = Path(out)
-    if n < SMALLEST or out.suffix != ".md":
-        raise InputError(f"n {n} and '{out.name}'", expected=f"n of {SMALLEST} at least, and a path that ends in .md")
-    if not model_name.startswith("zoo:"):
+    if n < SMALLEST:
         raise InputError(
-            f"'{model_name}' has no untrained floor", expected="a model of the zoo", do="`cutaway zoo list` shows them"
+            f"{n} scenes leave a class without items", expected=f"{SMALLEST} at least", do=f"--n {SMALLEST} or more"
         )
+    if out.suffix != ".md":
+        raise InputError(
+            f"'{out}' does not end in .md",
+            expected="a path of a Markdown page",
+            do=f"call it '{out.with_suffix('.md')}'",
+        )
+    if not model_name.startswith("zoo:") or "@" in model_name:
+        raise InputError(
+            f"'{model_name}' has no untrained floor", expected="a trained model of the zoo, which has one",
+            exists=", ".join(f"zoo:{name}" for name in TRAINED), do="name one of these",
+        )  # fmt: skip
+    check_folder(out.parent)
     model, floor = load(model_name), load(f"{model_name}@untrained")
     return write(model, floor, out, n, seed, work=work, console=console)
 

@@ -35,7 +35,11 @@ class Picture:
                 do="make it with Picture.of(image, alt)",
             )
         if self.width < 1 or self.height < 1:
-            raise InputError(f"a picture of {self.width}×{self.height} pixels", expected="at least 1×1")
+            raise InputError(
+                f"a picture of {self.width}×{self.height} pixels",
+                expected="at least 1×1",
+                do="check how it was cropped",
+            )
 
     @classmethod
     def of(cls, image: Image.Image | np.ndarray, alt: str, longest: int = LONGEST) -> Picture:

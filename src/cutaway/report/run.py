@@ -22,11 +22,11 @@ from cutaway.report.sources import (
     EMOJIWORLD,
     Folder,
     asked,
-    bank_named,
     check_bank,
     check_file,
     crowd,
     opened,
+    read_bank,
     read_picture,
     read_texts,
 )
@@ -62,6 +62,9 @@ def show(frame: Any, title: str, console: Console) -> None:
     numeric = {name: kind.kind in "fi" for name, kind in zip(frame, frame.dtypes, strict=True)}
     cells = {name: [_cell(value) for value in frame[name].head(ROWS)] for name in frame}
     heading(console, title)
+    if not len(frame):
+        console.print("Nothing to list: the method found no row.")
+        return
     for names in _fitting(cells, numeric, console.width):
         columns = (
             Column(str(name), justify="right" if numeric[name] else "left", min_width=_least(cells[name], name))
@@ -141,15 +144,14 @@ def explanation(
     check_bank(bank)
     one = None if image is None else read_picture(image)
     many = crowd(pictures, model, count, skip_bad=skip_bad)
-    bank = bank or (EMOJIWORLD if model.startswith("zoo:") else None)
-    if many is None or bank is None:
+    if many is None or (bank is None and not model.startswith("zoo:")):
         raise InputError(
             f"'{model}' has no {'bank of texts' if many is not None else 'pictures'} of its own",
             expected=f"--pictures FOLDER and --bank FILE, or the word '{EMOJIWORLD}' for either",
             exists="both, unasked, for the models that `cutaway zoo list` shows", do="give what is missing",
         )  # fmt: skip
     found = opened(model)
-    texts = bank_named(bank, found)
+    texts = read_bank(bank or EMOJIWORLD, found)
     if one is None:
         return text_span(representation_decomposition(found, many), texts, picks=min(5, len(texts)))
     mean = unit(embedded(found, many, "vision").double()).mean(0)
@@ -220,4 +222,7 @@ def _pictures(images: Sequence[Path]) -> list[Any]:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float | np.floating) else str(value)
+    """Four digits of a number; nothing for what does not exist, such as the heads of an embedding."""
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else f"{value:.4f}"
+    return str(value)

@@ -277,12 +277,14 @@ def bank_of(source: str | Path | None, model: Model) -> TextBank | None:
     """A bank of texts: a file's, one a line; EmojiWorld's phrases, for a zoo model unasked; else none."""
     if source is None and not model.name.startswith("zoo:"):
         return None
-    return bank_named(EMOJIWORLD if source is None else source, model)
+    return read_bank(source or EMOJIWORLD, model)
 
 
-def bank_named(source: str | Path, model: Model) -> TextBank:
-    """A bank of texts: a file's, one a line, or EmojiWorld's phrases."""
-    return emoji_bank(model, progress=False) if str(source) == EMOJIWORLD else file_bank(model, source, progress=False)
+def read_bank(source: str | Path, model: Model) -> TextBank:
+    """The texts of a file, one a line, or the phrases of EmojiWorld."""
+    if str(source) == EMOJIWORLD:
+        return emoji_bank(model, progress=False)
+    return file_bank(model, source, progress=False)
 
 
 def with_asked(texts: TextBank, bank: TextBank) -> TextBank:
