@@ -23,11 +23,12 @@ from cutaway.model.plan import Plan
 from cutaway.model.prepare import prepare, prepare_prompt
 from cutaway.model.run import Generation, Run
 from cutaway.model.seats import Seat, Tower
-from cutaway.model.session import Recording, Root, Session, Stop
+from cutaway.model.session import Recording, Session, Stop
 from cutaway.model.sites import Site, SiteTable
 from cutaway.model.sweep import Sweep, sweep
 from cutaway.model.tools import Tools
 from cutaway.model.turn import holding, taken, turn_of
+from cutaway.model.windows import Root
 from cutaway.model.wrapped import at_rest, execution_device
 
 Edits = Edit | Sequence[Edit]
@@ -320,12 +321,13 @@ class Model:
             given = {**dict(zip(("inputs",), args, strict=False)), **kwargs}
             first = next((x for x in given.values() if isinstance(x, Tensor) and x.dim() > 1), None)
             spoken = next((given[name] for name in ("inputs", "input_ids", "inputs_embeds") if name in given), None)
-            alone = isinstance(spoken, Tensor) and not getattr(self.module.config, "is_encoder_decoder", False)
-            session.begin_writing(None if first is None else len(first), spoken.shape[1] if alone else 0)
+            both = getattr(self.module.config, "is_encoder_decoder", False)
+            prompt = spoken.shape[1] if isinstance(spoken, Tensor) and not both else 0
+            session.windows.begin_writing(None if first is None else len(first), prompt)
             try:
                 return own(*args, **kwargs)
             finally:
-                session.end_writing()
+                session.windows.end_writing()
 
         self.module.generate = generate
         try:

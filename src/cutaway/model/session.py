@@ -6,7 +6,7 @@ readers behind everything else. Only what was registered here is removed, by han
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,17 +17,15 @@ from torch import Tensor, nn
 
 from cutaway.errors import EditError, SiteError
 from cutaway.model.attention import AttentionTap, tapped
-from cutaway.model.clock import Clock
 from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
-from cutaway.model.known import parameters
 from cutaway.model.linear import norm_weights
-from cutaway.model.own import own_part, padded, positions
-from cutaway.model.region import Frame, write
-from cutaway.model.schedule import Schedule
-from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower, first, is_rms, norm_scale, replaced
-from cutaway.model.sites import POSITIONS, Site
+from cutaway.model.own import own_part, positions
+from cutaway.model.region import write
+from cutaway.model.seats import ATTENTION_KINDS, Seat, first, is_rms, norm_scale, replaced
+from cutaway.model.sites import POSITIONS
 from cutaway.model.tokens import Where
+from cutaway.model.windows import Root, Windows, axes_of
 
 
 class Stop(Exception):  # noqa: N818, control flow and not an error
@@ -45,15 +43,6 @@ class Recording:
     copy: bool = False
     grad: bool = False
     stop: bool = False
-
-
-@dataclass(frozen=True)
-class Root:
-    """What a session must know of the whole: the module or the pipeline that is called, and its towers."""
-
-    module: Any
-    towers: Sequence[Tower] = ()
-    pipeline: Any = None
 
 
 @dataclass
@@ -82,26 +71,17 @@ class Session:
         self._versions: list[tuple[str, Tensor, int]] = []
         self._fired: set[int] = set()
         self._lacking: dict[int, str] = {}
-        self._clocks: dict[str, Clock] = {}
-        rows = self.inputs.rows("denoiser") if self.inputs else None
-        self.schedule = Schedule(self.root.pipeline, len(rows) if rows else None) if self.root.pipeline else None
-        self._whole_mask: Tensor | None = None
-        self._prompts: int | None = None  # rows that `generate` was called with, before it multiplied them
+        self.windows = Windows(self.root, self.inputs, self.open_ended)
         self._stack = ExitStack()
 
     def __enter__(self) -> Session:
         seats = {seat.site: seat for seat in (*(seat for seat, _ in self.edits), *self.record)}
         towers = {seat.tower.name: seat.tower for seat in seats.values()}
-        if self.schedule:  # its steps end the prompt's encoding, and its prompts are the rows of the denoiser
-            towers |= {tower.name: tower for tower in self.root.towers if tower.stepped or tower.prompted}
         with self._stack:  # taken down at once if anything below raises
             if self.outer:
                 self._stack.callback(self.outer.__enter__)
                 self.outer._step_aside()
-            for tower in towers.values():
-                self._watch(tower)
-            if self.inputs is None and not self.root.pipeline:
-                self._watch_root()
+            self.windows.watch(towers.values(), self._stack)
             for group in _by_port(seat for seat, _ in self.edits):
                 self._install_writer(group)
             for seat in self.record:
@@ -149,105 +129,6 @@ class Session:
             if tensor._version != version:
                 raise SiteError(f"'{name}' was overwritten in place after it was read", do="record it with copy=True")
 
-    # --- clocks -------------------------------------------------------------------------------------------------------
-
-    def _watch(self, tower: Tower) -> None:
-        clock = self._clocks.setdefault(tower.name, Clock(tower))
-
-        def start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            clock.start(args, kwargs)
-            if tower.stepped and self.schedule:
-                self.schedule.tick(clock.named(args, kwargs).get("timestep"))
-                for other in self._clocks.values():
-                    other.calls = 0
-
-        register = tower.module.register_forward_pre_hook
-        self._stack.callback(register(start, with_kwargs=True, prepend=True).remove)
-        leave = tower.module.register_forward_hook(lambda module, args, output: clock.stop(output))
-        self._stack.callback(leave.remove)
-
-    def _watch_root(self) -> None:
-        """Where the inputs are not known beforehand: see the mask of the whole call."""
-        names = parameters(self.root.module)
-
-        def start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._whole_mask = {**dict(zip(names, args, strict=False)), **kwargs}.get("attention_mask")
-
-        register = self.root.module.register_forward_pre_hook
-        self._stack.callback(register(start, with_kwargs=True, prepend=True).remove)
-
-    def begin_writing(self, rows: int | None, prompt: int) -> None:
-        """The library's `generate` begins, with so many rows before it multiplies them, behind a prompt of this length.
-
-        0: the prompt is what its decoder is first called with.
-        """
-        self._prompts = rows
-        for clock in self._clocks.values():
-            clock.begin_writing(prompt)
-
-    def end_writing(self) -> None:
-        """`generate` has ended: the next call is a prompt again."""
-        self._prompts = None
-        for clock in self._clocks.values():
-            clock.end_writing()
-
-    def _frame(self, seat: Seat, sizes: Mapping[str, int], inner: int = 0) -> Frame:
-        site, clock = seat.site, self._clocks[seat.tower.name]
-        cached = seat.kind in ("k", "v")
-        cross, last = site.part.startswith("cross."), site.layer is None and seat.tower.causal
-        offset, total = {}, {}
-        for axis in POSITIONS:
-            if axis in sizes and not (cross and (axis == "key" or cached)):
-                offset[axis] = clock.window(axis, sizes[axis], inner=inner, cached=cached, end=last)
-                windowed = seat.tower.packed and seat.kind in ATTENTION_KINDS
-                total[axis] = clock.prompt if seat.tower.causal or windowed else 0
-        schedule, tokens = self.schedule, self.inputs.map_for if self.inputs else None
-        return Frame(
-            offset, total, self._own(seat, sizes), schedule.step if schedule else 0, schedule.steps if schedule else 1,
-            self._guidance(seat.tower), self.inputs.rows(seat.tower.name) if self.inputs else None, tokens,
-            self.open_ended or seat.tower.packed,
-        )  # fmt: skip
-
-    def _own(self, seat: Seat, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-        """Which positions are a row's own, on the axes of a site on which some are padding."""
-        if self.inputs:
-            return padded(seat.site, self.inputs)
-        clock = self._clocks[seat.tower.name]
-        mask = clock.mask if clock.mask is not None else self._whole_mask
-        reads = seat.tower.tokens == "ids" and not seat.site.part.startswith("cross.")
-        if not reads or not isinstance(mask, Tensor) or mask.dim() != 2 or len(mask) != clock.rows:
-            return {}
-        prompt = mask[:, : clock.prompt].bool().cpu()
-        fits = clock.prompt and mask.shape[1] >= clock.offset + clock.length and not bool(prompt.all())
-        return {axis: prompt for axis in POSITIONS if axis in sizes} if fits else {}
-
-    def _guidance(self, tower: Tower) -> tuple[str, ...]:
-        """The guidance rows in the batch of a tower, in order; empty where there is no such axis."""
-        if tower.prompted:
-            return ("cond",) if self._clocks[tower.name].calls < 2 else ("uncond",)
-        return self.schedule.names(self._clocks[tower.name].rows) if tower.stepped and self.schedule else ()
-
-    def _view(self, seat: Seat, raw: Tensor) -> Tensor:
-        return seat.view.get(raw, self._clocks[seat.tower.name].rows, len(self._guidance(seat.tower)))
-
-    def _copies(self, seat: Seat, rows: int) -> int:
-        """How many rows of a batch belong to one row of the inputs, next to one another: beams, samples, pictures.
-
-        0 where the rows are not known any more: Whisper writes on with those that have not ended.
-        """
-        known: int | None = None
-        if self.inputs:
-            owners = self.inputs.rows(seat.tower.name)
-            known = self.inputs.tokens[seat.tower.name].batch if seat.tower.name in self.inputs.tokens else None
-            known = known or (len(owners) if owners and not seat.tower.packed else None)
-        elif seat.tower.stepped:
-            known = next((clock.rows for clock in self._clocks.values() if clock.tower.prompted and clock.ran), None)
-        else:
-            known = self._prompts
-        if known and (rows % known or self._clocks[seat.tower.name].dropped):
-            return 0 if known > 1 else 1
-        return rows // known if known else 1
-
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def _changed(self, seats: Iterable[Seat], raw: Tensor, inner: int = 0) -> Tensor:
@@ -258,8 +139,8 @@ class Session:
         for i, (seat, edit) in enumerate(self.edits):
             if seat.site not in sites:
                 continue
-            for part in self._parts(seat, self._view(seat, new), i):
-                frame = self._frame(seat, dict(zip(axes_of(seat.site), part.shape, strict=False)), inner)
+            for part in self._parts(seat, self.windows.view(seat, new), i):
+                frame = self.windows.frame(seat, dict(zip(axes_of(seat.site), part.shape, strict=False)), inner)
                 if write(part, seat.site, edit, frame):
                     self._fired.add(i)
                     acted = True
@@ -276,7 +157,7 @@ class Session:
         if self.shares:
             which, of = self.shares[edit - self._borrowed] if edit >= self._borrowed else (0, 1)
             view = view.unflatten(axis, (of, -1)).select(axis, which)
-        copies = self._copies(seat, view.shape[axis])
+        copies = self.windows.copies(seat, view.shape[axis])
         if not copies:
             _check_rows(seat, self.edits[edit][1], view.shape[axis])
         yield from view.unflatten(axis, (-1, copies)).unbind(axis + 1) if copies > 1 else (view,)
@@ -342,10 +223,10 @@ class Session:
 
     def _keep(self, seat: Seat, raw: Float[Tensor, "..."]) -> None:
         how, name = self.recording, str(seat.site)
-        seen = self._view(seat, raw)
+        seen = self.windows.view(seat, raw)
         axes = axes_of(seat.site)
         chosen = {"token": how.tokens, "head": how.heads, "kv_head": how.heads}
-        own = self._own(seat, dict(zip(axes, seen.shape, strict=False))) if how.tokens is not None else {}
+        own = self.windows.own(seat, axes) if how.tokens is not None else {}
         for i, axis in enumerate(axes):
             if (choice := chosen.get(axis)) is None:
                 continue
@@ -358,7 +239,7 @@ class Session:
         kept = kept.clone() if how.copy and kept.data_ptr() == raw.data_ptr() else kept
         if not kept.is_inference():  # such tensors do not count their changes
             self._versions.append((name, kept, kept._version))
-        self.read.setdefault(name, []).append((self.schedule.step if self.schedule else 0, kept))
+        self.read.setdefault(name, []).append((self.windows.step, kept))
         if how.stop and len(self.read) == len(self.record):
             raise Stop
 
@@ -395,8 +276,3 @@ def _check_rows(seat: Seat, edit: Edit, rows: int) -> None:
             expected="all rows in every call; the library went on with those that had not ended",
             do="write the inputs one by one, or make the edit the same for every row",
         )
-
-
-def axes_of(site: Site) -> tuple[str, ...]:
-    """The axes of what one call gives: steps are calls of their own."""
-    return tuple(axis for axis in site.axes if axis != "step")

@@ -106,7 +106,7 @@ class TokenMap:
         for b in range(self.batch):
             runs: list[list[Any]] = []
             for t in range(len(self)):
-                word = self.text[b, t] if self.kind[b, t] != "image" else ""
+                word = self.text[b, t] if self.kind[b, t] not in ("image", "pad") else ""
                 if runs and runs[-1][0] == self.kind[b, t] and not word:
                     runs[-1][2] = t
                 else:
