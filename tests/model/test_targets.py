@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 
+import cutaway
 from cutaway import Scale, targets
 from cutaway.errors import TargetError
 from cutaway.zoo import tiny
@@ -55,3 +56,38 @@ def test_targets_are_values():
     target = targets.logit_diff("dog", "cat")
     assert pickle.loads(pickle.dumps(target)) == target
     assert {targets.log_prob("a").unit, targets.similarity().unit, target.unit} == {"nats", "cosine", "logits"}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        targets.logit(10**6), targets.logit(True), targets.logit_diff("dog", -(10**6)), targets.log_prob(10**6),
+        targets.logit("dog", position=True),
+    ],
+)  # fmt: skip
+def test_numbers_that_name_no_token_or_position_are_errors(target):
+    with pytest.raises(TargetError, match="No (token|position)"):
+        target(opened("llava").run(given("llava")))
+
+
+@pytest.mark.parametrize("wrong", [2, -3, True])
+def test_a_text_that_is_not_there_is_an_error(wrong):
+    model = opened("clip")
+    run = model.run(model.inputs(image=tiny.picture(0), text=["a dog", "a red cat"]))
+    with pytest.raises(TargetError, match="No text"):
+        targets.similarity(wrong)(run)
+    assert torch.equal(targets.similarity(-1)(run), targets.similarity(1)(run))
+
+
+@pytest.mark.parametrize("wrong", [True, -6])
+def test_a_class_is_a_whole_number(wrong):
+    with pytest.raises(TargetError, match="No class"):
+        targets.label(wrong)(opened("vit").run(given("vit")))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_log_probability_of_a_half_precision_model_is_not_rounded_again(dtype):
+    model = cutaway.load("tiny:llama", dtype=dtype)
+    run, cat = model.run(model.inputs(text="a red dog")), model.tokenizer.convert_tokens_to_ids("cat")
+    want = run.logits[:, -1].double().log_softmax(-1)[:, cat]
+    assert abs(targets.log_prob("cat")(run) - want).max() < 1e-5

@@ -7,6 +7,7 @@ A target is a small picklable value; `target(run)` gives one number for each row
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class logit(Target):  # noqa: N801
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The logit at the position."""
-        return _scores(run, self.position)[:, token_id(run, self.word)]
+        return _of_word(_scores(run, self.position), run, self.word)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class logit_diff(Target):  # noqa: N801
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The difference at the position."""
         scores = _scores(run, self.position)
-        return scores[:, token_id(run, self.word)] - scores[:, token_id(run, self.other)]
+        return _of_word(scores, run, self.word) - _of_word(scores, run, self.other)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ class log_prob(Target):  # noqa: N801
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The log-probability at the position."""
-        return _scores(run, self.position).log_softmax(-1)[:, token_id(run, self.word)]
+        scores = _scores(run, self.position)
+        exact = torch.promote_types(scores.dtype, torch.float32)  # half precision is computed in single
+        return _of_word(scores.to(exact).log_softmax(-1), run, self.word)
 
     @property
     def unit(self) -> str:
@@ -93,9 +96,9 @@ class label(Target):  # noqa: N801
             if index not in known:
                 raise TargetError(f"no class '{index}'", exists=near(index, known))
             index = known[index]
-        if run.logits.dim() != 2 or not -run.logits.shape[1] <= index < run.logits.shape[1]:
+        if run.logits.dim() != 2:
             raise TargetError(f"no class {index}", exists=f"logits of shape {tuple(run.logits.shape)}")
-        return run.logits[:, index]
+        return run.logits[:, _number(index, run.logits.shape[1], "class")]
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,9 @@ class similarity(Target):  # noqa: N801
                 f"{len(pictures)} pictures and {len(texts)} texts do not pair up",
                 do="name one text: similarity(text=0)",
             )
-        return (pictures * texts).sum(-1) if self.text is None else pictures @ texts[self.text]
+        if self.text is None:
+            return (pictures * texts).sum(-1)
+        return pictures @ texts[_number(self.text, len(texts), "text")]
 
     @property
     def unit(self) -> str:
@@ -170,8 +175,8 @@ def token_id(run: Run, word: str | int) -> int:
     Raises TargetError for a word of several tokens, and for one that is a single token only without its blank: that is
     another token ("dog" in "hotdog"), to be meant by its number.
     """
-    if isinstance(word, int):
-        return word
+    if not isinstance(word, str):
+        return _number(word, None, "token")
     tokenizer = getattr(run.context, "tokenizer", None)
     if tokenizer is None:
         raise TargetError(f"'{word}' needs a tokenizer", do="give the token id as a number, or load with `processor=`")
@@ -194,9 +199,23 @@ def token_id(run: Run, word: str | int) -> int:
     )  # fmt: skip
 
 
+def _number(wanted: Any, count: int | None, what: str) -> int:
+    """A number of a class, text, token or position, of so many where that is known; anything else is an error."""
+    whole = isinstance(wanted, Integral) and not isinstance(wanted, bool)
+    if not whole or (count is not None and not -count <= wanted < count):
+        within = "" if count is None else f" from 0 to {count - 1}, or negative"
+        raise TargetError(f"no {what} {wanted!r}", expected=f"a whole number{within}")
+    return int(wanted)
+
+
+def _of_word(scores: Float[Tensor, "batch vocab"], run: Run, word: str | int) -> Float[Tensor, "batch"]:
+    """The column of a word."""
+    return scores[:, _number(token_id(run, word), scores.shape[1], "token")]
+
+
 def _scores(run: Run, position: int) -> Float[Tensor, "batch vocab"]:
     """The logits of each row at one of its own positions; negative ones count from its own end."""
-    logits = run.logits
+    logits, position = run.logits, _number(position, None, "position")
     if logits.dim() != 3:
         raise TargetError(
             f"no next word in logits of shape {tuple(logits.shape)}", expected="(batch, token, vocab)",
