@@ -204,7 +204,7 @@ def test_probing_takes_folders_as_classes(photos):
 
 @trained_here
 def test_demo_writes_a_report_with_three_findings(tmp_path, monkeypatch):
-    monkeypatch.setattr(explain, "crowd", lambda *_: list(data.scenes("test", 12)))  # as it is, but sooner
+    monkeypatch.setattr(explain, "crowd", lambda *_, **__: list(data.scenes("test", 12)))  # as it is, but sooner
     monkeypatch.setattr(battery, "RUNS", 130)
     told = run(app, ["demo", "--out", str(tmp_path / "demo")])
     assert told.exit_code == 0, told.output

@@ -181,8 +181,8 @@ def test_padding_and_cut_queries(name, side):
 def test_a_sweep_of_knockouts_over_padded_rows_is_the_plain_loop(name, side):
     model = padding_model(name)
     inputs = padded(model, name, side)
-    cells = [Knockout(f"text.{layer}.attn", query=q, key=range(q + 1)) for layer, q in ((0, 2), (1, 4), (1, 3))]
-    cells += [Knockout("text.1.attn", query=4, key=2), Ablate("text.1.mlp.out", token=3)]
+    cells = [Knockout(f"text.{layer}.attn", query=q, key=range(q + 1)) for layer, q in ((0, 2), (1, 3), (1, 1))]
+    cells += [Knockout("text.1.attn", query=3, key=2), Ablate("text.1.mlp.out", token=3)]
     values = model.sweep(inputs, cells, squares, progress=False).values.values
     for found, edit in zip(values, cells, strict=True):
         wanted = squares(model.run(inputs, edits=edit))
@@ -213,7 +213,8 @@ def test_in_half_precision_the_pattern_makes_z_and_cut_queries_keep_to_their_key
     assert gap(cut.float(), even) < 0.01
     back = model.run(inputs, edits=[large, Patch(parts[0], run)], record=parts[1])[parts[1]]
     alone = ~seen.any(-1, keepdim=True)
-    assert alone.any() and (attn == "eager" or (not (back * alone).any() and not (pattern * alone).any()))
+    assert alone.any() == (name != "clip")  # whose texts are padded behind, where causal queries see words
+    assert attn == "eager" or (not (back * alone).any() and not (pattern * alone).any())
     again = model.run(inputs, edits=[large, Scale("text.1.attn.pattern", 1.0)])
     plain = model.run(inputs, edits=large)
     assert moved(again, plain) < 32 * torch.finfo(dtype).eps * outcome(plain).abs().max()

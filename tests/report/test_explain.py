@@ -408,7 +408,7 @@ def test_the_page_on_reports_runs(tmp_path, monkeypatch, capsys):
 @trained_here
 def test_the_report_in_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(explain, "crowd", lambda *_: list(data.scenes("test", 12)))  # as in the page, but sooner
+    monkeypatch.setattr(explain, "crowd", lambda *_, **__: list(data.scenes("test", 12)))  # as in the page, but sooner
     monkeypatch.setattr(battery, "RUNS", 130)
     code = next(code for code in blocks("README.md") if "explain(" in code)
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102
