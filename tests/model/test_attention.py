@@ -181,8 +181,8 @@ def test_padding_and_cut_queries(name, side):
 def test_a_sweep_of_knockouts_over_padded_rows_is_the_plain_loop(name, side):
     model = padding_model(name)
     inputs = padded(model, name, side)
-    cells = [Knockout(f"text.{layer}.attn", query=q, key=range(q + 1)) for layer, q in ((0, 2), (1, 3), (1, 1))]
-    cells += [Knockout("text.1.attn", query=3, key=2), Ablate("text.1.mlp.out", token=3)]
+    cells = [Knockout(f"text.{layer}.attn", query=q, key=range(q + 1)) for layer, q in ((0, 2), (1, 2), (1, 1))]
+    cells += [Knockout("text.1.attn", query=2, key=1), Ablate("text.1.mlp.out", token=2)]
     values = model.sweep(inputs, cells, squares, progress=False).values.values
     for found, edit in zip(values, cells, strict=True):
         wanted = squares(model.run(inputs, edits=edit))
