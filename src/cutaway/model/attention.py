@@ -89,7 +89,7 @@ class AttentionTap:
                 parts[0] if len(parts) == 1 else torch.cat(parts, 2) if kind in ("q", "k", "v") else _diagonal(parts)
             )
             self._read(kind, whole)
-        self._parts, self._offset = {}, 0
+        self._parts, self._offset, self.query = {}, 0, torch.empty(0)
 
     def _change(self, kind: str, tensor: Tensor, kept: torch.dtype | None = None) -> Tensor:
         if kind in self.writes:
