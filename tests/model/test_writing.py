@@ -1,7 +1,10 @@
 """While text is written: positions are absolute in every kind of cache, and without one."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
+import transformers
 
 import cutaway
 from cutaway import Ablate, Add, Knockout, Scale
@@ -116,3 +119,32 @@ def test_logits_are_edited_at_the_position_they_stand_for():
     plain, banned = greedy(model, inputs, []), greedy(model, inputs, ban)
     assert banned[0, length] == 0 != plain[0, length]  # all logits alike: the first id
     assert torch.equal(banned, greedy(model, inputs, ban, use_cache=False))
+
+
+@pytest.mark.parametrize("token", [-1, [-2, -1], slice(-2, None), slice(5, 7), slice(6, None)])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_cache_that_ran_before_is_part_of_the_prompt(name, token):
+    model = opened(name)
+    ids = model.inputs(text=TEXT).tensors["input_ids"]
+    edit, whole = Add("text.1.resid_post", VECTOR, token=token), torch.zeros(ids.shape[1])
+    whole[token] = 1
+    with torch.no_grad():
+        found = []
+        for edits in ([edit], [Add("text.1.resid_post", whole[None, 5:, None] * VECTOR)]):
+            cache = transformers.DynamicCache()
+            model.module(ids[:, :5], past_key_values=cache, use_cache=True)
+            with model.edited(edits) if edits[0] is edit else hooked(model, edits[0].vector):
+                found.append(model.module(ids[:, 5:], past_key_values=cache, use_cache=True).logits)
+    assert torch.equal(*found)
+
+
+@contextmanager
+def hooked(model, added):
+    """A plain hook that adds to what the second block gives."""
+
+    def hook(module, args, output):
+        return (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added
+
+    handle = model.towers["text"].blocks[1].register_forward_hook(hook)
+    yield
+    handle.remove()
