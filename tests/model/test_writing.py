@@ -148,3 +148,42 @@ def hooked(model, added):
     handle = model.towers["text"].blocks[1].register_forward_hook(hook)
     yield
     handle.remove()
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"cache_implementation": "static"}])
+def test_slices_go_on_behind_the_prompt(options):
+    model = opened("llama")
+    inputs = model.inputs(text=TEXT)
+    n = inputs.tensors["input_ids"].shape[1]
+    for token, same in (
+        (slice(n, n + 2), [n, n + 1]), (slice(n, None), range(n, n + 7)), (slice(-2, None), range(n - 2, n + 7)),
+        (slice(1, -2), range(1, n - 2)), (slice(None, None, -1), range(n)),
+    ):  # fmt: skip
+        got, want = (
+            greedy(model, inputs, [Add("text.1.resid_post", VECTOR, token=t)], **options) for t in (token, same)
+        )
+        assert torch.equal(got, want), token
+
+
+def test_slices_of_padded_rows_go_on_behind_each_of_them():
+    model = opened("llama")
+    texts = ["a dog", TEXT]
+    for token in (slice(-2, None), slice(2, None)):
+        edits = [Add("text.1.resid_post", VECTOR, token=token)]
+        made = model.generate(model.inputs(text=texts), edits=edits, max_new_tokens=5, do_sample=False)
+        alone = [
+            model.generate(model.inputs(text=text), edits=edits, max_new_tokens=5, do_sample=False) for text in texts
+        ]
+        assert all(torch.equal(made.ids[row, -5:], one.ids[0, -5:]) for row, one in enumerate(alone))
+
+
+def test_a_value_for_the_prompt_from_a_place_on_is_for_the_prompt():
+    model = opened("llama")
+    inputs = model.inputs(text=TEXT)
+    n = inputs.tensors["input_ids"].shape[1]
+    value = VECTOR * torch.arange(n - 2)[:, None]
+    got, want = (
+        greedy(model, inputs, [Add("text.1.resid_post", value, token=token)])
+        for token in (slice(2, None), list(range(2, n)))
+    )
+    assert torch.equal(got, want)

@@ -17,15 +17,29 @@ if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
 
 
+def sliced(choice: slice, total: int, end: int) -> Int[Tensor, "n"]:
+    """The positions of a slice: negative ones count from the end of the prompt, others go on behind it, up to `end`."""
+    if (choice.step or 1) < 0:
+        return torch.tensor(list(range(total)[choice]), dtype=torch.long)
+    first, stop = (max(0, n + total) if n is not None and n < 0 else n for n in (choice.start, choice.stop))
+    return torch.arange(max(total, end))[slice(first, stop, choice.step)]
+
+
+def endless(choice: Any) -> bool:
+    """Whether a selector is a slice that goes on behind the prompt, with what is written."""
+    return isinstance(choice, slice) and choice.stop is None and (choice.step or 1) > 0
+
+
 def own_positions(
-    choice: Any, own: Int[Tensor, "n"], said: Edit | str, axis: str, row: int, after: int | None = None
-) -> Int[Tensor, "m"] | Int[Tensor, ""]:
+    choice: Any, own: Int[Tensor, "n"], said: Edit | str, axis: str, row: int, after: int | None = None,
+    written: int = 0,
+) -> Int[Tensor, "m"] | Int[Tensor, ""]:  # fmt: skip
     """The places in a padded row of positions that are counted along the row's own; an int stays a single number.
 
-    `after`: the place at which the row goes on while text is written; None: it ends.
+    `after`: the place at which the row goes on while text is written, so far by `written`; None: it ends.
     """
     if isinstance(choice, slice):
-        return own[choice]
+        choice = sliced(choice, len(own), len(own) + written)
     listed = list(choice) if isinstance(choice, Iterable) and not isinstance(choice, Tensor) else choice
     picked = torch.as_tensor(listed)
     if picked.dtype == torch.bool:  # a mask lies over the padded row itself
