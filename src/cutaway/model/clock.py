@@ -20,10 +20,10 @@ CACHES = ("past_key_values", "cache_params")
 class Clock:
     """The window of one tower: `length` positions behind `offset` earlier ones, in a batch of `rows`.
 
-    `prompt`: how many positions the prompt has, from whose end negative positions count; what a cache holds when
-    it first comes is part of it. While `writing` without a cache every call begins at 0, and the first one is the prompt. `dropped`: fewer rows than before, in one text.
-    `mask`: where the call came with a mask over all positions so far, its ones. State-space caches do not count what
-    they saw: it is counted here.
+    `prompt`: how many positions the prompt has, from whose end negative positions count; what a cache holds when it
+    first comes is part of it. While `writing` without a cache every call begins at 0, and the first one is the prompt.
+    `dropped`: fewer rows than before, in one text. `mask`: where the call came with a mask over all positions so far,
+    its ones. State-space caches do not count what they saw: it is counted here.
     """
 
     def __init__(self, tower: Tower) -> None:

@@ -179,7 +179,7 @@ class Model:
         sites = {str(seat.site): seat.site for seat in seats}
         kept = {name: self._joined(sites[name], session.read[name]) for name in sites}
         done = {id(edit): repr(edit) for _, edit in session.edits}
-        return Run(outputs, inputs, sites, kept, tuple(done.values()), self)
+        return Run(outputs, inputs, sites, kept, tuple(done.values()), self, session.part)
 
     def generate(self, inputs: Inputs, *, edits: Edits = (), **options: Any) -> Generation:
         """Write text under edits: the library's own `generate` with its options, such as `max_new_tokens`.
@@ -320,8 +320,9 @@ class Model:
             given = {**dict(zip(("inputs",), args, strict=False)), **kwargs}
             first = next((x for x in given.values() if isinstance(x, Tensor) and x.dim() > 1), None)
             spoken = next((given[name] for name in ("inputs", "input_ids", "inputs_embeds") if name in given), None)
-            alone = isinstance(spoken, Tensor) and not getattr(self.module.config, "is_encoder_decoder", False)
-            session.begin_writing(None if first is None else len(first), spoken.shape[1] if alone else 0)
+            crossed = getattr(self.module.config, "is_encoder_decoder", False)
+            prompt = spoken.shape[1] if isinstance(spoken, Tensor) and not crossed else 0
+            session.begin_writing(None if first is None else len(first), prompt)
             try:
                 return own(*args, **kwargs)
             finally:

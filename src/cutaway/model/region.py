@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cutaway.errors import EditError
 from cutaway.model.edits import Edit
-from cutaway.model.own import endless, numbers_of, own_positions, sliced
+from cutaway.model.own import endless, numbers_of, own_positions, rank_among, sliced
 from cutaway.model.schedule import UNNAMED, present, steps_of
 from cutaway.model.sites import POSITIONS, Site
 from cutaway.model.tokens import TokenMap, Where
@@ -117,7 +117,7 @@ def _write(
     value = _value(edit, site, axes) if full is None else _whole(edit, site, axes, frame, full)
     whole = full is not None
     if value is not None and frame.open_ended:
-        axes = [_within(axis, value.shape[i], whole) for i, axis in enumerate(axes)]
+        axes = [_within(axis, value.shape[i], whole, edit.kept(site, axis.name)) for i, axis in enumerate(axes)]
     windows = [axis.window() for axis in axes]
     if any(len(local) == 0 for local, _, _ in windows):
         return False
@@ -354,13 +354,14 @@ def _whole(edit: Edit, site: Site, axes: list[_Axis], frame: Frame, full: Tensor
     return present(full, frame.guidance) if "guidance" in site.axes else full
 
 
-def _within(axis: _Axis, size: int, whole: bool) -> _Axis:
+def _within(axis: _Axis, size: int, whole: bool, kept: Tensor | None) -> _Axis:
     """On an axis of which this tensor is a window, an edit reaches only the positions its value has."""
-    if size == 1 or axis.name not in POSITIONS:
+    if (size == 1 and kept is None) or axis.name not in POSITIONS:
         return axis
     if axis.prompt and axis.chosen is not None:
         axis = replace(axis, chosen=axis.chosen[axis.chosen < axis.prompt])
-    reached = torch.arange(size) if axis.own is None else axis.own[:size]
+    reached = torch.arange(size) if kept is None else kept
+    reached = reached if axis.own is None else axis.own[reached[reached < len(axis.own)]]
     if axis.chosen is None:
         return replace(axis, chosen=reached)
     return replace(axis, chosen=axis.chosen[torch.isin(axis.chosen, reached)]) if whole else axis
@@ -372,10 +373,12 @@ def _take(
     """The entries of the value that the window needs, on every axis on which it has more than one."""
     shape = tuple(value.shape) if whole else tuple(torch.as_tensor(edit.value(site)).shape)
     for i, (axis, index) in enumerate(zip(axes, wanted, strict=True)):
-        size = value.shape[i]
-        if size == 1:
+        size, kept = value.shape[i], edit.kept(site, axis.name)
+        if kept is not None:
+            index = rank_among(kept, index, edit, axis.name)
+        elif size == 1:
             continue
-        if axis.name == "batch" and part.row is not None:
+        elif axis.name == "batch" and part.row is not None:
             index = torch.tensor([part.row if whole else part.rank])
         elif axis.own is None and size != axis.extent(whole) and not (axis.open_ended and axis.name in POSITIONS):
             raise _misfit(edit, site, shape, axes, whole)

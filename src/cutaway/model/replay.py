@@ -130,8 +130,8 @@ class Replay:
         plain = Need("plain", flops=forward)
         if any(seat.site.tower == "raw" for seat in seats):
             return replace(plain, why="plain: a raw site's place in the model is not known")
-        if self.known.changed:
-            return replace(plain, why=f"plain: a hook of yours changes '{self.known.changed[0]}', maybe by row or place")
+        for name in self.known.changed:
+            return replace(plain, why=f"plain: a hook of yours changes '{name}', perhaps by row or place")
         if self.model.family.kind == "unknown" and len(self.model.towers) != 1 and not self.model.is_pipeline:
             return replace(plain, why=f"plain: {type(self.model.module).__name__} has no row in the tables")
         first = min(since(self.known, seat, edit) for seat, edit in bound)
