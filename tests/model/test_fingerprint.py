@@ -202,6 +202,7 @@ def test_all_of_a_model_that_changes_its_numbers_counts():
 
     changes = [lambda module: None, attended, hooked, own_forward, swapped, lambda module: module.train(),
                lambda module: module.model.norm.__setattr__("variance_epsilon", 0.1),
+               lambda module: module.model.layers[1].self_attn.__setattr__("scaling", 0.1),
                lambda module: module.config.__setattr__("rms_norm_eps", 5.0)]  # fmt: skip
     found = [changed(change) for change in changes]
     found += [changed(changes[0], dtype=dtype) for dtype in ("float64", "bfloat16", "float16")]

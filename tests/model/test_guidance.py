@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import cutaway
-from cutaway import Add, Scale
+from cutaway import Add, Patch, Scale
 from cutaway.errors import EditError, SiteError
+from cutaway.model.schedule import steps_of
 from cutaway.zoo import tiny
 from world import opened
 
@@ -161,3 +162,29 @@ def test_a_recording_over_changing_guidance_is_refused():
     for fired in ([(0, both), (1, one)], [(0, one), (0, one)]):
         with pytest.raises(SiteError, match="other guidance rows"):
             model._joined(model.sites.one(SITE), fired)
+
+
+@pytest.mark.parametrize(
+    ("choice", "want"),
+    [
+        (torch.tensor(1), [1]), (torch.tensor([0, 2]), [0, 2]), ([True, False, True], [0, 2]),
+        (torch.tensor([False, False, True]), [2]), (slice(None, None, -2), [0, 2]), ([], []),
+    ],
+)  # fmt: skip
+def test_steps_are_numbers_or_masks(choice, want):
+    assert sorted(steps_of(choice, 3)) == want
+
+
+@pytest.mark.parametrize("choice", ["1", 1.5, [True, False]])
+def test_what_is_no_step_is_an_error(choice):
+    with pytest.raises(EditError, match="step="):
+        steps_of(choice, 3)
+
+
+def test_a_run_of_fewer_steps_has_nothing_for_the_later_ones():
+    model = cutaway.load("tiny:sd")
+    short, long = (model.inputs(prompt="a red dog", steps=steps, size=(32, 32)) for steps in (2, 3))
+    donor = model.run(short, record=SITE, output="latent")
+    with pytest.raises(EditError, match="brings nothing for step 2"):
+        model.run(long, edits=Patch(SITE, donor), output="latent")
+    model.run(long, edits=Patch(SITE, donor, step=[0, 1]), output="latent")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cutaway import Add, Patch, Scale, Set
-from cutaway.errors import SiteError
+from cutaway.errors import EditError, SiteError
 from cutaway.zoo import tiny
 from world import given, identical, opened
 
@@ -171,3 +171,30 @@ def test_a_run_says_what_was_done_to_it():
     told = run(edits=Scale("text.1.mlp.out", 0.5)).edits
     assert told == ("Scale('text.1.mlp.out', 0.5)",)
     assert identical(run().outputs, run().outputs)
+
+
+def test_labels_of_what_was_kept_are_its_own():
+    whole, model = run().labelled("text.1.resid_post"), opened("llava")
+    for tokens in ([5, 2], [-1], slice(3, None), range(len(whole["token"]))[::-1]):
+        made = run(tokens=tokens).labelled("text.1.resid_post")
+        at = list(range(len(whole["token"]))[tokens]) if isinstance(tokens, slice) else list(tokens)
+        assert list(made["token_text"].values) == list(whole["token_text"].values[at])
+    padded = model.run(model.inputs(text=["a dog", "a big red cat"]), record="text.1.resid_post", tokens=[-1, -2])
+    assert padded.labelled("text.1.resid_post")["token_text"].values.tolist() == [["dog", "a"], ["cat", "red"]]
+
+
+@pytest.mark.parametrize("selectors", [{"token": -1}, {"token": [2, -1]}, {"token": 2, "head": 1}, {"head": 3}])
+def test_what_was_kept_is_written_where_it_was_and_nowhere_else(selectors):
+    model, site = opened("llama"), "text.1.attn.z"
+    here, there = (model.inputs(text=text) for text in ("a red dog", "a blue cat"))
+    whole = model.run(there, record=site)
+    part = model.run(there, record=site, tokens=[-1, 2] if "token" in selectors else None, heads=[3, 1])
+    selectors = {"head": [1, 3]} | selectors
+    got, want = (model.run(here, edits=Patch(site, donor, **selectors)).logits for donor in (whole, part))
+    assert identical(got, want)
+    for wrong in ({"head": 2, "token": -1}, {"head": 2}, {}):
+        with pytest.raises(EditError, match=r"(head|token) [02] was not recorded"):
+            model.run(here, edits=Patch(site, part, **wrong))
+    one = model.run(there, record=site, tokens=[-1])
+    with pytest.raises(EditError, match="token 1 was not recorded"):
+        model.run(here, edits=Patch(site, one, token=1))

@@ -349,6 +349,35 @@ def test_the_last_mlp_sees_one_position():
         handle.remove()
 
 
+@pytest.mark.parametrize("change", ["half", "a position", "in place", "on entering", "nothing"])
+def test_hooks_of_others_act_once_and_where_they_would_alone(change):
+    model, told = opened("gpt2"), []
+    inputs, noise = model.inputs(text="a red dog a cat"), torch.linspace(-3, 3, 32).double()
+
+    def at_two(x):
+        return torch.cat([x[:, :2], x[:, 2:3] + noise, x[:, 3:]], 1)
+
+    def hook(module, args, output):
+        if change == "in place":
+            output[:, 2] += noise
+        return {"half": output * 0.5, "a position": at_two(output)}.get(change)
+
+    block = model.towers["text"].blocks[0]
+    handle = (
+        block.register_forward_pre_hook(lambda module, args: (at_two(args[0]), *args[1:]))
+        if change == "on entering"
+        else block.register_forward_hook(hook)
+    )
+    try:
+        cells, target = model.grid(Scale("text.*.mlp.out", 0.5), token=[1, 2, 4]), targets.logit("cat")
+        made = model.sweep(inputs, cells, target, progress=False, told=told.append)
+        want = [target(model.run(inputs, edits=list(edits))).item() for edits in cells.edits]
+    finally:
+        handle.remove()
+    assert abs(made.values.values.flatten() - want).max() < 1e-9
+    assert any("a hook of yours changes" in reason for reason in told[0].reasons) == (change != "nothing")
+
+
 def test_what_the_edit_cannot_reach_is_not_run_again():
     model = opened("llava")
     inputs = world.given("llava")

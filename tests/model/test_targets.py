@@ -66,7 +66,7 @@ def test_targets_are_values():
     ],
 )  # fmt: skip
 def test_numbers_that_name_no_token_or_position_are_errors(target):
-    with pytest.raises(TargetError, match="No (token|position)"):
+    with pytest.raises(TargetError, match=r"No (token|position)"):
         target(opened("llava").run(given("llava")))
 
 

@@ -1,7 +1,10 @@
 """While text is written: positions are absolute in every kind of cache, and without one."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
+import transformers
 
 import cutaway
 from cutaway import Ablate, Add, Knockout, Scale
@@ -116,3 +119,71 @@ def test_logits_are_edited_at_the_position_they_stand_for():
     plain, banned = greedy(model, inputs, []), greedy(model, inputs, ban)
     assert banned[0, length] == 0 != plain[0, length]  # all logits alike: the first id
     assert torch.equal(banned, greedy(model, inputs, ban, use_cache=False))
+
+
+@pytest.mark.parametrize("token", [-1, [-2, -1], slice(-2, None), slice(5, 7), slice(6, None)])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_cache_that_ran_before_is_part_of_the_prompt(name, token):
+    model = opened(name)
+    ids = model.inputs(text=TEXT).tensors["input_ids"]
+    edit, whole = Add("text.1.resid_post", VECTOR, token=token), torch.zeros(ids.shape[1])
+    whole[token] = 1
+    with torch.no_grad():
+        found = []
+        for edits in ([edit], [Add("text.1.resid_post", whole[None, 5:, None] * VECTOR)]):
+            cache = transformers.DynamicCache()
+            model.module(ids[:, :5], past_key_values=cache, use_cache=True)
+            with model.edited(edits) if edits[0] is edit else hooked(model, edits[0].vector):
+                found.append(model.module(ids[:, 5:], past_key_values=cache, use_cache=True).logits)
+    assert torch.equal(*found)
+
+
+@contextmanager
+def hooked(model, added):
+    """A plain hook that adds to what the second block gives."""
+
+    def hook(module, args, output):
+        return (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added
+
+    handle = model.towers["text"].blocks[1].register_forward_hook(hook)
+    yield
+    handle.remove()
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"cache_implementation": "static"}])
+def test_slices_go_on_behind_the_prompt(options):
+    model = opened("llama")
+    inputs = model.inputs(text=TEXT)
+    n = inputs.tensors["input_ids"].shape[1]
+    for token, same in (
+        (slice(n, n + 2), [n, n + 1]), (slice(n, None), range(n, n + 7)), (slice(-2, None), range(n - 2, n + 7)),
+        (slice(1, -2), range(1, n - 2)), (slice(None, None, -1), range(n)),
+    ):  # fmt: skip
+        got, want = (
+            greedy(model, inputs, [Add("text.1.resid_post", VECTOR, token=t)], **options) for t in (token, same)
+        )
+        assert torch.equal(got, want), token
+
+
+def test_slices_of_padded_rows_go_on_behind_each_of_them():
+    model = opened("llama")
+    texts = ["a dog", TEXT]
+    for token in (slice(-2, None), slice(2, None)):
+        edits = [Add("text.1.resid_post", VECTOR, token=token)]
+        made = model.generate(model.inputs(text=texts), edits=edits, max_new_tokens=5, do_sample=False)
+        alone = [
+            model.generate(model.inputs(text=text), edits=edits, max_new_tokens=5, do_sample=False) for text in texts
+        ]
+        assert all(torch.equal(made.ids[row, -5:], one.ids[0, -5:]) for row, one in enumerate(alone))
+
+
+def test_a_value_for_the_prompt_from_a_place_on_is_for_the_prompt():
+    model = opened("llama")
+    inputs = model.inputs(text=TEXT)
+    n = inputs.tensors["input_ids"].shape[1]
+    value = VECTOR * torch.arange(n - 2)[:, None]
+    got, want = (
+        greedy(model, inputs, [Add("text.1.resid_post", value, token=token)])
+        for token in (slice(2, None), list(range(2, n)))
+    )
+    assert torch.equal(got, want)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -20,10 +20,10 @@ CACHES = ("past_key_values", "cache_params")
 class Clock:
     """The window of one tower: `length` positions behind `offset` earlier ones, in a batch of `rows`.
 
-    `prompt`: how many positions the prompt has, from whose end negative positions count; while `writing` without a
-    cache every call begins at 0, and the first one is the prompt. `dropped`: fewer rows than before, in one text.
-    `mask`: where the call came with a mask over all positions so far, its ones. State-space caches do not count what
-    they saw: it is counted here.
+    `prompt`: how many positions the prompt has, from whose end negative positions count; what a cache holds when it
+    first comes is part of it. While `writing` without a cache every call begins at 0, and the first one is the prompt.
+    `dropped`: fewer rows than before, in one text. `mask`: where the call came with a mask over all positions so far,
+    its ones. State-space caches do not count what they saw: it is counted here.
     """
 
     def __init__(self, tower: Tower) -> None:
@@ -32,6 +32,7 @@ class Clock:
         self.rows = 1
         self.mask: Bool[Tensor, "row position"] | None = None
         self.ran = self.writing = self.dropped = False
+        self._cache: ReferenceType[Any] | None = None
         self._names = parameters(tower.module)
         self._seen: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
@@ -61,8 +62,10 @@ class Clock:
         self.dropped = self.writing and (self.dropped or (self.calls > 0 and self.rows < before))
         self.length = tensors[name].shape[1] if ids else self.rows if self.tower.packed else 0
         self.offset = self._before(cache) if self.tower.causal and cache is not None else 0
-        if not self.offset and not self._begun and not (self.writing and cache is None and self.prompt):
-            self.prompt = self.length  # written without a cache, the text grows and the prompt stays
+        known, self._cache = self._cache, None if cache is None else ref(cache)
+        begins = not self.offset or not (self.writing or (known is not None and known() is cache))
+        if begins and not self._begun and not (self.writing and cache is None and self.prompt):
+            self.prompt = self.offset + self.length  # written without a cache, the text grows and the prompt stays
         self.calls, self.ran = self.calls + 1, True
         mask = tensors.get("attention_mask")
         whole = mask is not None and mask.dim() == 2 and mask.shape[1] == self.offset + self.length

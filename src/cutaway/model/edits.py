@@ -22,6 +22,8 @@ from cutaway.model.tokens import Positions
 Value = float | int | Float[Tensor, "..."]
 # For each site and position axis of a padded batch: how many positions each row has.
 Lengths = Mapping[str, Mapping[str, Int[Tensor, "row"]]]
+# For each site and axis that was recorded in part: which numbers of it.
+Parts = Mapping[str, Mapping[str, Int[Tensor, "n"]]]
 Choice = int | slice | range | Sequence[int] | None
 SELECTORS = ("batch", "head", "token", "query", "key", "unit", "step", "guidance")
 
@@ -42,6 +44,7 @@ class Edit:
     guidance: str | None = None
 
     lengths: Lengths | None = field(default=None, repr=False)
+    part: Parts | None = field(default=None, repr=False)
 
     @property
     def pattern(self) -> str:
@@ -59,6 +62,10 @@ class Edit:
     def full(self, site: Site) -> Float[Tensor, "..."] | None:
         """A value for the whole site, of which the selected part is taken; None when there is none."""
         return None
+
+    def kept(self, site: Site, axis: str) -> Int[Tensor, "n"] | None:
+        """The numbers of an axis that the run a value comes from has recorded; None: all of them."""
+        return (self.part or {}).get(str(site), {}).get(axis)
 
     def apply(self, current: Float[Tensor, "..."], value: Float[Tensor, "..."] | None) -> Float[Tensor, "..."]:
         """The new content of the selected part."""
@@ -143,8 +150,8 @@ class Patch(Edit):
     source: Any
 
     def __init__(self, site: str | Site, source: Any, **selectors: Any) -> None:
-        taken, lengths = _activations(source, str(site))
-        _fill(self, site, selectors, source=taken, lengths=lengths)
+        taken, lengths, part = _activations(source, str(site))
+        _fill(self, site, selectors, source=taken, lengths=lengths, part=part)
 
     def full(self, site: Site) -> Float[Tensor, "..."] | None:
         """The whole activation of the other run."""
@@ -186,8 +193,10 @@ class Ablate(Edit):
                 expected="`reference=`: a run that recorded the site, or its activations as a tensor",
                 do=f"first `run = model.run(many_inputs, record='{site}')`, then `Ablate('{site}', '{how}', run)`",
             )
-        source, lengths = (None, None) if reference is None else _activations(reference, str(site))
-        _fill(self, site, selectors, how=how, reference=source, over=tuple(over), seed=seed, lengths=lengths)
+        source, lengths, part = (None,) * 3 if reference is None else _activations(reference, str(site))
+        gone = over if how == "mean" else ()  # an axis that is averaged over has no numbers any more
+        part = part and {name: {a: n for a, n in kept.items() if a not in gone} for name, kept in part.items()}
+        _fill(self, site, selectors, how=how, reference=source, over=tuple(over), seed=seed, lengths=lengths, part=part)
 
     def value(self, site: Site) -> Value | None:
         """Zero, when that is what is asked."""
@@ -292,16 +301,24 @@ def _fill(edit: Edit, site: str | Site, selectors: dict[str, Any], **values: Any
         object.__setattr__(edit, name, value)
 
 
-def _activations(source: Any, pattern: str) -> tuple[Any, Lengths | None]:
-    """The tensors an edit needs of a run, by site, and the lengths of its rows, so that it pickles without the run."""
+def _activations(source: Any, pattern: str) -> tuple[Any, Lengths | None, Parts | None]:
+    """The tensors an edit needs of a run, by site, the lengths of its rows, and what was kept of an axis.
+
+    So it pickles without the run.
+    """
     if isinstance(source, Tensor | dict):
-        return source, None
+        return source, None, None
     if not hasattr(source, "matching"):
         raise EditError(
             f"cannot take '{pattern}' from {type(source).__name__}", expected="a Run that recorded it, or its tensor"
         )
-    ordered = {name: in_order(x, source.sites[name], source.inputs) for name, x in source.matching(pattern).items()}
-    return {name: x for name, (x, _) in ordered.items()}, {name: of for name, (_, of) in ordered.items() if of}
+    kept = {name: source.part.get(name, {}) for name in source.matching(pattern)}
+    ordered = {
+        name: in_order(x, source.sites[name], source.inputs, kept[name]) for name, x in source.matching(pattern).items()
+    }
+    lengths = {name: of for name, (_, of) in ordered.items() if of}
+    part = {name: {axis: one.places for axis, one in axes.items()} for name, axes in kept.items()}
+    return {name: x for name, (x, _) in ordered.items()}, lengths, part
 
 
 def _of(source: Any, site: Site) -> Tensor:

@@ -152,7 +152,7 @@ def _(value: nn.Module) -> Spelled:
     weights = chain(value.named_parameters(remove_duplicate=False), value.named_buffers(remove_duplicate=False))
     return (
         "module",
-        [(name, type(part), part.extra_repr(), part.training, _settings(part)) for name, part in parts.items()],
+        [(name, type(part), part.extra_repr(), _numbers(part), _settings(part)) for name, part in parts.items()],
         list(weights),
         hung,
     )
@@ -160,6 +160,15 @@ def _(value: nn.Module) -> Spelled:
 
 def _own_forward(part: nn.Module) -> list[Any]:
     return [vars(part)["forward"]] if "forward" in vars(part) else []
+
+
+def _numbers(part: nn.Module) -> dict[str, Any]:
+    """The numbers and flags it computes by: a scale, a window, an epsilon, whether it trains."""
+    return {
+        name: entry
+        for name, entry in vars(part).items()
+        if isinstance(entry, bool | int | float) and not name.startswith("_") and name != "gradient_checkpointing"
+    }
 
 
 def _settings(part: Any) -> object:

@@ -41,6 +41,7 @@ class Known:
     arguments: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
     caches: dict[str, Any] = field(default_factory=dict)
     outputs: Any = None
+    changed: list[str] = field(default_factory=list)  # modules of which a hook that is not ours changed something
 
     def began(self, module: nn.Module, call: int = 0) -> int:
         """When a call of a module began; -1 if it never ran."""
@@ -66,8 +67,12 @@ def watching(
     seats: list[Seat],
     towers: list[Tower],
     keep: Callable[[nn.Module, int], bool],
+    hooked: Mapping[str, nn.Module],
 ) -> Iterator[None]:
-    """Note the calls of units and seats into `known`; keep a unit's output where `keep(module, call)` says so."""
+    """Note the calls of units and seats into `known`; keep a unit's output where `keep(module, call)` says so.
+
+    What is kept is what `forward` gave: hooks of others act on it again when it is given back.
+    """
     clock = iter(range(1 << 60))
 
     def enter(module: nn.Module, *_: Any) -> None:
@@ -79,12 +84,55 @@ def watching(
         if id(module) in units and keep(module, len(known.calls[id(module)]) - 1):
             call.output = mapped(output, torch.clone)  # libraries write into what a module returned
 
-    with ExitStack() as stack:
+    with _judging(known, hooked), ExitStack() as stack:
         for module in {**units, **{id(seat.module): seat.module for seat in seats}}.values():
             stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
+            stack.callback(module.register_forward_hook(leave, prepend=True).remove)
         for tower in towers:
             stack.callback(_caching(known, tower).remove)
+        yield
+
+
+def hooked(roots: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The modules on which hooks lie that are not ours, by name."""
+    named = {f"{at}.{name}".strip("."): module for at, root in roots.items() for name, module in root.named_modules()}
+    return {name: module for name, module in named.items() if any(map(_foreign, _hooks(module)))}
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def _foreign(hook: Any) -> bool:
+    return not str(getattr(hook, "__module__", "")).startswith("cutaway.")
+
+
+@contextmanager
+def _judging(known: Known, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Note which of these modules have hooks that change what enters or leaves: in place, or by what they return."""
+
+    def state(*values: Any) -> list[tuple[Tensor, int]]:
+        return [(t, 0 if t.is_inference() else t._version) for t in tensors(list(values))]
+
+    def watch(name: str, module: nn.Module) -> Iterator[Any]:
+        before: list[list[tuple[Tensor, int]]] = []
+
+        def first(module: nn.Module, *values: Any) -> None:
+            before.append(state(*values))
+
+        def last(module: nn.Module, *values: Any) -> None:
+            now = state(*values)
+            if [(id(t), n) for t, n in now] != [(id(t), n) for t, n in before.pop()]:
+                known.changed.append(name)
+
+        for at_front, hook in ((True, first), (False, last)):
+            yield module.register_forward_pre_hook(hook, with_kwargs=True, prepend=at_front)
+            yield module.register_forward_hook(lambda m, _, out, hook=hook: hook(m, out), prepend=at_front)
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            for handle in watch(name, module):
+                stack.callback(handle.remove)
         yield
 
 

@@ -180,7 +180,7 @@ class Model:
         sites = {str(seat.site): seat.site for seat in seats}
         kept = {name: self._joined(sites[name], session.read[name]) for name in sites}
         done = {id(edit): repr(edit) for _, edit in session.edits}
-        return Run(outputs, inputs, sites, kept, tuple(done.values()), self)
+        return Run(outputs, inputs, sites, kept, tuple(done.values()), self, session.part)
 
     def generate(self, inputs: Inputs, *, edits: Edits = (), **options: Any) -> Generation:
         """Write text under edits: the library's own `generate` with its options, such as `max_new_tokens`.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,15 +17,29 @@ if TYPE_CHECKING:
     from cutaway.model.inputs import Inputs
 
 
+def sliced(choice: slice, total: int, end: int) -> Int[Tensor, "n"]:
+    """The positions of a slice: negative ones count from the end of the prompt, others go on behind it, up to `end`."""
+    if (choice.step or 1) < 0:
+        return torch.tensor(list(range(total)[choice]), dtype=torch.long)
+    first, stop = (max(0, n + total) if n is not None and n < 0 else n for n in (choice.start, choice.stop))
+    return torch.arange(max(total, end))[slice(first, stop, choice.step)]
+
+
+def endless(choice: Any) -> bool:
+    """Whether a selector is a slice that goes on behind the prompt, with what is written."""
+    return isinstance(choice, slice) and choice.stop is None and (choice.step or 1) > 0
+
+
 def own_positions(
-    choice: Any, own: Int[Tensor, "n"], said: Edit | str, axis: str, row: int, after: int | None = None
-) -> Int[Tensor, "m"] | Int[Tensor, ""]:
+    choice: Any, own: Int[Tensor, "n"], said: Edit | str, axis: str, row: int, after: int | None = None,
+    written: int = 0,
+) -> Int[Tensor, "m"] | Int[Tensor, ""]:  # fmt: skip
     """The places in a padded row of positions that are counted along the row's own; an int stays a single number.
 
-    `after`: the place at which the row goes on while text is written; None: it ends.
+    `after`: the place at which the row goes on while text is written, so far by `written`; None: it ends.
     """
     if isinstance(choice, slice):
-        return own[choice]
+        choice = sliced(choice, len(own), len(own) + written)
     listed = list(choice) if isinstance(choice, Iterable) and not isinstance(choice, Tensor) else choice
     picked = torch.as_tensor(listed)
     if picked.dtype == torch.bool:  # a mask lies over the padded row itself
@@ -61,13 +75,18 @@ def padded(site: Site, inputs: Inputs) -> dict[str, Bool[Tensor, "row position"]
 
 
 def in_order(
-    tensor: Float[Tensor, "..."], site: Site, inputs: Inputs
+    tensor: Float[Tensor, "..."], site: Site, inputs: Inputs, part: Collection[str] = ()
 ) -> tuple[Float[Tensor, "..."], dict[str, Int[Tensor, "row"]]]:
     """An activation with each row's own positions in front, and how many they are on axes with padding."""
     lengths = {}
     for axis, own in padded(site, inputs).items():
         at, rows = site.axes.index(axis), site.axes.index("batch")
-        if tensor.dim() != len(site.axes) or tensor.shape[at] != own.shape[1] or tensor.shape[rows] != len(own):
+        if (
+            axis in part
+            or tensor.dim() != len(site.axes)
+            or tensor.shape[at] != own.shape[1]
+            or tensor.shape[rows] != len(own)
+        ):
             raise EditError(
                 f"'{site}' was recorded in part from a padded batch", expected="all of its positions and rows",
                 do="record it without `tokens=`, or prompts of one length",
@@ -99,10 +118,49 @@ def averaged(
     return (tensor * whole).sum(dims, keepdim=True) / whole.sum(dims, keepdim=True)
 
 
+class Kept(NamedTuple):
+    """What a recording holds of an axis: the places of it (each row's own in a padded batch), of so many."""
+
+    places: Int[Tensor, "*row n"]
+    of: int
+
+
+def part_of(
+    seen: Tensor, axes: Sequence[str], chosen: dict[str, Any], own: dict[str, Tensor], name: str
+) -> tuple[Tensor, dict[str, Kept]]:
+    """What to keep of an activation, and what that is on each axis of which not all is kept as it lies."""
+    part = {}
+    for i, axis in enumerate(axes):
+        if (choice := chosen.get(axis)) is None:
+            continue
+        size = seen.shape[i]
+        if axis in own:
+            seen, places = own_part(seen, axes.index("batch"), i, choice, own[axis], name)
+        else:
+            places = positions(choice, size, name, axis)
+            seen = seen.index_select(i, places.to(seen.device))
+        if not torch.equal(places, torch.arange(size)):
+            part[axis] = Kept(places, size)
+    return seen, part
+
+
+def rank_among(numbers: Int[Tensor, "n"], wanted: Int[Tensor, "m"], said: Edit | str, axis: str) -> Int[Tensor, "m"]:
+    """Where a recording of these numbers of an axis has others; an error where it has not."""
+    same = numbers[None] == wanted[:, None]
+    lost = ~same.any(1)
+    if lost.any():
+        raise EditError(
+            f"{said!r}: {axis} {int(wanted[lost][0])} was not recorded in the other run",
+            exists=", ".join(map(str, numbers.tolist())),
+            do="record it without `tokens=` and `heads=`, or write its tensor with `Set`",
+        )
+    return same.int().argmax(1)
+
+
 def own_part(
     seen: Tensor, rows: int, at: int, choice: Sequence[int] | slice, own: Bool[Tensor, "row position"], name: str
-) -> Tensor:
-    """What to keep of the positions of a padded batch: of each row its own, in the order they were asked for."""
+) -> tuple[Tensor, Int[Tensor, "row n"]]:
+    """What to keep of the positions of a padded batch, and where it lay: of each row its own, in order."""
     asked = choice if isinstance(choice, slice) else list(choice)
     places = [own_positions(asked, mask.nonzero().flatten(), name, "token", row) for row, mask in enumerate(own)]
     if len({len(of) for of in places}) > 1:
@@ -113,7 +171,7 @@ def own_part(
         )  # fmt: skip
     shape = [1] * seen.dim()
     shape[rows], shape[at] = len(places), len(places[0])
-    return torch.take_along_dim(seen, torch.stack(places).view(shape).to(seen.device), at)
+    return torch.take_along_dim(seen, torch.stack(places).view(shape).to(seen.device), at), torch.stack(places)
 
 
 def positions(choice: Sequence[int] | slice, size: int, name: str, axis: str) -> Int[Tensor, "n"]:

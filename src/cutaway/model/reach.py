@@ -12,7 +12,7 @@ from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
 from cutaway.model.known import Known
 from cutaway.model.own import own_positions
-from cutaway.model.region import steps_of as named_steps
+from cutaway.model.schedule import steps_of as named_steps
 from cutaway.model.seats import Seat
 from cutaway.model.tokens import Positions, Where
 

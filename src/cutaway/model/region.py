@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cutaway.errors import EditError
 from cutaway.model.edits import Edit
-from cutaway.model.own import numbers_of, own_positions
-from cutaway.model.schedule import UNNAMED
+from cutaway.model.own import endless, numbers_of, own_positions, rank_among, sliced
+from cutaway.model.schedule import UNNAMED, present, steps_of
 from cutaway.model.sites import POSITIONS, Site
 from cutaway.model.tokens import TokenMap, Where
 
@@ -49,7 +49,7 @@ class _Axis:
     """One axis under one edit: chosen absolute positions (None: all), whether an int dropped it, its window.
 
     `own`: the row's own positions in a padded batch, by which a value from another run is counted; behind the prompt
-    they go on at `after`.
+    they go on at `after`. `prompt`: of a slice without an end, where the prompt ends.
     """
 
     name: str
@@ -60,6 +60,7 @@ class _Axis:
     open_ended: bool = False
     own: Int[Tensor, "m"] | None = None
     after: int = 0
+    prompt: int | None = None
 
     def extent(self, whole: bool) -> int:
         """How many entries a value has here that spans the whole axis, or only the chosen positions."""
@@ -116,7 +117,7 @@ def _write(
     value = _value(edit, site, axes) if full is None else _whole(edit, site, axes, frame, full)
     whole = full is not None
     if value is not None and frame.open_ended:
-        axes = [_within(axis, value.shape[i], whole) for i, axis in enumerate(axes)]
+        axes = [_within(axis, value.shape[i], whole, edit.kept(site, axis.name)) for i, axis in enumerate(axes)]
     windows = [axis.window() for axis in axes]
     if any(len(local) == 0 for local, _, _ in windows):
         return False
@@ -180,7 +181,8 @@ def _by_row(
         chosen = {name: _of_row(mask, row, sizes, edit).nonzero().flatten() for name, mask in masks.items()}
         for name in numbered:
             end = padded[name].shape[1] if frame.open_ended else None
-            chosen[name] = own_positions(getattr(edit, name), own[name], edit, name, row, end)
+            written = max(0, frame.offset.get(name, 0) + sizes[name] - end) if end else 0
+            chosen[name] = own_positions(getattr(edit, name), own[name], edit, name, row, end, written)
         if counted:
             _check_lengths(edit, site, own, there, row, full)
             chosen = own | {name: at[torch.isin(at, own.get(name, at))] for name, at in chosen.items()}
@@ -239,9 +241,10 @@ def _axes(seen: Tensor, site: Site, names: list[str], edit: Edit, frame: Frame, 
             choice = given[name]
             if part.row is None and (mask := _mask(edit, site, frame, {name: size}, name)) is not None:
                 choice = mask[0]  # every row chooses the same
-            chosen, dropped = _listed(choice, total or size, edit, name, frame.open_ended)
+            chosen, dropped = _listed(choice, total or size, edit, name, frame.open_ended, offset + size)
             dropped = dropped or (name == "batch" and isinstance(edit.batch, int) and len(chosen) == 1)
-        axes.append(_Axis(name, size, offset, chosen, dropped, frame.open_ended, own, part.after.get(name, 0)))
+        prompt = part.after.get(name, frame.total.get(name, 0)) if endless(getattr(edit, name, None)) else None
+        axes.append(_Axis(name, size, offset, chosen, dropped, frame.open_ended, own, part.after.get(name, 0), prompt))
     return axes
 
 
@@ -262,10 +265,12 @@ def _no_axis(edit: Edit, site: Site, selector: str) -> EditError:
     )
 
 
-def _listed(choice: Any, total: int, edit: Edit, name: str, open_ended: bool = False) -> tuple[Tensor, bool]:
-    """A selector as absolute positions, and whether it drops its axis."""
+def _listed(
+    choice: Any, total: int, edit: Edit, name: str, open_ended: bool = False, end: int = 0
+) -> tuple[Tensor, bool]:
+    """A selector as absolute positions, and whether it drops its axis; a slice goes on to `end`."""
     if isinstance(choice, slice):
-        return torch.arange(total)[choice], False
+        return sliced(choice, total, end), False
     picked = _numbers(choice, edit, name)
     if picked.dtype == torch.bool:
         if picked.numel() != total and not open_ended:
@@ -305,14 +310,6 @@ def _guided(choice: str, frame: Frame, edit: Edit) -> Tensor:
     return torch.tensor([i for i, name in enumerate(frame.guidance) if name == choice], dtype=torch.long)
 
 
-def steps_of(choice: Any, steps: int) -> Sequence[int]:
-    """The steps a selector names, of so many; negative ones count from the end."""
-    if isinstance(choice, slice):
-        return range(steps)[choice]
-    listed = [choice] if isinstance(choice, int) else [int(one) for one in choice]
-    return [step + steps if step < 0 else step for step in listed]
-
-
 def _map(frame: Frame, site: Site, axis: str, size: int) -> TokenMap:
     if frame.tokens is None:
         raise EditError(
@@ -346,25 +343,25 @@ def _value(edit: Edit, site: Site, axes: list[_Axis]) -> Tensor | None:
 def _whole(edit: Edit, site: Site, axes: list[_Axis], frame: Frame, full: Tensor) -> Tensor:
     """The edit's value for the whole site at this step, with one dimension an axis."""
     if "step" in site.axes and full.dim() == len(site.axes):
+        if 1 < len(full) <= frame.step:
+            raise EditError(
+                f"{edit!r} brings nothing for step {frame.step}", expected="a run of as many steps, or of a single one",
+                exists=f"steps 0 to {len(full) - 1}", do="draw both in the same number of steps, or name some: `step=`",
+            )  # fmt: skip
         full = full[frame.step if full.shape[0] > 1 else 0]
     if full.dim() != len(axes):
         raise _misfit(edit, site, tuple(full.shape), axes, True)
-    return _guidance_rows(full, site, frame)
+    return present(full, frame.guidance) if "guidance" in site.axes else full
 
 
-def _guidance_rows(full: Tensor, site: Site, frame: Frame) -> Tensor:
-    """Of a value with both guidance rows the one that runs now (guidance has ended, or the prompt is encoded apart)."""
-    if "guidance" not in site.axes or full.shape[0] != 2 or len(frame.guidance) != 1:
-        return full
-    names = ("uncond", "cond")
-    return full[names.index(frame.guidance[0])][None] if frame.guidance[0] in names else full
-
-
-def _within(axis: _Axis, size: int, whole: bool) -> _Axis:
+def _within(axis: _Axis, size: int, whole: bool, kept: Tensor | None) -> _Axis:
     """On an axis of which this tensor is a window, an edit reaches only the positions its value has."""
-    if size == 1 or axis.name not in POSITIONS:
+    if (size == 1 and kept is None) or axis.name not in POSITIONS:
         return axis
-    reached = torch.arange(size) if axis.own is None else axis.own[:size]
+    if axis.prompt and axis.chosen is not None:
+        axis = replace(axis, chosen=axis.chosen[axis.chosen < axis.prompt])
+    reached = torch.arange(size) if kept is None else kept
+    reached = reached if axis.own is None else axis.own[reached[reached < len(axis.own)]]
     if axis.chosen is None:
         return replace(axis, chosen=reached)
     return replace(axis, chosen=axis.chosen[torch.isin(axis.chosen, reached)]) if whole else axis
@@ -376,10 +373,12 @@ def _take(
     """The entries of the value that the window needs, on every axis on which it has more than one."""
     shape = tuple(value.shape) if whole else tuple(torch.as_tensor(edit.value(site)).shape)
     for i, (axis, index) in enumerate(zip(axes, wanted, strict=True)):
-        size = value.shape[i]
-        if size == 1:
+        size, kept = value.shape[i], edit.kept(site, axis.name)
+        if kept is not None:
+            index = rank_among(kept, index, edit, axis.name)
+        elif size == 1:
             continue
-        if axis.name == "batch" and part.row is not None:
+        elif axis.name == "batch" and part.row is not None:
             index = torch.tensor([part.row if whole else part.rank])
         elif axis.own is None and size != axis.extent(whole) and not (axis.open_ended and axis.name in POSITIONS):
             raise _misfit(edit, site, shape, axes, whole)

@@ -23,6 +23,7 @@ from cutaway.model.known import (
     ROWS,
     Known,
     entries,
+    hooked,
     in_rows,
     last_only,
     mapped,
@@ -95,7 +96,8 @@ class Replay:
             return call in begins(len(self.model.module.scheduler.timesteps))
 
         started = time.perf_counter()
-        with torch.no_grad(), watching(self.known, self.units, seats, list(self.model.towers.values()), keep):
+        towers, roots = list(self.model.towers.values()), self.model._roots
+        with torch.no_grad(), watching(self.known, self.units, seats, towers, keep, hooked(roots)):
             self.known.outputs = self.model._call(self.inputs, "pt" if self.model.is_pipeline else "pil", self.options)
         if self.model.device.type != "cpu":
             torch.accelerator.synchronize()
@@ -128,6 +130,8 @@ class Replay:
         plain = Need("plain", flops=forward)
         if any(seat.site.tower == "raw" for seat in seats):
             return replace(plain, why="plain: a raw site's place in the model is not known")
+        for name in self.known.changed:
+            return replace(plain, why=f"plain: a hook of yours changes '{name}', perhaps by row or place")
         if self.model.family.kind == "unknown" and len(self.model.towers) != 1 and not self.model.is_pipeline:
             return replace(plain, why=f"plain: {type(self.model.module).__name__} has no row in the tables")
         first = min(since(self.known, seat, edit) for seat, edit in bound)

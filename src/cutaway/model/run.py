@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.errors import SiteError, near
 from cutaway.model.inputs import Inputs
+from cutaway.model.own import Kept
 from cutaway.model.sites import Site
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ SHOWN = 12  # sites that a printed run lists
 class Run:
     """The outcome of `model.run`: `outputs` as the library returns them (None after a stop), activations by site.
 
+    `part`: by site and axis, what was kept of it, where `tokens=` or `heads=` asked for less than all.
     It pickles without the model it came from: targets that name a word then need its number.
     """
 
@@ -35,6 +38,7 @@ class Run:
     activations: Mapping[str, Tensor] = field(default_factory=dict)
     edits: tuple[str, ...] = ()
     context: Any = None
+    part: Mapping[str, Mapping[str, Kept]] = field(default_factory=dict)
 
     def __getitem__(self, site: str | Site) -> Float[Tensor, "..."]:
         """The activation at one site, its dimensions in the order of `run.sites[site].axes`."""
@@ -95,7 +99,8 @@ class Run:
         labels: dict[str, Any] = {}
         for axis in ("token", "query", "key"):
             if axis in axes and self.inputs.tokens:
-                size = tensor.shape[axes.index(axis)]
+                kept = self.part.get(name, {}).get(axis)
+                size = tensor.shape[axes.index(axis)] if kept is None else kept.of
                 try:
                     known = self.inputs.map_for(self.sites[name], axis, size)
                 except LookupError:
@@ -103,6 +108,8 @@ class Run:
                 if len(known) == size:
                     for word in ("kind", "text"):
                         rows = getattr(known, word).astype(str)
+                        if kept is not None:
+                            rows = np.take_along_axis(rows, np.atleast_2d(kept.places.numpy()), 1)
                         alike = (rows == rows[:1]).all() or "batch" not in axes
                         labels[f"{axis}_{word}"] = (axis, rows[0]) if alike else (("batch", axis), rows)
         if "guidance" in axes:

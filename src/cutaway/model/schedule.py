@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from cutaway.errors import EditError
 
 UNNAMED = ""  # a guidance row of a call that nothing says the meaning of
 
@@ -80,3 +83,27 @@ def _found(times: Any, time: Any, scheduler: Any) -> Bool[Tensor, "step"]:
     listed = torch.as_tensor(times).detach().cpu().to(now.dtype)
     whole = int(getattr(scheduler.config, "num_train_timesteps", 1000))
     return (listed == now) | ((listed / whole).to(now.dtype) == now if now.is_floating_point() else listed == now)
+
+
+def steps_of(choice: Any, steps: int) -> Sequence[int]:
+    """The steps a selector names, of so many; negative ones count from the end, a mask has one entry a step."""
+    if isinstance(choice, slice):
+        return range(steps)[choice]
+    try:
+        listed = torch.as_tensor(list(choice) if isinstance(choice, range) else choice)
+    except (TypeError, ValueError, RuntimeError):
+        listed = None
+    if listed is None or (listed.is_floating_point() and listed.numel()):
+        raise EditError(f"`step=` cannot be {choice!r}", expected="a number, a list, a slice or a mask")
+    if listed.dtype == torch.bool:
+        if listed.numel() != steps:
+            raise EditError(f"`step=` has {listed.numel()} entries", expected=f"a mask with one for each step: {steps}")
+        return list(listed.flatten().nonzero().flatten().tolist())
+    return [step + steps if step < 0 else step for step in listed.flatten().long().tolist()]
+
+
+def present(full: Float[Tensor, "guidance *axes"], names: tuple[str, ...]) -> Float[Tensor, "row *axes"]:
+    """Of a value with both guidance rows the one that runs now (guidance has ended, or the prompt is encoded apart)."""
+    known = ("uncond", "cond")
+    alone = len(full) == len(known) and len(names) == 1 and names[0] in known
+    return full[known.index(names[0])][None] if alone else full

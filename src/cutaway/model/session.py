@@ -20,7 +20,7 @@ from cutaway.model.attention import AttentionTap, tapped
 from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
 from cutaway.model.linear import norm_weights
-from cutaway.model.own import own_part, positions
+from cutaway.model.own import Kept, part_of
 from cutaway.model.region import write
 from cutaway.model.seats import ATTENTION_KINDS, Seat, first, is_rms, norm_scale, replaced
 from cutaway.model.sites import POSITIONS
@@ -68,6 +68,7 @@ class Session:
         self.edits = [*(self.outer.edits if self.outer else ()), *self.edits]
         self.inputs = self.inputs or (self.outer.inputs if self.outer else None)
         self.read: dict[str, list[tuple[int, Tensor]]] = {}
+        self.part: dict[str, dict[str, Kept]] = {}
         self._versions: list[tuple[str, Tensor, int]] = []
         self._fired: set[int] = set()
         self._lacking: dict[int, str] = {}
@@ -227,13 +228,7 @@ class Session:
         axes = axes_of(seat.site)
         chosen = {"token": how.tokens, "head": how.heads, "kv_head": how.heads}
         own = self.windows.own(seat, axes) if how.tokens is not None else {}
-        for i, axis in enumerate(axes):
-            if (choice := chosen.get(axis)) is None:
-                continue
-            if axis in own:
-                seen = own_part(seen, axes.index("batch"), i, choice, own[axis], name)
-            else:
-                seen = seen.index_select(i, positions(choice, seen.shape[i], name, axis).to(seen.device))
+        seen, self.part[name] = part_of(seen, axes, chosen, own, name)
         seen = seen if how.grad else seen.detach()
         kept = seen.to("cpu" if how.keep == "cpu" else seen.device, how.dtype or seen.dtype)
         kept = kept.clone() if how.copy and kept.data_ptr() == raw.data_ptr() else kept
