@@ -9,8 +9,9 @@ import torch
 
 from cutaway.errors import InputError, LoadError
 from cutaway.zoo import emoji_clip
-from cutaway.zoo.contrastive import PROGRESS, Recipe, contrastive_loss, dropped, seconds_spent, train
+from cutaway.zoo.contrastive import Recipe, contrastive_loss, dropped, train
 from cutaway.zoo.muon import Muon, orthogonalised
+from cutaway.zoo.training import PROGRESS, seconds_spent
 
 SMALL = Recipe(steps=6, batch=18, warmup=2, contrast=0.8, whole=0.34, save_every=2)
 

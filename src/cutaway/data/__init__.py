@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cutaway.data.captions import STYLES, Caption, caption, captions
 from cutaway.data.claims import RELATIONS, At, Beside, Claim, Count, DrawnBy, Has, Noun, On, Written, relations
 from cutaway.data.concepts import ARTISTS, SEEN_ARTISTS, UNSEEN_ARTIST, Concept, concept, concepts
+from cutaway.data.description import description, sentences
 from cutaway.data.pairs import FACTORS, Pair, counterfactual, pairs
 from cutaway.data.plant import Cue, Duplicates, Mislabels, plant_cue, plant_duplicates, plant_mislabels
 from cutaway.data.questions import QUESTIONS, Question, questions
@@ -74,6 +75,7 @@ __all__ = [
     "contact_sheet",
     "counterfactual",
     "coverage",
+    "description",
     "items",
     "label_mask",
     "masks",
@@ -89,6 +91,7 @@ __all__ = [
     "render",
     "scene_at",
     "scenes",
+    "sentences",
     "sheet",
     "split_of",
     "sprite",

@@ -12,9 +12,9 @@ from rich.table import Column, Table
 from cutaway.model.load import device_of
 from cutaway.report.tables import heading
 from cutaway.zoo import make
-from cutaway.zoo.contrastive import seconds_spent, steps_done
 from cutaway.zoo.evaluate import Row
 from cutaway.zoo.trained import TRAINED, build, trained
+from cutaway.zoo.training import seconds_spent, steps_done
 
 
 def print_zoo(console: Console | None = None) -> None:

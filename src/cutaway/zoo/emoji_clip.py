@@ -14,10 +14,11 @@ import torch
 
 from cutaway import data
 from cutaway.errors import InputError
-from cutaway.zoo.contrastive import Pairs, Recipe, Step, train
+from cutaway.zoo.contrastive import Pairs, Recipe, train
 from cutaway.zoo.evaluate import Eyes, evaluate
 from cutaway.zoo.make import Making
 from cutaway.zoo.tiny_text import KINDS, word_tokenizer
+from cutaway.zoo.training import Step
 
 SIDE, PATCH, LONGEST = 64, 8, 32
 # How often the pairs of each factor are shown in training: more of what random captions rarely ask for.

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from cutaway.errors import InputError
-from cutaway.zoo.contrastive import Step
 from cutaway.zoo.evaluate import Row
 from cutaway.zoo.trained import CARD, MEASURED, Trained
+from cutaway.zoo.training import Step
 
 Told = Callable[[str], None]
 

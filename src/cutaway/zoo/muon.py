@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,7 @@ class Muon(torch.optim.Optimizer):
     the factor from Liu et al. 2025, 2502.16982. Matrices of one shape are orthogonalised together.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+    def __init__(self, params: Iterable[Any], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -28,6 +29,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             shapes: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
             for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
                 held = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                 held.mul_(group["momentum"]).add_(parameter.grad)
                 ahead = parameter.grad + group["momentum"] * held

@@ -72,6 +72,7 @@ TRAINED = {
     model.name: model
     for model in (
         Trained("emoji-clip", "a small CLIP trained on the drawn scenes of EmojiWorld", "cutaway.zoo.emoji_clip"),
+        Trained("emoji-llava", "a small LLaVA that answers questions about these scenes", "cutaway.zoo.emoji_llava"),
     )
 }
 
