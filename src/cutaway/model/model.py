@@ -185,7 +185,8 @@ class Model:
     def generate(self, inputs: Inputs, *, edits: Edits = (), **options: Any) -> Generation:
         """Write text under edits: the library's own `generate` with its options, such as `max_new_tokens`.
 
-        Token selectors are absolute positions; negative ones count from the end of the prompt. Each row of a padded
+        Token selectors are absolute positions; negative ones count from the end of the prompt, a slice without an end
+        goes on with what is written. Each row of a padded
         batch is written on as its prompt alone. More that the options ask for is in `Generation.outputs`.
         """
         _check_inputs(inputs)
