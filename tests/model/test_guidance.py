@@ -188,3 +188,16 @@ def test_a_run_of_fewer_steps_has_nothing_for_the_later_ones():
     with pytest.raises(EditError, match="brings nothing for step 2"):
         model.run(long, edits=Patch(SITE, donor), output="latent")
     model.run(long, edits=Patch(SITE, donor, step=[0, 1]), output="latent")
+
+
+def test_in_a_loop_of_ones_own_no_row_is_named():
+    """The pipeline's flags are those of an earlier call there, or of none."""
+    model = cutaway.load("tiny:sd")
+    model.module("a red dog", num_inference_steps=1, guidance_scale=3.0, height=32, width=32, output_type="latent")
+    model.module.scheduler.set_timesteps(2)
+    latents, words = torch.zeros(2, 4, 16, 16), torch.zeros(2, 4, 32)
+    held = model.edited(Add(SITE, 1.0, guidance="cond"))
+    with pytest.raises(EditError, match="nothing says which guidance rows"), torch.no_grad(), held:
+        model.module.unet(latents, 1, encoder_hidden_states=words)
+    with torch.no_grad(), model.edited(Scale(SITE, 0.0, batch=1)):
+        model.module.unet(latents, 1, encoder_hidden_states=words)

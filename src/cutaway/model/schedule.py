@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,12 +59,24 @@ class Schedule:
 
     def names(self, batch: int) -> tuple[str, ...]:
         """The guidance rows of a call with this batch, in order; unnamed where the pipeline does not say."""
+        if not _running(self.pipeline):  # a loop of the user's own: the flags are those of an earlier call, or of none
+            return (UNNAMED,)
         known = _rows(self.pipeline)
         if batch % (len(known) * (self.rows or 1)):  # a call of another kind beside those of the loop
             return (UNNAMED,) * max(1, batch // self.rows if self.rows and batch % self.rows == 0 else 1)
         if self.calls > 1 and known == ("cond",):  # the same timestep once more: what the guidance is against
             return ("uncond",) if self.calls == 2 and "Flux" in type(self.pipeline).__name__ else (UNNAMED,)
         return known
+
+
+def _running(pipeline: Any) -> bool:
+    """Whether the pipeline itself is what called its denoiser."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__" and frame.f_locals.get("self") is pipeline:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _rows(pipeline: Any) -> tuple[str, ...]:

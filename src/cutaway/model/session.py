@@ -113,7 +113,7 @@ class Session:
             if i in self._lacking:
                 raise EditError(
                     f"{edit!r} never acted: no guidance row '{edit.guidance}' ran", exists=self._lacking[i],
-                    do="run with guidance above 1",
+                    do="name a row that runs; one without the prompt needs guidance above 1",
                 )  # fmt: skip
             raise EditError(
                 f"{edit!r} never acted: its site did not run, or its step or positions never came",
