@@ -201,3 +201,14 @@ def test_in_a_loop_of_ones_own_no_row_is_named():
         model.module.unet(latents, 1, encoder_hidden_states=words)
     with torch.no_grad(), model.edited(Scale(SITE, 0.0, batch=1)):
         model.module.unet(latents, 1, encoder_hidden_states=words)
+
+
+def test_a_patch_from_a_run_without_guidance_says_which_row_it_is():
+    model = opened("sd")
+    plain, guided = (model.inputs(prompt="a red dog", steps=1, guidance=g, size=(32, 32)) for g in (1.0, 3.0))
+    donor = model.run(plain, record=SITE, output="latent")
+    with pytest.raises(EditError, match="drawn without guidance"):
+        model.run(guided, edits=Patch(SITE, donor), output="latent")
+    base = model.run(guided, record=SITE, output="latent")[SITE]
+    made = model.run(guided, edits=Patch(SITE, donor, guidance="cond"), record=SITE, output="latent")[SITE]
+    assert torch.equal(made[:, 0], base[:, 0]) and torch.equal(made[:, 1], donor[SITE][:, 0])

@@ -351,7 +351,7 @@ def _whole(edit: Edit, site: Site, axes: list[_Axis], frame: Frame, full: Tensor
         full = full[frame.step if full.shape[0] > 1 else 0]
     if full.dim() != len(axes):
         raise _misfit(edit, site, tuple(full.shape), axes, True)
-    return present(full, frame.guidance) if "guidance" in site.axes else full
+    return present(full, frame.guidance, edit) if "guidance" in site.axes else full
 
 
 def _within(axis: _Axis, size: int, whole: bool, kept: Tensor | None) -> _Axis:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cutaway.errors import EditError
+from cutaway.model.edits import Edit, Patch
 
 UNNAMED = ""  # a guidance row of a call that nothing says the meaning of
 
@@ -116,8 +117,16 @@ def steps_of(choice: Any, steps: int) -> Sequence[int]:
     return [step + steps if step < 0 else step for step in listed.flatten().long().tolist()]
 
 
-def present(full: Float[Tensor, "guidance *axes"], names: tuple[str, ...]) -> Float[Tensor, "row *axes"]:
-    """Of a value with both guidance rows the one that runs now (guidance has ended, or the prompt is encoded apart)."""
+def present(full: Float[Tensor, "guidance *axes"], names: tuple[str, ...], edit: Edit) -> Float[Tensor, "row *axes"]:
+    """Of a value with both guidance rows the one that runs now (guidance has ended, or the prompt is encoded apart).
+
+    Raises EditError for a patch from a run without guidance into one with it that does not say which row is meant.
+    """
+    if isinstance(edit, Patch) and edit.lengths is not None and len(full) == 1 < len(names) and edit.guidance is None:
+        raise EditError(
+            f"{edit!r}: the other run was drawn without guidance, this one has the rows {', '.join(names)}",
+            expected="one row for the row of the prompt", do="say which: `guidance='cond'`, or draw both with guidance",
+        )  # fmt: skip
     known = ("uncond", "cond")
     alone = len(full) == len(known) and len(names) == 1 and names[0] in known
     return full[known.index(names[0])][None] if alone else full
