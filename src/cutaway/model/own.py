@@ -63,11 +63,6 @@ def numbers_of(places: Int[Tensor, "m"], own: Int[Tensor, "n"], after: int) -> I
     return torch.where(places < after, torch.searchsorted(own, places), len(own) + places - after)
 
 
-def ends(own: Bool[Tensor, "row position"]) -> Int[Tensor, "row"]:
-    """The place of the last own position of each row."""
-    return own.shape[1] - 1 - own.flip(1).int().argmax(1)
-
-
 def padded(site: Site, inputs: Inputs) -> dict[str, Bool[Tensor, "row position"]]:
     """The position axes of a site on which some row is filled up, with what is each row's own."""
     found = {axis: inputs.own(site, axis) for axis in POSITIONS if axis in site.axes}
