@@ -18,9 +18,7 @@ from cutaway.zoo.language import Recipe, patches, scored, train
 from cutaway.zoo.training import PROGRESS
 from cutaway.zoo.vocabulary import END, PAD, ids, vocabulary
 
-SMALL = Recipe(
-    steps=4, batch=1, warmup=2, cool=2, still=1, single=4, begin=1, naming=1, pictures=4, save_every=2
-)  # fmt: skip
+SMALL = Recipe(steps=4, batch=1, warmup=2, cool=2, naming=1, single=4, pictures=4, save_every=2)
 HERE = trained.TRAINED["emoji-llava"].here
 shipped = pytest.mark.skipif(not HERE, reason="the weights of zoo:emoji-llava are not in this checkout")
 
@@ -44,20 +42,21 @@ def test_resumed_is_straight(tmp_path):
 
 
 def test_rates():
-    recipe = Recipe(steps=100, warmup=10, cool=20, rate=1.0, begin=40, naming=10, still=5, tower=0.1, words=0.3)
-    assert recipe.rate_at(0) == 0.1 and recipe.rate_at(9) == recipe.rate_at(79) == 1.0
+    recipe = Recipe(steps=100, warmup=10, cool=20, rate=1.0, naming=40, tower=0.1, words=0.3)
+    assert recipe.rate_at(0) == recipe.rate_at(40) == 0.1
+    assert recipe.rate_at(9) == recipe.rate_at(39) == recipe.rate_at(49) == recipe.rate_at(79) == 1.0
     assert recipe.rate_at(90) == pytest.approx(0.505) and recipe.rate_at(99) == pytest.approx(0.0595)
-    assert [recipe.share_at("tower", step) for step in (4, 5, 40, 50)] == [0.0, 0.1, pytest.approx(0.3), 0.1]
+    assert [recipe.share_at("tower", step) for step in (0, 39, 40)] == [pytest.approx(0.3)] * 2 + [0.1]
     assert recipe.share_at("words", 0) == 0.3 and recipe.share_at("rest", 0) == 1.0
 
 
 def test_the_seed_and_the_step_decide():
     draw = emoji_llava.batches(replace(SMALL, naming=2))
-    assert torch.equal(draw(0)[0].input_ids, draw(0)[0].input_ids)
-    assert torch.equal(draw(1).words, draw(1).words) and not torch.equal(draw(1).words, draw(2).words)
-    assert len(draw(0)) == 3 and len(draw(4)) == 5
+    assert torch.equal(draw(1).words, draw(1).words) and not torch.equal(draw(1).words, draw(0).words)
+    assert torch.equal(draw(2)[0].input_ids, draw(2)[0].input_ids)
+    assert len(draw(2)) == 3 and len(draw(4)) == 5
     other = emoji_llava.batches(replace(SMALL, seed=1))
-    assert not torch.equal(draw(1).pictures, other(1).pictures)
+    assert not torch.equal(draw(3)[0].pictures, other(3)[0].pictures)
 
 
 def test_patches_are_named_by_what_covers_them():
@@ -88,7 +87,7 @@ def test_it_begins_where_the_clip_stands():
 
 
 def test_a_few_conversations_are_learned(tmp_path):
-    recipe = replace(SMALL, steps=10, warmup=3, cool=5, begin=1000, single=1000, save_every=1000)
+    recipe = replace(SMALL, steps=10, warmup=3, cool=5, naming=0, single=1000, save_every=1000)
     few = [batch([conversation(random.Random(1), "words") for _ in range(1)])]
     steps = list(train(emoji_llava.untrained(), lambda _: few, recipe, tmp_path))
     assert steps[0].loss > 6 and steps[-1].loss < 4.5

@@ -24,37 +24,36 @@ SHARP = 20.0  # of the softmax over cosines by which patches are named
 class Recipe(training.Plan):
     """How to train: `steps` batches of about `batch` conversations; the rate falls over the last `cool` steps alone.
 
-    Word vectors learn at `words` times the rate, the vision tower at `tower` times, once `still` steps have passed in
-    which it is held. In the first `single` steps no conversation has more than one picture. The `naming` steps
-    from `begin` on teach tower and connector alone: each patch of `pictures` scenes to point at the name of its thing.
+    In the first `naming` steps there is no decoder: tower and connector learn that each patch of `pictures` scenes
+    points at the name of its thing. Up to step `single` no conversation has more than one picture. Word vectors learn
+    at `words` times the rate, the vision tower at `tower` times, three times that while it learns names.
     """
 
-    steps: int = 800
+    steps: int = 3200
     batch: int = 20
     warmup: int = 25
-    cool: int = 150
+    cool: int = 700
     words: float = 0.3
     tower: float = 0.1
-    still: int = 50
-    single: int = 475
-    begin: int = 175
-    naming: int = 300
+    naming: int = 600
+    single: int = 1000
     pictures: int = 64
     save_every: int = 25
 
     def rate_at(self, step: int) -> float:
-        """Linear up to `rate`, level, and linear down to a hundredth of it."""
-        return self.rate * min((step + 1) / self.warmup, 1.0, 0.01 + 0.99 * (self.steps - step) / self.cool)
+        """Linear up to `rate`, once for names and once for conversations, level, and down to a hundredth of it."""
+        since = step if self.names_at(step) else step - self.naming
+        return self.rate * min((since + 1) / self.warmup, 1.0, 0.01 + 0.99 * (self.steps - step) / self.cool)
 
     def share_at(self, part: str, step: int) -> float:
-        """Slower where something was known before; the tower is held at first, freer while it learns names."""
+        """Slower where something was known before; the tower is freer while it learns names."""
         if part == "tower":
-            return 0.0 if step < self.still else self.tower * (3 if self.names_at(step) else 1)
+            return self.tower * (3 if self.names_at(step) else 1)
         return self.words if part == "words" else 1.0
 
     def names_at(self, step: int) -> bool:
         """Whether that step teaches names to patches."""
-        return self.begin <= step < self.begin + self.naming
+        return step < self.naming
 
 
 class Named(NamedTuple):
