@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any
 
 import torch
@@ -239,10 +239,15 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
-def parameters(module: nn.Module) -> list[str]:
+def parameters(module: nn.Module) -> tuple[str, ...]:
     """The names of what a module's class takes, in order; other tools may have put something before its forward."""
-    found = inspect.signature(type(module).forward).parameters
-    return [name for name, one in found.items() if one.kind is one.POSITIONAL_OR_KEYWORD][1:]
+    return _positional(type(module).forward)
+
+
+@lru_cache(maxsize=256)
+def _positional(forward: Callable[..., Any]) -> tuple[str, ...]:
+    found = inspect.signature(forward).parameters
+    return tuple(name for name, one in found.items() if one.kind is one.POSITIONAL_OR_KEYWORD)[1:]
 
 
 def entries(output: Any) -> dict[str, Any]:

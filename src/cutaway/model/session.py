@@ -225,10 +225,11 @@ class Session:
     def _keep(self, seat: Seat, raw: Float[Tensor, "..."]) -> None:
         how, name = self.recording, str(seat.site)
         seen = self.windows.view(seat, raw)
-        axes = axes_of(seat.site)
-        chosen = {"token": how.tokens, "head": how.heads, "kv_head": how.heads}
-        own = self.windows.own(seat, axes) if how.tokens is not None else {}
-        seen, self.part[name] = part_of(seen, axes, chosen, own, name)
+        if how.tokens is not None or how.heads is not None:
+            axes = axes_of(seat.site)
+            chosen = {"token": how.tokens, "head": how.heads, "kv_head": how.heads}
+            own = self.windows.own(seat, axes) if how.tokens is not None else {}
+            seen, self.part[name] = part_of(seen, axes, chosen, own, name)
         seen = seen if how.grad else seen.detach()
         kept = seen.to("cpu" if how.keep == "cpu" else seen.device, how.dtype or seen.dtype)
         kept = kept.clone() if how.copy and kept.data_ptr() == raw.data_ptr() else kept

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from cutaway.errors import SiteError, near
 
@@ -56,6 +57,10 @@ class Site:
         return cls(tower, layer, ".".join(rest), stream)
 
     def __str__(self) -> str:
+        return self._name
+
+    @cached_property
+    def _name(self) -> str:
         words = (self.tower, self.layer, self.stream, self.part)
         return ".".join(str(word) for word in words if word is not None)
 
@@ -75,6 +80,7 @@ class SiteTable:
 
     def __init__(self, sites: Iterable[Site], raw: Iterable[str] = ()) -> None:
         self._sites = {str(site): site for site in sites}
+        self._order = {name: i for i, name in enumerate(self._sites)}
         self._raw = {f"raw.{path}": Site("raw", None, path) for path in raw if path}
 
     def __iter__(self) -> Iterator[Site]:
@@ -110,8 +116,7 @@ class SiteTable:
         """The union of several names or patterns, each site once, in the order of the table."""
         patterns = [record] if isinstance(record, str | Site) else list(record)
         chosen = {str(site): site for pattern in patterns for site in self[pattern]}
-        order = {name: i for i, name in enumerate(self._sites)}
-        return sorted(chosen.values(), key=lambda site: order.get(str(site), len(order)))
+        return sorted(chosen.values(), key=lambda site: self._order.get(str(site), len(self._order)))
 
     def towers(self) -> dict[str, int]:
         """Each tower with its number of layers."""

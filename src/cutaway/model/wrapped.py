@@ -104,32 +104,40 @@ def execution_device(roots: Iterable[nn.Module], otherwise: torch.device | None 
 def at_rest(roots: Iterable[nn.Module], *, eval_mode: bool = True) -> Iterator[None]:
     """Modules as they can be watched: in eval mode (if asked for), not compiled, not checkpointed; then as before."""
     changed: list[tuple[dict[str, Any], str, Any]] = []
-
-    def change(module: nn.Module, name: str, value: Any) -> None:
-        changed.append((vars(module), name, vars(module)[name]))
-        vars(module)[name] = value  # a flag alone: `eval()` of some adapters would merge them
-
-    modules = [module for root in roots for module in root.modules()]
-    with _eager() if any(map(_compiled, modules)) else nullcontext():
+    named = ("training", "gradient_checkpointing") if eval_mode else ("gradient_checkpointing",)
+    owned = _owned(roots)
+    with _eager() if any(map(_compiled, owned)) else nullcontext():
         try:
-            for module in modules:
-                own = vars(module)
-                if eval_mode and own.get("training"):
-                    change(module, "training", False)
-                if own.get("gradient_checkpointing"):
-                    change(module, "gradient_checkpointing", False)
-                if "checkpoint_fn" in own:  # torch's `CheckpointWrapper`
-                    change(module, "checkpoint_fn", _called)
+            for own in owned:
+                # A flag alone: `eval()` of some adapters would merge them. The last is torch's `CheckpointWrapper`.
+                flags: list[tuple[str, Any]] = [(name, False) for name in named if own.get(name)]
+                flags += [("checkpoint_fn", _called)] if "checkpoint_fn" in own else []
+                for name, value in flags:
+                    changed.append((own, name, own[name]))
+                    own[name] = value
             yield
         finally:
             for own, name, value in reversed(changed):
                 own[name] = value
 
 
-def _compiled(module: nn.Module) -> bool:
+def _owned(roots: Iterable[nn.Module]) -> list[dict[str, Any]]:
+    """What every module below the roots holds, each once: the same as `modules()`, several times faster."""
+    found: dict[int, dict[str, Any]] = {}
+    waiting = [vars(root) for root in roots]
+    while waiting:
+        own = waiting.pop()
+        if id(own) not in found:
+            found[id(own)] = own
+            waiting += [vars(below) for below in own["_modules"].values() if below is not None]
+    return list(found.values())
+
+
+def _compiled(own: dict[str, Any]) -> bool:
     """Whether calls of a module go through the compiler, as a whole or in its forward."""
-    own = vars(module)
-    return own.get("_compiled_call_impl") is not None or hasattr(own.get("forward"), "_torchdynamo_orig_callable")
+    return own.get("_compiled_call_impl") is not None or (
+        "forward" in own and hasattr(own["forward"], "_torchdynamo_orig_callable")
+    )
 
 
 @contextmanager
