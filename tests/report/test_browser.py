@@ -77,6 +77,15 @@ def test_it_is_whole_and_quiet(tab: Page, folder: Path, name: str, size: tuple[i
     assert "could not be drawn" not in tab.run("document.body.innerText")
 
 
+def test_the_header_stays_while_the_page_grows(every: Page) -> None:
+    """However little is below it yet: a table of contents longer than the page so far must not stretch it."""
+    height = "document.querySelector('header').getBoundingClientRect().height"
+    top = "document.querySelector('main').getBoundingClientRect().top"
+    before = every.run(f"[{height}, {top}]")
+    every.run("document.querySelectorAll('main > *').forEach((e) => e.remove())")
+    assert every.run(f"[{height}, {top}]") == before
+
+
 def test_the_slider_changes_the_map(every: Page) -> None:
     before = ink(every, "#v-lens .heatmap canvas")
     every.run("document.querySelector('#v-lens input[type=range]').focus()")
