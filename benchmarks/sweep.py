@@ -73,7 +73,7 @@ class Case:
         (edit,) = self.cells.edits[cell]
         if not isinstance(edit, Patch):
             return None
-        seat = self.model._seats[str(edit.site)]
+        seat = self.model.engine.seats[str(edit.site)]
         names = {id(module): path for path, module in self.model.module.named_modules()}
         return names[id(seat.module)], edit.head, edit.token, self.source[str(edit.site)]  # type: ignore[return-value]
 

@@ -124,7 +124,7 @@ def moved(run: Run, other: Run) -> float:
 
 def modules(model: Model) -> Iterator[tuple[str, nn.Module]]:
     """Every module of a model or pipeline with its path."""
-    for root_name, root in model._roots.items():
+    for root_name, root in model.engine.roots.items():
         for path, module in root.named_modules():
             yield f"{root_name}.{path}", module
 

@@ -177,7 +177,7 @@ def test_a_norm_under_an_adapter_is_read_and_written_as_it_acts(name, kind):
     model, _ = tuned(name, config)
     randomised(model.module, ["modules_to_save", "ln_tuning_layers"])
     before, site = f"{HEADS_IN[name]}.1.resid_pre", f"{HEADS_IN[name]}.1.attn.norm.scale"
-    norm = model._seat(model.sites.one(site)).module
+    norm = model.engine.seat(site).module
     gain, bias = norm_weights(norm)
     run = model.run(given(name), record=[before, site])
     x, scale = run[before], run[site]

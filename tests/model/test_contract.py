@@ -19,7 +19,7 @@ from cutaway.model.attention import AttentionTap
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.seats import Seat, Tower
-from cutaway.model.session import Recording, Session
+from cutaway.model.session import Session
 from world import (
     KNOWN,
     PIPELINES,
@@ -238,7 +238,7 @@ def seen_z(name: str, run: Any, prefix: str, made: Tensor) -> Tensor:
     if f"{prefix}z" in run.activations:
         return run[f"{prefix}z"]
     if site.layer is None:
-        module = opened(name)._seats[f"{prefix}pattern"].module
+        module = opened(name).engine.seats[f"{prefix}pattern"].module
         out = module.out_proj(made.flatten(-2))
         assert gap(out, run[f"{prefix}out"]) < 1e-9
         return made
@@ -338,7 +338,7 @@ def test_where_the_norm_comes_last_it_takes_the_sum(name: str, tower: str) -> No
         words = [word for word in ("attn", "cross", "mlp") if f"{p}{word}.out" in run.activations]
         steps = [s for s in ("cross.resid_pre", "resid_mid", "resid_post") if p + s in run.activations]
         for word, step in zip(words, steps, strict=True):
-            total = model._seats[f"{p}{word}.norm.scale"].module(total + run[f"{p}{word}.out"])
+            total = model.engine.seats[f"{p}{word}.norm.scale"].module(total + run[f"{p}{word}.out"])
             assert gap(total, run[p + step]) < 1e-9, p + step
             total = run[p + step]
 
@@ -347,7 +347,7 @@ def test_where_the_norm_comes_last_it_takes_the_sum(name: str, tower: str) -> No
 def test_a_norm_divides_by_its_scale(name: str) -> None:
     """y = (x - mean) / scale * w + b, without the mean for RMS norms, whose arithmetic the library does in float32."""
     model, run = opened(name), clean(name)
-    seats = {site: seat for site, seat in model._seats.items() if seat.kind == "scale"}
+    seats = {site: seat for site, seat in model.engine.seats.items() if seat.kind == "scale"}
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {site: [] for site in seats}
     handles = [
         seat.module.register_forward_hook(lambda _, args, out, site=site: seen[site].append((args[0].clone(), out)))
@@ -413,12 +413,12 @@ def test_a_site_states_its_axes_and_sizes(name: str) -> None:
 @each
 def test_every_site_fires_once_a_forward_and_once_a_step(name: str) -> None:
     model, inputs = opened(name), given(name)
-    session = model._session([], list(model._seats.values()), Recording(), inputs)
-    with torch.no_grad(), session:
-        model._call(inputs, "pt")
+    session = model.engine.session([], list(model.engine.seats.values()), inputs=inputs)
+    with torch.no_grad(), model.engine.taken(), session:
+        inputs.call(model.module, inputs.tensors, **inputs.call.sweeping)
     expected = {
         str(seat.site): inputs.tensors["num_inference_steps"] if seat.tower.stepped else len_guidance(name, seat)
-        for seat in model._seats.values()
+        for seat in model.engine.seats.values()
     }
     assert {site: len(fired) for site, fired in session.read.items()} == expected
 
@@ -445,7 +445,7 @@ def written(name: str, start: str) -> list[Site]:
         return live
     warm(model, given(name))
     library = {tower.name for tower in library_towers(model)}
-    return [s for s in live if s.tower in library and model._seats[str(s)].kind in ("out", "scale")]
+    return [s for s in live if s.tower in library and model.engine.seats[str(s)].kind in ("out", "scale")]
 
 
 def tolerance_of(name: str, site: Site) -> float:
@@ -506,9 +506,10 @@ def test_a_dead_site_is_dead_and_says_why(name: str) -> None:
         with pytest.raises(EditError) as caught:
             model.run(given(name), edits=Patch(site, value), **drawn(model))
         assert site.dead.rstrip(".") in str(caught.value)
-        forced = model._session([(model._seats[str(site)], Patch(site, value))], (), Recording(), given(name))
+        inputs, engine = given(name), model.engine
+        forced = engine.session([(engine.seats[str(site)], Patch(site, value))], inputs=inputs)
         with torch.no_grad(), forced:
-            outputs = model._call(given(name), "pt")
+            outputs = inputs.call(model.module, inputs.tensors, **inputs.call.sweeping)
         forced.check()  # it did write
         final = [t for t in tensors(outputs) if t.shape == tensors(run.outputs)[0].shape][:1]
         assert identical(final[0], tensors(run.outputs)[0]), f"{site} is declared dead and changes the output"
@@ -546,7 +547,7 @@ def test_attention_goes_through_the_tap_when_asked_and_only_then(name: str, monk
 )  # fmt: skip
 def test_an_edit_does_what_a_plain_hook_at_the_same_place_does(name: str, site: str) -> None:
     model, run = opened(name), clean(name)
-    seat = model._seats[site]
+    seat = model.engine.seats[site]
     factor = 1.5
 
     def plain(module: Any, args: Any, output: Any) -> Any:

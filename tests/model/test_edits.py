@@ -162,7 +162,7 @@ def test_grouped_query_heads_are_selected_by_their_own_number():
 def test_ablating_every_head_is_ablating_what_they_write():
     model = opened("gpt2")
     heads = [Ablate("text.1.attn.z", head=h) for h in range(4)]
-    bias = model._seats["text.1.attn.z"].module.bias
+    bias = model.engine.seats["text.1.attn.z"].module.bias
     assert torch.allclose(
         model.run(given("gpt2"), edits=heads).logits,
         model.run(given("gpt2"), edits=Set("text.1.attn.out", bias)).logits,

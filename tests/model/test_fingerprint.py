@@ -176,7 +176,7 @@ def test_a_model_is_its_weights_and_stays_itself_when_it_runs(name):
     model = world.fresh(name)
     before = fingerprint(model)
     assert fingerprint(opened(name)) == before
-    weight = next(parameter for root in model._roots.values() for parameter in root.parameters())
+    weight = next(parameter for root in model.engine.roots.values() for parameter in root.parameters())
     with torch.no_grad():
         weight.view(-1)[-1] += 0.5
     assert fingerprint(model) != before

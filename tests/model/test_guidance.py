@@ -7,7 +7,8 @@ import torch
 import cutaway
 from cutaway import Add, Patch, Scale
 from cutaway.errors import EditError, SiteError
-from cutaway.model.schedule import steps_of
+from cutaway.model.engine import joined
+from cutaway.model.steps import steps_of
 from cutaway.zoo import tiny
 from world import opened
 
@@ -26,7 +27,7 @@ def zeroed(seen):
 def drawing(model, edits, **options):
     """Rows that an edit has zeroed, call by call, in the user's own pipeline call."""
     seen = []
-    handle = model._seats[SITE].module.register_forward_hook(zeroed(seen))
+    handle = model.engine.seats[SITE].module.register_forward_hook(zeroed(seen))
     try:
         with model.edited(edits) as pipeline:
             asked = {"prompt": "a red dog", "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
@@ -68,7 +69,7 @@ def test_a_second_loop_over_the_same_timesteps_counts_anew():
     pipeline, seen = model.module, []
     pipeline.scheduler.set_timesteps(3)
     latent, words = torch.zeros(1, 4, 16, 16).double(), torch.zeros(1, 4, 32).double()
-    handle = model._seats[SITE].module.register_forward_hook(zeroed(seen))
+    handle = model.engine.seats[SITE].module.register_forward_hook(zeroed(seen))
     pipeline._guidance_scale = 0.0
     with model.edited(Scale(SITE, 0.0, step=1)), torch.no_grad():
         for _ in range(2):
@@ -98,7 +99,7 @@ def test_a_picture_that_guides_has_a_row_of_its_own(choice, want):
     unet = diffusers.UNet2DConditionModel(**{**config, "in_channels": 8})
     model = other(diffusers.StableDiffusionInstructPix2PixPipeline, unet=unet)
     seen = []
-    handle = model._seats[SITE].module.register_forward_hook(zeroed(seen))
+    handle = model.engine.seats[SITE].module.register_forward_hook(zeroed(seen))
     with model.edited([Scale(SITE, 0.0, guidance=choice)]) as pipeline:
         pipeline("a red dog", image=tiny.picture(0, size=(32, 32)), num_inference_steps=2, output_type="latent")
     handle.remove()
@@ -123,7 +124,7 @@ def test_guidance_may_end_midway(choice, rows, after):
 def test_guidance_computed_apart_is_of_the_same_step():
     """Flux with a negative prompt calls its denoiser twice a step, with the prompt first."""
     model, site, seen = opened("flux"), "denoiser.0.image.attn.out", []
-    seat = model._seats[site]
+    seat = model.engine.seats[site]
 
     def note(module, args, output):
         seen.append(bool((output[0] if isinstance(output, tuple) else output).abs().amax() == 0))
@@ -161,7 +162,7 @@ def test_a_recording_over_changing_guidance_is_refused():
     both, one = torch.zeros(2, 1, 4), torch.zeros(1, 1, 4)
     for fired in ([(0, both), (1, one)], [(0, one), (0, one)]):
         with pytest.raises(SiteError, match="other guidance rows"):
-            model._joined(model.sites.one(SITE), fired)
+            joined(model.sites.one(SITE), fired)
 
 
 @pytest.mark.parametrize(

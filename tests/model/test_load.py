@@ -15,8 +15,8 @@ from world import alike, given, identical, library_call, opened
 
 def same_weights(one, other):
     """Bit for bit, name by name, in every module of a model or pipeline."""
-    theirs = [root.state_dict() for root in other._roots.values()]
-    found = [root.state_dict() for root in one._roots.values()]
+    theirs = [root.state_dict() for root in other.engine.roots.values()]
+    found = [root.state_dict() for root in one.engine.roots.values()]
     return all(
         a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
         for a, b in zip(found, theirs, strict=True)

@@ -154,7 +154,7 @@ def test_a_hundred_runs_hold_no_more_tensors_than_one():
 def test_what_was_overwritten_in_place_after_it_was_read_is_an_error():
     model = opened("llama")
     site = "text.1.mlp.out"
-    module = model._seats[site].module
+    module = model.engine.seats[site].module
     handle = model.towers["text"].blocks[1].register_forward_hook(lambda m, a, out: out)
     late = module.register_forward_hook(lambda m, a, out: hold.append(out))
     hold = []

@@ -80,7 +80,7 @@ def test_the_encodings_of_a_prompt_are_counted_anew_in_each_pipeline_call():
 @pytest.mark.parametrize("site", ["text.1.resid_pre", "text.1.resid_post", "text.1.attn.z"])
 def test_hooks_that_were_there_before_see_the_edit(site):
     model, seen = opened("llama"), []
-    seat = model._seats[site]
+    seat = model.engine.seats[site]
     if seat.kind == "in":
         handle = seat.module.register_forward_pre_hook(lambda _, args: seen.append(args[0].unique().tolist()))
     else:

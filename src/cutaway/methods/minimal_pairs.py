@@ -14,6 +14,7 @@ from cutaway.data import Pair, Scene, render
 from cutaway.errors import TargetError
 from cutaway.methods.feed import check_rows, embedded, unit
 from cutaway.methods.result import MethodError
+from cutaway.model.calls import Method
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
@@ -47,7 +48,7 @@ class closer(Target):  # noqa: N801
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The difference of the two cosines."""
         own = getattr(run.outputs, "pooler_output", None)
-        if own is None or not run.inputs.call.startswith("get_"):
+        if own is None or not isinstance(run.inputs.call, Method):
             raise TargetError(
                 "this run has no embedding in a joint space", exists=f"output {type(run.outputs).__name__}",
                 expected="a contrastive model on pictures alone or on texts alone", do="give another target",

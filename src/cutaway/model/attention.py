@@ -85,9 +85,7 @@ class AttentionTap:
     def finish(self) -> None:
         """Hand over what was read, once the module has returned."""
         for kind, parts in self._parts.items():
-            whole = (
-                parts[0] if len(parts) == 1 else torch.cat(parts, 2) if kind in ("q", "k", "v") else _diagonal(parts)
-            )
+            whole = parts[0] if len(parts) == 1 else torch.cat(parts, 2) if kind in ("q", "k", "v") else diagonal(parts)
             self._read(kind, whole)
         self._parts, self._offset, self.query = {}, 0, torch.empty(0)
 
@@ -165,7 +163,7 @@ def repeat_heads(x: Float[Tensor, "batch kv_head key d"], heads: int) -> Float[T
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
 
 
-def _diagonal(parts: list[Tensor]) -> Tensor:
+def diagonal(parts: list[Tensor]) -> Tensor:
     """Put square pieces on the diagonal of one matrix, zero elsewhere."""
     size = sum(part.shape[-1] for part in parts)
     whole = parts[0].new_zeros(*parts[0].shape[:-2], size, size)

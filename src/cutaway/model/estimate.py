@@ -14,7 +14,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.sites import Site
 
 if TYPE_CHECKING:
-    from cutaway.model.model import Model
+    from cutaway.model.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Estimate:
         return f"Estimate({self.total / 2**20:.1f} MiB in {len(self.by_site)} sites; largest (MiB): {said})"
 
 
-def estimate(model: Model, inputs: Inputs, sites: Sequence[Site], dtype: torch.dtype) -> Estimate:
+def estimate(engine: Engine, inputs: Inputs, sites: Sequence[Site], dtype: torch.dtype) -> Estimate:
     """The shape and size of every site on these inputs."""
-    shapes = {str(site): _shape(model, inputs, site) for site in sites}
+    shapes = {str(site): _shape(engine, inputs, site) for site in sites}
     return Estimate({name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}, shapes)
 
 
-def _shape(model: Model, inputs: Inputs, site: Site) -> tuple[int, ...]:
+def _shape(engine: Engine, inputs: Inputs, site: Site) -> tuple[int, ...]:
     sizes = dict(site.sizes)
     if inputs.latent is not None:
-        sizes |= _drawn(model, inputs, site)
+        sizes |= _drawn(engine, inputs, site)
     for axis in site.axes:
         if axis not in sizes:
             sizes[axis] = _positions(inputs, site, axis, sizes)
@@ -60,28 +60,28 @@ def _positions(inputs: Inputs, site: Site, axis: str, sizes: dict[str, int]) -> 
     return known.batch if axis == "batch" else len(known)
 
 
-def _drawn(model: Model, inputs: Inputs, site: Site) -> dict[str, int]:
+def _drawn(engine: Engine, inputs: Inputs, site: Site) -> dict[str, int]:
     """The sizes a pipeline's call fixes: steps, guidance rows, pictures, and the resolution of a block."""
     call = inputs.tensors
-    guided = call["guidance_scale"] > 1 and hasattr(type(model.module), "do_classifier_free_guidance")
-    tower = model.towers.get(site.tower)
-    if tower and tower.prompted and getattr(model.module.config, "force_zeros_for_empty_prompt", False):
+    guided = call["guidance_scale"] > 1 and hasattr(type(engine.module), "do_classifier_free_guidance")
+    tower = engine.towers.get(site.tower)
+    if tower and tower.prompted and getattr(engine.module.config, "force_zeros_for_empty_prompt", False):
         guided = guided and "negative_prompt" in call  # without one the pipeline (SDXL) encodes nothing, it puts zeros
     sizes = {"batch": len(call["prompt"]), "step": call["num_inference_steps"], "guidance": 2 if guided else 1}
-    height, width = _resolution(model, inputs, site)
+    height, width = _resolution(engine, inputs, site)
     return sizes | {"height": height, "width": width, "pixels": height * width}
 
 
-def _resolution(model: Model, inputs: Inputs, site: Site) -> tuple[int, int]:
+def _resolution(engine: Engine, inputs: Inputs, site: Site) -> tuple[int, int]:
     """Height and width of the picture at a site: halved by every down block of a UNet that lies before it."""
-    factor = int(model.module.vae_scale_factor)
+    factor = int(engine.module.vae_scale_factor)
     height, width = inputs.tensors["height"], inputs.tensors["width"]
     if site.tower.startswith("vae"):
         return (height // factor, width // factor) if site.part == "latent" else (height, width)
     if "height" in site.axes and site.layer is None:
         return height // factor, width // factor
     height, width = inputs.latent or (0, 0)
-    tower = model.towers["denoiser"]
+    tower = engine.towers["denoiser"]
     if site.tower != "denoiser" or tower.tokens != "latent" or site.layer is None:
         return height, width
     config: Any = tower.module.config

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.errors import InputError
+from cutaway.model.engine import Engine
 from cutaway.model.known import mapped
 from cutaway.model.run import Run
 
@@ -97,10 +98,9 @@ class _Unordered(list[object]):
 @functools.singledispatch
 def spelled(value: Any) -> Spelled:
     """The parts that a value is equal in when it is equal; of an unknown object, what a copy would be made of."""
-    from cutaway.model.model import Model
-
-    if isinstance(value, Model):
-        return _model(value)
+    engine = getattr(value, "engine", value)
+    if isinstance(engine, Engine):
+        return _model(engine)
     if hasattr(value, "get_vocab"):
         return type(value), json.dumps(sorted(value.get_vocab().items()))
     if is_dataclass(value):
@@ -184,9 +184,10 @@ def _settings(part: Any) -> object:
     return plain, getattr(config, "_attn_implementation", None)
 
 
-def _model(model: Any) -> Spelled:
+def _model(engine: Engine) -> Spelled:
     """The module, or the components of a pipeline: modules whole, schedulers by their settings, without their clock."""
-    parts = model.module.components if model.is_pipeline else {"": model.module, "tokenizer": model.tokenizer}
+    module = engine.module
+    parts = {"": module, "tokenizer": engine.tokenizer} if engine.pipeline is None else module.components
     for name, part in parts.items():
         plain = not isinstance(part, nn.Module) and isinstance(getattr(part, "config", None), Mapping)
         yield from (name, (type(part), _settings(part)) if plain else part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,35 +12,33 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cutaway.errors import CutawayError, InputError
+from cutaway.model.engine import Edits, Engine
 from cutaway.model.inputs import Inputs
 from cutaway.model.run import Generation
 from cutaway.model.seats import Tower
 from cutaway.model.texts import PER_TOKEN, padding, text_limit, writes
 from cutaway.model.tokens import TokenMap
 
-if TYPE_CHECKING:
-    from cutaway.model.model import Edits, Model
-
 _COUNTS = {"max_new_tokens": 1, "max_length": 1, "num_beams": 1, "num_return_sequences": 1, "min_new_tokens": 0}
 _STARTS = ("language", "task", "prompt_ids")
 
 
-def generate(model: Model, inputs: Inputs, edits: Edits, options: Mapping[str, Any]) -> Generation:
+def generate(engine: Engine, inputs: Inputs, edits: Edits, options: Mapping[str, Any]) -> Generation:
     """What a model writes after the prompts of `inputs`, under edits, with the options of the library's `generate`."""
-    module: Any = model.module
-    if model.is_pipeline or not hasattr(module, "generate"):
+    module: Any = engine.module
+    if engine.pipeline is not None or not hasattr(module, "generate"):
         raise InputError(f"{type(module).__name__} writes no text", do="use `model.run`; pipelines draw with it")
-    start = begun(module, model.towers, inputs)
+    start = begun(module, engine.towers, inputs)
     _check_options(options, start)
     checked = [*(options.get("logits_processor") or ()), _checked]
     asked = {**options, "logits_processor": checked} if _padded(start) else options
-    with torch.no_grad(), model._edited(edits, start):
+    with torch.no_grad(), engine.edited(edits, start):
         try:
             outputs = module.generate(**start.tensors, **asked)
         except CutawayError:
             raise
         except (ValueError, TypeError, IndexError) as error:
-            limit = text_limit(model.towers.get("text"))
+            limit = text_limit(engine.towers.get("text"))
             raise InputError(
                 f"`generate` of {type(module).__name__} did not take these inputs and options: {str(error)[:200]}",
                 expected="the options of the library's own `generate`"
@@ -49,8 +47,10 @@ def generate(model: Model, inputs: Inputs, edits: Edits, options: Mapping[str, A
                 do="run `model.module.generate` with the same tensors to see where it stops",
             ) from error
     ids = outputs if isinstance(outputs, Tensor) else outputs["sequences"]
-    skip = _prompt_length(model, start, outputs, options)
-    texts = model.tokenizer.batch_decode(ids[:, skip:], skip_special_tokens=True) if model.tokenizer is not None else ()
+    skip = _prompt_length(engine, start, outputs, options)
+    texts = (
+        engine.tokenizer.batch_decode(ids[:, skip:], skip_special_tokens=True) if engine.tokenizer is not None else ()
+    )
     return Generation(ids, tuple(texts), start, _mask(module, start, ids, skip, options), outputs)
 
 
@@ -129,10 +129,10 @@ def _check_options(options: Mapping[str, Any], inputs: Inputs) -> None:
         )  # fmt: skip
 
 
-def _prompt_length(model: Model, inputs: Inputs, outputs: Any, options: Mapping[str, Any]) -> int:
+def _prompt_length(engine: Engine, inputs: Inputs, outputs: Any, options: Mapping[str, Any]) -> int:
     """How many of the ids that came back are the prompt's: those of a decoder, where the library gives them back."""
-    prompt = inputs.tensors.get("input_ids" if writes(model.module) else "decoder_input_ids")
-    stripped = "audio" in model.towers and not options.get("force_unique_generate_call")
+    prompt = inputs.tensors.get("input_ids" if writes(engine.module) else "decoder_input_ids")
+    stripped = "audio" in engine.towers and not options.get("force_unique_generate_call")
     if prompt is None or (stripped and type(outputs) in (Tensor, dict)):  # Whisper joins segments without their start
         return 0
     return int(prompt.shape[1])

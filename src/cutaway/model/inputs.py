@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cutaway.errors import InputError, near
+from cutaway.model.calls import Forward
 from cutaway.model.sites import Site
 from cutaway.model.tokens import TokenMap
 
@@ -21,14 +22,14 @@ from cutaway.model.tokens import TokenMap
 class Inputs:
     """A bundle for one run: the keyword arguments of the call, the token map of each tower, the pictures as seen.
 
-    `call` names what is called: `forward`, a method of the model (`get_image_features`), or `pipeline`. `unasked` names
-    the tensors that a forward needs and nobody asked for: the start of a decoder, which `generate` begins by itself.
+    `call` is what is called with them: the forward, a method of the model, a pipeline, its denoiser once. `unasked`
+    names the tensors that a forward needs and nobody asked for: the start of a decoder, which `generate` begins itself.
     """
 
     tensors: Mapping[str, Any]
     tokens: Mapping[str, TokenMap] = field(default_factory=dict)
     pictures: tuple[Image.Image, ...] = ()
-    call: str = "forward"
+    call: Forward = field(default_factory=Forward)
     latent: tuple[int, int] | None = None
     unasked: tuple[str, ...] = ()
 
@@ -90,7 +91,8 @@ class Inputs:
         """
         known, text = self.tokens.get(tower), self.tokens.get("text")
         if known is None:
-            return tuple(range(len(self.tensors["prompt"]))) if self.call == "pipeline" else None
+            prompts = self.call.prompts(self.tensors)
+            return None if prompts is None else tuple(range(prompts))
         pictures = known.image.max(1)
         if tower == "text" or text is None or not (text.image >= 0).any() or (pictures < 0).any():
             return tuple(range(known.batch))
@@ -111,7 +113,7 @@ class Inputs:
         head = bundles[0]
         shapes = [{k: tuple(v.shape[1:]) for k, v in b.tensors.items() if isinstance(v, Tensor)} for b in bundles]
         for other, shape in zip(bundles, shapes, strict=True):
-            if other.call != head.call or shape != shapes[0] or head.call == "pipeline":
+            if other.call != head.call or shape != shapes[0] or not head.call.batched:
                 raise InputError(
                     "these inputs do not line up in one batch", expected=f"tensors like {shapes[0]}", exists=f"{shape}",
                     do="pad the texts to one length (`model.inputs` with a list of texts), or run them one by one",

@@ -22,6 +22,11 @@ ROWS = frozenset({
     "attention_mask", "bool_masked_pos", "cache_position", "encoder_attention_mask", "encoder_hidden_states",
     "input_features", "input_ids", "inputs_embeds", "pixel_values", "position_ids", "token_type_ids",
 })  # fmt: skip
+# What denoisers take beside: the same of their rows; what is not in this list is the same for all.
+DENOISED = frozenset({
+    "added_cond_kwargs", "guidance", "hidden_states", "img_ids", "pooled_projections", "sample", "timestep", "txt_ids",
+})  # fmt: skip
+SHARED = ("cache_position", "img_ids", "txt_ids")
 
 
 @dataclass
@@ -281,9 +286,20 @@ def in_rows(name: str, value: Tensor, n: int, rows: int) -> Tensor:
 
     Positions lie (row, token), (part, row, token) or (token); they and masks may have one row for all.
     """
-    if value.dim() == 0 or name == "cache_position" or (name == "position_ids" and value.dim() == 1):
+    if value.dim() == 0 or name in SHARED or (name == "position_ids" and value.dim() == 1):
         return value
     axis = value.dim() - 2 if name == "position_ids" else 0
     if name in ("position_ids", "attention_mask") and value.shape[axis] == 1 < rows:
         return value
     return repeated(value, n, axis)
+
+
+def in_rows_all(given: Mapping[str, Any], n: int, rows: int) -> dict[str, Any]:
+    """N times the rows of all arguments, in dictionaries among them too; what is no tensor stays."""
+
+    def fit(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return in_rows_all(value, n, rows)
+        return in_rows(name, value, n, rows) if isinstance(value, Tensor) else value
+
+    return {name: fit(name, value) for name, value in given.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import InputError, near
+from cutaway.model.calls import Forward, Method, Pipeline
 from cutaway.model.geometry import text_map, token_maps
 from cutaway.model.inputs import Inputs, as_list
 from cutaway.model.picture_prompts import around_pictures, picture_prompts
@@ -46,14 +47,14 @@ def prepare(
             expected="`image=`, `text=`, `audio=`, or tensors by name",
             do="see `help(model.inputs)`",
         )
-    call = "forward"
+    call = Forward()
     if (
         family.kind in ("contrastive", "unknown")
         and hasattr(module, "get_image_features")
         and hasattr(module, "get_text_features")
         and ("pixel_values" in given) != ("input_ids" in given)
     ):
-        call = "get_image_features" if "pixel_values" in given else "get_text_features"
+        call = Method("get_image_features" if "pixel_values" in given else "get_text_features")
     maps = token_maps(towers, family, module, given, tools.tokenizer, tools.sounds)
     unasked = "decoder_input_ids" in made and "decoder_input_ids" not in tensors and not (texts and as_list(audio))
     return Inputs(given, maps, flat, call, unasked=("decoder_input_ids",) if unasked else ())
@@ -173,7 +174,7 @@ def prepare_prompt(
     maps["denoiser"] = TokenMap.patches(len(prompts), *grid)
     if towers["denoiser"].tokens == "joint":
         _join(maps, type(denoiser).__name__)
-    return Inputs(call, maps, (), "pipeline", grid)
+    return Inputs(call, maps, (), Pipeline(), grid)
 
 
 def _whole(number: Any) -> bool:

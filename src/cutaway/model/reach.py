@@ -12,8 +12,8 @@ from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
 from cutaway.model.known import Known
 from cutaway.model.own import own_positions
-from cutaway.model.schedule import steps_of as named_steps
 from cutaway.model.seats import Seat
+from cutaway.model.steps import steps_of as named_steps
 from cutaway.model.tokens import Positions, Where
 
 
@@ -21,7 +21,8 @@ def since(known: Known, seat: Seat, edit: Edit) -> int:
     """The time in the clean run before which nothing depends on the edit; -1 when its module never ran."""
     call = 0
     if seat.tower.stepped:
-        call = min(steps_of(edit, len(known.calls.get(id(seat.tower.module), ())) or 1), default=0)
+        steps = len(known.calls.get(id(seat.tower.module), ())) or 1
+        call = min(steps_of(edit, steps), default=0) if steps > 1 else 0
     after = seat.kind == "out" and seat.module is not seat.tower.module
     return known.ended(seat.module, call) + 1 if after else known.began(seat.module, call)
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from cutaway.errors import EditError
 from cutaway.model.edits import Edit
 from cutaway.model.own import endless, numbers_of, own_positions, rank_among, sliced
-from cutaway.model.schedule import UNNAMED, present, steps_of
+from cutaway.model.schedule import UNNAMED
 from cutaway.model.sites import POSITIONS, Site
+from cutaway.model.steps import present, steps_of
 from cutaway.model.tokens import TokenMap, Where
 
 MapOf = Callable[[Site, str, int], TokenMap]

@@ -11,23 +11,24 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cutaway.model.cells import Cells
-from cutaway.model.edits import Edit
+from cutaway.model.engine import Bound, Engine
 from cutaway.model.inputs import Inputs
 from cutaway.model.known import (
+    DENOISED,
     ROWS,
     Known,
     entries,
     hooked,
     in_rows,
+    in_rows_all,
     last_only,
     mapped,
-    parameters,
     repeated,
     replaying,
     tensors,
@@ -37,29 +38,24 @@ from cutaway.model.plan import Chunk, Need, Plan, Way, chunked
 from cutaway.model.reach import since, start_of, steps_of
 from cutaway.model.run import Run
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower
-from cutaway.model.session import Recording
 from cutaway.model.sites import Site
 from cutaway.model.targets import log_prob, logit, logit_diff
-
-if TYPE_CHECKING:
-    from cutaway.model.model import Model
-
-Bound = list[tuple[Seat, Edit]]
 
 
 class Replay:
     """The clean run of some inputs and the plan of a sweep over them; `run(chunk)` gives one Run a cell."""
 
-    def __init__(self, model: Model, inputs: Inputs, cells: Cells, *, last_logits: bool = False, memory: int) -> None:
-        self.model, self.inputs, self.memory = model, inputs, memory
-        self.bound: list[Bound] = [model._bind(list(edits)) for edits in cells.edits]
+    def __init__(self, engine: Engine, inputs: Inputs, cells: Cells, *, last_logits: bool = False, memory: int) -> None:
+        self.engine, self.inputs, self.memory = engine, inputs, memory
+        self.bound: list[Bound] = [engine.bind(list(edits)) for edits in cells.edits]
         self.known = Known()
-        names = [] if model.is_pipeline else parameters(model.module)
-        edited = model._held is not None or any(seat.site.part == "logits" for cell in self.bound for seat, _ in cell)
+        edited = engine.held is not None or any(seat.site.part == "logits" for cell in self.bound for seat, _ in cell)
         own = inputs.own(Site("text", None, "logits"), "token") if inputs.tokens else None
         last = own is None or bool(own[:, -1].all())  # every row ends with the batch
-        keep_last = last_logits and last and "logits_to_keep" in names and not edited  # else logits would shift
-        self.options = {"logits_to_keep": 1} if keep_last else {}
+        keep_last = (
+            last_logits and last and "logits_to_keep" in inputs.call.takes(engine.module) and not edited
+        )  # else logits would shift
+        self.options = {**inputs.call.sweeping, **({"logits_to_keep": 1} if keep_last else {})}
         self._clean()
         self.plan = self._planned()
 
@@ -68,15 +64,15 @@ class Replay:
     @cached_property
     def units(self) -> dict[int, nn.Module]:
         """What can be given back: towers and their blocks."""
-        towers = [tower.module for tower in self.model.towers.values() if tower.module is not self.model.module]
-        blocks = [block for tower in self.model.towers.values() for block in tower.blocks]
+        towers = [tower.module for tower in self.engine.towers.values() if tower.module is not self.engine.module]
+        blocks = [block for tower in self.engine.towers.values() for block in tower.blocks]
         return {id(module): module for module in (*towers, *blocks)}
 
     @cached_property
     def homes(self) -> dict[int, Tower]:
         """The tower of each unit."""
         found: dict[int, Tower] = {}
-        for tower in self.model.towers.values():
+        for tower in self.engine.towers.values():
             found |= {id(module): tower for module in (*tower.blocks, tower.module)}
         return found
 
@@ -93,13 +89,13 @@ class Replay:
             tower = self.homes[id(module)]
             if not tower.stepped or module is tower.module:
                 return True
-            return call in begins(len(self.model.module.scheduler.timesteps))
+            return call in begins(len(self.engine.module.scheduler.timesteps))
 
         started = time.perf_counter()
-        towers, roots = list(self.model.towers.values()), self.model._roots
+        towers, roots = list(self.engine.towers.values()), self.engine.roots
         with torch.no_grad(), watching(self.known, self.units, seats, towers, keep, hooked(roots)):
-            self.known.outputs = self.model._call(self.inputs, "pt" if self.model.is_pipeline else "pil", self.options)
-        if self.model.device.type != "cpu":
+            self.known.outputs = self.inputs.call(self.engine.module, self.inputs.tensors, **self.options)
+        if self.engine.device.type != "cpu":
             torch.accelerator.synchronize()
         self.clean_seconds = time.perf_counter() - started
 
@@ -132,8 +128,8 @@ class Replay:
             return replace(plain, why="plain: a raw site's place in the model is not known")
         for name in self.known.changed:
             return replace(plain, why=f"plain: a hook of yours changes '{name}', perhaps by row or place")
-        if self.model.family.kind == "unknown" and len(self.model.towers) != 1 and not self.model.is_pipeline:
-            return replace(plain, why=f"plain: {type(self.model.module).__name__} has no row in the tables")
+        if self.engine.family.kind == "unknown" and len(self.engine.towers) != 1 and self.engine.pipeline is None:
+            return replace(plain, why=f"plain: {type(self.engine.module).__name__} has no row in the tables")
         first = min(since(self.known, seat, edit) for seat, edit in bound)
         if first < 0:
             return replace(plain, why=f"plain: '{seats[0].site}' does not run on this input")
@@ -142,7 +138,7 @@ class Replay:
         tower = towers[name]
         need = Need("whole", name, first)
         alone = len(towers) == 1 and self._inside(seats, tower) and self._ends_with(tower)
-        if self.model.is_pipeline or tower.packed or self._repeats(tower) or (alone and self._odd(tower)):
+        if not self.inputs.call.batched or tower.packed or self._repeats(tower) or (alone and self._odd(tower)):
             need = replace(need, way="single", why=self._single(tower))
         elif alone:
             start = min(start_of(seat, edit, self.inputs, self._length(name)) for seat, edit in bound)
@@ -151,7 +147,7 @@ class Replay:
         return replace(need, flops=self._cost(need, (cell,)))
 
     def _single(self, tower: Tower) -> str:
-        if self.model.is_pipeline:
+        if not self.inputs.call.batched:
             return "single: a pipeline draws one picture at a time"
         if tower.packed:
             return f"single: '{tower.name}' has no batch axis"
@@ -162,7 +158,8 @@ class Replay:
     def _odd(self, tower: Tower) -> list[str]:
         """The tensors a tower takes of which it is not known along which axis their rows lie."""
         _, kwargs = self.known.arguments.get(tower.name, ((), {}))
-        return [name for name, value in kwargs.items() if tensors(value) and name not in ROWS]
+        known = ROWS | DENOISED if tower.stepped else ROWS
+        return [name for name, value in kwargs.items() if tensors(value) and name not in known]
 
     def _repeats(self, tower: Tower) -> bool:
         return any(len(self.known.calls.get(id(module), [])) > 1 for module in (tower.module, *tower.blocks))
@@ -173,11 +170,11 @@ class Replay:
 
     def _ends_with(self, tower: Tower) -> bool:
         """Whether rows may multiply at the entry of this tower: no other tower takes what it gives."""
-        if tower.name not in self.known.arguments or tower.module is self.model.module:
-            return tower.module is self.model.module and tower.name in self.known.arguments
+        if tower.name not in self.known.arguments or tower.module is self.engine.module:
+            return tower.module is self.engine.module and tower.name in self.known.arguments
         ended = self.known.ended(tower.module)
-        others = [t for t in self.model.towers.values() if t.module is not tower.module]
-        return self.model.family.kind == "contrastive" or all(self.known.began(t.module) < ended for t in others)
+        others = [t for t in self.engine.towers.values() if t.module is not tower.module]
+        return self.engine.family.kind == "contrastive" or all(self.known.began(t.module) < ended for t in others)
 
     def _resumable(self, tower: Tower) -> bool:
         """Whether the tower can be re-run from a position on: a cache was filled, no mask of more than two axes."""
@@ -197,7 +194,7 @@ class Replay:
         )
 
     def _attention(self, tower: Tower, layer: int, part: str = "attn") -> Any:
-        seat = self.model._seats.get(f"{tower.name}.{layer}.{part}.q")
+        seat = self.engine.seats.get(f"{tower.name}.{layer}.{part}.q")
         return seat.module if seat and hasattr(seat.module, "layer_idx") and hasattr(seat.module, "config") else None
 
     def _length(self, tower: str) -> int:
@@ -228,7 +225,7 @@ class Replay:
     def _cost(self, need: Need, cells: Sequence[int]) -> float:
         """FLOPs of one cell run this way, beside these others."""
         live = self._outer(need.since)
-        if need.way in ("tower", "suffix") and self.model.family.kind == "contrastive":
+        if need.way in ("tower", "suffix") and self.engine.family.kind == "contrastive":
             live = [unit for unit in live if self.homes[id(unit)].name == need.tower]
         length = self._length(need.tower)
         share = (length - need.start) / length if need.way == "suffix" else 1.0
@@ -236,7 +233,7 @@ class Replay:
 
     def _left_out(self, need: Need, cells: Sequence[int]) -> float:
         """What an MLP does not compute that works on the last position alone."""
-        mlp, blocks = self._last_mlp(cells), self.model.towers["text"].blocks if "text" in self.model.towers else ()
+        mlp, blocks = self._last_mlp(cells), self.engine.towers["text"].blocks if "text" in self.engine.towers else ()
         if mlp is None or self.known.ended(blocks[-1]) < need.since:
             return 0.0
         weights = sum(parameter.numel() for parameter in mlp.parameters() if parameter.dim() > 1)
@@ -265,35 +262,34 @@ class Replay:
 
     def run(self, chunk: Chunk) -> list[Run]:
         """One run for each cell of a chunk, each as if it had been run alone."""
-        n, model = len(chunk.cells), self.model
+        n, engine = len(chunk.cells), self.engine
         if chunk.way == "plain":
-            return [model.run(self.inputs, edits=[edit for _, edit in self.bound[i]]) for i in chunk.cells]
+            own, several = self.inputs, [[edit for _, edit in self.bound[i]] for i in chunk.cells]
+            return [engine.run(own, edits=edits, **own.call.sweeping) for edits in several]
         bound = [pair for i in chunk.cells for pair in self.bound[i]]
         shares = [(at, n) for at, i in enumerate(chunk.cells) for _ in self.bound[i]] if n > 1 else []
-        session = replace(model._session(bound, (), Recording(), self.inputs), edits=bound, shares=shares)
-        tower = model.towers[chunk.tower]
+        session = engine.session(bound, inputs=self.inputs, shares=shares)
+        tower = engine.towers[chunk.tower]
         with torch.no_grad(), ExitStack() as stack:
             stack.enter_context(session)
             stack.enter_context(self._given_back(chunk, tower, n))
             stack.enter_context(last_only(self._last_mlp(chunk.cells)))
             inputs = self.inputs
             if chunk.way == "whole" and n > 1:
-                given, rows = inputs.tensors, self.plan.rows
-                several = {k: in_rows(k, v, n, rows) if isinstance(v, Tensor) else v for k, v in given.items()}
-                inputs = replace(inputs, tensors=several)
+                inputs = replace(inputs, tensors=in_rows_all(inputs.tensors, n, self.plan.rows))
             if chunk.way in ("tower", "suffix"):
                 self._enter_tower(stack, chunk, tower, n)
-            outputs = model._call(inputs, "pt" if model.is_pipeline else "pil", self.options)
+            outputs = inputs.call(engine.module, inputs.tensors, **self.options)
         session.check()
         return [self._cell(outputs, chunk, at, i) for at, i in enumerate(chunk.cells)]
 
     def _last_mlp(self, cells: Sequence[int]) -> nn.Module | None:
         """The MLP before the logits, when only the last of these are read and none of its sites is edited."""
-        end = self.model._seats.get("text.logits")
-        if not self.options or end is None:
+        end = self.engine.seats.get("text.logits")
+        if "logits_to_keep" not in self.options or end is None:
             return None
         last = len(end.tower.blocks) - 1
-        seat = self.model._seats.get(f"{end.tower.name}.{last}.mlp.out")
+        seat = self.engine.seats.get(f"{end.tower.name}.{last}.mlp.out")
         edited = {seat.site for i in cells for seat, _ in self.bound[i]}
         touched = any(site.layer == last and site.part.startswith("mlp.") for site in edited)
         alone = seat is not None and seat.kind == "out" and not seat.view.flat  # a flat tensor has no last position
@@ -302,7 +298,7 @@ class Replay:
     def _given_back(self, chunk: Chunk, tower: Tower, n: int) -> Any:
         """Stand-ins for all units that had ended before the edit, fitted to the rows where they multiply."""
         apart = chunk.way in ("tower", "suffix")
-        contrastive = apart and self.model.family.kind == "contrastive"
+        contrastive = apart and self.engine.family.kind == "contrastive"
 
         def before(unit: nn.Module) -> int:
             return 1 << 60 if contrastive and self.homes[id(unit)].name != tower.name else chunk.since
@@ -352,7 +348,7 @@ class Replay:
     def _prefix(self, stack: ExitStack, chunk: Chunk, tower: Tower, n: int) -> Any:
         from cutaway.model.prefix import attending, shared
 
-        held = self.model._held.edits if self.model._held is not None else ()
+        held = self.engine.held.edits if self.engine.held is not None else ()
         edited = [seat for seat, _ in (*held, *(pair for i in chunk.cells for pair in self.bound[i]))]
         touched = {id(seat.module) for seat in edited if seat.kind in ATTENTION_KINDS}
         layers = range(len(tower.blocks))
@@ -387,7 +383,7 @@ class Replay:
             return made
 
         edits = tuple(repr(edit) for _, edit in self.bound[cell])
-        return Run(part(outputs, self.known.outputs), self.inputs, edits=edits, context=self.model)
+        return Run(part(outputs, self.known.outputs), self.inputs, edits=edits, context=self.engine)
 
 
 def last_logits_only(target: Any) -> bool:

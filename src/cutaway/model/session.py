@@ -83,10 +83,11 @@ class Session:
                 self._stack.callback(self.outer.__enter__)
                 self.outer._step_aside()
             self.windows.watch(towers.values(), self._stack)
-            for group in _by_port(seat for seat, _ in self.edits):
+            for group in _by_port((*(seat for seat, _ in self.edits), *self._held)):
                 self._install_writer(group)
             for seat in self.record:
-                self._install_reader(seat)
+                if not self.recording.grad:
+                    self._install_reader(seat)
             for module in {id(s.module): s.module for s in seats.values() if s.kind in ATTENTION_KINDS}.values():
                 self._tap(module)
             self._stack = self._stack.pop_all()
@@ -97,6 +98,11 @@ class Session:
         if self.outer:
             self.outer._fired |= {i for i in self._fired if i < self._borrowed}
         return False
+
+    @property
+    def _held(self) -> Sequence[Seat]:
+        """What is read by being put into the graph."""
+        return self.record if self.recording.grad else ()
 
     def _step_aside(self) -> None:
         """Take the hooks off until `__enter__` puts them back, those of the sessions around this one too."""
@@ -136,9 +142,9 @@ class Session:
         """A copy of a raw tensor with every edit of these seats applied in the order they were given."""
         new = raw.clone(memory_format=torch.contiguous_format)
         acted = False
-        sites = {seat.site for seat in seats}
+        group = {seat.site: seat for seat in seats}
         for i, (seat, edit) in enumerate(self.edits):
-            if seat.site not in sites:
+            if seat.site not in group:
                 continue
             for part in self._parts(seat, self.windows.view(seat, new), i):
                 frame = self.windows.frame(seat, dict(zip(axes_of(seat.site), part.shape, strict=False)), inner)
@@ -147,7 +153,19 @@ class Session:
                     acted = True
                 elif edit.guidance and edit.guidance not in frame.guidance:
                     self._lacking[i] = ", ".join(frame.guidance)
+        for seat in group.values() if self.recording.grad else ():
+            if seat in self.record:
+                self._hold(seat, new)
+                acted = True
         return new if acted else raw
+
+    def _hold(self, seat: Seat, raw: Tensor) -> None:
+        """Let the output depend on one tensor of the site, which is kept: what is there plus zeros with a gradient."""
+        view = self.windows.view(seat, raw)
+        held = view + torch.zeros_like(view, requires_grad=True)
+        kept = held[None] if "step" in seat.site.axes else held
+        view.copy_(kept[0] if "step" in seat.site.axes else kept)
+        self.read.setdefault(str(seat.site), []).append((self.windows.step, kept))
 
     def _parts(self, seat: Seat, view: Tensor, edit: int) -> Iterator[Tensor]:
         """The view as batches of the rows of the inputs: an edit's share of it, and each copy of these rows."""
@@ -230,7 +248,7 @@ class Session:
             chosen = {"token": how.tokens, "head": how.heads, "kv_head": how.heads}
             own = self.windows.own(seat, axes) if how.tokens is not None else {}
             seen, self.part[name] = part_of(seen, axes, chosen, own, name)
-        seen = seen if how.grad else seen.detach()
+        seen = seen.detach()
         kept = seen.to("cpu" if how.keep == "cpu" else seen.device, how.dtype or seen.dtype)
         kept = kept.clone() if how.copy and kept.data_ptr() == raw.data_ptr() else kept
         if not kept.is_inference():  # such tensors do not count their changes
@@ -242,8 +260,10 @@ class Session:
     # --- attention ----------------------------------------------------------------------------------------------------
 
     def _tap(self, module: nn.Module) -> None:
-        reads = {seat.kind: seat for seat in self.record if seat.module is module and seat.kind in ATTENTION_KINDS}
-        writes = {seat.kind: seat for seat, _ in self.edits if seat.module is module and seat.kind in ATTENTION_KINDS}
+        inside = [seat for seat in self.record if seat.module is module and seat.kind in ATTENTION_KINDS]
+        reads = {seat.kind: seat for seat in inside if not self.recording.grad}
+        changed = (*(seat for seat, _ in self.edits), *self._held)
+        writes = {seat.kind: seat for seat in changed if seat.module is module and seat.kind in ATTENTION_KINDS}
         tap = AttentionTap(
             set(writes),
             set(reads),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from cutaway.errors import EditError, InputError
 from cutaway.model.cells import Cells
 from cutaway.model.edits import Edit, Patch
+from cutaway.model.engine import Engine
 from cutaway.model.fingerprint import fingerprint
 from cutaway.model.inputs import Inputs
 from cutaway.model.plan import Plan
@@ -24,8 +24,6 @@ from cutaway.model.run import Run
 
 if TYPE_CHECKING:
     import xarray
-
-    from cutaway.model.model import Model
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Sweep:
 
 
 def sweep(
-    model: Model,
+    engine: Engine,
     inputs: Inputs,
     cells: Cells | Iterable[Edit | Sequence[Edit]],
     target: Callable[[Run], Tensor],
@@ -74,20 +72,12 @@ def sweep(
     cells = Cells.of(cells)
     if not len(cells):
         raise InputError("a sweep over no cells", expected="at least one edit", do="`model.grid(edit, token=…)`")
-    _check_lengths(model, inputs, cells)
-    with _own_bar_off(model):
-        return _swept(model, inputs, cells, target, progress, memory, resume, told, started)
-
-
-def _swept(
-    model: Model, inputs: Inputs, cells: Cells, target: Callable[[Run], Tensor], progress: bool, memory: int,
-    resume: str | Path | None, told: Callable[[Plan], None] | None, started: float,
-) -> Sweep:  # fmt: skip
-    store = _Store(Path(resume), _content(model, inputs, cells, target)) if resume else None
-    replay = Replay(model, inputs, cells, last_logits=last_logits_only(target), memory=memory)
+    _check_lengths(engine, inputs, cells)
+    store = _Store(Path(resume), _content(engine, inputs, cells, target)) if resume else None
+    replay = Replay(engine, inputs, cells, last_logits=last_logits_only(target), memory=memory)
     if told:
         told(replay.plan)
-    clean = target(Run(replay.known.outputs, inputs, context=model)).detach().double().cpu()
+    clean = target(Run(replay.known.outputs, inputs, context=engine)).detach().double().cpu()
     values = store.values(len(cells), len(clean)) if store else np.full((len(cells), len(clean)), np.nan)
     ran = 0
     for chunk in _shown(replay.plan, progress, values):
@@ -99,23 +89,6 @@ def _swept(
                 store.save(values)
     made, alone = _labelled(cells, values, clean)
     return Sweep(made, alone, replay.plan, time.perf_counter() - started, replay.clean_seconds, ran)
-
-
-@contextmanager
-def _own_bar_off(model: Model) -> Iterator[None]:
-    """No progress bar of a pipeline's own for each of many cells."""
-    if not model.is_pipeline:
-        yield
-        return
-    before = getattr(model.module, "_progress_bar_config", None)
-    model.module.set_progress_bar_config(**{**(before or {}), "disable": True})
-    try:
-        yield
-    finally:
-        if before is None:
-            del model.module._progress_bar_config
-        else:
-            model.module._progress_bar_config = before
 
 
 def _labelled(cells: Cells, values: np.ndarray, clean: Tensor) -> tuple[xarray.DataArray, xarray.DataArray]:
@@ -146,12 +119,12 @@ def _shown(plan: Plan, progress: bool, values: np.ndarray) -> Iterator[Any]:
             bar.advance(task, len(chunk.cells))
 
 
-def _check_lengths(model: Model, inputs: Inputs, cells: Cells) -> None:
+def _check_lengths(engine: Engine, inputs: Inputs, cells: Cells) -> None:
     """Refuse patches from a run whose positions are not those of these inputs."""
     for edit in (edit for edits in cells.edits for edit in edits):
         if not isinstance(edit, Patch) or not isinstance(edit.source, dict):
             continue
-        for site in model.sites[edit.pattern]:
+        for site in engine.sites[edit.pattern]:
             tensor, known = edit.source.get(str(site)), inputs.tokens.get(site.tower)
             if tensor is None or known is None or "token" not in site.axes or site.part.startswith("cross."):
                 continue
@@ -209,14 +182,14 @@ class _Store:
 _OTHER = "give another file to `resume=`"
 
 
-def held_edits(model: Model) -> list[Edit]:
+def held_edits(engine: Engine) -> list[Edit]:
     """The edits that `model.edited` holds in place around this moment, in their order."""
-    held = model._held.edits if model._held is not None else ()
+    held = engine.held.edits if engine.held is not None else ()
     return list({id(edit): edit for _, edit in held}.values())
 
 
-def _content(model: Model, inputs: Inputs, cells: Cells, target: Callable[[Run], Tensor]) -> str:
+def _content(engine: Engine, inputs: Inputs, cells: Cells, target: Callable[[Run], Tensor]) -> str:
     """A digest of all that the values of a sweep depend on."""
-    kind = model.device.type
+    kind = engine.device.type
     numeric = torch.is_autocast_enabled(kind) and str(torch.get_autocast_dtype(kind))
-    return fingerprint(model, held_edits(model), inputs, cells.edits, target, numeric)
+    return fingerprint(engine, held_edits(engine), inputs, cells.edits, target, numeric)

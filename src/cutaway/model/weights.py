@@ -159,7 +159,7 @@ def readout(model: Model, tower: str) -> Readout:
             expected=f"one of {', '.join(POOLED)}, with its pooling head where it has one",
             do="add the class to `POOLED` in model/weights.py",
         )
-    norm = model._seat(model.sites.one(f"{tower}.norm.scale")).module
+    norm = model.engine.seat(f"{tower}.norm.scale").module
     gain, bias = (weight.detach() for weight in norm_weights(norm))
     at, pool = POOLED[kind], _pool(model, tower) if pooled else None
     if pool is not None:
@@ -182,7 +182,7 @@ def head_weights(
     A layer scale behind the output projection (DINOv2) is folded in.
     """
     z, out = (model.sites.one(f"{tower}.{layer}.attn.{part}") for part in ("z", "out"))
-    inner, outer = model._seat(z).module, model._seat(out).module
+    inner, outer = model.engine.seat(z).module, model.engine.seat(out).module
     matrix, bias = linear_map(inner, str(z), model.dtype)
     if getattr(outer, "lambda1", None) is not None:
         with torch.no_grad():
@@ -202,7 +202,7 @@ def _projection(model: Model, tower: str, gain: Tensor) -> tuple[str, Tensor, Te
     for part in ("joint", "logits"):
         name = f"{tower}.{part}"
         if name in model.sites:
-            matrix, offset = linear_map(model._seat(model.sites.one(name)).module, name, model.dtype)
+            matrix, offset = linear_map(model.engine.seat(name).module, name, model.dtype)
             if matrix.shape[1] == len(gain):
                 return name, matrix, offset
     eye = torch.eye(len(gain), dtype=gain.dtype, device=gain.device)
@@ -212,7 +212,7 @@ def _projection(model: Model, tower: str, gain: Tensor) -> tuple[str, Tensor, Te
 def _pool(model: Model, tower: str) -> Any:
     """The pooling head of a tower; None where this model goes without one."""
     name = f"{tower}.pool.out"
-    return model._seat(model.sites.one(name)).module if name in model.sites else None
+    return model.engine.seat(name).module if name in model.sites else None
 
 
 def _pool_weights(attention: Any) -> tuple[Float[Tensor, "k joint d"], Float[Tensor, "joint"]]:

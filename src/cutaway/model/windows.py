@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cutaway.model.calls import Pipeline
 from cutaway.model.clock import Clock
 from cutaway.model.inputs import Inputs
 from cutaway.model.known import parameters
 from cutaway.model.own import padded
 from cutaway.model.region import Frame
-from cutaway.model.schedule import Schedule
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower
 from cutaway.model.sites import POSITIONS, Site
 
@@ -40,7 +40,8 @@ class Windows:
         self._rows: dict[str, tuple[int, ...] | None] = {}
         self._padded: dict[Site, dict[str, Tensor]] = {}
         rows = self._rows_of("denoiser")
-        self.schedule = Schedule(root.pipeline, len(rows) if rows else None) if root.pipeline else None
+        call, count = inputs.call if inputs else Pipeline(), len(rows) if rows else None
+        self.schedule = call.schedule(root.pipeline, count) if root.pipeline else None
         self._whole_mask: Tensor | None = None
         self._prompts: int | None = None  # rows that `generate` was called with, before it multiplied them
 

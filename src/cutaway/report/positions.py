@@ -65,7 +65,7 @@ def read_sound(path: Path) -> tuple[ndarray, int]:
 
 def _check_sound(model: Model, audio: Path | None, rate: int) -> None:
     """Refuse a sound where none is heard, none where one is, and one at another rate than the model's."""
-    tool: Any = model.tools.sounds
+    tool: Any = model.engine.tools.sounds
     wanted = getattr(tool, "sampling_rate", 0)
     if "audio" not in model.towers:
         raise InputError(

@@ -218,7 +218,7 @@ def as_seen(model: Model, whole: Image.Image, longest: int = 448) -> Image.Image
     disagree, the tensor itself is the picture.
     """
     tensor = model.inputs(image=whole).tensors["pixel_values"][0].float().cpu()
-    tool = model.tools.images
+    tool = model.engine.tools.images
     mean, spread = (torch.tensor(getattr(tool, name, None) or [0.5] * 3) for name in ("image_mean", "image_std"))
     array = (tensor * spread[:, None, None] + mean[:, None, None]).clamp(0, 1).permute(1, 2, 0).numpy()
     given = Image.fromarray((array * 255).round().astype(np.uint8))
