@@ -60,6 +60,29 @@ def clean(name: str, attn: str | None = None) -> Run:
     return model.run(given(name), record=list(model.sites), **drawn(model))
 
 
+@cache
+def one_step(name: str) -> Inputs:
+    """One evaluation of a pipeline's denoiser."""
+    return opened(name).inputs(prompt="a red dog", steps=2, step=1, size=(32, 32))
+
+
+@cache
+def one_drawing(name: str) -> Inputs:
+    """The shortest drawing with guidance."""
+    return opened(name).inputs(prompt="a red dog", steps=1, guidance=3.0, size=(32, 32))
+
+
+@cache
+def shortest(name: str, once: bool) -> tuple[Inputs, Run]:
+    """The cheapest inputs on which a site runs, and their run without edits; `once`: a pipeline's denoiser alone."""
+    model = opened(name)
+    if name not in PIPELINES:
+        return given(name), clean(name)
+    inputs = one_step(name) if once else one_drawing(name)
+    sites = [site for site in model.sites if not once or model.towers[site.tower].stepped]
+    return inputs, model.run(inputs, record=sites, **({} if once else drawn(model)))
+
+
 def drawn(model: Model) -> dict[str, Any]:
     """How to run a pipeline so that its pictures come as tensors; nothing for other models."""
     return PT if model.is_pipeline else {}

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ import cutaway
 from cutaway import data
 from cutaway.cli import app
 from cutaway.errors import LoadError
-from cutaway.zoo import make, trained
+from cutaway.zoo import emoji_clip, make, trained
 from cutaway.zoo.contrastive import Step
 from cutaway.zoo.emoji_clip import untrained
 from cutaway.zoo.evaluate import Eyes, Row, classes, naming, telling_apart
@@ -85,11 +85,11 @@ def test_it_reaches_what_it_was_made_for():
 
 @shipped
 def test_the_card_can_be_measured_again():
-    """Two rows, on the same scenes: the same numbers, up to the rounding of another machine."""
+    """A row on fewer scenes, one on the same: the same numbers, up to chance or the rounding of another machine."""
     module, processor = trained.build("emoji-clip")
     eyes = Eyes(module, processor)
-    again = naming(eyes, classes(), "test", MEASURED["n"])[0]
-    assert again.value == pytest.approx(row("zero-shot top-1", "test")["value"], abs=0.003)
+    again = naming(eyes, classes(), "test", 300)[0]
+    assert again.value == pytest.approx(row("zero-shot top-1", "test")["value"], abs=0.03)
     pairs = telling_apart(eyes, "background", MEASURED["n"] // 4)
     assert pairs[-1].value == pytest.approx(row("pairs: group", "background")["value"], abs=0.01)
 
@@ -109,11 +109,16 @@ def test_the_card_says_what_was_measured():
 def test_commands(tmp_path):
     assert "zoo:emoji-clip" in run(app, ["zoo", "list"]).output
     assert "# emoji-clip" in run(app, ["zoo", "card", "emoji-clip"]).output
-    assert "zero-shot" in run(app, ["zoo", "eval", "emoji-clip", "--n", "256"]).output
+    assert "zero-shot" in run(app, ["zoo", "eval", "emoji-clip", "--n", "64"]).output
 
 
-def test_train_from_the_command_line(tmp_path):
+def test_train_from_the_command_line(tmp_path, monkeypatch):
     """Two steps by a name with `zoo:` in front, measured and written down; the folders are those of the name."""
+
+    def one_row(module, processor, n, told):
+        return naming(Eyes(module, processor), classes(20), "test", n)
+
+    monkeypatch.setattr(emoji_clip, "MAKING", replace(emoji_clip.MAKING, measure=one_row))
     command = ["zoo", "train", "zoo:emoji-clip", "--steps", "2", "--batch", "80", "--seed", "3"]
     with run_in(tmp_path):
         told = run(app, [*command, "--measure", "64"])

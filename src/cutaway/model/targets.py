@@ -155,7 +155,7 @@ class distance(Target):  # noqa: N801
 
 
 def outcome(run: Run) -> Float[Tensor, "batch *axes"]:
-    """The final tensor of a run: latents or pictures of a pipeline, logits or last hidden state of a model."""
+    """The final tensor of a run: latents or pictures of a pipeline, what a denoiser gives, logits or last state."""
     pictures = getattr(run.outputs, "images", None)
     if isinstance(pictures, Tensor):
         return pictures
@@ -163,7 +163,7 @@ def outcome(run: Run) -> Float[Tensor, "batch *axes"]:
         import numpy as np
 
         return torch.stack([torch.from_numpy(np.asarray(picture)).float() / 255 for picture in pictures])
-    for name in ("logits", "logits_per_image", "pooler_output", "last_hidden_state"):
+    for name in ("logits", "logits_per_image", "pooler_output", "last_hidden_state", "sample"):
         if isinstance(getattr(run.outputs, name, None), Tensor):
             return getattr(run.outputs, name)
     raise TargetError(f"output {type(run.outputs).__name__} has no final tensor", do="write a target of your own")
