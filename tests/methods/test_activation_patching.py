@@ -12,11 +12,11 @@ from cutaway.data import pairs
 from cutaway.errors import SiteError, TargetError
 from cutaway.methods.activation_patching import Patching, activation_patching
 from cutaway.methods.feed import embedded
-from cutaway.methods.minimal_pairs import closer
+from cutaway.methods.minimal_pairs import closer_to
 from cutaway.methods.result import MethodError, load
 from cutaway.methods.text_bank import text_bank
 from cutaway.model.edits import Patch
-from cutaway.model.targets import logit_diff
+from cutaway.model.targets import closer, logit_diff
 from cutaway.model.tokens import Where
 from cutaway.zoo import tiny
 from world import fresh, opened
@@ -57,7 +57,7 @@ def test_a_place_and_all_other_places_are_two_views_of_one_run():
 def test_a_pair_with_itself_is_refused():
     scenes = [pair.a for pair in backgrounds()]
     model = opened("clip")
-    target = closer.of(model, ["a dog"] * 4, ["a cat"] * 4)
+    target = closer_to(model, ["a dog"] * 4, ["a cat"] * 4)
     with pytest.raises(MethodError, match="does not move"):
         activation_patching(model, scenes, scenes, target=target, progress=False)
 
@@ -66,7 +66,7 @@ def test_it_equals_the_plain_loop():
     model, found = opened("clip"), made(sites="vision.*.attn.z", over=("head",))
     clean = model.run(model.inputs(image=[picture(p.a) for p in backgrounds()]), record="vision.*.attn.z")
     other = model.inputs(image=[picture(p.b) for p in backgrounds()])
-    target = closer.of(model, [p.caption_a.text for p in backgrounds()], [p.caption_b.text for p in backgrounds()])
+    target = closer_to(model, [p.caption_a.text for p in backgrounds()], [p.caption_b.text for p in backgrounds()])
     assert found["recovery"].shape == (4, 3, 4)
     for layer, head in ((0, 3), (2, 1)):
         value = target(model.run(other, edits=Patch(f"vision.{layer}.attn.z", clean, head=head))).numpy()
@@ -166,7 +166,7 @@ def test_ablation_changes_the_clean_run(how):
     assert found["effect"].dims == ("layer", "head")
     assert float(abs(found["effect"]).max()) > 0
     if how == "zero":
-        target = closer.of(model, *zip(*((p.caption_a.text, p.caption_b.text) for p in backgrounds()), strict=True))
+        target = closer_to(model, *zip(*((p.caption_a.text, p.caption_b.text) for p in backgrounds()), strict=True))
         inputs = model.inputs(image=[picture(p.a) for p in backgrounds()])
         edit = cutaway.Ablate("vision.1.attn.z", head=2)
         change = target(model.run(inputs, edits=edit)) - target(model.run(inputs))
@@ -282,7 +282,7 @@ def test_options_that_do_not_fit(options, said):
 
 
 def test_inputs_that_do_not_pair_up():
-    model, target = opened("clip"), closer.of(opened("clip"), ["a dog"], ["a cat"])
+    model, target = opened("clip"), closer_to(opened("clip"), ["a dog"], ["a cat"])
     one, two = [tiny.picture(0)], [tiny.picture(0), tiny.picture(1)]
     for clean, other, said in ((one, two, "pair up"), (one, None, "pair up"), ([], [], "othing to run on")):
         with pytest.raises(MethodError, match=said):
@@ -297,7 +297,7 @@ def test_inputs_that_do_not_pair_up():
 
 def test_texts_of_different_length_are_refused():
     model = opened("clip")
-    target = closer.of(model, [tiny.picture(0)], [tiny.picture(1)])
+    target = closer_to(model, [tiny.picture(0)], [tiny.picture(1)])
     with pytest.raises(MethodError) as caught:
         activation_patching(
             model, ["a red dog"], ["a very big red dog"], sites="text.*.resid_post", target=target, progress=False

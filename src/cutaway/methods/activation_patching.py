@@ -15,14 +15,14 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 from torch import Tensor
 
-from cutaway.methods.minimal_pairs import batches, closer, minimal_pairs, same_positions
+from cutaway.methods.minimal_pairs import batches, minimal_pairs, same_positions
 from cutaway.methods.result import MethodError, Provenance, Result, heat, labels
 from cutaway.model.edits import Ablate, Edit, Patch
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
-from cutaway.model.targets import Target
+from cutaway.model.targets import Target, of_rows
 from cutaway.model.tokens import Positions
 
 METHOD = "activation_patching"
@@ -163,7 +163,7 @@ def activation_patching(
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, sites=tuple(str(site) for site in chosen), seed=seed,
         over=list(over), at=repr(at), mode="ablate the clean run" if removes else mode, how=how, least=least,
-        target=type(aim).__name__ if isinstance(aim, closer) else repr(aim), unit=aim.unit,
+        target=repr(aim), unit=aim.unit,
         pairs=data.sizes["pair"], left_out=int((~data["used"]).sum()), bootstrap=DRAWS,
     )  # fmt: skip
     return Patching(data, told)
@@ -193,7 +193,7 @@ class _Runs:
         maps: list[Any] = []
         for start, stop, here, there in batches(self.model, one, other, tower, self.batch):
             same_positions(here, there, tower, start)
-            m = aim.rows(start, stop) if isinstance(aim, closer) and stop else aim
+            m = of_rows(aim, start, stop) if stop else aim
             clean, corrupted = (self.model.run(inputs, record=record) for inputs in (here, there))
             swap = self.mode == "noise" or self.how != "patch"
             base, source = (here, corrupted) if swap else (there, clean)

@@ -4,68 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
 from cutaway.data import Pair, Scene, render
-from cutaway.errors import TargetError
-from cutaway.methods.feed import check_rows, embedded, unit
+from cutaway.methods.feed import check_rows, embedded
 from cutaway.methods.result import MethodError
-from cutaway.model.calls import Method
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.run import Run
-from cutaway.model.targets import Target
+from cutaway.model.targets import Target, closer
 
 
-@dataclass(frozen=True, eq=False)
-class closer(Target):  # noqa: N801
-    """How much nearer row i lies to one thing than to another: cos(y_i, to_i) - cos(y_i, than_i).
-
-    y is the embedding of the picture or text that is run; `to` and `than` are embeddings of the other modality.
-    """
-
-    to: Float[Tensor, "row joint"]
-    than: Float[Tensor, "row joint"]
-
-    @classmethod
-    def of(cls, model: Model, to: Sequence[Any], than: Sequence[Any], *, progress: bool = False) -> closer:
-        """From texts (for runs on pictures), or from pictures or scenes (for runs on texts)."""
-        towers = ["text" if all(isinstance(one, str) for one in given) else "vision" for given in (to, than)]
-        found = [
-            embedded(model, given, tower, progress=progress)
-            for given, tower in zip((to, than), towers, strict=True)
-        ]  # fmt: skip
-        return cls(*found)
-
-    def rows(self, start: int, stop: int) -> closer:
-        """The target of these rows only."""
-        return closer(self.to[start:stop], self.than[start:stop])
-
-    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
-        """The difference of the two cosines."""
-        own = getattr(run.outputs, "pooler_output", None)
-        if own is None or not isinstance(run.inputs.call, Method):
-            raise TargetError(
-                "this run has no embedding in a joint space", exists=f"output {type(run.outputs).__name__}",
-                expected="a contrastive model on pictures alone or on texts alone", do="give another target",
-            )  # fmt: skip
-        if own.shape != self.to.shape or own.shape != self.than.shape:
-            raise TargetError(
-                f"embeddings of shape {tuple(own.shape)} and {tuple(self.to.shape)} do not pair up",
-                expected="one `to` and one `than` for each row",
-                do="make the target from as many texts as there are rows",
-            )
-        difference = unit(self.to) - unit(self.than)
-        return (unit(own) * difference.to(own.device, own.dtype)).sum(-1)
-
-    @property
-    def unit(self) -> str:
-        """A difference of cosines."""
-        return "cosine"
+def closer_to(model: Model, to: Sequence[Any], than: Sequence[Any], *, progress: bool = False) -> closer:
+    """The target `closer` from texts (for runs on pictures), or from pictures or scenes (for runs on texts)."""
+    towers = ["text" if all(isinstance(one, str) for one in given) else "vision" for given in (to, than)]
+    found = [
+        embedded(model, given, tower, progress=progress)
+        for given, tower in zip((to, than), towers, strict=True)
+    ]  # fmt: skip
+    return closer(*found)
 
 
 def minimal_pairs(
@@ -101,9 +57,9 @@ def minimal_pairs(
             raise MethodError(
                 f"no target, and nothing that says what tells the two apart{why}", expected="`target=`",
                 exists="for generative models targets.logit_diff, for contrastive ones closer",
-                do="give Pairs to a contrastive model, or target=closer.of(model, texts, other_texts)",
+                do="give Pairs to a contrastive model, or target=closer_to(model, texts, other_texts)",
             )  # fmt: skip
-        target = closer.of(model, *told, progress=progress)
+        target = closer_to(model, *told, progress=progress)
     return clean, counterfactual, target
 
 

@@ -24,6 +24,7 @@ class Inputs:
 
     `call` is what is called with them: the forward, a method of the model, a pipeline, its denoiser once. `unasked`
     names the tensors that a forward needs and nobody asked for: the start of a decoder, which `generate` begins itself.
+    `answers`: how many tokens at the end of each row are an answer that is judged, not asked for.
     """
 
     tensors: Mapping[str, Any]
@@ -32,6 +33,7 @@ class Inputs:
     call: Forward = field(default_factory=Forward)
     latent: tuple[int, int] | None = None
     unasked: tuple[str, ...] = ()
+    answers: tuple[int, ...] = ()
 
     def where(
         self, kind: str | None = None, *, tower: str | None = None, **coordinates: Any

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cutaway.errors import InputError
+from cutaway.model.answers import Answer, answered
 from cutaway.model.cells import Cells, grid
 from cutaway.model.denoise import draw_inputs
 from cutaway.model.edits import Edit
@@ -112,6 +113,7 @@ class Model:
         size: tuple[int, int] | None = None,
         step: int | None = None,
         latent: Tensor | None = None,
+        answer: Answer | Sequence[Answer] | None = None,
         **tensors: Any,
     ) -> Inputs:
         """What to run on, with a token map for each tower.
@@ -122,11 +124,12 @@ class Model:
         A model that writes about pictures takes all of them with a single text, one each with several texts, or a
         list for each text (`image=[[a, b], [c]]`). With `step=` a pipeline's denoiser is evaluated once, at that step
         of the drawing: on the latents it has there, on `latent=`, or on `image=` with noise of the seed added.
+        `answer=` puts words behind the prompt, one text for all or one a prompt, for `targets.answer()` to judge.
         Raises InputError on what a model cannot take.
         """
         if self.engine.pipeline is not None:
             drawn = {"prompt": prompt, "negative": negative, "seed": seed, "steps": steps, "guidance": guidance}
-            others = {"text": text, "audio": audio, **tensors}
+            others = {"text": text, "audio": audio, "answer": answer, **tensors}
             return draw_inputs(self.engine, {**drawn, "size": size}, step, latent, image, others)
         if prompt is not None:
             raise InputError("`prompt=` is for pipelines that draw", do="pass `text=`")
@@ -136,6 +139,7 @@ class Model:
             self.module, engine.towers, engine.family, engine.tools, image=image, text=text, audio=audio,
             tensors=tensors,
         )  # fmt: skip
+        made = made if answer is None else answered(engine, made, answer)
         return made.to(engine.device, engine.dtype)
 
     def run(

@@ -39,7 +39,6 @@ from cutaway.model.reach import since, start_of, steps_of
 from cutaway.model.run import Run
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower
 from cutaway.model.sites import Site
-from cutaway.model.targets import log_prob, logit, logit_diff
 
 
 class Replay:
@@ -387,8 +386,12 @@ class Replay:
 
 
 def last_logits_only(target: Any) -> bool:
-    """Whether a target reads nothing but the logits of the last position."""
-    return type(target) in (logit, logit_diff, log_prob) and target.position == -1
+    """Whether a target says that it reads nothing but the logits of the last position; not one derived from it."""
+
+    def home(name: str) -> type | None:
+        return next((kind for kind in type(target).__mro__ if name in vars(kind)), None)
+
+    return home("reads") is home("__call__") and getattr(target, "reads", "all") == "last logits"
 
 
 def _spread(x: Tensor, n: int) -> Tensor:

@@ -1,24 +1,29 @@
 """Targets: one number a row read off a run. They make every method blind to the family of the model.
 
 A target is a small picklable value; `target(run)` gives one number for each row, differentiable when the run is.
-`logit("dog")`, `logit_diff("dog", "cat")`, `log_prob("dog")`, `similarity()`, `label(3)`, `distance(run)`.
+`logit("dog")`, `logit_diff("dog", "cat")`, `log_prob("dog")`, `answer()`, `similarity()`, `margin(0, 1)`, `closer(…)`,
+`label(3)`, `distance(run)`, `denoising_error()`. Words and classes may be one for all rows or a list, one a row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from cutaway.errors import TargetError, near
 from cutaway.model.own import own_positions
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
 
+Word = str | int | Sequence[str | int]
+Reads = Literal["last logits", "all"]
 BLANKS = ("Ġ", "▁", " ")  # how tokenizers mark that a token begins with a blank
 
 
@@ -35,13 +40,34 @@ class Target:
         """What one of it is."""
         return "logits"
 
+    @property
+    def reads(self) -> Reads:
+        """What of a run it needs: a sweep does not compute the rest."""
+        return "all"
+
+    def rows(self, start: int, stop: int) -> Target:
+        """The same target for some of the rows: lists that have one entry a row are cut."""
+        held = {item.name: getattr(self, item.name) for item in fields(self)}
+        lists = {name: value for name, value in held.items() if isinstance(value, list | tuple)}
+        return replace(self, **{name: value[start:stop] for name, value in lists.items()}) if lists else self
+
+
+def of_rows(target: Any, start: int, stop: int) -> Any:
+    """A target for some of the rows; a plain function is for any."""
+    return target.rows(start, stop) if isinstance(target, Target) else target
+
 
 @dataclass(frozen=True)
 class logit(Target):  # noqa: N801
     """The logit of one word as the next token, l(word); `position` is the token that predicts it (-1: the last)."""
 
-    word: str | int
+    word: Word
     position: int = -1
+
+    @property
+    def reads(self) -> Reads:
+        """The logits of one position."""
+        return "last logits" if self.position == -1 else "all"
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The logit at the position."""
@@ -52,9 +78,14 @@ class logit(Target):  # noqa: N801
 class logit_diff(Target):  # noqa: N801
     """How much the model prefers one word to another as the next token: l(word) - l(other), in logits."""
 
-    word: str | int
-    other: str | int
+    word: Word
+    other: Word
     position: int = -1
+
+    @property
+    def reads(self) -> Reads:
+        """The logits of one position."""
+        return "last logits" if self.position == -1 else "all"
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The difference at the position."""
@@ -66,14 +97,47 @@ class logit_diff(Target):  # noqa: N801
 class log_prob(Target):  # noqa: N801
     """The log-probability of one word as the next token: l(word) - log sum exp l."""
 
-    word: str | int
+    word: Word
     position: int = -1
+
+    @property
+    def reads(self) -> Reads:
+        """The logits of one position."""
+        return "last logits" if self.position == -1 else "all"
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The log-probability at the position."""
         scores = _scores(run, self.position)
         exact = torch.promote_types(scores.dtype, torch.float32)  # half precision is computed in single
         return _of_word(scores.to(exact).log_softmax(-1), run, self.word)
+
+    @property
+    def unit(self) -> str:
+        """Natural units of information."""
+        return "nats"
+
+
+@dataclass(frozen=True)
+class answer(Target):  # noqa: N801
+    """The log-probability of a whole answer, every token given those before it: sum_t log p(a_t | prompt, a_<t).
+
+    Of inputs that end in their answers: `model.inputs(text=…, answer="a red dog")`; `mean` divides by their lengths.
+    """
+
+    mean: bool = False
+
+    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
+        """The sum, or the mean, over the tokens of each row's answer."""
+        lengths, logits = run.inputs.answers, run.logits
+        if not lengths or logits.dim() != 3:
+            raise TargetError("these inputs end in no answer", do='`model.inputs(text=…, answer="a red dog")`')
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        found = []
+        for row, length in enumerate(lengths):  # padding is in front
+            scores = logits[row, -length - 1 : -1].to(exact).log_softmax(-1)
+            each = scores.gather(1, run.inputs.tensors["input_ids"][row, -length:, None])
+            found.append(each.mean() if self.mean else each.sum())
+        return torch.stack(found)
 
     @property
     def unit(self) -> str:
@@ -132,6 +196,90 @@ class similarity(Target):  # noqa: N801
     def unit(self) -> str:
         """A cosine."""
         return "cosine"
+
+
+@dataclass(frozen=True)
+class margin(Target):  # noqa: N801
+    """How much better a picture fits one text than another: cos(v_i, t_a) - cos(v_i, t_b); alone, cos(v_i, t_a)."""
+
+    text: int = 0
+    rival: int | None = None
+
+    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
+        """The cosine, or the difference of two."""
+        if self.rival == self.text:
+            raise TargetError(f"text {self.text} is its own rival", expected="two texts", do="name another one")
+        fit = similarity(self.text)(run)
+        return fit if self.rival is None else fit - similarity(self.rival)(run)
+
+    @property
+    def unit(self) -> str:
+        """A cosine, or a difference of two."""
+        return "cosine"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class closer(Target):  # noqa: N801
+    """How much nearer row i lies to one thing than to another: cos(y_i, to_i) - cos(y_i, than_i).
+
+    y is the embedding of the picture or text that is run alone; `to` and `than` are embeddings of the other modality.
+    """
+
+    to: Float[Tensor, "row joint"]
+    than: Float[Tensor, "row joint"]
+
+    def __repr__(self) -> str:
+        return f"closer({len(self.to)} rows)"
+
+    def rows(self, start: int, stop: int) -> closer:
+        """The target of these rows only."""
+        return closer(self.to[start:stop], self.than[start:stop])
+
+    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
+        """The difference of the two cosines."""
+        own = getattr(run.outputs, "pooler_output", None)
+        if own is None or str(run.inputs.call) == "forward":
+            raise TargetError(
+                "this run has no embedding in a joint space", exists=f"output {type(run.outputs).__name__}",
+                expected="a contrastive model on pictures alone or on texts alone", do="give another target",
+            )  # fmt: skip
+        if own.shape != self.to.shape or own.shape != self.than.shape:
+            raise TargetError(
+                f"embeddings of shape {tuple(own.shape)} and {tuple(self.to.shape)} do not pair up",
+                expected="one `to` and one `than` for each row",
+                do="make the target from as many texts as there are rows",
+            )
+        difference = normalize(self.to, dim=-1) - normalize(self.than, dim=-1)
+        return (normalize(own, dim=-1) * difference.to(own.device, own.dtype)).sum(-1)
+
+    @property
+    def unit(self) -> str:
+        """A difference of cosines."""
+        return "cosine"
+
+
+@dataclass(frozen=True)
+class denoising_error(Target):  # noqa: N801
+    """How far a denoiser is from what it was trained to say: the mean of (e(x_t, t, prompt) - truth)^2 of each row.
+
+    Of one evaluation on a picture with noise: `model.inputs(prompt=…, step=3, image=…)`.
+    """
+
+    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
+        """The mean squared error of each row."""
+        truth, made = getattr(run.inputs.call, "truth", None), getattr(run.outputs, "sample", None)
+        if truth is None or made is None:
+            raise TargetError(
+                "nothing is known of what the denoiser should say here", exists=f"a {run.inputs.call}",
+                do="`model.inputs(prompt=…, step=3, image=…)`: one evaluation on a picture with noise",
+            )  # fmt: skip
+        exact = torch.promote_types(made.dtype, torch.float32)
+        return (made.to(exact) - truth.to(made.device, exact)).flatten(1).pow(2).mean(1)
+
+    @property
+    def unit(self) -> str:
+        """In latents, squared."""
+        return "squared error"
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,9 +356,14 @@ def _number(wanted: Any, count: int | None, what: str) -> int:
     return int(wanted)
 
 
-def _of_word(scores: Float[Tensor, "batch vocab"], run: Run, word: str | int) -> Float[Tensor, "batch"]:
-    """The column of a word."""
-    return scores[:, _number(token_id(run, word), scores.shape[1], "token")]
+def _of_word(scores: Float[Tensor, "batch vocab"], run: Run, word: Word) -> Float[Tensor, "batch"]:
+    """The column of a word, or of each row's own."""
+    if isinstance(word, str | int | Integral):
+        return scores[:, _number(token_id(run, word), scores.shape[1], "token")]
+    if len(word) != len(scores):
+        raise TargetError(f"{len(word)} words for {len(scores)} rows", expected="one word, or one a row")
+    each = [_number(token_id(run, one), scores.shape[1], "token") for one in word]
+    return scores[torch.arange(len(scores)), torch.tensor(each, device=scores.device)]
 
 
 def _scores(run: Run, position: int) -> Float[Tensor, "batch vocab"]:

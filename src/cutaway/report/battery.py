@@ -12,10 +12,8 @@ import xarray
 from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
-from torch import Tensor
 
 from cutaway.data import Scene, render
-from cutaway.errors import TargetError
 from cutaway.methods.feed import unit
 from cutaway.methods.logit_lens import Lens, logit_lens
 from cutaway.methods.representation_decomposition import Decomposition, representation_decomposition
@@ -23,8 +21,7 @@ from cutaway.methods.result import Result
 from cutaway.methods.text_bank import TextBank
 from cutaway.methods.text_explanation import Spans, SparseTexts, splice, text_span
 from cutaway.model.model import Model
-from cutaway.model.run import Run
-from cutaway.model.targets import Target, similarity
+from cutaway.model.targets import margin, similarity
 from cutaway.model.weights import READERS, readout
 from cutaway.report.sources import asked, with_asked
 
@@ -36,26 +33,6 @@ Over = Literal["token", "head"]
 RESULTS = (  # the names of the files that a report may write its arrays to
     "decomposition", "lens", "lens_centred", "head_texts", "splice", "patching_token", "patching_head",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class margin(Target):  # noqa: N801
-    """How much better a picture fits one text than another: cos(v_i, t_a) - cos(v_i, t_b); alone, cos(v_i, t_a)."""
-
-    text: int = 0
-    rival: int | None = None
-
-    def __call__(self, run: Run) -> Float[Tensor, "batch"]:
-        """The cosine, or the difference of two."""
-        if self.rival == self.text:
-            raise TargetError(f"text {self.text} is its own rival", expected="two texts", do="name another one")
-        fit = similarity(self.text)(run)
-        return fit if self.rival is None else fit - similarity(self.rival)(run)
-
-    @property
-    def unit(self) -> str:
-        """A cosine, or a difference of two."""
-        return "cosine"
 
 
 @dataclass(frozen=True, eq=False)

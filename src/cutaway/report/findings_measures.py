@@ -18,7 +18,7 @@ from cutaway.methods.activation_patching import activation_patching
 from cutaway.methods.erasure import erase
 from cutaway.methods.feed import embedded
 from cutaway.methods.linear_probing import linear_probing
-from cutaway.methods.minimal_pairs import closer
+from cutaway.methods.minimal_pairs import closer_to
 from cutaway.methods.representation_decomposition import (
     Decomposition,
     accumulated_ablation,
@@ -216,7 +216,7 @@ class Retrieval:
         pictures = [render(scene) for pair in given for scene in (pair.a, pair.b)]
         own = [text for pair in given for text in (pair.caption_a.text, pair.caption_b.text)]
         other = [text for pair in given for text in (pair.caption_b.text, pair.caption_a.text)]
-        self.target = closer.of(model, own, other)
+        self.target = closer_to(model, own, other)
         self.inputs = [(i, model.inputs(image=pictures[i : i + 128])) for i in range(0, len(pictures), 128)]
 
     def margins(self, edits: Sequence[Edit]) -> Float[ndarray, "pair 2"]:
@@ -317,7 +317,7 @@ def _erased(
         told(f"erasing {factor}")
         on = model.inputs(image=[render(pair.a) for pair in given[factor]])
         words = [[getattr(pair, name).text for pair in given[factor]] for name in SIDES]
-        target = closer.of(model, *words)
+        target = closer_to(model, *words)
         for layer in range(count):
             for split in range(SPLITS):
                 one = erase(

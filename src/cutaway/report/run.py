@@ -17,7 +17,7 @@ from cutaway.methods.probe_data import Pool
 from cutaway.methods.result import Result
 from cutaway.model.load import load
 from cutaway.model.model import Model
-from cutaway.report.battery import margin
+from cutaway.model.targets import margin
 from cutaway.report.sources import (
     EMOJIWORLD,
     Folder,

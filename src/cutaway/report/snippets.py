@@ -131,7 +131,7 @@ class Snippets:
         site: object = f"vision.*.{sites[0].split('.', 2)[2]}" if whole else list(sites)
         homes = [
             "from cutaway.methods.activation_patching import activation_patching",
-            "from cutaway.report.battery import margin",
+            "from cutaway.model.targets import margin",
         ]
         rival = 1 if len(self.texts) > 1 else None
         return self.start(*homes) + (
