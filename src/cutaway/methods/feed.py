@@ -85,7 +85,7 @@ def check_rows(model: Model, rows: object, tower: str) -> None:
     if isinstance(rows, Inputs):
         return
     what, do = "", "put a single one into a list"
-    if isinstance(rows, (str, bytes, Path, Image, Scene)) or (_is_numbers(rows) and rows.ndim < 4):
+    if isinstance(rows, (str, bytes, Path, Image, Scene)) or _is_picture(rows):
         what = f"{_kind(rows)}, not rows"
     elif isinstance(rows, Mapping):
         what, do = f"{_kind(rows)} with names, not rows", "give one of its columns, or a list of examples with names"
@@ -230,9 +230,10 @@ def _has_numbers(rows: object) -> bool:
     return isinstance(rows, Sized) and hasattr(rows, "__getitem__")
 
 
-def _is_numbers(rows: object) -> bool:
-    """Whether rows are a tensor or an array that could be a picture, rather than an array of texts."""
-    return isinstance(rows, Tensor) or (isinstance(rows, np.ndarray) and rows.dtype.kind not in "OSU")
+def _is_picture(rows: object) -> bool:
+    """Whether rows are numbers of one picture rather than of several, or an array of texts."""
+    plain = isinstance(rows, Tensor) or (isinstance(rows, np.ndarray) and rows.dtype.kind not in "OSU")
+    return plain and isinstance(rows, Tensor | np.ndarray) and rows.ndim < 4
 
 
 def _kind(rows: object) -> str:

@@ -117,7 +117,7 @@ class Gram:
     def add(self, rows: Real[Tensor, "item *lead d"]) -> Gram:
         """Take in rows."""
         if len(rows):
-            taken = _exact(rows, self._moments and self._moments.mean)
+            taken = _exact(rows, self._like)
             mean = taken.mean(0)
             moved = (taken - mean).movedim(0, -2)  # *lead, item, d
             self._join(Moments(len(taken), mean, moved.mT @ moved))
@@ -126,14 +126,18 @@ class Gram:
     def merge(self, other: Gram) -> Gram:
         """Take in what another one has seen."""
         if other._moments is not None:
-            seen, here = other._moments, self._moments and self._moments.mean
-            self._join(Moments(seen.count, _exact(seen.mean, here), _exact(seen.scatter, here)))
+            seen = other._moments
+            self._join(Moments(seen.count, _exact(seen.mean, self._like), _exact(seen.scatter, self._like)))
         return self
 
     @property
     def value(self) -> Moments:
         """Number, mean and scatter of all rows so far."""
         return _seen(self._moments)
+
+    @property
+    def _like(self) -> Tensor | None:
+        return None if self._moments is None else self._moments.mean
 
     def _join(self, new: Moments) -> None:
         old = self._moments
@@ -175,7 +179,7 @@ class TopK:
 
     def add(self, rows: Real[Tensor, "item *units"], *, first: int | None = None) -> TopK:
         """Take in rows; `first`: the number of the first of them, unless they go on where the last ones ended."""
-        taken = _ranked(_exact(rows, self._top and self._top.values))
+        taken = _ranked(_exact(rows, self._like))
         start = first if first is not None else max((stop for _, stop in self._spans), default=0)
         self._claim([(start, start + len(taken))])
         numbers = torch.arange(start, start + len(taken), device=taken.device)
@@ -185,16 +189,19 @@ class TopK:
     def merge(self, other: TopK) -> TopK:
         """Take in what another one has seen, of other items."""
         if other._top is not None:
-            seen, here = other._top, self._top and self._top.values
             self._claim(other._spans)
-            values = _exact(seen.values, here)
-            self._join(Top(values, seen.items.to(values.device)))
+            values = _exact(other._top.values, self._like)
+            self._join(Top(values, other._top.items.to(values.device)))
         return self
 
     @property
     def value(self) -> Top:
         """The largest values so far; fewer than k where fewer items came."""
         return _seen(self._top)
+
+    @property
+    def _like(self) -> Tensor | None:
+        return None if self._top is None else self._top.values
 
     def _claim(self, spans: Iterable[tuple[int, int]]) -> None:
         """Note items as seen, neighbouring stretches as one."""
