@@ -1,5 +1,7 @@
 """TextSpan names a planted head and agrees with its definition; SpLiCE solves its problem and finds what was mixed."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -160,6 +162,22 @@ def test_a_stream_is_named_as_the_whole_is(options):
     assert (whole["text"] == stream["text"]).all() and (whole["layer"] == stream["layer"]).all()
     for name in ("fit", "explained", "random_fit", "random", "variance"):
         assert np.abs(whole[name] - stream[name]).max() < 1e-10
+
+
+def test_no_decomposition_is_held_once_it_was_seen():
+    parts, alive, most = representation_decomposition(opened("clip"), SCENES, progress=False), [], 0
+
+    def stream():
+        nonlocal most
+        for i in range(0, 20, 2):
+            part = Decomposition(parts.data.isel(item=slice(i, i + 2)), parts.provenance)
+            alive.append(weakref.ref(part))
+            yield part
+            del part
+            most = max(most, sum(one() is not None for one in alive))
+
+    assert text_span(stream(), bank(), picks=2, progress=False).provenance.options["items"] == 20
+    assert most <= 3  # the first, from which the sizes are taken, and those at hand
 
 
 def test_what_is_no_stream_of_decompositions_is_refused():

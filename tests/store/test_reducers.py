@@ -101,7 +101,7 @@ def test_the_largest_of_the_parts_are_those_of_the_whole(seed, n, shape, k):
 @drawn(SEEDS, st.integers(1, 40), st.sampled_from([(), (3,), (2, 3)]))
 def test_the_counts_of_the_parts_are_those_of_the_whole(seed, n, shape):
     rows = (noise(n, *shape, seed=seed) * 8).round() / 8  # some lie on an edge
-    found = split(lambda: Histogram(EDGES), lambda one, a, b: one.add(rows[a:b]), n, seed)
+    found = split(lambda: Histogram(torch.tensor(EDGES)), lambda one, a, b: one.add(rows[a:b]), n, seed)
     for unit, inside in zip(rows.reshape(n, -1).T.numpy(), found.inside.reshape(4, -1).T.numpy(), strict=True):
         assert (np.histogram(unit, EDGES)[0] == inside).all()
     assert (found.below == (rows < EDGES[0]).sum(0)).all() and (found.above == (rows > EDGES[-1]).sum(0)).all()

@@ -72,7 +72,7 @@ def text_span(
 
     Of C only C'C (joint x joint) is ever used: |C R_j|^2 = R_j' C'C R_j, and taking a direction out of C takes it out
     of C'C on both sides. So `parts` may be a stream of any length (`decompositions(model, rows)`): what is held is one
-    such matrix a head, of the `layers` named.
+    such matrix a head, of the `layers` named (5 MB a head of CLIP ViT-L/14, as 1,500 pictures would be).
 
     Units: shares of variance. Source: Gandelsman et al. 2023, arXiv 2310.05916, algorithm 1. We remove the mean of the
     bank as well as that of the contributions, as the modality mean is no property of a head. `centre=False` is the

@@ -245,7 +245,7 @@ class Histogram:
     tensor([2, 2])
     """
 
-    def __init__(self, edges: Iterable[float]) -> None:
+    def __init__(self, edges: Iterable[float] | Float[Tensor, "edge"]) -> None:
         self.edges = torch.tensor([float(edge) for edge in edges], dtype=torch.float64)
         if len(self.edges) < 2 or not bool((self.edges.diff() > 0).all()):
             raise InputError(
