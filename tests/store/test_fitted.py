@@ -56,6 +56,13 @@ def test_a_pipeline_is_known_by_its_content():
     assert Origin.of(opened("sd")) == Origin.of(opened("sd")) and Origin.of(opened("sd")).dtype == "float64"
 
 
+def test_a_model_without_weights_is_refused():
+    model = fresh("clip")
+    model.module.to("meta")
+    with pytest.raises(StoreError, match=r"(?i)'tiny:clip' cannot be known by its content"):
+        Origin.of(model)
+
+
 def test_another_model_or_site_is_refused_by_name():
     one = made()
     with opened("clip").edited(Ablate("vision.0.mlp.out")):
