@@ -5,7 +5,8 @@ CutawayError
 ├── EditError      an edit that does not fit its site                                        (also a ValueError)
 ├── InputError     a picture, text or tensor the model cannot take                           (also a ValueError)
 ├── TargetError    a target that cannot be read off this run                                 (also a ValueError)
-└── LoadError      a source that is not a model we can open                                  (also a ValueError)
+├── LoadError      a source that is not a model we can open                                  (also a ValueError)
+└── StoreError     something kept that cannot be written, read or used here                  (also a ValueError)
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class TargetError(CutawayError, ValueError):
 
 class LoadError(CutawayError, ValueError):
     """A source that is not a model we can open."""
+
+
+class StoreError(CutawayError, ValueError):
+    """Something kept that cannot be written, read or used here."""
 
 
 def near(word: str, known: Iterable[str]) -> str:

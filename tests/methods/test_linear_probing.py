@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cutaway.data import scenes
-from cutaway.methods.linear_probing import Probes, linear_probing
+from cutaway.errors import StoreError
+from cutaway.methods.linear_probing import LinearProbe, Probes, linear_probe, linear_probing
 from cutaway.methods.probe_data import Pooling, chance, fit, shuffled_by_type, split, states
 from cutaway.methods.result import MethodError, load
 from cutaway.methods.scene_labels import LABELS, scene_labels
@@ -137,3 +138,69 @@ def test_it_keeps_and_draws_itself_and_refuses_nonsense(tmp_path):
         probed({"x": TRUTH}, sites="vision.1.attn.pattern")
     with pytest.raises(MethodError, match="Cannot pool by 'max'"):
         Pooling.of(opened("clip"), "vision", "max")
+
+
+# --- one probe to keep ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["two classes", "three classes", "numbers"])
+def test_a_read_out_is_that_of_scikit_learn(kind):
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    x, new = noise(90, 6).numpy(), noise(40, 6, seed=1).numpy()
+    y = {"two classes": np.array(["b", "a"])[(x[:, 0] > 0) + 0], "three classes": (x[:, :3]).argmax(1)}.get(
+        kind, x[:, 0]
+    )
+    solver = Ridge(alpha=2.0) if kind == "numbers" else LogisticRegression(C=0.5, max_iter=3000)
+    solver.fit((x - x.mean(0)) / x.std(0), y)
+    scaled, probe = (new - x.mean(0)) / x.std(0), fit(x, y, 2.0)
+    expected = solver.predict(scaled)
+    if kind == "numbers":
+        assert np.allclose(probe.predict(new), expected, atol=1e-12)
+    else:
+        assert (probe.predict(new) == expected).all()
+        assert np.allclose(probe.values(new).squeeze(), solver.decision_function(scaled), atol=1e-12)
+    truth = new[:, 0] if kind == "numbers" else expected[::-1]
+    assert probe.score(new, truth) == pytest.approx(solver.score(scaled, truth), abs=1e-12)
+
+
+@pytest.mark.parametrize(("name", "pool"), [("clip", "pooled"), ("siglip", "mean"), ("dinov2", "pooled")])
+def test_a_kept_probe_reads_new_rows(name, pool, tmp_path):
+    """A planted label is read off rows the probe has not seen, after it was kept and opened again."""
+    model, site = opened(name), "vision.1.resid_post"
+
+    def planted(truth):
+        value = torch.from_numpy(truth)[:, None, None] * 40 * noise(model.sites.one(site).sizes["d_model"])
+        return model.edited(Add(site, value))
+
+    words = np.where(TRUTH, "yes", "no")
+    with planted(TRUTH):
+        probe = linear_probe(model, SHOWN, words, site=site, pool=pool, batch=COUNT, progress=False)
+    back = LinearProbe.load(probe.save(tmp_path / "probe"))
+    asked = np.random.default_rng(1).integers(0, 2, 20)
+    with planted(asked):
+        found = back.predict(model, iter(scenes("train", 20, 5)), batch=20, progress=False)
+    assert (found == np.where(asked, "yes", "no")).all()
+    assert (probe.predict(model, SHOWN, batch=7, progress=False) == back.predict(model, SHOWN, progress=False)).all()
+    assert back.config["items"] == COUNT and back.on.sites == (site,) and back.probe.directions().shape[0] == 1
+
+
+def test_a_probe_of_numbers_and_of_text_keeps_its_numbers(tmp_path):
+    model, texts = (
+        opened("clip"),
+        [f"{n} {thing}s" for n in ("two", "three", "four") for thing in ("dog", "cat", "car")],
+    )
+    amount = np.repeat([2.0, 3.0, 4.0], 3)
+    probe = linear_probe(model, texts, amount, site="text.2.resid_post", penalty=0.01, progress=False)
+    back = LinearProbe.load(probe.save(tmp_path / "amount"))
+    found = back.predict(model, texts, batch=4, progress=False)
+    assert abs(found - amount).max() < 0.1 and back.config["classes"] is None
+
+
+def test_a_probe_reads_no_other_model():
+    probe = linear_probe(opened("clip"), SHOWN, TRUTH, site="vision.1.resid_post", progress=False)
+    assert probe.predict(opened("clip"), SHOWN[:3], progress=False).dtype == TRUTH.dtype
+    with pytest.raises(StoreError, match=r"fitted on 'tiny:clip' in float64.*not on 'tiny:dinov2'"):
+        probe.predict(opened("dinov2"), SHOWN)
+    with pytest.raises(MethodError, match="above 0"):
+        linear_probe(opened("clip"), SHOWN, TRUTH, site="vision.1.resid_post", penalty=0.0)

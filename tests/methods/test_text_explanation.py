@@ -1,5 +1,7 @@
 """TextSpan names a planted head and agrees with its definition; SpLiCE solves its problem and finds what was mixed."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,10 @@ from hypothesis import strategies as st
 
 from cutaway.data import scenes
 from cutaway.methods.feed import embedded, unit
-from cutaway.methods.representation_decomposition import Decomposition, representation_decomposition
+from cutaway.methods.representation_decomposition import Decomposition, decompositions, representation_decomposition
 from cutaway.methods.result import MethodError, Provenance, load
 from cutaway.methods.text_bank import TextBank, text_bank
-from cutaway.methods.text_explanation import Spans, SparseTexts, _greedy, splice, text_span
+from cutaway.methods.text_explanation import Spans, SparseTexts, _greedy, _row_space, splice, text_span
 from cutaway.model.weights import readout
 from world import fresh, noise, opened
 
@@ -56,6 +58,11 @@ def test_an_untrained_head_is_named_no_better_than_by_random_directions():
     assert float((spans["fit"] - spans["random_fit"]).mean()) < 0.1
 
 
+def greedy(content, words, picks):
+    scatter = content.T @ content
+    return _greedy(scatter, words, picks, _row_space(scatter))
+
+
 def plain(content, words, picks):
     """Algorithm 1 as it is written, on the items themselves."""
     content, words = content.clone(), words.clone()
@@ -77,7 +84,7 @@ def test_the_picks_are_those_of_the_algorithm(seed, rank, picks):
     content = noise(15, rank, seed=seed) @ noise(rank, 9, seed=seed + 1)
     words = noise(12, 9, seed=seed + 2)
     picks = min(picks, rank)
-    order, fit, explained = _greedy(content, words, picks)
+    order, fit, explained = greedy(content, words, picks)
     expected, shares = plain(content, words, picks)
     assert order.tolist() == expected and explained == pytest.approx(shares, abs=1e-8) and (fit <= 1 + 1e-9).all()
     assert (np.diff(explained) >= -1e-9).all() and explained.min() >= -1e-9 and explained.max() <= 1 + 1e-9
@@ -124,8 +131,63 @@ def test_on_a_model_the_published_rule_is_another_one():
 
 
 def test_a_head_that_does_nothing_explains_nothing():
-    order, _, explained = _greedy(torch.zeros(5, 4, dtype=torch.float64), noise(6, 4), 2)
+    order, _, explained = greedy(torch.zeros(5, 4, dtype=torch.float64), noise(6, 4), 2)
     assert len(order) == 2 and (explained == 0).all()
+
+
+# A pooling head's contributions fall off to a ten-thousandth: C'C holds their squares, so the last of them to 8 digits.
+@pytest.mark.parametrize(("name", "rounding"), [("clip", 1e-10), ("siglip", 1e-8)])
+def test_a_stream_gives_the_picks_of_the_algorithm_on_all_rows(name, rounding):
+    model = opened(name)
+    words = text_bank(model, TEXTS, progress=False)
+    stream = decompositions(model, iter(SCENES), batch=3, progress=False)
+    spans = text_span(stream, words, picks=3, progress=False)
+    parts = representation_decomposition(model, SCENES, progress=False)
+    texts = unit(words.embeddings).double()
+    for layer, head in np.ndindex(*spans["variance"].shape):
+        content = torch.from_numpy(parts["heads"].values[:, layer, head])
+        order, explained = plain(content - content.mean(0), texts - texts.mean(0), 3)
+        found = spans.data.isel(layer=layer, head=head)
+        assert found["text"].values.tolist() == [TEXTS[i] for i in order]
+        assert np.abs(found["explained"].values - explained).max() < rounding
+        assert float(found["variance"]) == pytest.approx(float((content - content.mean(0)).pow(2).sum(1).mean()))
+    assert spans.provenance.options["items"] == 20 and spans.provenance.model == model.name
+
+
+@pytest.mark.parametrize("options", [{}, {"centre": False, "rank": 4}, {"layers": [-1, 0]}])
+def test_a_stream_is_named_as_the_whole_is(options):
+    parts = representation_decomposition(opened("clip"), SCENES, progress=False)
+    pieces = (Decomposition(parts.data.isel(item=slice(i, i + 7)), parts.provenance) for i in range(0, 20, 7))
+    whole, stream = (text_span(one, bank(), picks=2, progress=False, **options) for one in (parts, pieces))
+    assert (whole["text"] == stream["text"]).all() and (whole["layer"] == stream["layer"]).all()
+    for name in ("fit", "explained", "random_fit", "random", "variance"):
+        assert np.abs(whole[name] - stream[name]).max() < 1e-10
+
+
+def test_no_decomposition_is_held_once_it_was_seen():
+    parts, alive, most = representation_decomposition(opened("clip"), SCENES, progress=False), [], 0
+
+    def stream():
+        nonlocal most
+        for i in range(0, 20, 2):
+            part = Decomposition(parts.data.isel(item=slice(i, i + 2)), parts.provenance)
+            alive.append(weakref.ref(part))
+            yield part
+            del part
+            most = max(most, sum(one() is not None for one in alive))
+
+    assert text_span(stream(), bank(), picks=2, progress=False).provenance.options["items"] == 20
+    assert most <= 3  # the first, from which the sizes are taken, and those at hand
+
+
+def test_what_is_no_stream_of_decompositions_is_refused():
+    parts = [representation_decomposition(opened(n), SCENES[:4], progress=False) for n in ("clip", "siglip")]
+    other = Decomposition(parts[0].data, parts[1].provenance)
+    few = Decomposition(parts[0].data.isel(item=[0, 1]), parts[0].provenance)
+    for stream, said in (([], "an empty stream"), (SCENES, "a stream of Scene"), ([parts[0], other], "several models"),
+                         ([few], "2 items")):  # fmt: skip
+        with pytest.raises(MethodError, match=said):
+            text_span(iter(stream), bank(), picks=2, progress=False)
 
 
 def test_spans_keep_and_draw_themselves(tmp_path):

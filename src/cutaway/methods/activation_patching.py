@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 from torch import Tensor
 
+from cutaway.methods.feed import Rows
 from cutaway.methods.minimal_pairs import batches, minimal_pairs, same_positions
 from cutaway.methods.result import MethodError, Provenance, Result, heat, labels
 from cutaway.model.edits import Ablate, Edit, Patch
@@ -24,6 +25,7 @@ from cutaway.model.run import Run
 from cutaway.model.sites import Site
 from cutaway.model.targets import Target, of_rows
 from cutaway.model.tokens import Positions
+from cutaway.store.reducers import Mean
 
 METHOD = "activation_patching"
 SOURCE = "Vig et al. 2020, arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262; Zhang, Nanda 2023, arXiv 2309.16042"
@@ -118,7 +120,7 @@ class Patching(Result):
 
 
 def activation_patching(
-    model: Model, clean: Sequence[Any] | Inputs, counterfactual: Sequence[Any] | Inputs | None = None, *,
+    model: Model, clean: Rows, counterfactual: Rows | None = None, *,
     sites: str | Sequence[str] = "vision.*.resid_post", over: Sequence[str] = ("token",), at: Positions | None = None,
     target: Target | None = None, mode: Mode = "denoise", how: How = "patch", least: float = 0.25, seed: int = 0,
     batch: int = 16, progress: bool = True,
@@ -211,16 +213,14 @@ class _Runs:
 
     def _average(self, one: Any, other: Any) -> dict[str, Tensor]:
         """The mean of every site over the rows of both sides."""
-        total: dict[str, Tensor] = {}
-        rows = 0
+        means = {str(site): Mean() for site in self.sites}
         for *_, here, there in batches(self.model, one, other, self.sites[0].tower, self.batch):
             for inputs in (here, there):
-                run = self.model.run(inputs, record=[str(site) for site in self.sites])
+                run = self.model.run(inputs, record=list(means))
                 for site in self.sites:
-                    summed = run[site].sum(site.axes.index("batch"), keepdim=True)
-                    total[str(site)] = summed + total[str(site)] if str(site) in total else summed
-                rows += run[self.sites[0]].shape[self.sites[0].axes.index("batch")]
-        return {name: value / rows for name, value in total.items()}
+                    means[str(site)].add(run[site].movedim(site.axes.index("batch"), 0))
+        rows = {str(site): site.axes.index("batch") for site in self.sites}
+        return {name: mean.value.unsqueeze(rows[name]) for name, mean in means.items()}
 
 
 def _check_options(

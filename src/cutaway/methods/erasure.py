@@ -14,7 +14,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from numpy import ndarray
 
-from cutaway.methods.feed import Rows
+from cutaway.methods.feed import Rows, again
 from cutaway.methods.probe_data import Pool, Pooling, chance, checked, fit, split, states
 from cutaway.methods.result import MethodError, Provenance, Result
 from cutaway.model.edits import Add, Edit, Project
@@ -80,8 +80,9 @@ def erase(
     ['clean', 'erased', 'random']
     """
     started = time.perf_counter()
-    items = _listed(rows, rounds, draws, target, on)
     at = model.sites.one(site)
+    _check(rounds, draws, target, on)
+    items = again(model, rows, at.tower)
     pooling, sites = Pooling.of(model, at.tower, pool), _read_at(model, at, read)
     y = checked(labels, len(items), "labels")
     train, held = split(y, test, seed)
@@ -113,19 +114,17 @@ def erase(
     return Erasure(data.assign(target=("condition", reached)) if reached else data, told)
 
 
-def _listed(rows: Rows, rounds: int, draws: int, target: Target | None, on: Inputs | None) -> Sequence[Any]:
-    if isinstance(rows, Inputs) or rounds < 1 or draws < 1:
+def _check(rounds: int, draws: int, target: Target | None, on: Inputs | None) -> None:
+    if rounds < 1 or draws < 1:
         raise MethodError(
-            f"cannot erase from {type(rows).__name__} with {rounds} rounds and {draws} draws",
-            expected="a list of pictures, scenes or texts, and at least one round and draw",
-            do="give the rows themselves, so that they can be split into those fitted on and those held out",
-        )
+            f"cannot erase in {rounds} rounds beside {draws} draws", expected="at least one round and one draw",
+            do="leave them out: one round, three draws",
+        )  # fmt: skip
     if (target is None) != (on is None):
         raise MethodError(
             "a target needs inputs to be read on, and the other way round", expected="`target` and `on`, or neither",
             do="pass `on=model.inputs(…)`",
         )  # fmt: skip
-    return rows
 
 
 def _read_at(model: Model, at: Site, read: Sequence[str] | None) -> list[Site]:

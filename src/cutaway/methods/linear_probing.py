@@ -8,16 +8,30 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 import xarray
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from numpy import ndarray
 
 from cutaway.methods.feed import Rows, tracked
-from cutaway.methods.probe_data import Pool, Pooling, chance, checked, fit, is_number, shuffled_by_type, split, states
+from cutaway.methods.probe_data import (
+    Pool,
+    Pooling,
+    Probe,
+    chance,
+    checked,
+    fit,
+    is_number,
+    shuffled_by_type,
+    split,
+    state_batches,
+    states,
+)
 from cutaway.methods.result import MethodError, Provenance, Result, labels
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
+from cutaway.store.fitted import Fitted, Origin
 
 METHOD = "linear_probing"
 SOURCE = "Alain, Bengio 2016, arXiv 1610.01644; control tasks: Hewitt, Liang 2019, arXiv 1909.03368"
@@ -156,3 +170,61 @@ def _table(
             "metric": ("label", ["R^2" if is_number(y) else "accuracy" for y in named.values()]),
         },
     )
+
+
+# --- one probe to keep ------------------------------------------------------------------------------------------------
+
+
+class LinearProbe(Fitted):
+    """A linear read-out of one label at one site of one model, to keep and to read new rows with."""
+
+    kind: ClassVar[str] = "linear_probe"
+
+    def predict(self, model: Model, rows: Rows, *, batch: int = 32, progress: bool = True) -> Shaped[ndarray, "item"]:
+        """The class or number read in each row; another model than it was fitted on is an error."""
+        self.check(model)
+        sites, pooling = model.sites.select(self.on.sites), Pooling.of(model, self.config["tower"], self.config["pool"])
+        seen = state_batches(model, rows, sites, pooling, batch=batch, progress=progress)
+        return np.concatenate([self.probe.predict(part[self.on.sites[0]]) for part in seen])
+
+    @property
+    def probe(self) -> Probe:
+        """The read-out as arrays, for states that are at hand."""
+        classes = self.config["classes"]
+        arrays = {name: value.numpy() for name, value in self.tensors.items()}
+        return Probe(**arrays, classes=None if classes is None else np.array(classes))
+
+
+def linear_probe(
+    model: Model, rows: Rows, labels: Any, *, site: str, pool: Pool = "pooled", penalty: float = 10.0, batch: int = 32,
+    progress: bool = True,
+) -> LinearProbe:  # fmt: skip
+    """Fit a probe on all rows, to keep and to read others with; `linear_probing` says how far to trust one.
+
+    The read-out, its states and `penalty` are those of `linear_probing`, at one site. Units: the labels' own.
+
+    What it can NOT tell: how well it reads rows it has not seen, nor what the model uses.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import cutaway
+    >>> from cutaway.data import scene_at
+    >>> from cutaway.methods.scene_labels import scene_labels
+    >>> model, scenes = cutaway.load("tiny:clip"), [scene_at("test", i) for i in range(24)]
+    >>> probe = linear_probe(model, scenes, scene_labels(scenes)["kind"], site="vision.1.resid_post", progress=False)
+    >>> back = LinearProbe.load(probe.save(Path(tempfile.mkdtemp()) / "kind"))
+    >>> new = (scene_at("test", i) for i in range(24, 30))
+    >>> set(back.predict(model, new, progress=False)) <= {"plain", "gradient", "texture"}
+    True
+    """
+    if penalty <= 0:
+        raise MethodError(f"penalty {penalty}", expected="a number above 0", do="leave it out: 10")
+    at = model.sites.one(site)
+    found = states(model, rows, [at], Pooling.of(model, at.tower, pool), batch=batch, progress=progress)[str(at)]
+    made = fit(found, checked(labels, len(found), "labels"), penalty)
+    arrays = {name: getattr(made, name) for name in ("weight", "bias", "centre", "spread")}
+    config = {
+        "tower": at.tower, "pool": pool, "penalty": penalty, "items": len(found),
+        "classes": None if made.classes is None else made.classes.tolist(),
+    }  # fmt: skip
+    return LinearProbe({name: torch.from_numpy(x) for name, x in arrays.items()}, config, Origin.of(model, at))

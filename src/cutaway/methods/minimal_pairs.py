@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from cutaway.data import Pair, Scene, render
-from cutaway.methods.feed import check_rows, embedded
+from cutaway.data import Pair
+from cutaway.methods.feed import Rows, again, embedded, prepared
 from cutaway.methods.result import MethodError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import Target, closer
 
 
-def closer_to(model: Model, to: Sequence[Any], than: Sequence[Any], *, progress: bool = False) -> closer:
+def closer_to(model: Model, to: Rows, than: Rows, *, progress: bool = False) -> closer:
     """The target `closer` from texts (for runs on pictures), or from pictures or scenes (for runs on texts)."""
-    towers = ["text" if all(isinstance(one, str) for one in given) else "vision" for given in (to, than)]
-    found = [
-        embedded(model, given, tower, progress=progress)
-        for given, tower in zip((to, than), towers, strict=True)
-    ]  # fmt: skip
-    return closer(*found)
+    both = [again(model, given, "text") for given in (to, than)]
+    towers = ["text" if all(isinstance(one, str) for one in given) else "vision" for given in both]
+    return closer(*(embedded(model, *one, progress=progress) for one in zip(both, towers, strict=True)))
 
 
 def minimal_pairs(
@@ -35,7 +32,8 @@ def minimal_pairs(
                 exists=f"{type(clean).__name__} and {type(counterfactual).__name__}", do="make both: `model.inputs`",
             )  # fmt: skip
     else:
-        check_rows(model, clean, tower)
+        clean = again(model, clean, tower)
+        counterfactual = None if counterfactual is None else again(model, counterfactual, tower)
     told: tuple[Any, Any] | None = None
     if not isinstance(clean, Inputs) and all(isinstance(pair, Pair) for pair in clean):
         if counterfactual is not None:
@@ -71,13 +69,7 @@ def batches(model: Model, one: Any, other: Any, tower: str, batch: int) -> Itera
     count = max(1, min(-(-len(one) // batch), len(one) // 2))
     edges = [round(i * len(one) / count) for i in range(count + 1)]
     for start, stop in itertools.pairwise(edges):
-        yield start, stop, _inputs(model, one[start:stop], tower), _inputs(model, other[start:stop], tower)
-
-
-def _inputs(model: Model, rows: Sequence[Any], tower: str) -> Inputs:
-    if tower.startswith("text"):
-        return model.inputs(text=list(rows))
-    return model.inputs(image=[render(row) if isinstance(row, Scene) else row for row in rows])
+        yield start, stop, prepared(model, one[start:stop], tower), prepared(model, other[start:stop], tower)
 
 
 def same_positions(one: Inputs, other: Inputs, tower: str, start: int) -> None:

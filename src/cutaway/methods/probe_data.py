@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 from torch import Tensor
 
@@ -79,12 +79,18 @@ def states(
     progress: bool = True,
 ) -> dict[str, Float[ndarray, "item unit"]]:  # fmt: skip
     """The pooled state of every item at every site, in float64."""
-    found: dict[str, list[Tensor]] = {str(site): [] for site in sites}
+    parts = list(state_batches(model, rows, sites, pooling, edits=edits, batch=batch, progress=progress))
+    return {str(site): np.concatenate([part[str(site)] for part in parts]) for site in sites}
+
+
+def state_batches(
+    model: Model, rows: Rows, sites: Sequence[Site], pooling: Pooling, *, edits: Any = (), batch: int = 32,
+    progress: bool = True,
+) -> Iterator[dict[str, Float[ndarray, "item unit"]]]:  # fmt: skip
+    """The same for one batch after the other."""
     for inputs in feed(model, rows, pooling.tower, batch=batch, what="recording", progress=progress):
         run = model.run(inputs, record=sites, edits=edits)
-        for site in sites:
-            found[str(site)].append(pooling(run[site], site, inputs).cpu())
-    return {name: torch.cat(parts).double().numpy() for name, parts in found.items()}
+        yield {str(site): pooling(run[site], site, inputs).cpu().double().numpy() for site in sites}
 
 
 def is_number(labels: ndarray) -> bool:
@@ -130,21 +136,40 @@ def shuffled_by_type(labels: ndarray, types: ndarray, seed: int) -> ndarray:
     return np.random.default_rng(seed).permutation(own)[where]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probe:
-    """A fitted linear read-out of standardised states."""
+    """A fitted linear read-out W (x - centre) / spread + b of states: of classes, or without any of a number.
 
-    model: Any
+    Of two classes one row of W speaks for the second.
+    """
+
+    weight: Float[ndarray, "k unit"]
+    bias: Float[ndarray, "k"]
     centre: Float[ndarray, "unit"]
     spread: Float[ndarray, "unit"]
+    classes: Shaped[ndarray, "c"] | None = None
+
+    def values(self, x: Float[ndarray, "item unit"]) -> Float[ndarray, "item k"]:
+        """What is read: log odds (up to a shift of all classes), or the number."""
+        return ((x - self.centre) / self.spread) @ self.weight.T + self.bias
+
+    def predict(self, x: Float[ndarray, "item unit"]) -> Shaped[ndarray, "item"]:
+        """The class of each item, or its number."""
+        found = self.values(x)
+        if self.classes is None:
+            return found[:, 0]
+        return self.classes[found.argmax(1) if len(self.weight) > 1 else (found[:, 0] > 0).astype(int)]
 
     def score(self, x: Float[ndarray, "item unit"], y: ndarray) -> float:
         """Accuracy for classes, R^2 for numbers."""
-        return float(self.model.score((x - self.centre) / self.spread, y))
+        from sklearn.metrics import r2_score
+
+        found = self.predict(x)
+        return float(r2_score(y, found) if self.classes is None else np.mean(found == y))
 
     def directions(self) -> Float[ndarray, "k unit"]:
         """An orthonormal basis of what the read-out looks at, in the units of the states."""
-        weights = np.atleast_2d(self.model.coef_) / self.spread
+        weights = self.weight / self.spread
         weights = weights - weights.mean(0) if len(weights) > 1 else weights  # a shift of all classes changes nothing
         _, sizes, basis = np.linalg.svd(weights, full_matrices=False)
         return basis[sizes > sizes.max() * 1e-8]
@@ -157,7 +182,9 @@ def fit(x: Float[ndarray, "item unit"], y: ndarray, penalty: float) -> Probe:
     centre, spread = x.mean(0), x.std(0)
     spread = np.where(spread > 1e-12 * (spread.max() or 1.0), spread, 1.0)
     solver = Ridge(alpha=penalty) if is_number(y) else LogisticRegression(C=1 / penalty, max_iter=3000)
-    return Probe(solver.fit((x - centre) / spread, y), centre, spread)
+    solver.fit((x - centre) / spread, y)
+    weight, bias = np.atleast_2d(solver.coef_), np.atleast_1d(solver.intercept_)
+    return Probe(weight, bias, centre, spread, None if is_number(y) else solver.classes_)
 
 
 def chance(train: ndarray, test: ndarray) -> float:

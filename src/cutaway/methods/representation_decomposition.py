@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -146,7 +147,8 @@ def representation_decomposition(
     behind its final norm.
 
     What it can NOT tell: effects that pass through later layers (an early head can matter by what others do with it),
-    and how s itself would change if a component were gone. It holds items x layers x heads x joint numbers in memory.
+    and how s itself would change if a component were gone. It holds items x layers x heads x joint numbers in memory:
+    `decompositions` gives the same batch by batch.
 
     >>> import cutaway
     >>> from cutaway.data import scene_at
@@ -155,26 +157,63 @@ def representation_decomposition(
     >>> bool(made["error"].max() < 1e-10), made["heads"].dims
     (True, ('item', 'layer', 'head', 'joint'))
     """
-    started = time.perf_counter()
-    end, layers = readout(model, tower), model.sites.towers()[tower]
-    weights = [head_weights(model, tower, layer) for layer in range(layers)]
-    sites = [f"{tower}.*.attn.z", f"{tower}.*.mlp.out", *end.sites]
-    if by_token:
-        sites += [f"{tower}.*.attn.pattern", f"{tower}.*.attn.v"]
-    parts: list[dict[str, Tensor]] = []
-    last: Inputs | None = None
-    for last in feed(model, rows, tower, batch=batch, what="decomposing", progress=progress):
-        run = model.run(last, record=sites)
-        parts.append({name: value.cpu() for name, value in _terms(run, end, weights, by_token).items()})
-    data = _dataset(parts, end, last)
-    _check(data, model.dtype)
-    return Decomposition(
-        data,
-        Provenance.of(
-            METHOD, SOURCE, started=started, model=model, sites=tuple(sites), tower=tower, by_token=by_token,
-            space=end.space, read_at=end.at,
-        ),
-    )  # fmt: skip
+    reading, parts, last = _Reading.of(model, tower, by_token), [], None
+    for part, inputs in reading.terms(rows, batch, progress):
+        parts.append(part)
+        last = inputs
+    return reading.whole(parts, last)
+
+
+def decompositions(
+    model: Model, rows: Rows, *, tower: str = "vision", by_token: bool = False, batch: int = 32, progress: bool = True
+) -> Iterator[Decomposition]:
+    """The same, a batch at a time: a stream for what needs no more of it than sums, such as `text_span`.
+
+    >>> import cutaway
+    >>> from cutaway.data import scene_at
+    >>> stream = decompositions(cutaway.load("tiny:clip"), (scene_at("test", i) for i in range(5)), batch=2)
+    >>> [part.data.sizes["item"] for part in stream]
+    [2, 2, 1]
+    """
+    reading = _Reading.of(model, tower, by_token)
+    for part, inputs in reading.terms(rows, batch, progress):
+        yield reading.whole([part], inputs)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is read of each run, and what becomes of it."""
+
+    model: Model
+    end: Readout
+    weights: list[tuple[Tensor, Tensor]]
+    sites: list[str]
+    by_token: bool
+    started: float
+
+    @classmethod
+    def of(cls, model: Model, tower: str, by_token: bool) -> _Reading:
+        started, end = time.perf_counter(), readout(model, tower)
+        weights = [head_weights(model, tower, layer) for layer in range(model.sites.towers()[tower])]
+        sites = [f"{tower}.*.attn.z", f"{tower}.*.mlp.out", *end.sites]
+        sites += [f"{tower}.*.attn.pattern", f"{tower}.*.attn.v"] if by_token else []
+        return cls(model, end, weights, sites, by_token, started)
+
+    def terms(self, rows: Rows, batch: int, progress: bool) -> Iterator[tuple[dict[str, Tensor], Inputs]]:
+        """The terms of each batch, and the batch."""
+        for inputs in feed(self.model, rows, self.end.tower, batch=batch, what="decomposing", progress=progress):
+            found = _terms(self.model.run(inputs, record=self.sites), self.end, self.weights, self.by_token)
+            yield {name: value.cpu() for name, value in found.items()}, inputs
+
+    def whole(self, parts: list[dict[str, Tensor]], inputs: Inputs | None) -> Decomposition:
+        """Batches as one result, whose sum is checked."""
+        data = _dataset(parts, self.end, inputs)
+        _check(data, self.model.dtype)
+        told = Provenance.of(
+            METHOD, SOURCE, started=self.started, model=self.model, sites=tuple(self.sites), tower=self.end.tower,
+            by_token=self.by_token, space=self.end.space, read_at=self.end.at,
+        )  # fmt: skip
+        return Decomposition(data, told)
 
 
 def _terms(run: Run, end: Readout, weights: list[tuple[Tensor, Tensor]], by_token: bool) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class TextBank:
 
 
 def text_bank(
-    model: Model, texts: Sequence[str], topics: Sequence[str] | None = None, *, batch: int = 128, progress: bool = True
+    model: Model, texts: Iterable[str], topics: Iterable[str] | None = None, *, batch: int = 128, progress: bool = True
 ) -> TextBank:
     """Embed texts with the model's own text tower; a text given twice is kept once.
 
@@ -69,10 +69,13 @@ def text_bank(
             expected="a contrastive model such as CLIP or SigLIP", exists=f"the towers {', '.join(model.towers)}",
             do="open a contrastive one, for instance zoo:emoji-clip",
         )  # fmt: skip
-    if isinstance(texts, str) or (topics is not None and len(topics) != len(texts)):
+    single = isinstance(texts, str)
+    texts, topics = list(texts), None if topics is None else list(topics)
+    if single or (topics is not None and len(topics) != len(texts)):
         raise MethodError(
             "texts and topics do not fit", expected="a list of texts, and a topic for each or none",
-            exists=f"{type(texts).__name__} and {type(topics).__name__}", do="put a single text into a list",
+            exists="one string" if single else f"{len(texts)} texts and {len(topics or ())} topics",
+            do="put a single text into a list",
         )  # fmt: skip
     kept = dict(reversed(list(zip(texts, topics or ["text"] * len(texts), strict=True))))
     ordered = [text for text in dict.fromkeys(texts) if text.strip()]

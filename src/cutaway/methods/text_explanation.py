@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from cutaway.methods.feed import tracked, unit
 from cutaway.methods.representation_decomposition import Decomposition
 from cutaway.methods.result import MethodError, Provenance, Result, heat
 from cutaway.methods.text_bank import TextBank, same_space
+from cutaway.store.reducers import Gram, Moments
 
 SPAN_SOURCE = "Gandelsman, Efros, Steinhardt 2023, arXiv 2310.05916, algorithm 1 (TextSpan)"
 SPLICE_SOURCE = "Bhalla, Oesterling, Srinivas, Calmon, Lakkaraju 2024, arXiv 2402.10376 (SpLiCE)"
@@ -58,14 +60,19 @@ class Spans(Result):
 
 
 def text_span(
-    parts: Decomposition, bank: TextBank, *, picks: int = 5, layers: Sequence[int] | None = None, centre: bool = True,
-    rank: int | None = None, seed: int = 0, progress: bool = True,
+    parts: Decomposition | Iterable[Decomposition], bank: TextBank, *, picks: int = 5,
+    layers: Sequence[int] | None = None, centre: bool = True, rank: int | None = None, seed: int = 0,
+    progress: bool = True,
 ) -> Spans:  # fmt: skip
     """Name every head by the texts whose directions explain most of what it adds to the embeddings.
 
     C (items x joint): the head's contributions less their mean over the items; R: the bank's texts t / |t| less their
     mean, projected onto the row space of C. Repeat: pick j = argmax_j |C R_j|^2, then take the direction R_j out of C
     and of all R. Explained after k picks: 1 - |C_k|^2 / |C_0|^2. Fit of a pick: |R_j| when picked over |R_j| at first.
+
+    Of C only C'C (joint x joint) is ever used: |C R_j|^2 = R_j' C'C R_j, and taking a direction out of C takes it out
+    of C'C on both sides. So `parts` may be a stream of any length (`decompositions(model, rows)`): what is held is one
+    such matrix a head, of the `layers` named (5 MB a head of CLIP ViT-L/14, as 1,500 pictures would be).
 
     Units: shares of variance. Source: Gandelsman et al. 2023, arXiv 2310.05916, algorithm 1. We remove the mean of the
     bank as well as that of the contributions, as the modality mean is no property of a head. `centre=False` is the
@@ -80,83 +87,122 @@ def text_span(
 
     >>> import cutaway
     >>> from cutaway.data import scene_at
-    >>> from cutaway.methods.representation_decomposition import representation_decomposition
+    >>> from cutaway.methods.representation_decomposition import decompositions
     >>> from cutaway.methods.text_bank import text_bank
     >>> model = cutaway.load("tiny:clip")
-    >>> made = representation_decomposition(model, [scene_at("test", i) for i in range(8)], progress=False)
+    >>> made = decompositions(model, (scene_at("test", i) for i in range(8)), batch=4, progress=False)
     >>> spans = text_span(made, text_bank(model, ["a dog", "a cat", "a red car"]), picks=2, progress=False)
     >>> spans["text"].dims, spans["text"].shape
     (('layer', 'head', 'pick'), (3, 4, 2))
     """
     started = time.perf_counter()
-    sizes = parts.data.sizes
-    texts = same_space(bank, sizes["joint"], parts.provenance.model)
+    first, parts = _begun(parts)
+    sizes = first.data.sizes
+    texts = same_space(bank, sizes["joint"], first.provenance.model)
     chosen = list(range(sizes["layer"])) if layers is None else [range(sizes["layer"])[layer] for layer in layers]
-    _check_picks(picks, rank, min(len(bank), sizes["joint"]), sizes["item"])
-    words = unit(texts).double()
-    words = words - words.mean(0) if centre else words
-    drawn = torch.randn(words.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    random = unit(drawn) * words.norm(dim=1, keepdim=True)
-    heads = torch.from_numpy(parts["heads"].values[:, chosen]).double()
-    order, *numbers = _spans(heads, words, random, picks, centre, rank, progress)
-    names, axes = ("fit", "explained", "random_fit", "random", "variance"), ("layer", "head", "pick")
-    data = xarray.Dataset(
-        {
-            "text": (axes, np.array(bank.texts)[order]),
-            "topic": (axes, np.array(bank.topics)[order]),
-            **{name: (axes[: values.ndim], values) for name, values in zip(names, numbers, strict=True)},
-        },
-        coords={"layer": chosen, "head": range(sizes["head"]), "pick": range(1, picks + 1)},
-    )
+    _check_picks(picks, rank, min(len(bank), sizes["joint"]))
+    heads = tracked(_moments(parts, chosen), "naming heads", len(chosen) * sizes["head"], show=progress)
+    items, *columns = _spans(heads, unit(texts).double(), picks, centre, rank, seed)
     told = Provenance.of(
-        "text_span", SPAN_SOURCE, started=started, model=parts.provenance, seed=seed, picks=picks, texts=len(bank),
-        items=sizes["item"], centred="contributions and bank" if centre else "contributions", rank=rank,
+        "text_span", SPAN_SOURCE, started=started, model=first.provenance, seed=seed, picks=picks, texts=len(bank),
+        items=int(items.max()), centred="contributions and bank" if centre else "contributions", rank=rank,
     )  # fmt: skip
-    return Spans(data, told)
+    return Spans(_table(columns, bank, chosen, picks), told)
 
 
-def _check_picks(picks: int, rank: int | None, most: int, items: int) -> None:
-    if not 1 <= picks <= most or items < 3:
+def _begun(
+    parts: Decomposition | Iterable[Decomposition],
+) -> tuple[Decomposition, Decomposition | Iterable[Decomposition]]:
+    """The first of a stream, and the stream with it."""
+    if isinstance(parts, Decomposition):
+        return parts, parts
+    stream = iter(parts)
+    first: object = next(stream, None)
+    if not isinstance(first, Decomposition):
         raise MethodError(
-            f"{picks} picks over {items} items",
-            expected=f"1 to {most} picks, as many as texts and directions, and at least 3 items (better some hundreds)",
+            "no decomposition to name heads of", expected="a Decomposition, or a stream of them",
+            exists="an empty stream" if first is None else f"a stream of {type(first).__name__}",
+            do="`representation_decomposition(model, rows)`, or `decompositions(model, rows)` for many rows",
+        )  # fmt: skip
+    return first, chain([first], stream)
+
+
+def _check_picks(picks: int, rank: int | None, most: int) -> None:
+    if not 1 <= picks <= most:
+        raise MethodError(
+            f"{picks} picks",
+            expected=f"1 to {most} picks, as many as texts and directions",
+            do="give `picks` in between",
         )
     if rank is not None and rank < picks:
         raise MethodError(f"{picks} picks from {rank} directions", expected="a `rank` of as many as `picks` at least")
 
 
+def _moments(parts: Decomposition | Iterable[Decomposition], layers: list[int]) -> Iterator[Moments]:
+    """Mean and scatter of what each head adds: of one head at a time, or of all while a stream passes, once."""
+    if isinstance(parts, Decomposition):
+        heads = torch.from_numpy(parts["heads"].values[:, layers])
+        return (Gram().add(heads[:, layer, head]).value for layer, head in np.ndindex(*heads.shape[1:3]))
+    grams, kinds = Gram(), set()
+    for part in parts:
+        made = part.provenance
+        kinds.add(f"{made.model} {made.revision} {made.options.get('tower', '')}")
+        if len(kinds) > 1:
+            raise MethodError(
+                "these decompositions are of several models or towers", expected="one model and one tower",
+                exists="; ".join(sorted(kinds)), do="name the heads of each by themselves",
+            )  # fmt: skip
+        grams.add(torch.from_numpy(part["heads"].values[:, layers]))
+    whole = grams.value
+    return (Moments(whole.count, whole.mean[at], whole.scatter[at]) for at in np.ndindex(*whole.mean.shape[:2]))
+
+
 def _spans(
-    heads: Float[Tensor, "item layer head joint"], words: Float[Tensor, "text joint"],
-    random: Float[Tensor, "text joint"], picks: int, centre: bool, rank: int | None, progress: bool,
-) -> list[ndarray]:  # fmt: skip
-    """Of every head: the picks, their fit and the variance they explain, both at random too, the variance itself."""
+    heads: Iterable[Moments], words: Float[Tensor, "text joint"], picks: int, centre: bool, rank: int | None, seed: int
+) -> list[ndarray]:
+    """Of every head: items, picks, their fit and the variance they explain, both at random too, the variance itself."""
+    words = words - words.mean(0) if centre else words
+    drawn = torch.randn(words.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    random = unit(drawn) * words.norm(dim=1, keepdim=True)
     found = []
-    contents = heads.permute(1, 2, 0, 3).flatten(0, 1)
-    for content in tracked(contents, "naming heads", len(contents), show=progress):
-        centred = content - content.mean(0)
-        basis = _row_space(centred if centre else content, rank)
-        _, *baseline = _greedy(centred, random, picks, basis)
-        variance = float(centred.pow(2).sum(1).mean())
-        found.append((*_greedy(centred, words, picks, basis), *baseline, variance))
-    shape = heads.shape[1:3]
-    return [np.stack(column).reshape(*shape, *np.shape(column[0])) for column in zip(*found, strict=True)]
+    for head in heads:
+        if head.count < 3:
+            raise MethodError(
+                f"{head.count} items", expected="3 at least, better some hundreds", do="decompose more rows"
+            )
+        basis = _row_space(head.scatter if centre else head.gram, rank)
+        _, *baseline = _greedy(head.scatter, random, picks, basis)
+        variance = float(head.scatter.trace() / head.count)
+        found.append((head.count, *_greedy(head.scatter, words, picks, basis), *baseline, variance))
+    return [np.stack(column) for column in zip(*found, strict=True)]
 
 
-def _row_space(content: Float[Tensor, "item joint"], rank: int | None = None) -> Float[Tensor, "joint k"]:
-    """The first directions of the row space, orthonormal."""
-    values, vectors = torch.linalg.eigh(content.T @ content)  # rising
+def _table(columns: list[ndarray], bank: TextBank, layers: list[int], picks: int) -> xarray.Dataset:
+    order, *numbers = (column.reshape(len(layers), -1, *column.shape[1:]) for column in columns)
+    axes, names = ("layer", "head", "pick"), ("fit", "explained", "random_fit", "random", "variance")
+    return xarray.Dataset(
+        {
+            "text": (axes, np.array(bank.texts)[order]),
+            "topic": (axes, np.array(bank.topics)[order]),
+            **{name: (axes[: values.ndim], values) for name, values in zip(names, numbers, strict=True)},
+        },
+        coords={"layer": layers, "head": range(order.shape[1]), "pick": range(1, picks + 1)},
+    )
+
+
+def _row_space(gram: Float[Tensor, "joint joint"], rank: int | None = None) -> Float[Tensor, "joint k"]:
+    """The first directions of the row space of C, orthonormal, from C'C."""
+    values, vectors = torch.linalg.eigh(gram)  # rising
     return vectors[:, values > values.max().clamp_min(0) * 1e-10].flip(1)[:, :rank]
 
 
 def _greedy(
-    content: Float[Tensor, "item joint"], words: Float[Tensor, "text joint"], picks: int,
-    basis: Float[Tensor, "joint k"] | None = None,
+    scatter: Float[Tensor, "joint joint"], words: Float[Tensor, "text joint"], picks: int,
+    basis: Float[Tensor, "joint k"],
 ) -> tuple[Int[ndarray, "pick"], Float[ndarray, "pick"], Float[ndarray, "pick"]]:  # fmt: skip
-    """The picks, their fit, the cumulative share of variance. Works on sums over items: |C r|^2 = r'C'C r."""
-    basis = _row_space(content) if basis is None else basis
-    total, lengths = content.pow(2).sum(), words.norm(dim=1)
-    words, inside = words @ basis, content @ basis  # coordinates in the row space
-    spread = inside.T @ inside
+    """The picks, their fit, the cumulative share of variance, from C'C of the contributions less their mean."""
+    total, lengths = scatter.trace(), words.norm(dim=1)
+    words, spread = words @ basis, basis.T @ scatter @ basis  # coordinates in the row space
     start = spread.trace()
     order, fit, explained = [], [], []
     for _ in range(picks):
