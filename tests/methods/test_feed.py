@@ -15,7 +15,7 @@ from cutaway.methods.erasure import erase
 from cutaway.methods.feed import again, check_rows, embedded, feed, prepared, tracked
 from cutaway.methods.linear_probing import linear_probing
 from cutaway.methods.logit_lens import logit_lens
-from cutaway.methods.minimal_pairs import closer
+from cutaway.methods.minimal_pairs import closer_to
 from cutaway.methods.result import MethodError
 from cutaway.methods.text_bank import text_bank
 from world import gap, opened
@@ -183,7 +183,7 @@ def test_what_is_gone_over_twice_must_have_numbers():
     with pytest.raises(MethodError, match="gone over once"):
         activation_patching(model, pairs("background", 3), progress=False)
     with pytest.raises(MethodError, match="gone over once"):
-        closer.of(model, iter(CAPTIONS), CAPTIONS)
+        closer_to(model, iter(CAPTIONS), CAPTIONS)
 
 
 def test_methods_take_streams():
@@ -205,7 +205,7 @@ def test_methods_take_streams():
 
 def test_pairs_come_from_data_sets_of_examples_too():
     model = opened("clip")
-    target = closer.of(model, CAPTIONS[:3], CAPTIONS[1:4])
+    target = closer_to(model, CAPTIONS[:3], CAPTIONS[1:4])
     found = [
         activation_patching(model, one, other, sites="vision.1.resid_post", over=(), target=target, progress=False)
         for one, other in ((PICTURES[:3], PICTURES[2:]), (Listed(TENSORS[:3]), torch.stack(TENSORS[2:])))
