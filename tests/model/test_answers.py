@@ -32,8 +32,8 @@ def test_it_is_what_generate_gives_token_by_token(name):
     each = torch.stack([scores.gather(1, ids[:, [t]])[:, 0] for t, scores in enumerate(steps)], 1)
     inputs = model.inputs(**asked(name), answer=list(ids))
     run = model.run(inputs)
-    assert torch.allclose(targets.answer()(run), each.sum(1), rtol=0, atol=1e-5)
-    assert torch.allclose(targets.answer(mean=True)(run), each.mean(1), rtol=0, atol=1e-5)
+    assert torch.allclose(targets.answer()(run).double(), each.sum(1), rtol=0, atol=1e-5)
+    assert torch.allclose(targets.answer(mean=True)(run).double(), each.mean(1), rtol=0, atol=1e-5)
 
 
 def test_words_one_for_all_or_one_a_prompt():
