@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 from scipy.io import wavfile
 from typer.main import get_command
@@ -196,3 +197,19 @@ def test_narrow_tables_do_not_break_words():
     told = out.getvalue()
     assert told.count("selectivity") == 6 and told.count("-7.0000") == 6 and told.count("layer") > 1
     assert max(map(len, told.splitlines())) <= 48 and "Decomposition(representation_decomposition" in told
+
+
+@pytest.mark.parametrize("command", ["sites", "tokens", "explain", "run logit-lens", "run linear-probing"])
+def test_every_command_that_opens_a_model_says_how(command):
+    """Device, dtype and revision are options of each, and go with the name to where it is opened."""
+    told = run(app, [*command.split(), "--help"]).output
+    assert all(f"--{option}" in told for option in ("device", "dtype", "revision"))
+
+
+def test_the_dtype_and_device_are_those_asked_for(monkeypatch):
+    seen = []
+    monkeypatch.setattr("cutaway.report.tables.print_sites", lambda model, *rest, **more: seen.append(model))
+    assert run(app, ["sites", "tiny:clip", "--dtype", "bfloat16", "--device", "cpu"]).exit_code == 0
+    assert (seen[0].dtype, seen[0].device.type, seen[0].name) == (torch.bfloat16, "cpu", "tiny:clip")
+    wrong = run(app, ["sites", "tiny:clip", "--device", "cuda:99"])
+    assert wrong.exit_code != 0 and "no device 'cuda:99'" in str(wrong.exception).lower()

@@ -165,7 +165,7 @@ def test_public_functions_are_annotated(name: str) -> None:
 def test_no_prints(name: str) -> None:
     calls = (node for node in ast.walk(tree(name)) if isinstance(node, ast.Call))
     prints = [f"line {c.lineno}" for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
-    report(name, prints, "return the value, or raise; only cli.py talks, and it talks through rich")
+    report(name, prints, "return the value, or raise; only cli/ talks, and it talks through rich")
 
 
 @each_file

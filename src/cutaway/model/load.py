@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from cutaway.errors import LoadError, near
 from cutaway.model.model import Model
 from cutaway.model.wrapped import unwrapped
+from cutaway.source import Source
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -46,9 +48,9 @@ def load(
     """Open a model and name its parts.
 
     `source`: a hub id; a folder with `config.json` or `model_index.json` and safetensors weights; `tiny:clip` (a random
-    model) or `zoo:emoji-clip` (a trained one, in the package; `zoo:emoji-clip@untrained` is its floor); or a loaded
-    transformers model or diffusers pipeline (then give its `processor`). `attn` is `sdpa` or `eager`. Raises
-    LoadError; pickle checkpoints are refused.
+    model) or `zoo:emoji-clip` (a trained one, in the package; `zoo:emoji-clip@untrained` is its floor); any of these in
+    a `Source`, with its options; or a loaded transformers model or diffusers pipeline (then give its `processor`).
+    `attn` is `sdpa` or `eager`. Raises LoadError; pickle checkpoints are refused.
 
     A loaded object stays as it is, dtype, device and mode included: runs put it into eval mode and give its mode back.
     Of a `DataParallel`, `torch.compile` or PEFT wrapper the model inside is opened, adapters in place: `model.module`.
@@ -56,6 +58,9 @@ def load(
     >>> load("tiny:vit")
     tiny:vit: ViTForImageClassification, encoder; vision (3 layers); 49 sites
     """
+    if isinstance(source, Source):
+        said = {item.name: getattr(source, item.name) for item in fields(source)}
+        return load(said.pop("name"), processor=processor, **said)
     dtype, device = _dtype(dtype), device_of(device)
     if not isinstance(source, str | Path):
         asked = {"dtype": dtype, "device": device, "device_map": device_map, "attn": attn, "revision": revision}

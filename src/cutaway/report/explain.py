@@ -36,6 +36,7 @@ from cutaway.report.sources import (
 )
 from cutaway.report.views import View
 from cutaway.report.words import signed
+from cutaway.source import Source
 
 REPORT = "report.html"
 FILES = (REPORT, PICTURE, OTHER, BANK, *(f"{result}.nc" for result in RESULTS))  # all that a report may write
@@ -54,7 +55,7 @@ class Explained:
 
 
 def explain(
-    model: Model | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
+    model: Model | Source | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
     counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
     overwrite: bool = False, many: int = 256, seed: int = 0, skip_bad: bool = False,
 ) -> Path:  # fmt: skip
@@ -80,7 +81,7 @@ def explain(
 
 
 def explained(
-    model: Model | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
+    model: Model | Source | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
     counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
     overwrite: bool = False, many: int = 256, seed: int = 0, truth: Mapping[str, ndarray] | None = None,
     title: str = "", told: Told = lambda _: None, skip_bad: bool = False,
@@ -241,7 +242,7 @@ def _snippets(
     folder: Path, model: Any, found: Battery, bank: str | Path | None, pictures: str | Path | None
 ) -> Snippets:
     case = found.case
-    name = case.model.name if LOADABLE.match(case.model.name) or isinstance(model, str | Path) else ""
+    name = case.model.name if LOADABLE.match(case.model.name) or isinstance(model, Source | str | Path) else ""
     crowd_of, skipped = "" if case.crowd is None else EMOJIWORLD, 0
     if isinstance(case.crowd, Folder):
         crowd_of, skipped = str(pictures), len(case.crowd.skipped)

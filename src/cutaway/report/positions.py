@@ -15,10 +15,11 @@ from cutaway.model.model import Model
 from cutaway.report.sources import read_picture, unknown_words
 from cutaway.report.tables import print_recording, print_tokens
 from cutaway.report.words import quoted
+from cutaway.source import Source
 
 
 def show_tokens(
-    name: str, image: Path | None, text: str | None, audio: Path | None, prompt: str | None,
+    name: Source | str, image: Path | None, text: str | None, audio: Path | None, prompt: str | None,
     console: Console | None = None,
 ) -> None:  # fmt: skip
     """Print the token maps, words the model does not know, and how much memory a recording of everything takes."""

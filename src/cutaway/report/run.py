@@ -31,6 +31,7 @@ from cutaway.report.sources import (
     read_texts,
 )
 from cutaway.report.tables import heading
+from cutaway.source import Source
 
 ROWS = 40  # of a table
 
@@ -98,7 +99,7 @@ def _fitting(cells: Mapping[Any, Sequence[str]], numeric: Mapping[Any, bool], wi
     return tables
 
 
-def decomposition(model: str, images: Sequence[Path], texts: Sequence[str], tower: str) -> tuple[Result, Any]:
+def decomposition(model: Source | str, images: Sequence[Path], texts: Sequence[str], tower: str) -> tuple[Result, Any]:
     """The decomposition of pictures, and with texts the mean effect of each layer on each of them."""
     from cutaway.methods.representation_decomposition import representation_decomposition
 
@@ -117,7 +118,7 @@ def decomposition(model: str, images: Sequence[Path], texts: Sequence[str], towe
     return made, grouped.rename_axis(["layer", "part"]).reset_index()
 
 
-def lens(model: str, images: Sequence[Path], texts: Sequence[str], centre: bool) -> tuple[Result, Any]:
+def lens(model: Source | str, images: Sequence[Path], texts: Sequence[str], centre: bool) -> tuple[Result, Any]:
     """The logit lens of pictures: the cosine of the pooled state with each text, by layer."""
     from cutaway.methods.logit_lens import logit_lens
 
@@ -134,7 +135,7 @@ def lens(model: str, images: Sequence[Path], texts: Sequence[str], centre: bool)
 
 
 def explanation(
-    model: str, pictures: str | None, bank: str | None, image: Path | None, count: int, skip_bad: bool = False
+    model: Source | str, pictures: str | None, bank: str | None, image: Path | None, count: int, skip_bad: bool = False
 ) -> Result:
     """Heads as texts over many pictures, or one picture's embedding as texts."""
     from cutaway.methods.feed import embedded, unit
@@ -143,8 +144,8 @@ def explanation(
 
     check_bank(bank)
     one = None if image is None else read_picture(image)
-    many = crowd(pictures, model, count, skip_bad=skip_bad)
-    if many is None or (bank is None and not model.startswith("zoo:")):
+    many = crowd(pictures, str(model), count, skip_bad=skip_bad)
+    if many is None or (bank is None and not str(model).startswith("zoo:")):
         raise InputError(
             f"'{model}' has no {'bank of texts' if many is not None else 'pictures'} of its own",
             expected=f"--pictures FOLDER and --bank FILE, or the word '{EMOJIWORLD}' for either",
@@ -158,7 +159,9 @@ def explanation(
     return splice(representation_decomposition(found, [one]), texts, mean=mean)
 
 
-def probing(model: str, pictures: str, labels: Sequence[str], pool: Pool, count: int, skip_bad: bool = False) -> Result:
+def probing(
+    model: Source | str, pictures: str, labels: Sequence[str], pool: Pool, count: int, skip_bad: bool = False
+) -> Result:
     """Linear probes of what is known of the pictures: the truth of scenes, or the names of sub-folders."""
     from cutaway.methods.linear_probing import linear_probing
     from cutaway.methods.scene_labels import LABELS, scene_labels
@@ -194,7 +197,7 @@ def probing(model: str, pictures: str, labels: Sequence[str], pool: Pool, count:
 
 
 def patching(
-    model: Model | str, image: Path, counterfactual: Path, texts: Sequence[str], over: str, sites: str
+    model: Model | Source | str, image: Path, counterfactual: Path, texts: Sequence[str], over: str, sites: str
 ) -> Result:
     """Activation patching between two pictures, for the first text rather than the second."""
     from cutaway.methods.activation_patching import OVER, activation_patching

@@ -21,6 +21,7 @@ from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.model.pictures import picture
 from cutaway.model.weights import readout
+from cutaway.source import Source
 
 EMOJIWORLD = "emojiworld"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -30,7 +31,7 @@ FITS = "CLIP, SigLIP and models built like them (`tiny:clip`, `tiny:siglip`, `zo
 # --- model ------------------------------------------------------------------------------------------------------------
 
 
-def opened(model: Model | str | Path) -> Model:
+def opened(model: Model | Source | str | Path) -> Model:
     """The model, opened if it came by name; an error unless it is one that the report can take apart."""
     found = model if isinstance(model, Model) else load(model)
     if found.family.kind != "contrastive" or not {"vision", "text"} <= set(found.towers):
@@ -52,7 +53,7 @@ def opened(model: Model | str | Path) -> Model:
 def untrained(model: Model) -> Model | None:
     """The same model before training, for models of the zoo; None where there is no such twin."""
     known = model.name.startswith("zoo:") and "@" not in model.name
-    return load(f"{model.name}@untrained") if known else None
+    return load(f"{model.name}@untrained", device=model.device, dtype=model.dtype) if known else None
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------

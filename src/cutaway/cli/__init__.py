@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+from cutaway.cli.options import Bank, Count, Images, Out, Overwrite, Pictures, Plot, SkipBad, Texts, Tower, opens
+from cutaway.source import Source
 
 if TYPE_CHECKING:
     from cutaway.methods.probe_data import Pool
@@ -43,18 +47,10 @@ def root(
     """Open any multi-modal model: name its parts, watch them, change them."""
 
 
-ModelName = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="A hub id, a folder that `save_pretrained` wrote, `zoo:NAME` (trained) or `tiny:NAME` (random).",
-    ),
-]
-
-
 @app.command()
+@opens
 def sites(
-    model: ModelName,
+    model: Source,
     pattern: Annotated[
         str, typer.Argument(help="Show only these, e.g. 'vision.*.resid_post' or 'text.0.attn.*'.")
     ] = "",
@@ -71,12 +67,13 @@ def sites(
     from cutaway.model.load import load
     from cutaway.report.tables import print_sites
 
-    print_sites(load(model, attn=attn, trust_remote_code=trust_remote_code), pattern, every=every)
+    print_sites(load(replace(model, attn=attn, trust_remote_code=trust_remote_code)), pattern, every=every)
 
 
 @app.command()
+@opens
 def tokens(
-    model: ModelName,
+    model: Source,
     image: Annotated[Path | None, typer.Option(help="A picture file.")] = None,
     text: Annotated[str | None, typer.Option(help="A text or question; beside a sound, its words so far.")] = None,
     audio: Annotated[Path | None, typer.Option(metavar="FILE.wav", help="A sound, for models that hear.")] = None,
@@ -200,27 +197,11 @@ def findings(
 
 # --- explaining -------------------------------------------------------------------------------------------------------
 
-Pictures = Annotated[
-    str | None,
-    typer.Option(metavar="FOLDER", help="Many pictures to compare with, or the word 'emojiworld' for drawn scenes."),
-]
-Bank = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Texts to explain in, one a line, or the word 'emojiworld'.")
-]
-Images = Annotated[list[Path] | None, typer.Option("--image", help="A picture file; may be given more than once.")]
-Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; may be given more than once.")]
-Tower = Annotated[str, typer.Option(help="Which tower: vision or text.")]
-Out = Annotated[Path | None, typer.Option(metavar="FILE.nc", help="Keep the labelled arrays (netCDF).")]
-Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw them.")]
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out pictures of the folder that cannot be read, and say which.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
-
 
 @app.command()
+@opens
 def explain(
-    model: ModelName,
+    model: Source,
     image: Annotated[Path, typer.Option(help="The picture file.")],
     text: Texts = None,
     out: Annotated[
@@ -283,8 +264,9 @@ app.add_typer(run, name="run")
 
 
 @run.command("representation-decomposition")
+@opens
 def run_decomposition(
-    model: ModelName, image: Images = None, text: Texts = None, tower: Tower = "vision", out: Out = None,
+    model: Source, image: Images = None, text: Texts = None, tower: Tower = "vision", out: Out = None,
     plot: Plot = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Take embeddings apart into heads, MLPs and biases: exact sums, and with texts the share of each similarity.
@@ -299,8 +281,9 @@ def run_decomposition(
 
 
 @run.command("logit-lens")
+@opens
 def run_lens(
-    model: ModelName, image: Images = None, text: Texts = None,
+    model: Source, image: Images = None, text: Texts = None,
     centre: Annotated[bool, typer.Option("--centre", help="Subtract the means over pictures and over texts.")] = False,
     out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
@@ -315,12 +298,10 @@ def run_lens(
     methods.finish(made, out, plot, overwrite, table)
 
 
-Count = Annotated[int, typer.Option(min=3, help="How many pictures at most.")]
-
-
 @run.command("text-explanation")
+@opens
 def run_explanation(
-    model: ModelName, pictures: Pictures = None, bank: Bank = None,
+    model: Source, pictures: Pictures = None, bank: Bank = None,
     image: Annotated[Path | None, typer.Option(help="Explain this picture's embedding instead of the heads.")] = None,
     count: Count = 256, skip_bad: SkipBad = False, out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
@@ -335,8 +316,9 @@ def run_explanation(
 
 
 @run.command("linear-probing")
+@opens
 def run_probing(
-    model: ModelName,
+    model: Source,
     pictures: Annotated[
         str, typer.Option(metavar="FOLDER", help="A folder with a sub-folder for each class, or 'emojiworld'.")
     ] = "emojiworld",
@@ -358,8 +340,9 @@ def run_probing(
 
 
 @run.command("activation-patching")
+@opens
 def run_patching(
-    model: ModelName,
+    model: Source,
     image: Annotated[Path, typer.Option(help="The picture.")],
     counterfactual: Annotated[Path, typer.Option(help="A second one that differs in one thing.")],
     text: Texts = None,
@@ -389,7 +372,3 @@ def main(argv: list[str] | None = None) -> None:
     except CutawayError as error:
         typer.secho(str(error), fg="red", err=True)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
