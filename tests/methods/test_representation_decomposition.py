@@ -179,7 +179,7 @@ def test_it_keeps_and_draws_itself(tmp_path):
 
 
 def test_what_it_cannot_do_it_says():
-    with pytest.raises(SiteError, match="not known at which position"):
+    with pytest.raises(SiteError, match="is a decoder: its end is its whole vocabulary"):
         made("llama", "text")
     with pytest.raises(MethodError, match=r"(?i)length 5.*Expected: length 32"):
         made_once().effect(torch.ones(1, 5))

@@ -12,9 +12,10 @@ from cutaway import Scale
 from cutaway.errors import SiteError
 from cutaway.methods.representation_decomposition import representation_decomposition
 from cutaway.model.linear import linear_map, norm_weights
+from cutaway.model.texts import writes
 from cutaway.model.weights import head_weights, readout
 from cutaway.zoo import tiny
-from world import clean, fresh, gap, given, moved, noise, opened
+from world import KNOWN, PIPELINES, clean, fresh, gap, given, moved, noise, opened
 
 HEADS = [("clip", "vision"), ("clip", "text"), ("siglip", "vision"), ("dinov2", "vision"), ("vit", "vision"),
          ("llama", "text"), ("gpt2", "text"), ("bert", "text")]  # fmt: skip
@@ -57,7 +58,7 @@ def test_towers_that_are_read_otherwise_are_refused():
     with pytest.raises(SiteError, match="read at all positions"):
         readout(opened("siglip"), "vision").positions(given("siglip"))
     with pytest.raises(SiteError, match="not known at which position"):
-        readout(opened("llama"), "text")
+        readout(opened("bert"), "text")
     with pytest.raises(SiteError, match="No tower 'audio'"):
         readout(opened("clip"), "audio")
     with pytest.raises(SiteError, match="not linear"):
@@ -274,3 +275,24 @@ def test_what_lies_on_a_layer_is_asked_in_pieces_and_hooks_are_no_part_of_it(mon
     assert gap(matrix, 2 * doubled.weight) < 1e-12 and gap(bias, 2 * doubled.bias) < 1e-12
     with pytest.raises(SiteError, match=r"no linear map.*Bent"):
         linear_map(Bent(5, 3), "it")
+
+
+SPEAKING = [name for name in KNOWN if name not in PIPELINES and writes(opened(name).module)]
+DECODERS = [name for name in SPEAKING if "text.norm.scale" in opened(name).sites and name != "opt-postnorm"]
+
+
+@pytest.mark.parametrize("name", [*DECODERS, "whisper"])
+def test_a_decoder_is_read_at_its_last_token_through_the_unembedding(name):
+    """The last state read gives the logits: of two prompts of different length, each at its own end."""
+    model = opened(name)
+    read, inputs = readout(model, "text"), given(name)
+    if name not in ("whisper", "gemma2"):  # of the latter padding is NaN in float64
+        picture = {"image": [tiny.picture(0), tiny.picture(1)]} if "image" in tiny.TINY[name].modalities else {}
+        inputs = model.inputs(**picture, text=["a red dog on the left", "a cat"])
+    last = f"text.{len(model.towers['text'].blocks) - 1}.resid_post"
+    run = model.run(inputs, record=[last, "text.logits"])
+    at, rows = read.positions(inputs), torch.arange(len(run[last]))
+    assert at[0] == run[last].shape[1] - 1 and read.space == "text.logits" and read.at == "last"
+    assert gap(read(run[last][rows, at]), run["text.logits"][rows, at].double()) < 1e-5  # norms in float32 inside
+    if name in ("gpt2", "opt", "blip2"):
+        assert gap(read(run[last][rows, at]), run["text.logits"][rows, at]) < 1e-12

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from cutaway import Add
+from cutaway import Add, Scale, targets
+from cutaway.errors import InputError, SiteError
 from world import KNOWN, PIPELINES, given, noise, opened, tensors
 
 STEP = 1e-5
@@ -65,3 +66,77 @@ def test_every_site_against_central_differences(name):
 
 def runs(name, site):
     return not (name in PIPELINES and site.tower != "denoiser")
+
+
+@pytest.mark.parametrize("name", ["clip", "llava", "gpt2"])
+def test_what_is_recorded_with_a_graph_is_on_it(name):
+    """The gradient by `torch.autograd` at a recorded tensor is that of `model.gradients`, also of frozen weights."""
+    model, inputs = opened(name), given(name)
+    sites = [str(s) for s in model.sites if s.part in ("attn.z", "attn.pattern", "mlp.norm.scale") and not s.dead]
+    run = model.run(inputs, record=sites, grad=True)
+    plain = torch.autograd.grad(target(run).sum(), [run[site] for site in sites])
+    frozen = [p for p in model.module.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        found = model.gradients(inputs, target, sites)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    assert all(torch.allclose(slope, found[site], rtol=0, atol=1e-12) for site, slope in zip(sites, plain, strict=True))
+    clean = model.run(inputs, record=sites)
+    assert all(torch.allclose(clean[site], run[site], rtol=0, atol=1e-9) for site in sites)
+
+
+def test_rows_have_gradients_of_their_own():
+    """A padded batch: each row as if alone."""
+    model, aim = opened("llama"), targets.logit("dog")
+    both = model.gradients(model.inputs(text=["a red dog on the left", "a cat"]), aim, "text.*.mlp.out")
+    alone = model.gradients(model.inputs(text="a cat"), aim, "text.*.mlp.out")
+    for site in alone:
+        count = alone[site].shape[1]
+        own = both[site][1][both.inputs.own(both.sites[site], "token")[1]]
+        assert own.shape[0] == count and torch.allclose(own, alone[site][0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "site"), [("llama", "text.1.mlp.out"), ("clip", "vision.1.attn.z"), ("sd", "denoiser.1.mlp.out")]
+)
+def test_an_integrated_path_adds_up_to_the_change(name, site):
+    """Sum of (x - b) g is target(x) - target(b)."""
+    model, inputs = opened(name), inputs_of(name)
+    with Wide():
+        found = model.gradients(inputs, target, site, path=40)
+        whole = target(model.run(inputs)) - target(model.run(inputs, edits=Scale(site, 0.0)))
+    assert torch.allclose(found.attribution(site).sum(), whole.sum(), rtol=1e-3, atol=1e-4)
+    start = model.run(inputs, record=site)
+    none = model.gradients(inputs, target, site, path=3, baseline=start)
+    assert none.attribution(site).abs().max() == 0
+
+
+def test_edits_stand_around_a_gradient():
+    """Behind a head that is cut away its inputs have no slope."""
+    model, inputs = opened("gpt2"), given("gpt2")
+    found = model.gradients(
+        inputs, targets.logit("dog"), "text.1.attn.pattern", edits=Scale("text.1.attn.z", 0.0, head=0)
+    )
+    slope = found["text.1.attn.pattern"]
+    assert slope[:, 0].abs().max() == 0 < slope[:, 1].abs().max()
+
+
+def test_what_has_no_gradient_says_why():
+    model = opened("gpt2")
+    name, dead = next((name, str(site)) for name in KNOWN[::-1] for site in opened(name).sites if site.dead)
+    with pytest.raises(SiteError, match="Nothing depends on"):
+        opened(name).gradients(inputs_of(name), target, dead)
+    with pytest.raises(InputError, match="does not depend"):
+        model.gradients(given("gpt2"), lambda run: torch.zeros(1), "text.1.mlp.out")
+    with pytest.raises(InputError, match="Leave out"):
+        model.run(given("gpt2"), record="text.1.mlp.out", grad=True, dtype=torch.float32)
+    with pytest.raises(InputError, match="one evaluation of the denoiser"):
+        opened("sd").gradients(given("sd"), target, "denoiser.1.mlp.out")
+    found = model.gradients(given("gpt2"), targets.logit("dog"), "text.1.mlp.out")
+    with pytest.raises(SiteError, match="No gradient was taken"):
+        found["text.0.mlp.out"]
+    with pytest.raises(InputError, match="another shape"):
+        model.gradients(given("gpt2"), target, "text.1.mlp.out", path=2, baseline={"text.1.mlp.out": torch.zeros(2)})

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cutaway.data import Scene, render
+from cutaway.errors import SiteError
 from cutaway.methods.result import MethodError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.weights import readout
+from cutaway.model.weights import Readout, readout
 
 Rows = Inputs | Iterable[Any] | Dataset[Any]
 T = TypeVar("T")
@@ -134,12 +135,24 @@ def prepared(model: Model, rows: Sequence[Any], tower: str) -> Inputs:
     return model.inputs(text=given) if tower.startswith("text") else model.inputs(image=given)
 
 
+def ended(model: Model, tower: str) -> Readout:
+    """How a tower that ends in an embedding or in classes is read; a decoder ends in its vocabulary and is refused."""
+    end = readout(model, tower)
+    if model.towers[tower].causal and end.space.endswith(".logits"):
+        raise SiteError(
+            f"the '{tower}' tower is a decoder: its end is its whole vocabulary",
+            expected="a tower that ends in an embedding or in classes", exists=", ".join(model.towers),
+            do="`model.sweep` and `model.gradients` take decoders, with a target",
+        )  # fmt: skip
+    return end
+
+
 def embedded(
     model: Model, rows: Rows, tower: str, *, batch: int = 64, progress: bool = True
 ) -> Float[Tensor, "item joint"]:
     """What the model gives out for each row in its joint space, not normalised; from any tower that ends there."""
     names = [f"{tower}.{part}" for part in ("joint", "pool.out") if f"{tower}.{part}" in model.sites]
-    end = readout(model, tower) if not names or tower.startswith("text") else None
+    end = ended(model, tower) if not names or tower.startswith("text") else None
     site = names[0] if names else str(end and end.space)
     found = []
     for inputs in feed(model, rows, tower, batch=batch, what=f"embedding ({tower})", progress=progress):

@@ -14,12 +14,11 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from cutaway.errors import near
-from cutaway.methods.feed import Rows, feed, unit
+from cutaway.methods.feed import Rows, ended, feed, unit
 from cutaway.methods.result import MethodError, Provenance, Result, heat
 from cutaway.methods.text_bank import TextBank, same_space
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.weights import readout
 
 METHOD = "logit_lens"
 SOURCE = "nostalgebraist 2020 (logit lens); Gandelsman et al. 2023, arXiv 2310.05916 (reading in CLIP's joint space)"
@@ -101,7 +100,7 @@ def logit_lens(
     (('picture', 'layer', 'row', 'col', 'text'), (1, 4, 4, 4, 2))
     """
     started = time.perf_counter()
-    end, layers = readout(model, tower), model.sites.towers()[tower]
+    end, layers = ended(model, tower), model.sites.towers()[tower]
     texts = same_space(bank, len(end.offset), model.name)
     sites = [f"{tower}.0.resid_pre", *(f"{tower}.{layer}.resid_post" for layer in range(layers))]
     patches, pooled = [], []

@@ -12,13 +12,12 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from cutaway.methods.feed import Rows, feed
+from cutaway.methods.feed import Rows, ended, feed
 from cutaway.methods.result import MethodError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.model.tokens import Where
-from cutaway.model.weights import readout
 
 Pool = Literal["pooled", "mean"]
 
@@ -40,7 +39,7 @@ class Pooling:
             )  # fmt: skip
         if pool == "mean":
             return cls(tower, "text" if tower.startswith("text") else "image")
-        at = readout(model, tower).at
+        at = ended(model, tower).at
         if at == "pool":
             raise MethodError(
                 f"the '{tower}' tower of {model.name} is read at no one position: an attention head pools all",

@@ -15,13 +15,13 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 from torch import Tensor
 
-from cutaway.methods.feed import Rows, feed, unit
+from cutaway.methods.feed import Rows, ended, feed, unit
 from cutaway.methods.result import MethodError, Provenance, Result, heat
 from cutaway.methods.text_bank import TextBank, same_space
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
-from cutaway.model.weights import Readout, head_weights, readout
+from cutaway.model.weights import Readout, head_weights
 
 METHOD = "representation_decomposition"
 SOURCE = "Gandelsman, Efros, Steinhardt 2023, arXiv 2310.05916"
@@ -193,7 +193,7 @@ class _Reading:
 
     @classmethod
     def of(cls, model: Model, tower: str, by_token: bool) -> _Reading:
-        started, end = time.perf_counter(), readout(model, tower)
+        started, end = time.perf_counter(), ended(model, tower)
         weights = [head_weights(model, tower, layer) for layer in range(model.sites.towers()[tower])]
         sites = [f"{tower}.*.attn.z", f"{tower}.*.mlp.out", *end.sites]
         sites += [f"{tower}.*.attn.pattern", f"{tower}.*.attn.v"] if by_token else []

@@ -15,12 +15,13 @@ from cutaway.model.linear import linear_map, norm_weights
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.seats import is_rms, norm_eps
+from cutaway.model.sites import Site
 from cutaway.model.wrapped import at_rest, present
 
 Pooled = Literal["cls", "eos", "last", "highest", "pool"]
 
 # Where a tower of this class is read at its end: at its class token, its first end token, its last, or at all of them
-# through a pooling attention head.
+# through a pooling attention head. A decoder is read at the last token of its row, through the unembedding.
 POOLED: dict[str, Pooled] = {
     "CLIPVisionModel": "cls",
     "CLIPTextModel": "eos",
@@ -131,7 +132,9 @@ class Readout:
                 do="use the mean over patches",
             )  # fmt: skip
         if self.at == "last":
-            return torch.full((tokens.batch,), len(tokens) - 1)
+            own = inputs.own(Site(self.tower, None, "final"), "token")  # where padding is hidden from a decoder
+            last = torch.full((tokens.batch,), len(tokens) - 1)
+            return last if own is None else last - own.flip(1).int().argmax(1)
         ids = inputs.tensors.get("input_ids")
         if self.at == "cls" or ids is None:
             return tokens.where("cls" if self.at == "cls" else "eos").int().argmax(1)
@@ -152,16 +155,18 @@ def readout(model: Model, tower: str) -> Readout:
     if tower not in model.towers:
         raise SiteError(f"no tower '{tower}'", exists=", ".join(model.towers) or "no named tower")
     kind = type(model.towers[tower].module).__name__
-    pooled = POOLED.get(kind) == "pool"
-    if kind not in POOLED or f"{tower}.norm.scale" not in model.sites or (pooled and _pool(model, tower) is None):
+    speaks = model.towers[tower].causal and f"{tower}.logits" in model.sites
+    at = POOLED.get(kind, "last" if speaks else None)
+    pooled = at == "pool"
+    if at is None or f"{tower}.norm.scale" not in model.sites or (pooled and _pool(model, tower) is None):
         raise SiteError(
             f"it is not known at which position the '{tower}' tower ({kind}) is read",
-            expected=f"one of {', '.join(POOLED)}, with its pooling head where it has one",
+            expected=f"a decoder with a last norm, or one of {', '.join(POOLED)}, with its pooling head if it has one",
             do="add the class to `POOLED` in model/weights.py",
         )
     norm = model.engine.seat(f"{tower}.norm.scale").module
     gain, bias = (weight.detach() for weight in norm_weights(norm))
-    at, pool = POOLED[kind], _pool(model, tower) if pooled else None
+    pool = _pool(model, tower) if pooled else None
     if pool is not None:
         space = f"{tower}.pool.out"
         weight, offset = _pool_weights(pool.attention)
