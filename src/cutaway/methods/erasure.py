@@ -33,8 +33,8 @@ class Erasure(Result):
 
     `score` (condition, site): held-out accuracy or R^2 of probes that were fitted on the untouched states of each
     site, on runs that are `clean`, `erased`, or had as many `random` directions taken out in which the data vary
-    otherwise; `majority` is the floor. `target` (condition): the mean of a target, where one was given, and `target_random` (draw) that of
-    each random draw.
+    otherwise; `majority` is the floor. `target` (condition): the mean of a target, where one was given, and
+    `target_random` (draw) that of each random draw.
     """
 
     main: ClassVar[str] = "score"
@@ -64,9 +64,9 @@ def erase(
     probe's weights, in the states' own units; `rounds` > 1 fits and removes again (INLP). Probes of the sites `read`
     (by default `site`, the last residual stream and the end of the tower; none for a target alone) are fitted on
     untouched training items and scored on held-out items of clean, erased and randomly erased runs. `target` is
-    measured on the inputs `on`. Random directions are drawn as the states vary where the label is the same, sum_i g_i r_i
+    measured on the inputs `on`. Random directions are drawn as the states vary where the label is the same: sum g_i r_i,
     with normal g_i and r_i the state less what its label says of it (the mean of its class, or a straight line in
-    numbers): directions drawn evenly hold next to nothing of the data, and anything would look large beside them.
+    numbers). Directions drawn evenly hold next to nothing of the data, and anything would look large beside them.
 
     Units: accuracy or R^2; the target's own. Source: Elazar et al. 2020, arXiv 2006.00995; Ravfogel et al. 2020, arXiv
     2004.07667. We keep the mean, so that only differences between items go; theirs draws its directions evenly.
