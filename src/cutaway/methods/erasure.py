@@ -64,8 +64,8 @@ def erase(
     probe's weights, in the states' own units; `rounds` > 1 fits and removes again (INLP). Probes of the sites `read`
     (by default `site`, the last residual stream and the end of the tower; none for a target alone) are fitted on
     untouched training items and scored on held-out items of clean, erased and randomly erased runs. `target` is
-    measured on the inputs `on`. Random directions are drawn as the states vary where the label is the same: sum g_i r_i,
-    with normal g_i and r_i the state less what its label says of it (the mean of its class, or a straight line in
+    measured on the inputs `on`. Random directions are drawn as the states vary where the label is the same: sum g_i r_i
+    with g_i normal and r_i the state less what its label says of it (the mean of its class, or a straight line in
     numbers). Directions drawn evenly hold next to nothing of the data, and anything would look large beside them.
 
     Units: accuracy or R^2; the target's own. Source: Elazar et al. 2020, arXiv 2006.00995; Ravfogel et al. 2020, arXiv
