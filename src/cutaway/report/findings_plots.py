@@ -8,6 +8,7 @@ import numpy as np
 import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from cutaway.report.findings_claims import apart
 from cutaway.report.findings_heads import beyond
@@ -34,7 +35,7 @@ def draw_all(found: Found, folder: Path, stem: str) -> dict[str, str]:
 
 def known(found: Found) -> Figure:
     """Right captions of 100 for each factor, before and after training; a line where a coin is, a dot for each set."""
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
     ax, places = figure.subplots(), np.arange(len(FACTORS))
     bars = (("known_floor", UNTRAINED, "before training", -0.2), ("known", TRAINED, "after training", 0.2))
     for name, colour, label, shift in bars:
@@ -43,17 +44,17 @@ def known(found: Found) -> Figure:
         for k in range(one.sizes["set"]):
             mine = 100 * one.isel(set=k)
             across = places + shift + (k - 0.5) * 0.14
-            spread = [mine["right"] - mine["low"], mine["high"] - mine["right"]]
-            ax.errorbar(across, mine["right"], yerr=spread, fmt="o", color="black", markersize=3, linewidth=1)
+            ends = _ends(mine["right"], mine["low"], mine["high"])
+            ax.errorbar(across, mine["right"], yerr=ends, fmt="o", color="black", markersize=3, linewidth=1)
     ax.axhline(50, color="black", linestyle="--", linewidth=1, label="a coin")
     ax.set_xticks(places, [f"they differ in\nthe {factor}" for factor in FACTORS])
     ax.set(ylabel="right captions, of 100", ylim=(0, 105), title="Which of two captions belongs to this picture?")
-    ax.legend(loc="lower right", fontsize=8, framealpha=1)
+    figure.legend(loc="outside right center", fontsize=9)
     return figure
 
 
 def heads(found: Found) -> Figure:
-    """The share of each head that a factor explains, above after training, below before; rings: what is claimed."""
+    """The share of each head that a factor explains, above after training, below before; frames: what is claimed."""
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots(2, len(FACTORS), sharex=True, sharey=True)
     claimed = apart(found).transpose("factor", "layer", "head").values
@@ -63,8 +64,7 @@ def heads(found: Found) -> Figure:
             image = ax.imshow(values.sel(factor=factor), cmap="Blues", vmin=0, vmax=80, aspect="auto", origin="lower")
             if name == "heads":
                 ax.set_title(factor)
-                down, across = claimed[f].nonzero()
-                ax.scatter(across, down, s=60, facecolors="none", edgecolors="#d03020", linewidths=1.5)
+                _frame(ax, claimed[f])
             _numbers(ax, values.sel(factor=factor).values)
             ax.set_xticks(range(values.sizes["head"]))
             ax.set_yticks(range(values.sizes["layer"]))
@@ -72,8 +72,13 @@ def heads(found: Found) -> Figure:
     for ax in axes[1]:
         ax.set_xlabel("head")
     figure.colorbar(image, ax=axes, label="% of what the head does that depends on it")
-    figure.suptitle("What does each head look for? (ringed: learned, beyond luck)", fontsize=11)
+    figure.suptitle("What does each head look for? (framed: learned, beyond luck)", fontsize=11)
     return figure
+
+
+def _frame(ax: Axes, mask: np.ndarray) -> None:
+    for down, across in np.argwhere(mask):
+        ax.add_patch(Rectangle((across - 0.46, down - 0.45), 0.92, 0.9, fill=False, edgecolor="#d03020", linewidth=1.5))
 
 
 def _numbers(ax: Axes, values: np.ndarray) -> None:
@@ -99,10 +104,9 @@ def cost(one: xarray.Dataset) -> Figure:
                     place, high - low, 0.3, bottom=low, color="#d8d8d8", label=_once(ax, f"95 % of {SET} random heads")
                 )
                 ax.plot([place - 0.15, place + 0.15], [middle, middle], color="#808080", linewidth=1)
-                value = float(mine[of])
-                spread = np.clip([[value - float(mine[f"{of}_low"])], [float(mine[f"{of}_high"]) - value]], 0, None)
+                ends = _ends(mine[of], mine[f"{of}_low"], mine[f"{of}_high"])
                 label = _once(ax, f"the {SET} heads whose texts speak of it")
-                ax.errorbar(place, value, yerr=spread, fmt="o", color=TRAINED, markersize=5, label=label)
+                ax.errorbar(place, mine[of], yerr=ends, fmt="o", color=TRAINED, markersize=5, label=label)
         ax.axhline(0, color="black", linewidth=0.8)
         ax.set_xticks(range(len(FACTORS)), FACTORS)
         ax.set_title(title, fontsize=10)
@@ -110,6 +114,11 @@ def cost(one: xarray.Dataset) -> Figure:
     figure.axes[0].legend(fontsize=8, loc="upper left")
     figure.suptitle(f"What does the model lose without {SET} heads? (two sets of pictures each)", fontsize=11)
     return figure
+
+
+def _ends(value: xarray.DataArray, low: xarray.DataArray, high: xarray.DataArray) -> np.ndarray:
+    """How far an interval reaches down and up."""
+    return np.clip(np.stack([np.atleast_1d(value - low), np.atleast_1d(high - value)]), 0, None)
 
 
 def _once(ax: Axes, label: str) -> str | None:
