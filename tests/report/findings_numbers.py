@@ -16,8 +16,8 @@ Found = dict[str, xarray.Dataset]
 # What the page says of an effect, each once, and nowhere without one.
 EFFECTS = (
     "It tells pictures apart", "It writes the name of a thing late", "have learned what to look for",
-    "Some answers hang on", "shrinks more than without random ones, by", "easier to read off its states** (",
-    "costs more of its lead than", "Better than chance and than the floor on", "rank the heads alike for",
+    "Some answers hang on", "shrinks more than without random ones, by", "easier to read off its states**:",
+    "less is left of its lead than", "Better than chance and than the floor on", "rank the heads alike for",
     "carry more recover more for", "), more than saying",
     "more than half goes with the last", "Captions are lost, more than", "Margin is lost, more than",
     "lies above the floor's for", "than a stranger's does, before the last layer, for", "costs more margin than",

@@ -83,16 +83,17 @@ def test_random_sets_are_different_and_of_all_heads():
 def test_the_named_heads_of_a_factor():
     found = head_numbers(0.8)
     assert findings_layers.named_heads(found, "place") == [(3, 1), (4, 1), (5, 1)]
+    assert findings_layers.named_heads(found.assign(named=0 * found["named"]), "place") == []
     found["variance"] = found["variance"].where(found["layer"] != 4, 0.01)
     assert findings_layers.named_heads(found, "place") == [(2, 1), (3, 1), (5, 1)]
 
 
 def test_costs_are_those_of_the_choices():
-    clean, worse = np.array([[1.0, 1.0], [1.0, -1.0]] * 4), np.array([[1.0, -1.0], [1.0, -1.0]] * 4)
+    clean, worse = np.array([[1.0, 1.0], [1.0, -0.5]] * 4), np.array([[1.0, -1.0], [1.0, -0.5]] * 4)
     data = findings_layers.costs(clean, np.stack([worse, clean, clean, clean, clean, worse]), 0)
     assert np.allclose(data["drop"], [0.25, 0, 0, 0]) and np.allclose(data["random_drop"], [0, 0.25])
-    assert np.allclose(data["margin"], [1, 0, 0, 0]) and np.allclose(data["random_margin"], [0, 1])
-    assert (data["drop_low"] <= data["drop"]).all() and (data["margin"] <= data["margin_high"] + 1e-9).all()
+    assert np.allclose(data["margin"], [0.8, 0, 0, 0]) and np.allclose(data["random_margin"], [0, 0.8])
+    assert (data["drop_low"] <= data["drop"] + 1e-9).all() and (data["margin"] <= data["margin_high"] + 1e-9).all()
 
 
 # --- the whole way ----------------------------------------------------------------------------------------------------

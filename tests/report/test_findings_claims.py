@@ -80,14 +80,24 @@ def test_an_unknown_factor_is_marked_and_nothing_is_said_of_its_use():
     assert "but not in the artist (50/50)" in text
 
 
+def test_a_factor_for_which_no_text_names_a_head_is_said_to_have_none():
+    found = planted()
+    one, named = found["ablation"], found["ablation"]["ablated"] != "artist"
+    of_heads = [name for name in one.data_vars if "ablated" in one[name].dims and name != "heads"]
+    found["ablation"] = one.assign(one[of_heads].where(named)).assign(heads=one["heads"].where(named, "none"))
+    text = page(found, ABOUT, FIGURES)
+    assert claims(found).needed == ["background", "place", "category"]
+    assert "no text names a head for the artist" in text and "| artist | none | none |" in text and "nan" not in text
+
+
 def test_numbers_of_the_sentences_are_those_of_the_tables():
     text = page(planted(), ABOUT, FIGURES)
     assert "90/90 for the background, 90/90 for the place" in text and "before training 50/50 to 50/50" in text
-    assert "of 100 things it names 90/90, 27/27 without what the heads of the last layer of 6 add" in text
+    assert "it names 90/90 (among 48 names), 27/27 without what the heads of the last layer of 6 add" in text
     assert "those of the first 4 layers are not missed" in text
-    assert "6 with the place (at most 80/80 % of what one does; before training 0/0 %)" in text
+    assert "6 with the place (80/80 %)" in text
     assert "50/50 of 100 on the place" in text and "by 50/50 % for the background (random: 5/5 %)" in text
-    assert "background 80/80 %, before 20/20 %" in text and "category 30/30 % left, 100/100 %" in text
+    assert "80/80 % for the background, before 20/20 %" in text and "30/30 % for the artist (100/100 %)" in text
     assert "MLPs: those of the first 6 layers are not missed; no number of last layers takes half" in text
 
 

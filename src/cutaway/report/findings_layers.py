@@ -39,30 +39,32 @@ Place = tuple[int, int]  # layer, head
 
 
 def named_heads(found: xarray.Dataset, factor: str) -> list[Place]:
-    """The `SET` heads whose texts about a factor explain the most, in variance."""
+    """The heads whose texts about a factor explain the most, in variance: at most `SET`, none without such a text."""
     weight = (found["named"].sel(factor=factor) * found["variance"]).transpose("layer", "head").values
-    order = np.argsort(-weight, axis=None, kind="stable")[:SET]
-    return sorted((int(i) // weight.shape[1], int(i) % weight.shape[1]) for i in order)
+    order = [int(i) for i in np.argsort(-weight, axis=None, kind="stable")[:SET] if weight.flat[i] > 0]
+    return sorted((i // weight.shape[1], i % weight.shape[1]) for i in order)
 
 
 def ablation(model: Model, found: xarray.Dataset, n: int, seed: int, told: TOLD) -> xarray.Dataset:
     """What mean-ablating the heads named for a factor costs on the pairs of every factor, beside random heads.
 
-    `found` names the heads, on other scenes than these. `drop` (ablated, factor): how many fewer choices are right,
-    `margin`: the share of the mean margin lost, both with `_low` and `_high` from a bootstrap over pairs; `random_drop`
-    and `random_margin` (factor, draw): the same without as many heads drawn from all.
+    `found` names the heads, on other scenes than these; NaN where it names none. `drop` (ablated, factor): how many
+    fewer choices are right, `margin`: the share of the mean margin lost, both with `_low` and `_high` from a bootstrap
+    over pairs; `random_drop` and `random_margin` (factor, draw): the same without `SET` heads drawn from all.
     """
     pairs, reference = max(8, n // 16), min(n, 256)
     given = {factor: Retrieval(model, some) for factor, some in lone_pairs(pairs, seed, 6).items()}
     means = _mean_heads(model, lone_scenes(reference, seed, 3))
     chosen = [named_heads(found, factor) for factor in FACTORS]
     drawn = random_sets(found.sizes["layer"], found.sizes["head"], np.random.default_rng(seed))
-    cells, rows = [_without(heads, means) for heads in (*chosen, *drawn)], []
+    cells, rows = [_without(heads or drawn[0], means) for heads in (*chosen, *drawn)], []
     for factor in FACTORS:
         told(f"ablating heads, {factor}")
         rows.append(costs(given[factor].clean(), given[factor].under(cells), seed))
     data = xarray.concat(rows, "factor").assign_coords(factor=list(FACTORS), ablated=list(FACTORS))
-    data["heads"] = ("ablated", [", ".join(f"{layer}.{head}" for layer, head in heads) for heads in chosen])
+    own = [f"{of}{end}" for of in ("drop", "margin") for end in ("", "_low", "_high")]
+    data[own] = data[own].where(xarray.DataArray([bool(heads) for heads in chosen], dims="ablated"))
+    data["heads"] = ("ablated", [", ".join(f"{layer}.{head}" for layer, head in heads) or "none" for heads in chosen])
     return data.assign_attrs(pairs=pairs, draws=len(drawn), reference=reference)
 
 

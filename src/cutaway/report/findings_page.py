@@ -11,7 +11,7 @@ from cutaway import __version__
 from cutaway.report.findings_claims import LEVEL, Claims, claims, names, reading, spared
 from cutaway.report.findings_heads import beyond
 from cutaway.report.findings_layers import SET
-from cutaway.report.findings_scenes import FACTORS
+from cutaway.report.findings_scenes import CONCEPTS, FACTORS
 from cutaway.report.findings_tables import ablation, direct, heads, known, layers, limits
 from cutaway.report.findings_words import both, layers_of, listed
 
@@ -65,7 +65,7 @@ def _reading(about: About) -> str:
     command = f"cutaway findings {about.model} --out {about.out} --n {about.n} --seed {about.seed}"
     return (
         f"## How this page is made\n\nEvery number and sentence on it is written by one command:\n\n```sh\n{command}\n"
-        f"```\n\nIt takes {sum(about.seconds.values()):.0f} s when nothing is kept from before. cutaway {__version__}, "
+        f"```\n\nMeasuring took {sum(about.seconds.values()):.0f} s. cutaway {__version__}, "
         f"torch {torch.__version__}. Two sets of held-out scenes of one thing each, drawn from the seeds {about.seed} "
         f"and {about.seed + 1}, with other things in each; heads and layers that are picked on one set are tried on "
         "the other. *The floor* is the same model before training. A head is written `layer.head`, both from 0. "
@@ -96,7 +96,7 @@ def _knows(found: Found, made: Claims) -> str:
     before = f"before training {both(floor.min('factor'))} to {both(floor.max('factor'))}, and a coin 50"
     if not made.known:
         return (
-            f"**It cannot tell pictures apart that differ in one thing**: of 100 times it picks the right one of two "
+            f"**It cannot be said to tell pictures apart that differ in one thing**: of 100 times it picks the right one of two "
             f"captions in {told(list(FACTORS))}; {before}."
         )
     rest = _rest(made.known)
@@ -116,7 +116,7 @@ def _late(found: Found, made: Claims) -> str:
     one = found["direct"].sel(what="heads")
     whole, most = both(one["accuracy"].sel(order="first").isel(layers=0)), both(one["majority"])
     if not names(found):
-        return f"**It cannot name things**: it is right in {whole} %, always saying the most frequent name in {most} %."
+        return f"**It cannot be said to name things**: it is right in {whole} %, always saying the most frequent name in {most} %."
     if "heads" not in made.late:
         return (
             f"**Where it writes the name of a thing cannot be said**: it names {whole} % of things, and no number of "
@@ -124,51 +124,46 @@ def _late(found: Found, made: Claims) -> str:
         )
     half, early = made.late["heads"], spared(found, "heads")
     last, random = (both(one["accuracy"].sel(order=order, layers=half)) for order in ("last", "random"))
-    first = f", those of the first {layers_of(early)} are not missed" if early else ""
+    first = f"; those of the first {layers_of(early)} are not missed" if early else ""
     return (
-        f"**It writes the name of a thing late**: of 100 things it names {whole}, {last} without what the heads of the "
-        f"last {layers_of(half)} of {int(one['layers'].max())} add to the answer, and {random} without as many heads "
-        f"from anywhere{first}."
+        f"**It writes the name of a thing late**: of 100 things it names {whole} (among {CONCEPTS} names), {last} "
+        f"without what the heads of the last {layers_of(half)} of {int(one['layers'].max())} add to the answer, and "
+        f"{random} without as many heads from anywhere{first}."
     )
 
 
 def _vary(found: Found, made: Claims) -> str:
     one, floor = (beyond(found[name]).max(("layer", "head")) for name in ("heads", "heads_floor"))
-    lucky = (found["heads"]["p"] < LEVEL).all("set").any(("layer", "head"))
+    sure = (found["heads"]["p"] < LEVEL).all("set").any(("layer", "head"))
     size = found["heads"].sizes["layer"] * found["heads"].sizes["head"]
-
-    def share(factor: str) -> str:
-        return f"{both(one.sel(factor=factor))} % of what one does; before training {both(floor.sel(factor=factor))} %"
-
-    as_before = [factor for factor in _rest(made.carried) if bool(lucky.sel(factor=factor))]
-    by_luck = [factor for factor in _rest(made.carried) if factor not in as_before]
-    said = []
-    if as_before:
-        told = "; ".join(f"{factor}, at most {share(factor)}" for factor in as_before)
-        said.append(f"with some things heads vary no more than they did before training ({told})")
-    if by_luck:
-        said.append(f"with the {listed(by_luck)} no head varies more than luck allows")
+    before = [factor for factor in _rest(made.carried) if bool(sure.sel(factor=factor))]
+    luck = [factor for factor in _rest(made.carried) if factor not in before]
+    said = [
+        f"with the {factor} none can be said to vary more than one does before training (at most "
+        f"{both(one.sel(factor=factor))} %, before {both(floor.sel(factor=factor))} %)"
+        for factor in before
+    ]
+    said += [f"with the {listed(luck)} none can be said to vary at all"] if luck else []
     if not made.carried:
-        return f"**No head of {size} can be said to have learned one of these things**: {', and '.join(said)}."
-    learned = listed(
-        [f"{len(places)} with the {factor} (at most {share(factor)})" for factor, places in made.carried.items()]
-    )
-    rest = f"; {', and '.join(said)}" if said else ""
+        return f"**No head of {size} can be said to have learned one of these things**: {'; '.join(said)}."
+    shares = {factor: both(one.sel(factor=factor)) for factor in made.carried}
+    learned = listed([f"{len(at)} with the {factor} ({shares[factor]} %)" for factor, at in made.carried.items()])
     return (
         f"**Some of its {size} heads, the parts that carry information from patch to patch, have learned what to look "
-        f"for**: what they do varies, beyond luck and beyond any head before training, in {learned}{rest}."
+        f"for**: beyond luck and beyond every head before training, what they do varies in {learned}, in brackets how "
+        f"much of it at most{'; ' if said else ''}{'; '.join(said)}."
     )
 
 
 def _needed(found: Found, made: Claims) -> str:
-    if not made.known:
-        return "**There is no answer that could hang on some of its heads**: it knows none."
     one = found["ablation"]
-    own = {factor: one.sel(ablated=factor, factor=factor) for factor in made.known}
+    own = {f: row for f in made.known if bool((row := one.sel(ablated=f, factor=f))["drop"].notnull().all())}
+    if not own:
+        return "**Nothing can be said of what hangs on some of its heads**: it knows too little, or no text names them."
     most, end = (
         max(0, round(100 * max(float(row[name].max()) for row in own.values()))) for name in ("drop", "drop_high")
     )
-    without = f"without the {SET} heads whose texts speak of a thing most"
+    without = f"without the heads ({SET} at most) whose texts speak of a thing most"
     if made.choices:
         told = listed([f"{both(own[factor]['drop'])} of 100 on the {factor}" for factor in made.choices])
         hangs = (
@@ -176,54 +171,46 @@ def _needed(found: Found, made: Claims) -> str:
         )
     elif most <= FEW:
         hangs = f"**Hardly an answer hangs on {SET} heads**: {without}, at most {most} more of 100 captions go wrong "
-        hangs += f"(upper end {end}), as without random ones"
+        hangs += f"(upper end {end}), not more, beyond luck, than without {SET} random ones"
     else:
         hangs = (
             f"**What {SET} heads cost in answers, random ones may cost too**: {without}, up to {most} of 100 go wrong"
         )
+    silent = [factor for factor in made.known if factor not in own]
+    none = f"; no text names a head for the {listed(silent)}" if silent else ""
     if not made.needed:
-        return f"{hangs}; nor does its lead over the wrong caption shrink more than without random ones."
-    middle = one["random_margin"].median("draw")
+        return f"{hangs}; nor does its lead over the wrong caption shrink more, beyond luck{none}."
+    middle = one["random_margin"].median("draw", skipna=False)
     sure = listed(
         [f"{both(own[f]['margin'])} % for the {f} (random: {both(middle.sel(factor=f))} %)" for f in made.needed]
     )
-    rest = [factor for factor in made.known if factor not in made.needed]
-    none = f", but not for the {listed(rest)}" if rest else ""
-    return f"{hangs}; its lead over the wrong caption shrinks more than without random ones, by {sure}{none}."
+    rest = [factor for factor in own if factor not in made.needed]
+    but = f", which cannot be said of the {listed(rest)}" if rest else ""
+    return f"{hangs}; its lead over the wrong caption shrinks more than without random ones, by {sure}{but}{none}."
 
 
 def _read(found: Found, made: Claims) -> str:
     best = {factor: reading(found, factor) for factor in FACTORS}
-
-    def told(some: list[str]) -> str:
-        return listed(
-            [f"{factor} {both(best[factor]['mean'])} %, before {both(best[factor]['floor'])} %" for factor in some]
-        )
-
     rest = _rest(made.read)
     if made.read:
-        read = f"**Training made the {listed(made.read)} easier to read off its states** ({told(made.read)})"
-        read += f", not so the {listed(rest)} ({told(rest)})" if rest else ""
+        told = listed([f"{both(best[f]['mean'])} % for the {f}, before {both(best[f]['floor'])} %" for f in made.read])
+        read = f"**Training made the {listed(made.read)} easier to read off its states**: a linear probe gets {told}"
+        read += f"; of the {listed(rest)} that cannot be said" if rest else ""
     else:
-        read = f"**Nothing can be said to be easier to read off its states than before training** ({told(rest)})"
-    layer = found["layers"]
-    kept, random = layer["kept"], layer["kept_random"].median("draw")
+        read = "**Nothing can be said to be easier to read off its states than before training**"
+    if not made.known:
+        return f"{read}."
+    kept, random = found["layers"]["kept"], found["layers"]["kept_random"].median("draw", skipna=False)
 
     def left(some: list[str]) -> str:
-        return listed(
-            [f"{factor} {both(kept.sel(factor=factor))} % left, {both(random.sel(factor=factor))} %" for factor in some]
-        )
+        return listed([f"{both(kept.sel(factor=f))} % for the {f} ({both(random.sel(factor=f))} %)" for f in some])
 
     spare = [factor for factor in made.known if factor not in made.erased]
-    if made.erased:
-        uses = (
-            "taking what is read out of the last state costs more of its lead than random directions of the same data "
-        )
-        uses += f"do for the {listed(made.erased)} ({left(made.erased)})"
-        uses += f", not for the {listed(spare)} ({left(spare)})" if spare else ""
-    elif spare:
-        uses = "taking it out of the last state costs no more of its lead than random directions of the same data "
-        uses += f"({left(spare)})"
-    else:
-        return f"{read}."
-    return f"{read}; {uses}."
+    without = "without what a probe reads in the last state"
+    if not made.erased:
+        return f"{read}; {without}, its lead is not less, beyond luck, than without random directions: {left(spare)}."
+    but = f", but for the {listed(spare)} not beyond luck: {left(spare)}" if spare else ""
+    return (
+        f"{read}; {without}, less is left of its lead than without random directions (in brackets): "
+        f"{left(made.erased)}{but}."
+    )

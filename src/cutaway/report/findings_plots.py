@@ -97,7 +97,7 @@ def cost(one: xarray.Dataset) -> Figure:
             for k in range(one.sizes["set"]):
                 mine = 100 * one[[of, f"{of}_low", f"{of}_high"]].sel(ablated=factor, factor=factor).isel(set=k)
                 low, middle, high = 100 * one[f"random_{of}"].sel(factor=factor).isel(set=k).quantile(
-                    (0.025, 0.5, 0.975)
+                    (0.025, 0.5, 0.975), skipna=False
                 )
                 place = f + (k - 0.5) * 0.36
                 ax.bar(

@@ -53,8 +53,8 @@ def known(found: Found, made: Claims) -> str:
     one, floor, rows = found["known"], found["known_floor"], []
     for factor in FACTORS:
         cells = [ranged(*(some[name].sel(factor=factor) for name in ("right", "low", "high"))) for some in (one, floor)]
-        margins = " / ".join(f"{float(value):.3f}" for value in one["margin"].sel(factor=factor))
-        lowest = " / ".join(f"{float(value):.3f}" for value in floor["margin"].sel(factor=factor))
+        margins = " / ".join(f"{round(float(value), 3) + 0:.3f}" for value in one["margin"].sel(factor=factor))
+        lowest = " / ".join(f"{round(float(value), 3) + 0:.3f}" for value in floor["margin"].sel(factor=factor))
         rows.append([_name(made, factor), *cells, margins, lowest])
     header = ["factor", "right, %", "right at the floor, %", "margin (cosine)", "at the floor"]
     unknown = [factor for factor in FACTORS if factor not in made.known]
@@ -188,17 +188,18 @@ def ablation(found: Found, made: Claims) -> str:
     draws, reference, pairs = (int(one.attrs[name]) for name in ("draws", "reference", "pairs"))
     chosen = [[_name(made, f), *(str(text) for text in one["heads"].sel(ablated=f).values)] for f in FACTORS]
     said = _some("Captions are lost, more than without random heads, for {}.", made.choices,
-                 "For no factor do its heads cost more captions than random heads do.")  # fmt: skip
+                 "For no factor do its heads cost more captions, beyond luck, than random heads do.")  # fmt: skip
     more = _some("Margin is lost, more than without random heads, for {}.", made.needed,
-                 "For no factor do its heads cost more margin than random heads do.")  # fmt: skip
+                 "For no factor do its heads cost more margin, beyond luck, than random heads do.")  # fmt: skip
     return (
-        f"## Are the named heads needed?\n\nFor each factor, the {SET} heads whose texts about it explain the most, on "
-        f"the *other* set of scenes, are set to their mean over {reference} scenes, at every position. *Random*: "
-        f"{draws} sets of {SET} heads drawn from all, the same for each factor; the least p they can give is "
+        f"## Are the named heads needed?\n\nFor each factor, the heads whose texts about it explain the most, on the "
+        f"*other* set of scenes ({SET} at most, none without such a text), are set to their mean over {reference} "
+        f"scenes, at every position. *Random*: {draws} sets of {SET} heads drawn from all, the same for each factor, "
+        f"also where fewer are named; the least p they can give is "
         f"{1 / (1 + draws):.4f}, {len(FACTORS) / (1 + draws):.3f} for the smallest of four. Intervals: {BOOTSTRAPS} "
-        f"resamplings of {pairs} pairs a factor. The floor knows no answers, so it has none to lose.\n\n"
-        f"{markdown(['factor', 'heads, first set of pairs', 'second set of pairs'], chosen)}\n\n"
-        f"Of 100 right captions, so many become wrong:\n\n{_costs(found, made, 'drop')}\n\n{said}\n\n"
+        f"resamplings of {pairs} pairs a factor. The floor knows no answers, so it has none to lose, here and "
+        f"below.\n\n{markdown(['factor', 'heads, first set of pairs', 'second set of pairs'], chosen)}\n\n"
+        f"So many more of 100 choices are wrong:\n\n{_costs(found, made, 'drop')}\n\n{said}\n\n"
         f"The share of the margin lost, in %:\n\n{_costs(found, made, 'margin')}\n\n{more}"
     )
 
@@ -222,7 +223,7 @@ def _costs(found: Found, made: Claims, of: str) -> str:
 
 
 def _spread(draws: xarray.DataArray) -> str:
-    return ranged(draws.median("draw"), *(draws.quantile(point, "draw") for point in (0.025, 0.975)))
+    return ranged(*(draws.quantile(point, "draw", skipna=False) for point in (0.5, 0.025, 0.975)))
 
 
 def layers(found: Found, made: Claims, figure: str) -> str:
