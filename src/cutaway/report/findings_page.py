@@ -96,8 +96,8 @@ def _knows(found: Found, made: Claims) -> str:
     before = f"before training {both(floor.min('factor'))} to {both(floor.max('factor'))}, and a coin 50"
     if not made.known:
         return (
-            f"**It cannot be said to tell pictures apart that differ in one thing**: of 100 times it picks the right one of two "
-            f"captions in {told(list(FACTORS))}; {before}."
+            "**It cannot be said to tell pictures apart that differ in one thing**: of 100 times it picks the right "
+            f"one of two captions in {told(list(FACTORS))}; {before}."
         )
     rest = _rest(made.known)
     but = f", but not in the {listed(rest)} ({both_of(one, rest)})" if rest else ""
@@ -170,12 +170,10 @@ def _needed(found: Found, made: Claims) -> str:
             f"**Some answers hang on {SET} heads**: {without}, more captions go wrong than without random ones: {told}"
         )
     elif most <= FEW:
-        hangs = f"**Hardly an answer hangs on {SET} heads**: {without}, at most {most} more of 100 captions go wrong "
+        hangs = f"**Hardly an answer hangs on {SET} heads**: {without}, at most {most} more of 100 captions about it go wrong "
         hangs += f"(upper end {end}), not more, beyond luck, than without {SET} random ones"
     else:
-        hangs = (
-            f"**What {SET} heads cost in answers, random ones may cost too**: {without}, up to {most} of 100 go wrong"
-        )
+        hangs = f"**What {SET} heads cost in answers, random ones may cost too**: {without}, up to {most} more of 100 about it go wrong"
     silent = [factor for factor in made.known if factor not in own]
     none = f"; no text names a head for the {listed(silent)}" if silent else ""
     if not made.needed:
@@ -209,7 +207,7 @@ def _read(found: Found, made: Claims) -> str:
     without = "without what a probe reads in the last state"
     if not made.erased:
         return f"{read}; {without}, its lead is not less, beyond luck, than without random directions: {left(spare)}."
-    but = f", but for the {listed(spare)} not beyond luck: {left(spare)}" if spare else ""
+    but = f", but not beyond luck {left(spare)}" if spare else ""
     return (
         f"{read}; {without}, less is left of its lead than without random directions (in brackets): "
         f"{left(made.erased)}{but}."

@@ -39,6 +39,8 @@ def both(values: xarray.DataArray) -> str:
 
 def ranged(values: xarray.DataArray, low: xarray.DataArray, high: xarray.DataArray) -> str:
     """The same with an interval each: `31 [28, 33] / 49 [45, 52]`."""
+    if not np.isfinite(values).any():
+        return "–"
     cells = [values.values, low.values, high.values]
     return " / ".join(f"{percent(float(v))} {interval(float(a), float(b))}" for v, a, b in zip(*cells, strict=True))
 
