@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cutaway.methods.erasure import Erasure, _edits, erase
+from cutaway.methods.erasure import Erasure, _edits, _unlabelled, _varied, erase
 from cutaway.methods.probe_data import Pooling, states
 from cutaway.methods.result import MethodError, load
 from cutaway.model.targets import similarity
@@ -46,6 +46,21 @@ def test_the_directions_are_flat_and_the_rest_is_untouched():
     assert gap(clean[:, 1:], changed[:, 1:]) == 0 and gap(clean[:, 0], changed[:, 0]) > 0.01
 
 
+@pytest.mark.parametrize("numbers", [False, True])
+def test_random_directions_vary_as_the_data_do_and_not_with_the_label(numbers):
+    """Long along the first unit, labelled along the second: draws point along the first, none along the second."""
+    draw = np.random.default_rng(0)
+    y = draw.standard_normal(200) if numbers else np.arange(200) % 2
+    x = 0.1 * draw.standard_normal((200, 8))
+    x[:, 0] += 5 * draw.standard_normal(200)
+    x[:, 1] += 50 * y
+    drawn = np.concatenate([_varied(_unlabelled(x, y), 1, draw) for _ in range(50)])
+    assert np.allclose((drawn**2).sum(1), 1)
+    assert (drawn[:, 0] ** 2).mean() > 0.9 and (drawn[:, 1] ** 2).mean() < 0.05
+    basis = _varied(_unlabelled(x, y), 3, draw)
+    assert np.allclose(basis @ basis.T, np.eye(3))
+
+
 def test_a_target_is_measured_under_the_same_edits(tmp_path):
     model = opened("clip")
     on = model.inputs(image=PICTURES[:4], text="a red dog")
@@ -53,6 +68,9 @@ def test_a_target_is_measured_under_the_same_edits(tmp_path):
     clean = float(similarity(text=0)(model.run(on)).mean())
     assert float(found["target"].sel(condition="clean")) == pytest.approx(clean)
     assert float(abs(found["target"] - clean).sel(condition="erased")) > 0
+    assert float(found["target_random"].mean()) == pytest.approx(float(found["target"].sel(condition="random")))
+    alone = erased(site="vision.1.resid_post", target=similarity(text=0), on=on, read=())
+    assert alone["score"].shape == (3, 0) and np.allclose(alone["target"], found["target"])
     back = load(found.save(tmp_path / "e.nc"))
     assert isinstance(back, Erasure) and back.provenance.options["directions"] == 1 and "<img" in back.to_html()
     assert back["site"].values.tolist() == ["vision.1.resid_post", "vision.2.resid_post", "vision.joint"]

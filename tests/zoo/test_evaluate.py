@@ -60,6 +60,15 @@ def test_classes_share_no_word():
     assert all(set(one.artists) == set(data.ARTISTS) for one in chosen)
 
 
+def test_the_drawings_of_test_are_those_of_training_and_those_of_artist_are_not():
+    world = data.World(things=(1, 1), names=tuple(one.name for one in data.concepts()[:8]))
+    seen, known, new = (
+        {(thing.concept, thing.artist) for scene in data.scenes(split, n, 0, world) for thing in scene.things}
+        for split, n in (("train", 300), ("test", 60), ("artist", 50))
+    )
+    assert known <= seen and len(seen) == 8 * 3 and new and not new & seen
+
+
 def test_the_untrained_one_is_near_chance():
     eyes = Eyes(emoji_clip.untrained(), emoji_clip.processor())
     rows = naming(eyes, classes(), "test", 64) + telling_apart(eyes, "category", 32)

@@ -182,8 +182,8 @@ def zoo_train(
 def findings(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of the zoo.")] = "zoo:emoji-clip",
     out: Annotated[Path, typer.Option(metavar="FILE.md", help="The page to write.")] = Path("reports/findings.md"),
-    n: Annotated[int, typer.Option(help="How many scenes; n / 8 to n / 4 pairs for each factor.")] = 640,
-    seed: Annotated[int, typer.Option(help="Other scenes, other draws.")] = 0,
+    n: Annotated[int, typer.Option(help="How many scenes a set; n / 16 to n / 4 pairs a factor.")] = 640,
+    seed: Annotated[int, typer.Option(help="Other scenes: the two sets are of this seed and the next.")] = 0,
     work: Annotated[Path | None, typer.Option(metavar="DIR", help="Where finished sections are kept.")] = None,
 ) -> None:
     """Which heads carry what, what happens without them, where factors are readable and where they are used: one page.

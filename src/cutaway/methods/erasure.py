@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 
 from cutaway.methods.feed import Rows, again
-from cutaway.methods.probe_data import Pool, Pooling, chance, checked, fit, split, states
+from cutaway.methods.probe_data import Pool, Pooling, chance, checked, fit, is_number, split, states
 from cutaway.methods.result import MethodError, Provenance, Result
 from cutaway.model.edits import Add, Edit, Project
 from cutaway.model.inputs import Inputs
@@ -32,8 +32,9 @@ class Erasure(Result):
     """What is left after the directions of a probe are taken out of the running model.
 
     `score` (condition, site): held-out accuracy or R^2 of probes that were fitted on the untouched states of each
-    site, on runs that are `clean`, `erased`, or had as many `random` directions taken out; `majority` is the floor.
-    `target` (condition): the mean of a target, where one was given.
+    site, on runs that are `clean`, `erased`, or had as many `random` directions taken out in which the data vary
+    otherwise; `majority` is the floor. `target` (condition): the mean of a target, where one was given, and
+    `target_random` (draw) that of each random draw.
     """
 
     main: ClassVar[str] = "score"
@@ -61,11 +62,14 @@ def erase(
 
     x <- x - Q Q' (x - mean x) at `site`, on the positions the probe was given, with Q an orthonormal basis of the
     probe's weights, in the states' own units; `rounds` > 1 fits and removes again (INLP). Probes of the sites `read`
-    (by default `site`, the last residual stream and the end of the tower) are fitted on untouched training items and
-    scored on held-out items of clean, erased and randomly erased runs. `target` is measured on the inputs `on`.
+    (by default `site`, the last residual stream and the end of the tower; none for a target alone) are fitted on
+    untouched training items and scored on held-out items of clean, erased and randomly erased runs. `target` is
+    measured on the inputs `on`. Random directions are drawn as the states vary where the label is the same: sum g_i r_i
+    with g_i normal and r_i the state less what its label says of it (the mean of its class, or a straight line in
+    numbers). Directions drawn evenly hold next to nothing of the data, and anything would look large beside them.
 
     Units: accuracy or R^2; the target's own. Source: Elazar et al. 2020, arXiv 2006.00995; Ravfogel et al. 2020, arXiv
-    2004.07667. We keep the mean, so that only differences between items go; the control is as many random directions.
+    2004.07667. We keep the mean, so that only differences between items go; theirs draws its directions evenly.
 
     What it can NOT tell: that the property is gone: later layers read other positions too, one round leaves what
     correlated directions carry, and what else lay in those directions is lost with it.
@@ -90,28 +94,47 @@ def erase(
     clean = states(model, [items[i] for i in train], record, pooling, batch=batch, progress=progress)
     probes = {str(s): fit(clean[str(s)], y[train], penalty) for s in sites}
     basis, mean = _removable(clean[site], y[train], rounds, penalty), clean[site].mean(0)
-    draw = np.random.default_rng(seed)
-    noise = [np.linalg.qr(draw.standard_normal(basis.shape).T)[0].T for _ in range(draws)]
+    draw, rest = np.random.default_rng(seed), _unlabelled(clean[site], y[train])
+    noise = [_varied(rest, len(basis), draw) for _ in range(draws)]
     runs: dict[str, list[list[Edit]]] = {
         "clean": [[]],
         "erased": [_edits(at, pooling, basis, mean)],
         "random": [_edits(at, pooling, directions, mean) for directions in noise],
     }
-    kept, scores, reached = [items[i] for i in held], [], []
-    for several in runs.values():
+    kept, scores = [items[i] for i in held], []
+    for several in runs.values() if sites else ():
         seen = [states(model, kept, sites, pooling, edits=edits, batch=batch, progress=progress) for edits in several]
         scores.append([np.mean([probes[str(s)].score(one[str(s)], y[held]) for one in seen]) for s in sites])
-        if target is not None and on is not None:
-            reached.append(np.mean([float(target(model.run(on, edits=edits)).mean()) for edits in several]))
     data = xarray.Dataset(
-        {"score": (("condition", "site"), scores), "majority": ((), chance(y[train], y[held]))},
+        {"score": (("condition", "site"), scores or np.empty((3, 0))), "majority": ((), chance(y[train], y[held]))},
         coords={"condition": list(runs), "site": [str(s) for s in sites]},
     )
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, sites=tuple(map(str, sites)), seed=seed, erased_at=site,
         directions=len(basis), rounds=rounds, pool=pool, draws=draws, penalty=penalty, target=repr(target),
     )  # fmt: skip
-    return Erasure(data.assign(target=("condition", reached)) if reached else data, told)
+    if target is not None and on is not None:
+        data = data.assign(_reached(model, on, target, runs))
+    return Erasure(data, told)
+
+
+def _reached(model: Model, on: Inputs, target: Target, runs: dict[str, list[list[Edit]]]) -> dict[str, Any]:
+    """The mean of the target in every condition, and in each random draw."""
+    clean = float(target(model.run(on)).mean())
+    swept = model.sweep(on, [*runs["erased"], *runs["random"]], target, progress=False).values.values
+    erased, *random = swept.reshape(1 + len(runs["random"]), -1).mean(1).tolist()
+    return {"target": ("condition", [clean, erased, float(np.mean(random))]), "target_random": ("draw", random)}
+
+
+def _unlabelled(x: Float[ndarray, "item unit"], y: ndarray) -> Float[ndarray, "item unit"]:
+    """The states less what their labels say of them: the mean of a class, or a straight line in numbers."""
+    known = np.stack([y, np.ones(len(y))], 1) if is_number(y) else (y[:, None] == np.unique(y)).astype(float)
+    return np.asarray(x - known @ np.linalg.lstsq(known, x, rcond=None)[0])
+
+
+def _varied(rest: Float[ndarray, "item unit"], k: int, draw: np.random.Generator) -> Float[ndarray, "k unit"]:
+    """An orthonormal basis of k random directions, drawn with the covariance of these states."""
+    return np.asarray(np.linalg.qr((draw.standard_normal((k, len(rest))) @ rest).T)[0].T)
 
 
 def _check(rounds: int, draws: int, target: Target | None, on: Inputs | None) -> None:

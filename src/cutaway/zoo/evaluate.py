@@ -37,7 +37,7 @@ class Row:
 
 
 def evaluate(module: Any, processor: Any, *, n: int = 2000, told: Callable[[str], None] = lambda _: None) -> list[Row]:
-    """Zero-shot naming on three splits, retrieval among strangers, and retrieval between one-factor pairs.
+    """Zero-shot naming on three splits and among all things there are, retrieval among strangers and one-factor pairs.
 
     `n` is the number of pictures of each zero-shot row; of painted things and of the pairs of each factor there are a
     quarter as many. Held-out scenes throughout. `told` hears what is being measured.
@@ -48,6 +48,8 @@ def evaluate(module: Any, processor: Any, *, n: int = 2000, told: Callable[[str]
     for split in SPLITS:
         told(f"naming, split {split}")
         rows += naming(eyes, names, split, n)
+    told("naming among all there is")
+    rows += naming(eyes, tuple(one.name for one in data.concepts()), "test", n)
     told("naming, painted things")
     rows += naming_painted(eyes, names, n // 4)
     told("retrieval")
