@@ -116,7 +116,7 @@ def _late(found: Found, made: Claims) -> str:
     one = found["direct"].sel(what="heads")
     whole, most = both(one["accuracy"].sel(order="first").isel(layers=0)), both(one["majority"])
     if not names(found):
-        return f"**It cannot be said to name things**: {whole} % are right, always the most frequent name would be in {most} %."
+        return f"**It cannot be said to name things**: {whole} % are right, of always the same name {most} %."
     if "heads" not in made.late:
         return (
             f"**Where it writes the name of a thing cannot be said**: it names {whole} % of things, and no number of "
