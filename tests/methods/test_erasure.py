@@ -54,10 +54,10 @@ def test_random_directions_vary_as_the_data_do_and_not_with_the_label(numbers):
     x = 0.1 * draw.standard_normal((200, 8))
     x[:, 0] += 5 * draw.standard_normal(200)
     x[:, 1] += 50 * y
-    drawn = np.concatenate([_varied(_unlabelled(x, y), 1, draw) for _ in range(50)])
+    drawn = np.concatenate(_varied(_unlabelled(x, y), 1, 50, 0))
     assert np.allclose((drawn**2).sum(1), 1)
     assert (drawn[:, 0] ** 2).mean() > 0.9 and (drawn[:, 1] ** 2).mean() < 0.05
-    basis = _varied(_unlabelled(x, y), 3, draw)
+    (basis,) = _varied(_unlabelled(x, y), 3, 1, 0)
     assert np.allclose(basis @ basis.T, np.eye(3))
 
 

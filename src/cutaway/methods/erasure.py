@@ -94,8 +94,7 @@ def erase(
     clean = states(model, [items[i] for i in train], record, pooling, batch=batch, progress=progress)
     probes = {str(s): fit(clean[str(s)], y[train], penalty) for s in sites}
     basis, mean = _removable(clean[site], y[train], rounds, penalty), clean[site].mean(0)
-    draw, rest = np.random.default_rng(seed), _unlabelled(clean[site], y[train])
-    noise = [_varied(rest, len(basis), draw) for _ in range(draws)]
+    noise = _varied(_unlabelled(clean[site], y[train]), len(basis), draws, seed)
     runs: dict[str, list[list[Edit]]] = {
         "clean": [[]],
         "erased": [_edits(at, pooling, basis, mean)],
@@ -113,13 +112,15 @@ def erase(
         METHOD, SOURCE, started=started, model=model, sites=tuple(map(str, sites)), seed=seed, erased_at=site,
         directions=len(basis), rounds=rounds, pool=pool, draws=draws, penalty=penalty, target=repr(target),
     )  # fmt: skip
-    if target is not None and on is not None:
-        data = data.assign(_reached(model, on, target, runs))
-    return Erasure(data, told)
+    return Erasure(data.assign(_reached(model, on, target, runs)), told)
 
 
-def _reached(model: Model, on: Inputs, target: Target, runs: dict[str, list[list[Edit]]]) -> dict[str, Any]:
-    """The mean of the target in every condition, and in each random draw."""
+def _reached(
+    model: Model, on: Inputs | None, target: Target | None, runs: dict[str, list[list[Edit]]]
+) -> dict[str, Any]:  # fmt: skip
+    """The mean of the target in every condition, and in each random draw; nothing where there is no target."""
+    if target is None or on is None:
+        return {}
     clean = float(target(model.run(on)).mean())
     swept = model.sweep(on, [*runs["erased"], *runs["random"]], target, progress=False).values.values
     erased, *random = swept.reshape(1 + len(runs["random"]), -1).mean(1).tolist()
@@ -132,9 +133,10 @@ def _unlabelled(x: Float[ndarray, "item unit"], y: ndarray) -> Float[ndarray, "i
     return np.asarray(x - known @ np.linalg.lstsq(known, x, rcond=None)[0])
 
 
-def _varied(rest: Float[ndarray, "item unit"], k: int, draw: np.random.Generator) -> Float[ndarray, "k unit"]:
-    """An orthonormal basis of k random directions, drawn with the covariance of these states."""
-    return np.asarray(np.linalg.qr((draw.standard_normal((k, len(rest))) @ rest).T)[0].T)
+def _varied(rest: Float[ndarray, "item unit"], k: int, draws: int, seed: int) -> list[Float[ndarray, "k unit"]]:
+    """Orthonormal bases of k random directions each, drawn with the covariance of these states."""
+    draw = np.random.default_rng(seed)
+    return [np.linalg.qr((draw.standard_normal((k, len(rest))) @ rest).T)[0].T for _ in range(draws)]
 
 
 def _check(rounds: int, draws: int, target: Target | None, on: Inputs | None) -> None:

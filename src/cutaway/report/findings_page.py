@@ -116,7 +116,7 @@ def _late(found: Found, made: Claims) -> str:
     one = found["direct"].sel(what="heads")
     whole, most = both(one["accuracy"].sel(order="first").isel(layers=0)), both(one["majority"])
     if not names(found):
-        return f"**It cannot be said to name things**: it is right in {whole} %, always saying the most frequent name in {most} %."
+        return f"**It cannot be said to name things**: {whole} % are right, of always the same name {most} %."
     if "heads" not in made.late:
         return (
             f"**Where it writes the name of a thing cannot be said**: it names {whole} % of things, and no number of "
@@ -170,10 +170,13 @@ def _needed(found: Found, made: Claims) -> str:
             f"**Some answers hang on {SET} heads**: {without}, more captions go wrong than without random ones: {told}"
         )
     elif most <= FEW:
-        hangs = f"**Hardly an answer hangs on {SET} heads**: {without}, at most {most} more of 100 captions about it go wrong "
-        hangs += f"(upper end {end}), not more, beyond luck, than without {SET} random ones"
+        hangs = (
+            f"**Hardly an answer hangs on {SET} heads**: {without}, at most {most} more of 100 captions about it go "
+        )
+        hangs += f"wrong (upper end {end}), not more, beyond luck, than without {SET} random ones"
     else:
-        hangs = f"**What {SET} heads cost in answers, random ones may cost too**: {without}, up to {most} more of 100 about it go wrong"
+        hangs = f"**What {SET} heads cost in answers, random ones may cost too**: {without}, up to {most} more of 100 "
+        hangs += "captions about it go wrong"
     silent = [factor for factor in made.known if factor not in own]
     none = f"; no text names a head for the {listed(silent)}" if silent else ""
     if not made.needed:
