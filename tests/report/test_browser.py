@@ -178,7 +178,12 @@ def test_keys_walk_over_a_table(every: Page) -> None:
 
 def test_bars_add_up(every: Page) -> None:
     facts = dict(zip(texts(every, "#v-bars .facts dt"), texts(every, "#v-bars .facts dd"), strict=True))
-    assert facts == {"sum of the parts": "−1.250", "total": "1.000", "not explained": "2.250", "parts not measured": "1"}
+    assert facts == {
+        "sum of the parts": "−1.250",
+        "total": "1.000",
+        "not explained": "2.250",
+        "parts not measured": "1",
+    }
     assert texts(every, "#v-bars .stage > table .number") == ["−1.000", "−0.250", "0.000"]
     assert texts(every, "#v-bars .stage > div table .number")[0].startswith("−1.9")
     every.click("#v-bars .inline:nth-of-type(2) .option:nth-child(2)")

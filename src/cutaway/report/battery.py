@@ -181,8 +181,9 @@ def examine(case: Case, *, told: Told = lambda _: None) -> Battery:
 
 def attention(case: Case, own: Measured) -> xarray.DataArray:
     """What the class token attends to in each head; where all patches are read, the mean over them, (…, row, col)."""
-    run = case.model.run(case.model.inputs(image=case.picture), record="vision.*.attn.pattern", stop=True)
-    patterns = torch.stack([run[site][0] for site in run]).float()  # layer, head, query, key
+    sites = [f"vision.{layer}.attn.pattern" for layer in own.parts["layer"].values]
+    run = case.model.run(case.model.inputs(image=case.picture), record=sites, stop=True)
+    patterns = torch.stack([run[site][0] for site in sites]).float()  # layer, head, query, key
     seen = patterns.mean(2) if own.all_read else patterns[:, :, 0]
     return own.parts.on_grid(xarray.DataArray(seen.numpy(force=True), dims=("layer", "head", "token")))
 

@@ -46,7 +46,8 @@ def heads(found: Battery, picture: Picture, code: Snippets) -> HeadTable:
         "words a head varies over many pictures; near-synonyms share a direction, a bank without the right word names "
         "a neighbour, and a head need not be about one thing.",
         heads=tuple(rows), effect="direct effect", direct="share of all", code=code.heads(spans is not None),
-        provenance=origin(spans if spans is not None else own.parts), picture=picture, reader=own.reader,
+        provenance=origin(spans if spans is not None else own.parts), picture=picture,
+        reader="average patch" if own.all_read else own.reader,
         patterns=None if found.attention is None else found.attention.transpose("layer", "head", "row", "col").values,
         pictures=pictures,
     )  # fmt: skip

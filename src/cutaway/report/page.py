@@ -86,10 +86,14 @@ def write(
 
 def _opening(opening: Opening, names: Mapping[str, str], pool: dict[str, str]) -> str:
     """The verdict, its map, the texts and the evidence; a word of a text is a link to its map."""
-    lead = "" if opening.lead is None else f"""<figure class="lead"><div class="stage"></div>
+    lead = (
+        ""
+        if opening.lead is None
+        else f"""<figure class="lead"><div class="stage"></div>
 <script type="application/json">{_inert(encode(opening.lead, pool))}</script>
 <script>{MOUNT}</script>
 <figcaption>{_text(opening.lead.seen)}</figcaption></figure>"""
+    )
     head = "".join(f'<th scope="col" class="number">{_text(name)}</th>' for name in opening.columns)
     rows = []
     for at, (letter, text, *numbers) in enumerate(opening.texts):

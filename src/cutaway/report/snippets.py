@@ -97,8 +97,7 @@ class Snippets:
     def growth(self) -> str:
         """The number that is explained at each layer."""
         return self._lens() + (
-            'pooled = lens["pooled"].isel(picture=0)\n'
-            f"print(({self._aimed('pooled')}).to_pandas().round(3))"
+            f'pooled = lens["pooled"].isel(picture=0)\nprint(({self._aimed("pooled")}).to_pandas().round(3))'
         )
 
     def last_layer(self, centred: bool) -> str:
