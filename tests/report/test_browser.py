@@ -29,6 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "every.html", f"Every {examples.EVIL}", examples.every(), summary="A summary.", provenance={"seed": 0}
     )
     write(folder / "nothing.html", "Nothing", examples.nothing())
+    opened = [examples.overlay(), examples.seeing_heads(), examples.words()]
+    write(folder / "opening.html", "Opening", opened, opening=examples.opening())
     write(folder / "big.html", "Big", large(24, 24, 8, 16))
     return folder
 
@@ -64,7 +66,7 @@ def ink(page: Page, selector: str) -> str:
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-@pytest.mark.parametrize("name", ["every", "nothing", "big"])
+@pytest.mark.parametrize("name", ["every", "nothing", "opening", "big"])
 def test_it_is_whole_and_quiet(tab: Page, folder: Path, name: str, size: tuple[int, int]) -> None:
     tab.show(folder / f"{name}.html", *size, dark=name == "nothing", touch=size == PHONE)
     assert tab.complaints() == []
@@ -84,6 +86,40 @@ def test_the_header_stays_while_the_page_grows(every: Page) -> None:
     before = every.run(f"[{height}, {top}]")
     every.run("document.querySelectorAll('main > *').forEach((e) => e.remove())")
     assert every.run(f"[{height}, {top}]") == before
+
+
+def test_the_verdict_and_a_picture_come_first_and_the_rest_is_folded(tab: Page, folder: Path) -> None:
+    tab.show(folder / "opening.html", *PHONE, touch=True)
+    below = "document.querySelector('.lead .heatmap').getBoundingClientRect().bottom"
+    assert texts(tab, ".verdict") == ["The model takes this for a red dog."]
+    assert tab.run(below) <= PHONE[1]  # seen without scrolling
+    assert tab.run("[...document.querySelectorAll('.fold')].map((fold) => fold.open)") == [True, True, False]
+    assert tab.run("document.querySelector('#v-a-word-by-word').offsetHeight") < 120
+    assert texts(tab, "#v-a-word-by-word .gist") == ["This map contradicts another."]
+
+
+def test_a_word_opens_its_map(tab: Page, folder: Path) -> None:
+    tab.show(folder / "opening.html", *WIDE)
+    assert texts(tab, ".texts a") == ["a", "red", "dog"]
+    tab.click(".texts a:nth-of-type(2)")
+    tab.wait("document.querySelector('#v-a-word-by-word .fold').open")
+    assert tab.run("document.querySelector('#v-a-word-by-word :checked').parentElement.textContent") == "red"
+    assert said(tab, "a-word-by-word") == "1.100"
+    assert texts(tab, "#v-a-word-by-word .warning") == ["This map contradicts another."]
+    tab.click("nav [data-do=all]")  # all are open now, so it folds them
+    assert tab.run("document.querySelectorAll('.fold[open]').length") == 0
+
+
+def test_a_head_opens_what_it_attends_to(tab: Page, folder: Path) -> None:
+    tab.show(folder / "opening.html", *WIDE)
+    assert texts(tab, "#v-seeing-heads h3")[0].startswith("Layer 0, head 1")  # the strongest
+    before = ink(tab, "#v-seeing-heads .headpanel canvas")
+    tab.click("#v-seeing-heads tbody tr:first-child td")
+    assert texts(tab, "#v-seeing-heads h3")[0].startswith("Layer 0, head 0")
+    assert ink(tab, "#v-seeing-heads .headpanel canvas") != before
+    assert tab.run("document.querySelectorAll('#v-seeing-heads .moved img').length") == 3
+    tab.click("#v-seeing-heads .matrix .heatmap", 0.9, 0.5)
+    assert texts(tab, "#v-seeing-heads h3")[0].startswith("Layer 0, head 1")
 
 
 def test_the_slider_changes_the_map(every: Page) -> None:

@@ -15,7 +15,7 @@ from cutaway import data
 from cutaway.errors import InputError
 from cutaway.methods.feed import embedded
 from cutaway.methods.result import load
-from cutaway.report import battery, explain, sections, sources
+from cutaway.report import battery, explain, lenses, sections, sources
 from cutaway.report.explain import explained
 from cutaway.report.views import Bars, HeadTable, PatchingMap, Table
 from cutaway.report.views import Lens as LensView
@@ -154,11 +154,12 @@ def found_by_hand(full):
     bank = battery.case.bank.directions(centre=True).double()
     words = battery.own.texts.directions(centre=False).double()
     wanted = (words[0] - words[1]) / (words[0] - words[1]).norm()
+    fits = battery.spans.data.isel(pick=0)["fit"].values
     near_bank = float((bank @ wanted).abs().max())
     return by_word | {
         "What each patch adds": [patches.sum(), margin, *both(patches), strongest],
-        "Heads": [lead, lead / margin, float(battery.spans.data.isel(pick=0)["fit"].values.flat[(side * heads).argmax()]),
-                  float(battery.spans["random_fit"].isel(pick=0).mean()), *([near_bank] if near_bank < 0.5 else [])],
+        "Heads": [lead, lead / margin, fits.flat[(side * heads).argmax()],
+                  float(battery.spans["random_fit"].isel(pick=0).mean()), *[near_bank] * (near_bank < 0.5)],
         "Patching by layer and patch": [margin, other.margin, recovery["token"][:, 1:].max()],
         "Patching by layer and head": [recovery["head"].max(), float(battery.unrelated.values[layer, head])],
         "Where the answer appears": [curve[step + 1] - curve[step], curve[-1]],
@@ -459,3 +460,35 @@ def test_the_trained_model_finds_the_written_word(tmp_path):
     assert added > abs(sections.inside(sections.aimed(found.floor), found.case.truth["the word"])[0])
     assert any("Nearest" in view.title for view in explain.views(found, explain._snippets(tmp_path, "", found, None,
                None)))  # fmt: skip
+
+
+def test_a_text_that_the_patches_speak_against_is_told_so(tmp_path, full):
+    margin = full.battery.own.margin
+    lower = TEXTS[0] if margin < 0 else TEXTS[1]
+    made = explained("tiny:clip", full.battery.case.picture, [lower], out=tmp_path)
+    added = sections.aimed(made.battery.own)
+    stance = "against" if added.sum() < 0 else "for"
+    assert f"speak {stance} it ({signed(added.sum()):+.3f})" in made.findings[0]
+    view = next(view for view in explain.views(made.battery, explain._snippets(tmp_path, "tiny:clip", made.battery,
+                None, None)) if view.title == sections.PATCHES)  # fmt: skip
+    assert f"of what speaks {stance} it" in view.seen
+
+
+def test_a_map_that_contradicts_the_first_says_so(full, views):
+    added = sections.aimed(full.battery.own)
+    assert "contradicts" in lenses.conflict(full.battery, -added)
+    assert not lenses.conflict(full.battery, added)
+    read = [view for view in views if view.title in ("Layer by layer", "What each patch says at the last layer")]
+    assert all(view.folded for view in read) and read[1].palette == "reads"
+
+
+def test_the_code_of_a_curve_and_of_a_map_gives_what_the_page_shows(full, views):
+    for title, wanted in (
+        ("Where the answer appears", lambda view: view.lines[0].values),
+        (sections.PATCHES, lambda view: view.values[0]),
+    ):
+        view, said = next(view for view in views if view.title == title), StringIO()
+        with redirect_stdout(said):
+            exec(compile(view.code, "a view", "exec"), {})  # noqa: S102
+        found = [float(word) for word in re.findall(r"-?\d+\.\d+", said.getvalue())]
+        assert found == pytest.approx(wanted(view).ravel().tolist(), abs=1e-3), title

@@ -48,7 +48,8 @@ def verdict(found: Battery) -> str:
     if abs(own.margin) < LEAST:
         gap = f"{abs(own.margin):.3f} between the cosines"
         return f"The model hardly tells {taken} from {other} on this picture: {gap}."
-    return f"The model takes this picture for {taken} rather than {other}, by {abs(own.margin):.3f} in cosine, {_where(found)}."
+    gap = f"by {abs(own.margin):.3f} in cosine"
+    return f"The model takes this picture for {taken} rather than {other}, {gap}, {_where(found)}."
 
 
 def _called(found: Battery, at: int) -> str:
