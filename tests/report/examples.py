@@ -12,6 +12,7 @@ from cutaway.report.views import (
     HeadTable,
     Lens,
     Line,
+    Opening,
     Overlay,
     PatchingMap,
     Span,
@@ -129,6 +130,32 @@ def table() -> Table:
         ('say "hi", you', -1, 1e-9, True),
     )
     return Table(**said("Table"), columns=("word", "rank", "value", "right"), cells=rows)
+
+
+def words() -> Overlay:
+    """A caption whose words have maps of their own; folded."""
+    values = np.arange(3 * 2 * 3, dtype=np.float32).reshape(3, 2, 3) / 10
+    return Overlay(
+        **said("A word by word"), picture=picture(), texts=("a", "red", "dog"), values=values, unit="cosine",
+        signed=True, caption=True, folded=True, warning="This map contradicts another.",
+    )  # fmt: skip
+
+
+def seeing_heads() -> HeadTable:
+    """Two heads with what they attend to and the pictures that move them."""
+    rows = (Head(0, 0, 0.25, most=(0, 1), least=(2,)), Head(0, 1, -0.5, most=(2,), least=(0,)))
+    patterns = np.array([0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0], np.float32).reshape(1, 2, 2, 3) / 15
+    shown = tuple(picture(16 + side, 16) for side in range(3))
+    return HeadTable(**said("Seeing heads"), heads=rows, picture=picture(), patterns=patterns, pictures=shown)
+
+
+def opening() -> Opening:
+    """The verdict over the first map, two texts of which one opens its words."""
+    return Opening(
+        verdict="The model takes this for a red dog.", lead=overlay(), columns=("this picture",),
+        texts=(("A", "a red dog", "+0.250"), ("B", EVIL, "−0.100")), words=("A word by word", ""),
+        evidence=("The heads add +0.250.", EVIL),
+    )  # fmt: skip
 
 
 def every() -> list[View]:

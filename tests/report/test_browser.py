@@ -29,6 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "every.html", f"Every {examples.EVIL}", examples.every(), summary="A summary.", provenance={"seed": 0}
     )
     write(folder / "nothing.html", "Nothing", examples.nothing())
+    opened = [examples.overlay(), examples.seeing_heads(), examples.words()]
+    write(folder / "opening.html", "Opening", opened, opening=examples.opening())
     write(folder / "big.html", "Big", large(24, 24, 8, 16))
     return folder
 
@@ -64,7 +66,7 @@ def ink(page: Page, selector: str) -> str:
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-@pytest.mark.parametrize("name", ["every", "nothing", "big"])
+@pytest.mark.parametrize("name", ["every", "nothing", "opening", "big"])
 def test_it_is_whole_and_quiet(tab: Page, folder: Path, name: str, size: tuple[int, int]) -> None:
     tab.show(folder / f"{name}.html", *size, dark=name == "nothing", touch=size == PHONE)
     assert tab.complaints() == []
@@ -86,16 +88,50 @@ def test_the_header_stays_while_the_page_grows(every: Page) -> None:
     assert every.run(f"[{height}, {top}]") == before
 
 
+def test_the_verdict_and_a_picture_come_first_and_the_rest_is_folded(tab: Page, folder: Path) -> None:
+    tab.show(folder / "opening.html", *PHONE, touch=True)
+    below = "document.querySelector('.lead .heatmap').getBoundingClientRect().bottom"
+    assert texts(tab, ".verdict") == ["The model takes this for a red dog."]
+    assert tab.run(below) <= PHONE[1]  # seen without scrolling
+    assert tab.run("[...document.querySelectorAll('.fold')].map((fold) => fold.open)") == [True, True, False]
+    assert tab.run("document.querySelector('#v-a-word-by-word').offsetHeight") < 120
+    assert texts(tab, "#v-a-word-by-word .gist") == ["This map contradicts another."]
+
+
+def test_a_word_opens_its_map(tab: Page, folder: Path) -> None:
+    tab.show(folder / "opening.html", *WIDE)
+    assert texts(tab, ".texts a") == ["a", "red", "dog"]
+    tab.click(".texts a:nth-of-type(2)")
+    tab.wait("document.querySelector('#v-a-word-by-word .fold').open")
+    assert tab.run("document.querySelector('#v-a-word-by-word :checked').parentElement.textContent") == "red"
+    assert said(tab, "a-word-by-word") == "1.100"
+    assert texts(tab, "#v-a-word-by-word .warning") == ["This map contradicts another."]
+    tab.click("nav [data-do=all]")  # all are open now, so it folds them
+    assert tab.run("document.querySelectorAll('.fold[open]').length") == 0
+
+
+def test_a_head_opens_what_it_attends_to(tab: Page, folder: Path) -> None:
+    tab.show(folder / "opening.html", *WIDE)
+    assert texts(tab, "#v-seeing-heads h3")[0].startswith("Layer 0, head 1")  # the strongest
+    before = ink(tab, "#v-seeing-heads .headpanel canvas")
+    tab.click("#v-seeing-heads tbody tr:first-child td")
+    assert texts(tab, "#v-seeing-heads h3")[0].startswith("Layer 0, head 0")
+    assert ink(tab, "#v-seeing-heads .headpanel canvas") != before
+    assert tab.run("document.querySelectorAll('#v-seeing-heads .moved img').length") == 3
+    tab.click("#v-seeing-heads .matrix .heatmap", 0.9, 0.5)
+    assert texts(tab, "#v-seeing-heads h3")[0].startswith("Layer 0, head 1")
+
+
 def test_the_slider_changes_the_map(every: Page) -> None:
     before = ink(every, "#v-lens .heatmap canvas")
     every.run("document.querySelector('#v-lens input[type=range]').focus()")
     every.key("ArrowLeft", 2)
     assert ink(every, "#v-lens .heatmap canvas") != before
     assert said(every, "lens", "span").startswith("strongest: row 1, column 2")
-    assert said(every, "lens") == "0.11"  # text 0, layer 1, the last patch
+    assert said(every, "lens") == "0.110"  # text 0, layer 1, the last patch
     assert texts(every, "#v-lens .film .now") == ["1"]
     assert texts(every, "#v-lens .where") == ["cosine at layer 1"]
-    assert texts(every, "#v-lens .lines .number") == ["0.02", "0.1", "0.18"]
+    assert texts(every, "#v-lens .lines .number") == ["0.020", "0.100", "0.180"]
 
 
 def test_the_chooser_changes_the_text(every: Page) -> None:
@@ -103,14 +139,14 @@ def test_the_chooser_changes_the_text(every: Page) -> None:
     every.run("document.querySelector('#v-overlay .option input').focus()")
     every.key("ArrowRight")
     assert ink(every, "#v-overlay .heatmap canvas") != before
-    assert said(every, "overlay") == "0.5714"  # 11 / 7 - 1
+    assert said(every, "overlay") == "0.571"  # 11 / 7 - 1
 
 
 def test_keys_walk_over_a_map(every: Page) -> None:
     every.run("document.querySelector('#v-overlay .heatmap').focus({focusVisible: true})")
-    assert (said(every, "overlay"), said(every, "overlay", "span")) == ("−1", "row 0, column 0")
+    assert (said(every, "overlay"), said(every, "overlay", "span")) == ("−1.000", "row 0, column 0")
     every.key("ArrowRight")
-    assert (said(every, "overlay"), said(every, "overlay", "span")) == ("−0.8571", "row 0, column 1")
+    assert (said(every, "overlay"), said(every, "overlay", "span")) == ("−0.857", "row 0, column 1")
     every.key("ArrowDown")
     every.key("End")
     assert (said(every, "overlay"), said(every, "overlay", "span")) == ("not measured", "row 1, column 2")
@@ -121,19 +157,19 @@ def test_keys_walk_over_a_map(every: Page) -> None:
     every.run("document.querySelector('#v-lens .heatmap').focus({focusVisible: true})")
     every.key("PageUp")
     assert texts(every, "#v-lens .film .now") == ["2"]
-    assert said(every, "lens") == "0.12"
+    assert said(every, "lens") == "0.120"
 
 
 def test_a_mouse_and_a_finger_show_numbers(tab: Page, folder: Path) -> None:
     tab.show(folder / "every.html", *WIDE)
     tab.hover("#v-overlay .heatmap", 0.5, 0.25)
-    assert (said(tab, "overlay"), said(tab, "overlay", "span")) == ("−0.8571", "row 0, column 1")
+    assert (said(tab, "overlay"), said(tab, "overlay", "span")) == ("−0.857", "row 0, column 1")
     tab.hover("#v-tokens .heatmap", 0.5, 0.5)
     assert said(tab, "tokens", "span") == "layer 1, token dog"
     tab.show(folder / "every.html", *PHONE, touch=True)
     tab.tap("#v-patching .mode:not([hidden]) .heatmap", 0.9, 0.9)
     tab.wait("document.querySelector('#v-patching .mode:not([hidden]) .readout').textContent.includes('row 1')")
-    assert said(tab, "patching") == "0.9 [0.8, 1]"
+    assert said(tab, "patching") == "0.900 [0.800, 1.000]"
 
 
 def test_patches_unfold_to_a_matrix(every: Page) -> None:
@@ -141,16 +177,18 @@ def test_patches_unfold_to_a_matrix(every: Page) -> None:
     every.run("document.querySelector('#v-patching .matrix .heatmap').focus({focusVisible: true})")
     every.key("ArrowRight")
     assert said(every, "patching", "span") == "layer 0, patch row 0, column 1"
-    assert said(every, "patching") == "−0.1353 [−0.2353, −0.03529]"
+    assert said(every, "patching") == "−0.135 [−0.235, −0.035]"
 
 
 def test_tables_sort_and_filter(every: Page) -> None:
     first = "#v-heads tbody tr:first-child td"
-    assert texts(every, first)[:3] == ["5", "3", "0.13"]
+    assert texts(every, first)[:3] == ["5", "3", "13.0%"]
     every.click("#v-heads th:nth-child(3) button")
-    assert texts(every, first)[:3] == ["0", "0", "−0.1"]
+    assert texts(every, first)[:3] == ["0", "0", "−10.0%"]
     assert every.run("document.querySelector('#v-heads th:nth-child(3)').getAttribute('aria-sort')") == "ascending"
-    assert len(texts(every, "#v-heads tbody tr")) == 20
+    assert len(texts(every, "#v-heads tbody tr:not(.between)")) == 10
+    assert texts(every, "#v-heads .between") == ["… 14 between …"]
+    assert texts(every, "#v-heads tbody tr:last-child td")[:3] == ["5", "3", "13.0%"]  # both ends are shown
     every.click("#v-heads .more")
     assert len(texts(every, "#v-heads tbody tr")) == 24
     every.run("document.querySelector('#v-heads input[type=search]').focus()")
@@ -161,43 +199,48 @@ def test_tables_sort_and_filter(every: Page) -> None:
     assert texts(every, "#v-heads tbody") == ["No row passes this filter."]
     every.click("#v-table th:nth-child(3) button")
     every.click("#v-table th:nth-child(3) button")  # small to large; what was not measured stays last
-    assert texts(every, "#v-table td:nth-child(3)") == ["1.000e−9", "0.1235", "–", "–"]
+    assert texts(every, "#v-table td:nth-child(3)") == ["0.000", "0.123", "–", "–"]
 
 
 def test_keys_walk_over_a_table(every: Page) -> None:
     every.run("document.querySelector('#v-heads td').focus()")
     every.key("ArrowDown")
     every.key("ArrowRight", 2)
-    assert every.run("document.activeElement.textContent") == "0.12"
-    assert said(every, "heads").startswith("0.12 [−0.5, 0.5]")  # the map follows
-    assert said(every, "heads", "span").startswith("layer 5, head 2\ncats (0.25); </script>")
+    assert every.run("document.activeElement.textContent") == "12.0%"
+    assert said(every, "heads").startswith("12.0% [−50.0%, 50.0%]")  # the map follows
+    assert said(every, "heads", "span").startswith("layer 5, head 2\ncats (25.0%); </script>")
     assert every.run("document.querySelectorAll('#v-heads td[tabindex=\"0\"]').length") == 1
 
 
 def test_bars_add_up(every: Page) -> None:
     facts = dict(zip(texts(every, "#v-bars .facts dt"), texts(every, "#v-bars .facts dd"), strict=True))
-    assert facts == {"sum of the parts": "−1.25", "total": "1", "not explained": "2.25", "parts not measured": "1"}
-    assert texts(every, "#v-bars .stage > table .number") == ["−1", "−0.25", "0"]
+    assert facts == {
+        "sum of the parts": "−1.250",
+        "total": "1.000",
+        "not explained": "2.250",
+        "parts not measured": "1",
+    }
+    assert texts(every, "#v-bars .stage > table .number") == ["−1.000", "−0.250", "0.000"]
     assert texts(every, "#v-bars .stage > div table .number")[0].startswith("−1.9")
     every.click("#v-bars .inline:nth-of-type(2) .option:nth-child(2)")
-    assert texts(every, "#v-bars .stage > div table .number")[0].startswith("0 ")
+    assert texts(every, "#v-bars .stage > div table .number")[0].startswith("0.000 ")
 
 
 def test_a_mouse_reads_a_chart_and_leaves_it_as_it_was(every: Page) -> None:
     every.hover("#v-lens .chart", 0.1, 0.5)
-    assert texts(every, "#v-lens .lines .number") == ["0", "0.08", "0.16"]
+    assert texts(every, "#v-lens .lines .number") == ["0.000", "0.080", "0.160"]
     assert texts(every, "#v-lens .film .now") == ["3"]
     every.hover("#v-lens h2")
-    assert texts(every, "#v-lens .lines .number") == ["0.06", "0.14", "0.22"]
+    assert texts(every, "#v-lens .lines .number") == ["0.060", "0.140", "0.220"]
     every.click("#v-lens .chart", 0.1, 0.5)
     assert texts(every, "#v-lens .film .now") == ["0"]
 
 
 def test_lines_can_be_switched_and_walked(every: Page) -> None:
-    assert texts(every, "#v-curve .number") == ["0.9 [0.85, 0.95]", "0.5"]
+    assert texts(every, "#v-curve .number") == ["0.900 [0.850, 0.950]", "0.500"]
     every.run("document.querySelector('#v-curve .chart').focus()")
     every.key("ArrowLeft")
-    assert texts(every, "#v-curve .number") == ["not measured", "0.5"]
+    assert texts(every, "#v-curve .number") == ["not measured", "0.500"]
     paths = every.run("document.querySelectorAll('#v-curve .chart path').length")
     every.click("#v-curve .lines button")
     assert every.run("document.querySelectorAll('#v-curve .chart path').length") < paths

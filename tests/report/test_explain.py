@@ -13,8 +13,9 @@ from PIL import Image
 import cutaway
 from cutaway import data
 from cutaway.errors import InputError
+from cutaway.methods.feed import embedded
 from cutaway.methods.result import load
-from cutaway.report import battery, explain, sections, sources
+from cutaway.report import battery, explain, lenses, sections, sources
 from cutaway.report.explain import explained
 from cutaway.report.views import Bars, HeadTable, PatchingMap, Table
 from cutaway.report.views import Lens as LensView
@@ -117,9 +118,16 @@ def test_every_view_says_what_it_shows_with_numbers(views):
 
 
 def numbers(text):
-    """The numbers with a decimal point in a sentence, outside quotation marks."""
+    """The numbers with a decimal point in a sentence, outside quotation marks; percents as shares."""
     plain = re.sub("“.*?”", "", text)
-    return [float(word.replace("−", "-")) for word in re.findall(r"[+−]?\d+\.\d+", plain)]
+    found = re.findall(r"([+−]?\d+\.\d+)(%?)", plain)
+    return [float(word.replace("−", "-")) / (100 if percent else 1) for word, percent in found]
+
+
+def both(values):
+    """What is added on either side of zero, and the ninth with most of the side on which all is."""
+    side = -1 if values.sum() < 0 else 1
+    return [values[values > 0].sum(), values[values < 0].sum(), sections.mass(side * values)[1]]
 
 
 def found_by_hand(full):
@@ -140,20 +148,38 @@ def found_by_hand(full):
     curve = pooled[0] - pooled[1]
     step = int(abs(np.diff(curve)).argmax())
     centred = battery.centred["patch"].isel(picture=0, layer=-1).transpose("text", "row", "col").values
-    near = battery.nearest.values
-    return {
-        "What each patch adds": [patches.sum(), margin, patches.max()],
-        "Heads": [lead, float(battery.spans.data.isel(pick=0)["fit"].values.flat[(side * heads).argmax()]),
-                  float(battery.spans["random_fit"].isel(pick=0).mean())],
+    near, chance = battery.nearest.values, float(battery.centred["random"].values[-1])
+    strongest = patches.min() if patches.sum() < 0 else patches.max()
+    by_word = {f"“{text}” word by word": by_word_by_hand(battery, text) for text in TEXTS}
+    bank = battery.case.bank.directions(centre=True).double()
+    words = battery.own.texts.directions(centre=False).double()
+    wanted = (words[0] - words[1]) / (words[0] - words[1]).norm()
+    fits = battery.spans.data.isel(pick=0)["fit"].values
+    near_bank = float((bank @ wanted).abs().max())
+    return by_word | {
+        "What each patch adds": [patches.sum(), margin, *both(patches), strongest],
+        "Heads": [lead, lead / margin, fits.flat[(side * heads).argmax()],
+                  float(battery.spans["random_fit"].isel(pick=0).mean()), *[near_bank] * (near_bank < 0.5)],
         "Patching by layer and patch": [margin, other.margin, recovery["token"][:, 1:].max()],
         "Patching by layer and head": [recovery["head"].max(), float(battery.unrelated.values[layer, head])],
         "Where the answer appears": [curve[step + 1] - curve[step], curve[-1]],
         "Layer by layer": [pooled[0, 0], cosine[0]],
-        "What each patch says at the last layer": [centred[0].max(), float(battery.centred["random"].values[-1])],
+        "What each patch says at the last layer": [centred[0].max(), chance, (centred[0] > 2 * chance).mean()],
         "Nearest texts": [near[0], near[2:].max()],
         "The embedding as a few texts": [float(battery.splice[name].values[0]) for name in ("cosine", "random")],
         "Beside chance": [margin],
     }  # fmt: skip
+
+
+def by_word_by_hand(battery, text):
+    """What the patches add for the word that matters most, from the model's own cosines of shorter texts."""
+    model, words = battery.case.model, text.split()
+    texts = [text, *(" ".join(words[:at] + words[at + 1 :]) for at in range(len(words)))]
+    effect = battery.own.parts.effect(embedded(model, texts, "text"), "head_tokens").sum(("layer", "head"))
+    grid = battery.own.parts.on_grid(effect).isel(item=0).values
+    maps = grid[0] - grid[1:]
+    best = maps[abs(maps.sum((1, 2))).argmax()]
+    return [best.sum(), best[best > 0].sum(), best[best < 0].sum()]
 
 
 def test_every_number_in_a_sentence_is_that_of_the_arrays(full, views):
@@ -175,13 +201,16 @@ def test_the_sentence_of_a_sum_adds_up(views):
 
 def test_the_findings_are_the_numbers_of_the_arrays(full):
     own, other = full.battery.own, full.battery.other
-    first, second, third = (numbers(finding) for finding in full.findings)
+    verdict, first, second, third = (numbers(finding) for finding in full.findings)
+    assert verdict == pytest.approx([abs(own.margin)], abs=6e-4)
     assert first == pytest.approx([*own.similarity, own.margin, other.margin], abs=6e-4)
     side = 1 if own.margin > 0 else -1
     heads = own.heads.values
-    assert second == pytest.approx([heads.sum(), side * (side * heads).max()], abs=6e-4)
-    added, area = sections.inside(sections.aimed(own), full.battery.case.truth["the left half"])
-    assert third == pytest.approx([added], abs=6e-4) and f"{area:.0%}" in full.findings[2]
+    patches = sections.aimed(own)
+    assert second == pytest.approx([heads.sum(), side * (side * heads).max(), *both(patches)], abs=6e-4)
+    added, area = sections.inside(patches, full.battery.case.truth["the left half"])
+    brought = float(full.battery.patching["head"]["mean"].max())
+    assert third == pytest.approx([area, added, patches.sum() - added, brought], abs=6e-4)
 
 
 def test_the_crowd_is_counted(full, views):
@@ -220,8 +249,8 @@ def test_texts_that_look_like_code_stay_texts(tmp_path):
 
 
 def test_findings_and_floors_are_told(full, views):
-    assert 2 <= len(full.findings) <= 3 and f"{signed(full.battery.own.margin):+.3f}" in full.findings[0]
-    floors = views[-1]
+    assert 3 <= len(full.findings) <= 4 and f"{signed(full.battery.own.margin):+.3f}" in full.findings[1]
+    floors = next(view for view in views if view.title == "Beside chance")
     assert isinstance(floors, Table) and any("left half" in str(row[0]) for row in floors.cells)
     assert "No untrained twin" in floors.seen
 
@@ -431,3 +460,35 @@ def test_the_trained_model_finds_the_written_word(tmp_path):
     assert added > abs(sections.inside(sections.aimed(found.floor), found.case.truth["the word"])[0])
     assert any("Nearest" in view.title for view in explain.views(found, explain._snippets(tmp_path, "", found, None,
                None)))  # fmt: skip
+
+
+def test_a_text_that_the_patches_speak_against_is_told_so(tmp_path, full):
+    margin = full.battery.own.margin
+    lower = TEXTS[0] if margin < 0 else TEXTS[1]
+    made = explained("tiny:clip", full.battery.case.picture, [lower], out=tmp_path)
+    added = sections.aimed(made.battery.own)
+    stance = "against" if added.sum() < 0 else "for"
+    assert f"speak {stance} it ({signed(added.sum()):+.3f})" in made.findings[0]
+    view = next(view for view in explain.views(made.battery, explain._snippets(tmp_path, "tiny:clip", made.battery,
+                None, None)) if view.title == sections.PATCHES)  # fmt: skip
+    assert f"of what speaks {stance} it" in view.seen
+
+
+def test_a_map_that_contradicts_the_first_says_so(full, views):
+    added = sections.aimed(full.battery.own)
+    assert "contradicts" in lenses.conflict(full.battery, -added)
+    assert not lenses.conflict(full.battery, added)
+    read = [view for view in views if view.title in ("Layer by layer", "What each patch says at the last layer")]
+    assert all(view.folded for view in read) and read[1].palette == "reads"
+
+
+def test_the_code_of_a_curve_and_of_a_map_gives_what_the_page_shows(full, views):
+    for title, wanted in (
+        ("Where the answer appears", lambda view: view.lines[0].values),
+        (sections.PATCHES, lambda view: view.values[0]),
+    ):
+        view, said = next(view for view in views if view.title == title), StringIO()
+        with redirect_stdout(said):
+            exec(compile(view.code, "a view", "exec"), {})  # noqa: S102
+        found = [float(word) for word in re.findall(r"-?\d+\.\d+", said.getvalue())]
+        assert found == pytest.approx(wanted(view).ravel().tolist(), abs=1e-3), title

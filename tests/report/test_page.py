@@ -57,6 +57,14 @@ def test_texts_stay_texts(text: str) -> None:
     )
 
 
+def test_an_opening_stays_text() -> None:
+    made = page("t", [examples.words()], opening=examples.opening())
+    reader = Reader(made)
+    assert "img" not in {tag for tag, _ in reader.tags} and "<script>window" not in made
+    assert made.index('class="verdict"') < made.index('class="lead"') < made.index("<section")
+    assert 'href="#v-a-word-by-word" data-word="1">red<' in made
+
+
 def test_the_data_comes_back(text: str) -> None:
     blocks = [json.loads(inside) for _, attrs, inside in Reader(text).raw if attrs.get("type") == "application/json"]
     pictures, *found = blocks

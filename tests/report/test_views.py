@@ -13,7 +13,9 @@ from cutaway.report import views
 from cutaway.report.picture import Picture
 from report import examples
 
-EVERY = {view.title: view for view in [*examples.every(), *examples.nothing()]}
+EVERY = {
+    view.title: view for view in [*examples.every(), *examples.nothing(), examples.words(), examples.seeing_heads()]
+}
 each_view = pytest.mark.parametrize("title", EVERY)
 
 

@@ -123,6 +123,8 @@ class Replay:
         bound = self.bound[cell]
         seats = [seat for seat, _ in bound]
         plain = Need("plain", flops=forward)
+        if not seats:
+            return replace(plain, why="plain: a cell without an edit")
         if any(seat.site.tower == "raw" for seat in seats):
             return replace(plain, why="plain: a raw site's place in the model is not known")
         for name in self.known.changed:

@@ -14,7 +14,7 @@ from numpy import ndarray
 from PIL import Image
 
 from cutaway.data import Scene, render
-from cutaway.methods.feed import unit
+from cutaway.methods.feed import embedded, unit
 from cutaway.methods.logit_lens import Lens, logit_lens
 from cutaway.methods.representation_decomposition import Decomposition, representation_decomposition
 from cutaway.methods.result import Result
@@ -25,6 +25,7 @@ from cutaway.model.targets import margin, similarity
 from cutaway.model.weights import READERS, readout
 from cutaway.report.sources import asked, with_asked
 
+WORDS = 24  # texts with more words are not taken apart
 PICKS = 3  # texts a head is named by
 LEAST = 0.02  # cosine: pictures closer than this are not told apart, and there is nothing to bring back by patching
 RUNS = 1200  # at most so many forwards for the map of patches; larger models skip layers evenly
@@ -90,8 +91,23 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False)
+class Words:
+    """The words of text number `text`, and what the patches add for it by each: (word, row, col), cosine.
+
+    That is what they add for the text, less what they add for the text without the word.
+    """
+
+    text: int
+    words: tuple[str, ...]
+    added: xarray.DataArray
+
+
+@dataclass(frozen=True, eq=False)
 class Battery:
-    """Everything measured for one case; what could not be measured is None, and `left_out` says why."""
+    """Everything measured for one case; what could not be measured is None, and `left_out` says why.
+
+    `attention` (layer, head, row, col) is what the reader attends to on the picture.
+    """
 
     case: Case
     own: Measured
@@ -105,6 +121,8 @@ class Battery:
     patching: Mapping[str, Result] = field(default_factory=dict)
     unrelated: xarray.DataArray | None = None
     left_out: tuple[str, ...] = ()
+    attention: xarray.DataArray | None = None
+    words: tuple[Words, ...] = ()
 
     def results(self) -> Iterator[tuple[str, Result]]:
         """The labelled arrays by the name of their file, one of `RESULTS`."""
@@ -139,6 +157,8 @@ def examine(case: Case, *, told: Told = lambda _: None) -> Battery:
     """Run every method that fits; `told` hears what is being computed."""
     told("taking the embedding apart")
     found = Battery(case, measure(case.model, case.picture, case.texts, case.target, case.seed))
+    told("leaving out one word at a time")
+    found = replace(found, attention=attention(case, found.own), words=by_word(case, found.own))
     if case.floor is not None:
         told("the same before training")
         found = replace(found, floor=measure(case.floor, case.picture, case.texts, case.target, case.seed))
@@ -157,6 +177,30 @@ def examine(case: Case, *, told: Told = lambda _: None) -> Battery:
         found, why = _patched(found, case.counterfactual, told)
         missing += why
     return replace(found, left_out=tuple(missing))
+
+
+def attention(case: Case, own: Measured) -> xarray.DataArray:
+    """What the class token attends to in each head; where all patches are read, the mean over them, (…, row, col)."""
+    sites = [f"vision.{layer}.attn.pattern" for layer in own.parts["layer"].values]
+    run = case.model.run(case.model.inputs(image=case.picture), record=sites, stop=True)
+    patterns = torch.stack([run[site][0] for site in sites]).float()  # layer, head, query, key
+    seen = patterns.mean(2) if own.all_read else patterns[:, :, 0]
+    return own.parts.on_grid(xarray.DataArray(seen.numpy(force=True), dims=("layer", "head", "token")))
+
+
+def by_word(case: Case, own: Measured) -> tuple[Words, ...]:
+    """The explained text and its rival, word by word; texts of one word, and long ones, have none."""
+    made = []
+    for index, text in enumerate(case.texts[:2]):
+        words = tuple(text.split())
+        if not 2 <= len(words) <= WORDS:
+            continue
+        shorter = [" ".join(words[:at] + words[at + 1 :]) for at in range(len(words))]
+        vectors = embedded(case.model, [text, *shorter], "text", progress=False)
+        added = own.parts.effect(vectors, "head_tokens").sum(("layer", "head"))
+        maps = own.parts.on_grid(added).isel(item=0).drop_vars("text").rename(text="word")
+        made.append(Words(index, words, (maps[{"word": 0}] - maps[{"word": slice(1, None)}]).transpose("word", ...)))
+    return tuple(made)
 
 
 _GIVE_PICTURES = "--pictures FOLDER."

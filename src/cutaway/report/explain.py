@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy import ndarray
 
 from cutaway.errors import InputError
 from cutaway.methods.result import versions
 from cutaway.model.model import Model
-from cutaway.report import page, sections, words
+from cutaway.report import lenses, page, sections, words
 from cutaway.report.battery import RESULTS, Battery, Case, Told, examine
+from cutaway.report.heads import heads
 from cutaway.report.patching import maps
 from cutaway.report.picture import Picture
 from cutaway.report.snippets import BANK, OTHER, PICTURE, Snippets
@@ -34,8 +34,8 @@ from cutaway.report.sources import (
     unknown_words,
     untrained,
 )
-from cutaway.report.views import View
-from cutaway.report.words import signed
+from cutaway.report.verdict import opening, summary
+from cutaway.report.views import Overlay, View
 from cutaway.source import Source
 
 REPORT = "report.html"
@@ -45,7 +45,7 @@ LOADABLE = re.compile(r"(zoo|tiny):|.+/.+")
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """A written report: its folder and page, what was measured, three sentences at most on it, what is not on it."""
+    """A written report: its folder and page, what was measured, four sentences at most on it, what is not on it."""
 
     folder: Path
     page: Path
@@ -109,85 +109,31 @@ def explained(
     for file, result in battery.results():
         result.save(folder / f"{file}.nc", overwrite=True)
     findings, notes = summary(battery), tuple(_left_out(battery))
+    made = views(battery, code)
+    lead = next(view for view in made if isinstance(view, Overlay))
     page.write(
-        folder / REPORT, title or _title(found.name, asked[0], image), views(battery, code),
-        summary="\n\n".join([*findings, *notes]),
+        folder / REPORT, title or _title(found.name, asked[0], image), made, summary="\n\n".join(notes),
         provenance=_provenance(battery, image, time.perf_counter() - started), overwrite=True,
+        opening=opening(battery, lead),
     )  # fmt: skip
     return Explained(folder, folder / REPORT, battery, findings, notes)
 
 
 def views(found: Battery, code: Snippets) -> list[View]:
-    """All views of a report, in the order in which they are best read."""
+    """All views of a report, in the order in which they are best read; after the first two they are folded."""
     case = found.case
     picture = Picture.of(as_seen(case.model, case.picture), f"the picture that is held against {case.texts[0]}")
     sums = sections.bars(found, code)
-    made: list[View | None] = [sections.patches(found, picture, code), sums[0], sections.heads(found, code)]
+    made: list[View | None] = [sections.patches(found, picture, code), heads(found, picture, code)]
+    made += [sections.floors(found, code)]
+    made += [sections.by_word(found, words, picture, code) for words in found.words]
+    made += [sums[0]]
     if case.counterfactual is not None:
         other = Picture.of(as_seen(case.model, case.counterfactual), "the counterfactual picture")
         made += maps(found, picture, other, code)
-    made += [sections.growth(found, code), sections.by_layer(found, picture, code)]
-    made += [sections.last_layer(found, picture, code), sections.nearest(found, code), sections.sparse(found, code)]
-    every = [*made, *sums[1:], sections.floors(found, code)]
-    return [view for view in every if view is not None]
-
-
-def summary(found: Battery) -> tuple[str, ...]:
-    """What was found, in three sentences with numbers."""
-    own, texts = found.own, found.case.texts
-    said = [
-        f"{words.name(found, at)}, {words.quoted(text)}," if words.lettered(found) else words.quoted(text)
-        for at, text in enumerate(texts[:4])
-    ]
-    told = [f"{text} {signed(own.similarity[at]):.3f}" for at, text in enumerate(said)]
-    beside = [] if found.other is None else [f"on the counterfactual picture {signed(found.other.margin):+.3f}"]
-    beside += [] if found.floor is None else [f"before training {signed(found.floor.margin):+.3f}"]
-    first = f"Cosines with this picture: {'; '.join(told)}"
-    if len(texts) > 1:
-        first += f". That is {signed(own.margin):+.3f} for {words.aim(found)}"
-    first += f" ({', '.join(beside)})." if beside else "."
-    if len(texts) > 1 and own.margin < 0:
-        first += " So it prefers the second text."
-    layer, head = sections.leading(own)
-    best = float(own.heads.values[layer, head])
-    second = (
-        f"All heads together add {signed(own.heads.sum()):+.3f} of it, layer {layer} head {head} alone "
-        f"{signed(best):+.3f}; "
-        f"{sections.mostly(sections.aimed(own), f'what patches add for {words.name(found, 0)}')}."
-    )
-    third = _third(found)
-    return tuple(sentence for sentence in (first, second, third) if sentence)
-
-
-def _third(found: Battery) -> str:
-    """Where it is known what is where: what that part adds. Else what patching brings back, or the nearest text."""
-    own = found.own
-    for region, mask in found.case.truth.items():
-        added, area = sections.inside(sections.aimed(own), mask)
-        before = ""
-        if found.floor is not None:
-            before = f" (before training {signed(sections.inside(sections.aimed(found.floor), mask)[0]):+.3f})"
-        told = f"The patches of {region}, {area:.0%} of the picture, add {signed(added):+.3f}{before}."
-        return told + _carried(found)
-    if found.patching:
-        return _carried(found).strip()
-    if found.nearest is not None:
-        best = found.nearest.isel(text=int(found.nearest.values.argmax()))
-        text = words.quoted(str(best["text"].values))
-        return f"Of {found.nearest.size} texts, {text} fits best ({signed(best):.3f})."
-    return ""
-
-
-def _carried(found: Battery) -> str:
-    """What the head that carries most brings back into the counterfactual."""
-    if "head" not in found.patching:
-        return ""
-    recovery = found.patching["head"]["mean"].transpose("layer", "head").values
-    layer, head = np.unravel_index(np.nanargmax(recovery), recovery.shape)
-    return (
-        f" Carried over into the counterfactual, layer {layer} head {head} alone brings back "
-        f"{signed(recovery[layer, head]):.0%} of the difference between the two pictures."
-    )
+    made += [lenses.growth(found, code), lenses.by_layer(found, picture, code)]
+    made += [lenses.last_layer(found, picture, code), sections.nearest(found, code), sections.sparse(found, code)]
+    return [view for view in [*made, *sums[1:]] if view is not None]
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------

@@ -18,19 +18,22 @@ from string import Template
 
 from cutaway.errors import InputError
 from cutaway.report.encode import encode
-from cutaway.report.views import View
+from cutaway.report.views import Opening, View
 
-SCRIPTS = ("page.js", "colour.js", "heatmap.js", "maps.js", "charts.js", "grid.js", "start.js")
+SCRIPTS = ("page.js", "colour.js", "heatmap.js", "maps.js", "charts.js", "grid.js", "heads.js", "start.js")
 MOUNT = "cutaway.mount(document.currentScript)"
 
 
 def page(
-    title: str, views: Iterable[View], *, summary: str = "", provenance: Mapping[str, object] | None = None
-) -> str:
-    """The whole report as one HTML text. Empty lines in `summary` part its paragraphs."""
+    title: str, views: Iterable[View], *, summary: str = "", provenance: Mapping[str, object] | None = None,
+    opening: Opening | None = None,
+) -> str:  # fmt: skip
+    """The whole report as one HTML text. Empty lines in `summary` part its paragraphs; `opening` stands before all."""
     views = list(views)
     pool: dict[str, str] = {}
     names = _anchors(views)
+    titles = dict(zip([view.title for view in views], names, strict=True))
+    begin = "" if opening is None else _opening(opening, titles, pool)
     sections = [_section(view, name, pool) for view, name in zip(views, names, strict=True)]
     style = _asset("page.css")
     script = "(() => {\n'use strict';\n" + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();"
@@ -42,6 +45,7 @@ def page(
         script=script,
         mount=MOUNT,
         pictures=_inert({key: uri for uri, key in pool.items()}),
+        opening=begin,
         summary="".join(f"<p>{_text(part)}</p>" for part in re.split(r"\n\s*\n", summary) if part.strip()),
         provenance=_details("How this report was made", _pairs(provenance or {})) if provenance else "",
         contents="".join(links),
@@ -58,6 +62,7 @@ def write(
     summary: str = "",
     provenance: Mapping[str, object] | None = None,
     overwrite: bool = False,
+    opening: Opening | None = None,
 ) -> Path:
     """Write the report to `path` and return it. A file that is already there is kept, unless `overwrite`."""
     path = Path(path)
@@ -73,10 +78,38 @@ def write(
             expected="a path where there is no file yet",
             do="choose another name" if path.is_dir() else "choose another name, or pass overwrite=True",
         )
-    text = page(title, views, summary=summary, provenance=provenance)
+    text = page(title, views, summary=summary, provenance=provenance, opening=opening)
     with path.open("w" if overwrite else "x", encoding="utf-8", newline="\n") as file:
         file.write(text)
     return path
+
+
+def _opening(opening: Opening, names: Mapping[str, str], pool: dict[str, str]) -> str:
+    """The verdict, its map, the texts and the evidence; a word of a text is a link to its map."""
+    lead = (
+        ""
+        if opening.lead is None
+        else f"""<figure class="lead"><div class="stage"></div>
+<script type="application/json">{_inert(encode(opening.lead, pool))}</script>
+<script>{MOUNT}</script>
+<figcaption>{_text(opening.lead.seen)}</figcaption></figure>"""
+    )
+    head = "".join(f'<th scope="col" class="number">{_text(name)}</th>' for name in opening.columns)
+    rows = []
+    for at, (letter, text, *numbers) in enumerate(opening.texts):
+        view = names.get(opening.words[at] if at < len(opening.words) else "", "")
+        linked = (f'<a href="#{view}" data-word="{place}">{_text(word)}</a>' for place, word in enumerate(text.split()))
+        said = " ".join(linked) if view else _text(text)
+        cells = "".join(f'<td class="number">{_text(number)}</td>' for number in numbers)
+        rows.append(f'<tr><th scope="row"><b>{_text(letter)}</b> <span dir="auto">{said}</span></th>{cells}</tr>')
+    hint = " <small>(a word opens its map)</small>" if any(opening.words) else ""
+    texts = f"""<div class="scroller"><table class="texts">
+<thead><tr><th scope="col">cosine with{hint}</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>"""
+    evidence = "".join(f"<li>{_text(said)}</li>" for said in opening.evidence)
+    return f"""<p class="verdict">{_text(opening.verdict)}</p>
+{lead}
+{texts if rows else ""}
+{f'<ul class="evidence">{evidence}</ul>' if evidence else ""}"""
 
 
 def _section(view: View, name: str, pool: dict[str, str]) -> str:
@@ -84,16 +117,18 @@ def _section(view: View, name: str, pool: dict[str, str]) -> str:
     copy = '<button type="button" class="quiet" data-do="copy">Copy as Python</button>' if view.code.strip() else ""
     code = _details("Python", f"<pre><code>{_text(view.code.strip())}</code></pre>") if copy else ""
     origin = _details("Origin", _pairs(view.provenance)) if view.provenance else ""
+    warning = f'<p class="warning">{_text(view.warning)}</p>' if view.warning else ""
     return f"""<section class="view {kind.lower()}" id="{name}" aria-labelledby="{name}-title">
-<h2 id="{name}-title"><a class="anchor" href="#{name}">{_text(view.title)}</a></h2>
-<p class="seen">{_text(view.seen)}</p>
-<p class="limits"><b>What this can not tell.</b> {_text(view.limits)}</p>
+<details class="fold"{"" if view.folded else " open"}><summary><h2 id="{name}-title">{_text(view.title)}</h2>
+<span class="gist" aria-hidden="true">{_text(view.warning or view.seen)}</span></summary>
+{warning}<p class="seen">{_text(view.seen)}</p>
 <div class="stage"></div>
 <script type="application/json">{_inert(encode(view, pool))}</script>
 <script>{MOUNT}</script>
+<p class="limits"><b>What this can not tell.</b> {_text(view.limits)}</p>
 <div class="tools"><button type="button" class="quiet" data-do="csv">Save CSV</button>{copy}
 {code}{origin}<span class="said" role="status"></span></div>
-</section>"""
+</details></section>"""
 
 
 def _anchors(views: Sequence[View]) -> list[str]:

@@ -10,7 +10,7 @@ from cutaway.report.picture import Picture
 from cutaway.report.sections import origin
 from cutaway.report.snippets import Snippets
 from cutaway.report.views import Axis, PatchingMap
-from cutaway.report.words import aim, key, number, signed
+from cutaway.report.words import aim, number, signed
 
 
 def maps(found: Battery, picture: Picture, other: Picture, code: Snippets) -> list[PatchingMap]:
@@ -36,17 +36,16 @@ def by_patch(found: Battery, result: Result, picture: Picture, other: Picture, c
     return PatchingMap(
         title="Patching by layer and patch",
         seen="While the model looks at the counterfactual, one state after another is replaced by that of this "
-        f"picture. 1 brings back all of {number(found)} "
-        f"for {aim(found)} ({signed(found.own.margin):+.3f} here, {signed(_there(found)):+.3f} there), 0 nothing. The "
-        f"strongest single patch is layer {layers[layer]}, row {row}, column {col}: {signed(kept[layer, patch]):.2f}."
+        f"picture. 100% brings back all of the gap in {number(found)} for {aim(found)} between the two pictures "
+        f"({signed(found.own.margin):+.3f} here, {signed(_there(found)):+.3f} there), 0% nothing. The "
+        f"strongest single patch is layer {layers[layer]}, row {row}, column {col}: {signed(kept[layer, patch]):.1%}."
         + (class_token if lead is not None else "")
-        + ("" if every else f" Of {found.own.parts.data.sizes['layer']} layers, {len(layers)} were patched.")
-        + key(found),
+        + ("" if every else f" Of {found.own.parts.data.sizes['layer']} layers, {len(layers)} were patched."),
         limits=_LIMITS + " Single patches rarely bring back much where a thing covers many.",
         clean=picture, counterfactual=other, captions=_captions(found),
         row_axis=Axis("layer", tuple(layers)), column_axis=Axis.patches(*grid), values=kept,
         low=None if low is None else low[:, tokens:], high=None if high is None else high[:, tokens:], grid=grid,
-        code=code.patching("token", result.provenance.sites, every), provenance=origin(result),
+        code=code.patching("token", result.provenance.sites, every), provenance=origin(result), unit=UNIT, folded=True,
     )  # fmt: skip
 
 
@@ -58,16 +57,17 @@ def by_head(found: Battery, result: Result, picture: Picture, other: Picture, co
     return PatchingMap(
         title="Patching by layer and head",
         seen=f"The same for the result of each head, at all positions at once. Layer {layers[layer]}, head {head} "
-        f"brings back most: {signed(values[layer, head]):.2f} of {number(found)}."
+        f"brings back most: {signed(values[layer, head]):.1%} of the gap."
         f"{_strange(found, int(layer), int(head))} A head with a small direct effect and a large number here acts "
         "through later layers.",
         limits=_LIMITS + " Heads that do the same job hide one another.",
         clean=picture, counterfactual=other, captions=_captions(found), row_axis=Axis("layer", layers),
         column_axis=Axis.count("head", values.shape[1]), values=values, low=low, high=high,
-        code=code.patching("head", result.provenance.sites, True), provenance=origin(result),
+        code=code.patching("head", result.provenance.sites, True), provenance=origin(result), unit=UNIT, folded=True,
     )  # fmt: skip
 
 
+UNIT = "share of the gap that comes back"
 _LIMITS = (
     "It shows that a place is enough to bring the answer back, not that it is the only one. The patched state is one "
     "that the model never saw together with the rest."
@@ -87,7 +87,7 @@ def _strange(found: Battery, layer: int, head: int) -> str:
     """What the same head brings back from unrelated pictures."""
     if found.unrelated is None:
         return ""
-    return f" From unrelated pictures the same head brings {signed(found.unrelated.values[layer, head]):.2f}."
+    return f" From unrelated pictures the same head brings {signed(found.unrelated.values[layer, head]):.1%}."
 
 
 def _there(found: Battery) -> float:

@@ -42,11 +42,12 @@ class Picture:
             )
 
     @classmethod
-    def of(cls, image: Image.Image | np.ndarray, alt: str, longest: int = LONGEST) -> Picture:
+    def of(cls, image: Image.Image | np.ndarray, alt: str, longest: int = LONGEST, lossless: int = LOSSLESS) -> Picture:
         """A picture from Pillow, or from rows × columns × (red, green, blue) in 0…255.
 
         Give the picture as the model sees it, after cropping: maps are laid over all of it. It is made smaller
-        where its longest side has more than `longest` pixels, and stored as PNG, or as JPEG where that is large.
+        where its longest side has more than `longest` pixels, and stored as PNG, or as JPEG where that is more than
+        `lossless` bytes.
         """
         from PIL import Image
 
@@ -61,7 +62,7 @@ class Picture:
         image = image.convert("RGB")
         image.thumbnail((longest, longest))
         data, mime = _saved(image, "PNG", optimize=True), "png"
-        if len(data) > LOSSLESS:
+        if len(data) > lossless:
             data, mime = _saved(image, "JPEG", quality=88), "jpeg"
         uri = f"data:image/{mime};base64,{base64.b64encode(data).decode()}"
         return cls(uri, image.width, image.height, alt)

@@ -50,9 +50,30 @@ class Snippets:
         """What each patch adds."""
         return self._parts() + (
             "parts = representation_decomposition(model, [picture], by_token=True)\n"
-            'added = parts.effect(asked, "head_tokens").sum(("layer", "head"))  # cosine\n'
-            "print(parts.on_grid(added).isel(item=0).sel(text=texts[0]).to_pandas().round(3))"
+            'effect = parts.effect(asked, "head_tokens").sum(("layer", "head"))  # cosine\n'
+            "added = parts.on_grid(effect).isel(item=0)\n"
+            f"print(({self._aimed('added')}).to_pandas().round(3))"
         )
+
+    def by_word(self, text: int) -> str:
+        """What the patches add for a text by each of its words."""
+        home = "from cutaway.methods.representation_decomposition import representation_decomposition"
+        return self.start(home, "from cutaway.methods.feed import embedded") + (
+            f"\nwords = texts[{text}].split()\n"
+            'shorter = [" ".join(words[:at] + words[at + 1 :]) for at in range(len(words))]\n'
+            f'vectors = embedded(model, [texts[{text}], *shorter], "text")\n'
+            "parts = representation_decomposition(model, [picture], by_token=True)\n"
+            'effect = parts.effect(vectors, "head_tokens").sum(("layer", "head"))  # cosine\n'
+            "added = parts.on_grid(effect).isel(item=0).values\n"
+            "for word, without in zip(words, added[1:]):\n"
+            "    print(word)\n"
+            "    print((added[0] - without).round(3))"
+        )
+
+    def _aimed(self, name: str) -> str:
+        """The first text's part of an array, less that of its rival."""
+        less = f" - {name}.sel(text=texts[1])" if len(self.texts) > 1 else ""
+        return f"{name}.sel(text=texts[0]){less}"
 
     def bars(self, text: int, rival: int | None = None) -> str:
         """The terms of the similarity with a text (less that with its rival), and their sum."""
@@ -65,8 +86,25 @@ class Snippets:
             "print(float(wanted.sum()))  # the model's own number"
         )
 
-    def lens(self, centred: bool = False) -> str:
-        """The lens, by layer."""
+    def lens(self) -> str:
+        """The lens at every layer: what the patches say, and what is made of them."""
+        return self._lens() + (
+            'print(lens["pooled"].isel(picture=0).to_pandas().round(3))  # what reads the patches\n'
+            'for layer in lens["layer"].values:\n'
+            '    print(layer, lens["patch"].isel(picture=0).sel(layer=layer, text=texts[0]).values.round(3), sep="\\n")'
+        )
+
+    def growth(self) -> str:
+        """The number that is explained at each layer."""
+        return self._lens() + (
+            f'pooled = lens["pooled"].isel(picture=0)\nprint(({self._aimed("pooled")}).to_pandas().round(3))'
+        )
+
+    def last_layer(self, centred: bool) -> str:
+        """What each patch says at the last layer."""
+        return self._lens(centred) + "print(lens.heat_map(texts[0]).to_pandas().round(3))"
+
+    def _lens(self, centred: bool = False) -> str:
         home = "from cutaway.methods.logit_lens import logit_lens"
         many = self._many()
         start = self.start(home, *self._asked, *(many[0] if centred else ()))
@@ -74,17 +112,16 @@ class Snippets:
             run = f"{many[1]}\nlens = logit_lens(model, [picture, *pictures[:63]], asked, centre=True)\n"
         else:
             run = "lens = logit_lens(model, [picture], asked)\n"
-        return f"{start}\n{self.asked()}\n{run}print(lens.heat_map(texts[0]).to_pandas().round(2))  # the last layer"
+        return f"{start}\n{self.asked()}\n{run}"
 
     def heads(self, named: bool) -> str:
         """What heads add, and the texts they vary with."""
-        less = " - effect.sel(text=texts[1])" if len(self.texts) > 1 else ""
         span = "from cutaway.methods.text_explanation import text_span"
         homes = [span, *self._many()[0], *self._bank()[0]] if named else []
         code = self._parts(*homes) + (
             "parts = representation_decomposition(model, [picture])\n"
             'effect = parts.effect(asked, "heads").isel(item=0)\n'
-            f"print((effect.sel(text=texts[0]){less}).to_pandas().round(3))"
+            f"print(({self._aimed('effect')}).to_pandas().round(3))"
         )
         if not named:
             return code

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Literal
 
 import numpy as np
 
@@ -22,13 +23,18 @@ Cell = str | int | float | bool | None
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """What all views have: a title, what is seen, what it can not tell, the code that computes it, and its origin."""
+    """What all views have: a title, what is seen, what it can not tell, the code that computes it, and its origin.
+
+    A `folded` view shows its title until it is opened; `warning` is what a reader must know before looking.
+    """
 
     title: str
     seen: str
     limits: str
     code: str = ""
     provenance: Mapping[str, object] = field(default_factory=dict)
+    warning: str = ""
+    folded: bool = False
 
     def __post_init__(self) -> None:
         for name in ("title", "seen", "limits"):
@@ -72,13 +78,18 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Overlay(View):
-    """A map over the patches of one picture for each text: `values` are (text, row, column)."""
+    """A map over the patches of one picture for each text: `values` are (text, row, column).
+
+    `palette` keeps what patches add apart from what is read off them; with `caption` the texts are the words of one.
+    """
 
     picture: Picture
     texts: tuple[str, ...]
     values: np.ndarray
     unit: str
     signed: bool = False
+    palette: Literal["adds", "reads"] = "adds"
+    caption: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,7 +126,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Head:
-    """One attention head: its effect with an interval, its direct effect, the texts that describe it, other numbers."""
+    """One attention head: its effect with an interval, its direct effect, the texts that describe it, other numbers.
+
+    `most` and `least` are places among the pictures of the table: of those in which its effect is largest, smallest.
+    """
 
     layer: int
     head: int
@@ -125,18 +139,29 @@ class Head:
     high: float | None = None
     spans: tuple[Span, ...] = ()
     extra: Mapping[str, float | None] = field(default_factory=dict)
+    most: tuple[int, ...] = ()
+    least: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadTable(View):
-    """Attention heads as a map (layer × head) and as a table. `effect` and `direct` name what the numbers are."""
+    """Attention heads as a map (layer × head) and as a table. `effect` and `direct` name what the numbers are.
+
+    A chosen head opens its pattern over `picture`: `patterns` (layer, head, row, column), what `reader` attends to; and
+    of `pictures` those that move it most.
+    """
 
     heads: tuple[Head, ...]
     effect: str = "effect"
     direct: str = "direct effect"
+    picture: Picture | None = None
+    patterns: np.ndarray | None = None
+    reader: str = "class token"
+    pictures: tuple[Picture, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _keep(self, "patterns", (None, None, None, None), "layer, head, row, column")
         places = Counter((head.layer, head.head) for head in self.heads)
         twice = sorted(place for place, times in places.items() if times > 1)
         if twice or any(layer < 0 or head < 0 for layer, head in places):
@@ -228,10 +253,11 @@ class Curve(View):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table(View):
-    """Anything else: named columns and rows of text and numbers."""
+    """Anything else: named columns and rows of text and numbers. `units` (one for each row) say which are shares."""
 
     columns: tuple[str, ...]
     cells: tuple[tuple[Cell, ...], ...]
+    units: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -243,6 +269,22 @@ class Table(View):
                 exists=", ".join(self.columns[:5]),
                 do="fill what was not measured with None",
             )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Opening:
+    """How a page begins: a verdict of one sentence, one map, the texts with their numbers, the evidence.
+
+    `texts` has a row for each text: what it goes by, the text, numbers under `columns`. `words` are titles of the views
+    that a word of the text opens, one for each row, "" for none.
+    """
+
+    verdict: str
+    lead: Overlay | None = None
+    columns: tuple[str, ...] = ()
+    texts: tuple[tuple[str, ...], ...] = ()
+    words: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
 
 
 KINDS: dict[str, type] = {

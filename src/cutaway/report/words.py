@@ -24,21 +24,20 @@ def lettered(found: Battery) -> bool:
     return len(found.case.texts) > 1 and max(map(len, found.case.texts[:2])) > LONG
 
 
+def letter(found: Battery, index: int) -> str:
+    """The letter that a text goes by, "" where texts are quoted."""
+    return chr(ord("A") + index) if lettered(found) and index < 26 else ""
+
+
 def name(found: Battery, index: int) -> str:
     """A text in a sentence: quoted, or its letter."""
-    return chr(ord("A") + index) if lettered(found) and index < 26 else quoted(found.case.texts[index])
-
-
-def key(found: Battery) -> str:
-    """What the two letters stand for, as a sentence to put behind others."""
-    one, other = (*found.case.texts, "")[:2]
-    return f" A is {quoted(one)}, B is {quoted(other)}." if lettered(found) else ""
+    return letter(found, index) or quoted(found.case.texts[index])
 
 
 def labels(found: Battery) -> tuple[str, ...]:
     """The texts as labels of maps, with their letters."""
     return tuple(
-        f"{name(found, index)}: {text}" if lettered(found) and index < 26 else text
+        f"{letter(found, index)}: {text}" if letter(found, index) else text
         for index, text in enumerate(found.case.texts)
     )
 

@@ -11,8 +11,11 @@ function ticksOf(low, high, wanted = 5) {
   return out;
 }
 
+const tickText = (tick, unit) => (isShare(unit) ? `${plain(tick * 100)}%` : plain(tick)).replace("-", "−");
+
 const HUES = 8,
-  DASHES = ["", "7 3", "2 3"];
+  DASHES = ["", "7 3", "2 3"],
+  GREYS = ["9 4", "1 4", "4 2 1 2"]; // baselines
 
 /** Pieces of a line or band between the places that were not measured. */
 function pieces(values) {
@@ -31,6 +34,7 @@ function pieces(values) {
  */
 function lineChart({ name, labels, lines, unit, at, onPick = () => {} }, stage) {
   const arrays = (line) => [line.values, line.low, line.high].map((array) => array?.data ?? array);
+  const size = sizeOf(extent(...lines.flatMap(arrays)));
   const hidden = new Set(),
     height = 260,
     pad = { left: 52, right: 10, top: 12, bottom: 40 };
@@ -48,9 +52,11 @@ function lineChart({ name, labels, lines, unit, at, onPick = () => {} }, stage) 
     drawing,
   );
   const where = make("div", { class: "where" });
-  let colour = 0;
+  let colour = 0,
+    grey = 0;
+  const greys = new Map(lines.map((line, index) => [index, line.baseline ? GREYS[grey++ % GREYS.length] : ""]));
   const styles = lines.map((line) => (line.baseline ? "base" : `hue-${colour++ % HUES}`));
-  const dash = (index) => (lines[index].baseline ? "5 4" : DASHES[Math.floor(Number(styles[index].slice(4)) / 4) % 3]);
+  const dash = (index) => (lines[index].baseline ? greys.get(index) : DASHES[Math.floor(Number(styles[index].slice(4)) / 4) % 3]);
   const numbers = lines.map(() => make("span", { class: "number" }));
   const list = make(
     "ul",
@@ -74,8 +80,9 @@ function lineChart({ name, labels, lines, unit, at, onPick = () => {} }, stage) 
           },
           make(
             "svg",
-            { width: 26, height: 8, "aria-hidden": "true" },
-            make("line", { x1: 0, x2: 26, y1: 4, y2: 4, class: "stroke", "stroke-dasharray": dash(index) }),
+            { width: 26, height: 12, "aria-hidden": "true" },
+            line.low && line.high ? make("rect", { x: 0, y: 0, width: 26, height: 12, class: "band" }) : null,
+            make("line", { x1: 0, x2: 26, y1: 6, y2: 6, class: "stroke", "stroke-dasharray": dash(index) }),
           ),
           make("span", { text: line.label, class: "name", dir: "auto" }),
           numbers[index],
@@ -105,7 +112,7 @@ function lineChart({ name, labels, lines, unit, at, onPick = () => {} }, stage) 
         y2: y(tick),
         class: tick === 0 ? "zero" : "rule",
       }),
-      make("text", { x: pad.left - 7, y: y(tick) + 4, "text-anchor": "end", text: say(Number(tick.toPrecision(6))) }),
+      make("text", { x: pad.left - 7, y: y(tick) + 4, "text-anchor": "end", text: tickText(tick, unit) }),
     ]);
     const widest = Math.max(1, ...labels.map((text) => text.length)) * 7 + 10;
     const every = Math.max(1, Math.ceil((labels.length * widest) / (width - pad.left - pad.right)));
@@ -167,7 +174,7 @@ function lineChart({ name, labels, lines, unit, at, onPick = () => {} }, stage) 
     where.textContent = `${unit} at ${name} ${labels[state.at] ?? "–"}`;
     lines.forEach((line, index) => {
       const [values, low, high] = arrays(line);
-      numbers[index].textContent = sayBetween(values[state.at], low?.[state.at], high?.[state.at]);
+      numbers[index].textContent = sayBetween(values[state.at], low?.[state.at], high?.[state.at], unit, size);
     });
   }
   const move = (place, picked) => {
@@ -235,14 +242,15 @@ function piece(name, from, to) {
 }
 
 /** Rows of label, bar and number on one axis; `bars` are {label, note, value, low, high}. */
-function barRows(caption, bars) {
+function barRows(caption, bars, unit) {
   const range = extent(
     bars.flatMap((bar) => [bar.value, bar.low, bar.high].filter((value) => !missing(value))),
     [0],
   );
   const low = range.low,
     span = range.high - range.low || 1;
-  const place = (value) => ((value - low) / span) * 100;
+  const place = (value) => ((value - low) / span) * 100,
+    size = sizeOf(range);
   const rows = bars.map((bar) =>
     make(
       "tr",
@@ -267,8 +275,10 @@ function barRows(caption, bars) {
       make(
         "td",
         { class: "number", role: "cell" },
-        make("span", { text: say(bar.value) }),
-        missing(bar.low) || missing(bar.high) ? null : make("small", { text: ` [${say(bar.low)}, ${say(bar.high)}]` }),
+        make("span", { text: say(bar.value, unit, size) }),
+        missing(bar.low) || missing(bar.high)
+          ? null
+          : make("small", { text: ` [${say(bar.low, unit, size)}, ${say(bar.high, unit, size)}]` }),
       ),
     ),
   );
@@ -285,12 +295,12 @@ DRAW.Bars = (view, stage) => {
   const sum = total(view.bars),
     lost = view.bars.filter((bar) => missing(bar.value)).length;
   const facts = [
-    ["sum of the parts", say(sum)],
+    ["sum of the parts", say(sum, view.unit)],
     ...(missing(view.total)
       ? []
       : [
-          ["total", say(view.total)],
-          ["not explained", say(view.total - sum)],
+          ["total", say(view.total, view.unit)],
+          ["not explained", say(view.total - sum, view.unit, Math.max(Math.abs(view.total), Math.abs(sum)))],
         ]),
     ...(lost ? [["parts not measured", String(lost)]] : []),
   ];
@@ -301,7 +311,7 @@ DRAW.Bars = (view, stage) => {
       facts.map(([term, number]) => make("div", {}, make("dt", { text: term }), make("dd", { text: number }))),
     ),
   );
-  if (groups.length > 1) stage.append(barRows(`${view.unit}, by group`, sums));
+  if (groups.length > 1) stage.append(barRows(`${view.unit}, by group`, sums, view.unit));
   const state = { group: null, order: 0, all: false };
   const place = make("div");
   function draw() {
@@ -314,6 +324,7 @@ DRAW.Bars = (view, stage) => {
     const table = barRows(
       `${view.unit}, ${state.order ? "in order" : "largest first"}`,
       rest.length ? [...kept, { label: `${rest.length} others together`, value: total(rest) }] : kept,
+      view.unit,
     );
     place.replaceChildren(
       table,

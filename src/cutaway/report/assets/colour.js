@@ -2,6 +2,7 @@
 // Lightness climbs evenly from dark blue to yellow; the signed map falls evenly to both sides of its pale middle.
 
 const RISING = ["#001852", "#023959", "#05556a", "#0b737a", "#388f84", "#5dac8a", "#89c888", "#bee07e", "#fef46d"];
+const READ = ["#4a1a7a", "#7545a6", "#a07dc6", "#cbb8e0", "#f3f1ed", "#b5d9b2", "#7bbb80", "#3f8f55", "#0f5f33"]; // signed, too
 const SIGNED = ["#0052b4", "#2d7bd7", "#69a6e3", "#abccea", "#f3f1ed", "#e7c092", "#dc8c32", "#be5c00", "#913903"];
 
 const parsed = (anchors) => anchors.map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
@@ -16,10 +17,10 @@ function ramp(anchors) {
   });
 }
 
-const RAMPS = { rising: ramp(RISING), signed: ramp(SIGNED) };
+const RAMPS = { rising: ramp(RISING), adds: ramp(SIGNED), reads: ramp(READ) };
 
-/** From numbers to colours: `low`…`high`, or symmetric about zero when `signed`. */
-function scaleOf(range, signed) {
+/** From numbers to colours: `low`…`high`, or symmetric about zero when `signed`, in the colours of `palette`. */
+function scaleOf(range, signed, palette = "adds") {
   let { low, high } = range.empty ? { low: 0, high: 1 } : range;
   if (signed) {
     high = Math.max(Math.abs(low), Math.abs(high)) || 1;
@@ -29,7 +30,7 @@ function scaleOf(range, signed) {
     [low, high] = [low - room, high + room];
   }
   const place = (value) => clamp((value - low) / (high - low), 0, 1);
-  const colours = RAMPS[signed ? "signed" : "rising"];
+  const colours = RAMPS[signed ? palette : "rising"];
   return {
     low,
     high,
@@ -85,7 +86,7 @@ function legend(unit, holes) {
         context.fillRect(step, 0, 1, 1);
       }
       numbers.replaceChildren(
-        ...[scale.low, (scale.low + scale.high) / 2, scale.high].map((value) => make("span", { text: say(value) })),
+        ...[scale.low, (scale.low + scale.high) / 2, scale.high].map((value) => make("span", { text: say(value, unit, sizeOf(scale)) })),
       );
       node.classList.toggle("unmeasured", scale.empty);
     },

@@ -1,6 +1,6 @@
 // Tables: sorted by their headings, filtered by words and comparisons, walked with the arrow keys.
 
-const FIRST_ROWS = 20;
+const FIRST_ROWS = 10; // as many at first; of a column of numbers, the two ends
 
 /** "dog layer>3 !cat" as a test of a row; `columns` are {name, get}. */
 function filterOf(query, columns) {
@@ -46,14 +46,17 @@ function compareBy(get, direction) {
 }
 
 /**
- * A table of `columns` ({name, get(row), show(row)?}) and `rows`. Returns choose(row), which marks one row.
+ * A table of `columns` ({name, get(row), show(row)?}) and `rows`; `unitOf(row)` is "share" where a row is one. Returns
+ * choose(row), which marks one row.
  * onRow(row) is called when a row gets the focus.
  */
-function dataGrid({ label, columns, rows, sorted, onRow = () => {} }, stage) {
+function dataGrid({ label, columns, rows, sorted, unitOf = () => "", onRow = () => {} }, stage) {
   const state = { sort: sorted ?? null, direction: -1, query: "", all: false, chosen: null, shown: [] };
   const numeric = columns.map(
     (column) => rows.length && rows.every((row) => ["number", "object", "undefined"].includes(typeof column.get(row))),
   );
+  const whole = columns.map(({ get }) => rows.every((row) => missing(get(row)) || Number.isInteger(get(row))));
+  const sizes = columns.map(({ get }, at) => (numeric[at] ? sizeOf(extent(rows.map(get))) : 0));
   const count = make("span", { class: "count", role: "status" });
   const field = make("input", {
     type: "search",
@@ -100,10 +103,13 @@ function dataGrid({ label, columns, rows, sorted, onRow = () => {} }, stage) {
     state.sort = index;
     draw();
   }
-  function cellOf(column, row, numbers) {
+  const written = (value, row, at) =>
+    whole[at] ? String(value).replace("-", "−") : say(value, unitOf(row) || columns[at].name, sizes[at] || undefined);
+  function cellOf(column, row, at) {
     const value = column.get(row),
+      numbers = numeric[at],
       content = column.show?.(row);
-    const text = typeof value === "number" ? say(value) : typeof value === "boolean" ? (value ? "yes" : "no") : value;
+    const text = typeof value === "number" ? written(value, row, at) : typeof value === "boolean" ? (value ? "yes" : "no") : value;
     const cell = make("td", { tabindex: -1, class: numbers ? "number" : null, dir: numbers ? null : "auto" });
     if (missing(value) && !content) cell.append(make("span", { class: "hole", title: "not measured", text: "–" }));
     else cell.append(content ?? text);
@@ -116,16 +122,26 @@ function dataGrid({ label, columns, rows, sorted, onRow = () => {} }, stage) {
     heads.forEach((head, index) =>
       head.setAttribute("aria-sort", index !== state.sort ? "none" : state.direction < 0 ? "descending" : "ascending"),
     );
-    state.shown = state.all ? found : found.slice(0, FIRST_ROWS);
+    const ends = numeric[state.sort] && !state.all && found.length > FIRST_ROWS;
+    const between = ends ? found.length - FIRST_ROWS : 0;
+    state.shown = ends
+      ? [...found.slice(0, FIRST_ROWS / 2), ...found.slice(-FIRST_ROWS / 2)]
+      : state.all
+        ? found
+        : found.slice(0, FIRST_ROWS);
     body.replaceChildren(
       ...state.shown.map((row) =>
         make(
           "tr",
           { class: row === state.chosen ? "chosen" : null },
-          columns.map((column, index) => cellOf(column, row, numeric[index])),
+          columns.map((column, index) => cellOf(column, row, index)),
         ),
       ),
     );
+    if (between)
+      body.children[FIRST_ROWS / 2].before(
+        make("tr", { class: "between" }, make("td", { colspan: columns.length, text: `… ${between} between …` })),
+      );
     if (!found.length)
       body.append(
         make(
@@ -144,14 +160,15 @@ function dataGrid({ label, columns, rows, sorted, onRow = () => {} }, stage) {
         ? `${rows.length} ${rows.length === 1 ? "row" : "rows"}`
         : `${found.length} of ${rows.length} rows`;
     more.hidden = found.length <= FIRST_ROWS;
-    more.textContent = state.all ? `Show the first ${FIRST_ROWS}` : `Show all ${found.length}`;
+    more.textContent = !state.all ? `Show all ${found.length}` : numeric[state.sort] ? "Show both ends" : `Show the first ${FIRST_ROWS}`;
   }
+  const linesOf = () => [...body.children].filter((line) => !line.classList.contains("between"));
   body.addEventListener("keydown", (event) => {
     const cell = event.target.closest("td"),
       line = cell?.parentElement;
     if (!cell || event.ctrlKey || event.altKey || event.metaKey) return;
     const at = cell.cellIndex,
-      lines = [...body.children],
+      lines = linesOf(),
       row = lines.indexOf(line);
     const [down, across] =
       {
@@ -172,13 +189,13 @@ function dataGrid({ label, columns, rows, sorted, onRow = () => {} }, stage) {
     next.tabIndex = 0;
     next.focus();
   });
-  const rowOf = (event) => state.shown[[...body.children].indexOf(event.target.closest("tr"))];
+  const rowOf = (event) => state.shown[linesOf().indexOf(event.target.closest("tr"))];
   for (const kind of ["focusin", "click"]) body.addEventListener(kind, (event) => rowOf(event) && onRow(rowOf(event)));
   draw();
   return {
     choose(row) {
       state.chosen = row;
-      [...body.children].forEach((line, index) =>
+      linesOf().forEach((line, index) =>
         line.classList.toggle("chosen", Boolean(row) && state.shown[index] === row),
       );
     },
@@ -191,6 +208,7 @@ DRAW.Table = (view, stage) => {
     {
       label: view.title,
       rows: view.cells,
+      unitOf: (row) => view.units[view.cells.indexOf(row)] ?? "",
       columns: view.columns.map((name, index) => ({ name, get: (row) => row[index] })),
     },
     stage,
@@ -198,124 +216,3 @@ DRAW.Table = (view, stage) => {
 };
 
 TABLES.Table = (view) => [view.columns, ...view.cells];
-
-const spanText = (span) => span.text + (missing(span.variance) ? "" : ` (${plain(span.variance, 3)})`);
-const extrasOf = (heads) => [...new Set(heads.flatMap((head) => Object.keys(head.extra)))];
-
-/** A number over a bar that starts at zero, as long as the number is large among its column. */
-function numberBar(value, { low, high }) {
-  if (missing(value)) return null;
-  const place = (number) => ((number - low) / (high - low || 1)) * 100;
-  return make(
-    "span",
-    { class: "numberbar" },
-    make("span", { text: say(value) }),
-    make(
-      "span",
-      { class: "track", "aria-hidden": "true" },
-      piece(value < 0 ? "fill below" : "fill", place(0), place(value)),
-      piece("zero", place(0), place(0)),
-    ),
-  );
-}
-
-DRAW.HeadTable = (view, stage) => {
-  const { heads } = view;
-  if (!heads.length) return stage.append(empty("No head was measured."));
-  const width = Math.max(...heads.map((head) => head.head)) + 1,
-    height = Math.max(...heads.map((head) => head.layer)) + 1;
-  const data = new Float32Array(width * height).fill(NaN),
-    at = new Map();
-  for (const head of heads) {
-    data[head.layer * width + head.head] = head.effect ?? NaN;
-    at.set(head.layer * width + head.head, head);
-  }
-  const range = (name) =>
-    extent(
-      heads.map((head) => head[name]).filter((value) => !missing(value)),
-      [0],
-    );
-  const sizes = { effect: range("effect"), direct: range("direct") };
-  let grid;
-  const count = (name, size) => ({ name, labels: Array.from({ length: size }, (_, index) => String(index)) });
-  const map = matrixFigure(
-    {
-      rows: count("layer", height),
-      columns: count("head", width),
-      values: { data, shape: [height, width] },
-      unit: view.effect,
-      signed: true,
-      bounds: (place) => [at.get(place)?.low, at.get(place)?.high],
-      describe: (row, column) =>
-        at
-          .get(row * width + column)
-          ?.spans.slice(0, 2)
-          .map(spanText)
-          .join("; ") ?? "",
-      onPick: (row, column) => grid.choose(at.get(row * width + column)),
-    },
-    stage,
-  );
-  const columns = [
-    { name: "layer", get: (head) => head.layer },
-    { name: "head", get: (head) => head.head },
-    { name: view.effect, get: (head) => head.effect, show: (head) => numberBar(head.effect, sizes.effect) },
-    ...(heads.some((head) => !missing(head.direct))
-      ? [{ name: view.direct, get: (head) => head.direct, show: (head) => numberBar(head.direct, sizes.direct) }]
-      : []),
-    ...extrasOf(heads).map((name) => ({ name, get: (head) => head.extra[name] })),
-    ...(heads.some((head) => head.spans.length)
-      ? [
-          {
-            name: "texts",
-            get: (head) => head.spans.map(spanText).join("; ") || null,
-            show: (head) =>
-              head.spans.length
-                ? make(
-                    "span",
-                    { class: "spans" },
-                    head.spans.map((span) =>
-                      make(
-                        "span",
-                        {},
-                        make("span", { text: span.text, dir: "auto" }),
-                        missing(span.variance) ? null : make("small", { text: ` ${plain(span.variance * 100, 3)} %` }),
-                      ),
-                    ),
-                  )
-                : null,
-          },
-        ]
-      : []),
-  ];
-  grid = dataGrid(
-    {
-      label: `${view.title}: heads`,
-      columns,
-      rows: heads,
-      sorted: 2,
-      onRow: (head) => {
-        grid?.choose(head);
-        map.pick([head.layer, head.head]);
-      },
-    },
-    stage,
-  );
-};
-
-TABLES.HeadTable = (view) => {
-  const extras = extrasOf(view.heads);
-  return [
-    ["layer", "head", view.effect, "low", "high", view.direct, ...extras, "texts"],
-    ...view.heads.map((head) => [
-      head.layer,
-      head.head,
-      head.effect,
-      head.low,
-      head.high,
-      head.direct,
-      ...extras.map((name) => head.extra[name]),
-      head.spans.map(spanText).join("; "),
-    ]),
-  ];
-};

@@ -183,7 +183,8 @@ function readout() {
   return {
     node,
     show,
-    rest: (value, place) => (missing(value) ? show("", hint) : show(say(value), `strongest: ${place}\n${hint}`)),
+    rest: (value, place, ...how) =>
+      missing(value) ? show("", hint) : show(say(value, ...how), `strongest: ${place}\n${hint}`),
   };
 }
 

@@ -2,10 +2,11 @@
 
 /**
  * The shared figure of Overlay, Lens and a folded PatchingMap.
- * data: picture, texts, layers (one without a name: no slider), layerName, first (layer shown), map(text, layer), bounds(text, layer, at), unit, signed.
+ * data: picture, texts, layers (one without a name: no slider), layerName, first (layer shown), map(text, layer),
+ * bounds(text, layer, at), unit, signed, palette, caption (whether the texts are words of one).
  */
 function patchFigure(data, stage, onLayer = () => {}) {
-  const { picture, texts, layers, rows, columns, unit, signed } = data;
+  const { picture, texts, layers, rows, columns, unit, signed, palette, caption } = data;
   const many = layers.length > 1;
   const state = { text: 0, layer: data.first ?? layers.length - 1, shared: true, cell: null };
   const all = extent(...texts.flatMap((_, text) => layers.map((_, layer) => data.map(text, layer))));
@@ -13,7 +14,8 @@ function patchFigure(data, stage, onLayer = () => {}) {
     out = readout();
   const small = uncovered(picture, rows, columns);
 
-  const scale = () => scaleOf(state.shared ? all : extent(data.map(state.text, state.layer)), signed);
+  const scale = () => scaleOf(state.shared ? all : extent(data.map(state.text, state.layer)), signed, palette);
+  const how = [unit, sizeOf(all)];
   function tell(row, column) {
     if (row === null) state.cell = null;
     else state.cell = [row, column];
@@ -21,13 +23,13 @@ function patchFigure(data, stage, onLayer = () => {}) {
     if (!state.cell) {
       const map = data.map(state.text, state.layer),
         at = strongest(map);
-      out.rest(map[at], `row ${Math.floor(at / columns)}, column ${at % columns}`);
+      out.rest(map[at], `row ${Math.floor(at / columns)}, column ${at % columns}`, ...how);
       key.mark(null);
       return;
     }
     const at = row * columns + column,
       value = data.map(state.text, state.layer)[at];
-    out.show(sayBetween(value, ...data.bounds(state.text, state.layer, at)), `row ${row}, column ${column}`);
+    out.show(sayBetween(value, ...sides(data.bounds(state.text, state.layer, at)), ...how), `row ${row}, column ${column}`);
     key.mark(value);
   }
   const goTo = (layer) => {
@@ -50,14 +52,14 @@ function patchFigure(data, stage, onLayer = () => {}) {
   const chooser =
     texts.length > 1
       ? choose(
-          "Text",
+          caption ? "Word" : "Text",
           texts,
           (index) => {
             state.text = index;
             onLayer(state.layer, index);
             draw();
           },
-          { decorate: (index) => stamps[index].node, kind: "stamps" },
+          caption ? { kind: "caption" } : { decorate: (index) => stamps[index].node, kind: "stamps" },
         )
       : make("p", { class: "onetext", dir: "auto", text: texts[0] ?? "" });
   const cloth = slider(
@@ -128,7 +130,34 @@ function patchFigure(data, stage, onLayer = () => {}) {
   return { goTo, state };
 }
 
+/** Two numbers, whatever is known of them. */
+const sides = (bounds) => [bounds[0], bounds[1]];
+
 const noCells = (shape) => shape.some((size) => size === 0);
+
+/** The picture, and beside it the one map that a page begins with. */
+function drawLead(view, stage) {
+  const [, rows, columns] = view.values.shape,
+    values = slice(view.values, 0),
+    { picture } = view;
+  const key = legend(view.unit, false),
+    scale = scaleOf(extent(values), view.signed),
+    small = uncovered(picture, rows, columns);
+  const map = heatmap({
+    rows,
+    columns,
+    picture,
+    label: `${view.title}: ${view.texts[0]}`,
+    onMove(row, column) {
+      small.point(row === null ? null : [row, column]);
+      key.mark(row === null ? null : values[row * columns + column]);
+    },
+  });
+  map.fade(0.7);
+  key.set(scale);
+  map.draw(values, scale);
+  stage.append(small.node, make("div", {}, map.node), key.node);
+}
 
 DRAW.Overlay = (view, stage) => {
   const [, rows, columns] = view.values.shape;
@@ -154,6 +183,7 @@ DRAW.Lens = (view, stage) => {
   const figure = patchFigure(
     {
       ...view,
+      palette: "reads",
       layerName: "layer",
       rows,
       columns,
@@ -235,6 +265,7 @@ DRAW.PatchingMap = (view, stage) => {
 function matrixFigure({ rows, columns, values, unit, signed, grid, bounds, describe, onPick }, stage) {
   const [height, width] = values.shape;
   const scale = scaleOf(extent(values.data), signed);
+  const how = [unit, sizeOf(extent(values.data))];
   const key = legend(unit, scale.holes),
     out = readout();
   const cell = clamp(Math.round(300 / height), 16, 30);
@@ -251,7 +282,7 @@ function matrixFigure({ rows, columns, values, unit, signed, grid, bounds, descr
       }
       const at = row * width + column;
       out.show(
-        sayBetween(values.data[at], ...bounds(at)),
+        sayBetween(values.data[at], ...sides(bounds(at)), ...how),
         `${rows.name} ${rows.labels[row]}, ${columns.name} ${columns.labels[column]}` +
           (describe ? `\n${describe(row, column)}` : ""),
       );
@@ -263,6 +294,7 @@ function matrixFigure({ rows, columns, values, unit, signed, grid, bounds, descr
     out.rest(
       values.data[at],
       `${rows.name} ${rows.labels[Math.floor(at / width)]}, ${columns.name} ${columns.labels[at % width]}`,
+      ...how,
     );
   }
   const places = (labels, step, name) =>

@@ -21,16 +21,30 @@ function make(tag, attributes = {}, ...children) {
 const missing = (value) => value == null || Number.isNaN(value);
 const plain = (value, digits = 4) => String(Number(value.toPrecision(digits)));
 
-/** A number for people: four significant digits, a true minus sign. */
-function say(value) {
+const isShare = (unit) => /^share\b/.test(unit ?? "");
+
+/**
+ * A number for people, with a true minus sign: three decimals, fewer for large numbers; a share in percent. `size` is
+ * the largest number beside it, so that those of one kind are written alike.
+ */
+function say(value, unit = "", size = Math.abs(value)) {
   if (missing(value)) return "not measured";
-  const text = Math.abs(value) >= 1e6 || (value && Math.abs(value) < 1e-4) ? value.toExponential(3) : plain(value);
+  const fixed = (number, digits) => number.toFixed(digits).replace(/^-(?=[0.]*$)/, "");
+  const tiny = size > 0 && size < 5e-4;
+  const text = isShare(unit)
+    ? `${fixed(value * 100, 1)}%`
+    : tiny || size >= 1e6
+      ? value.toExponential(2)
+      : fixed(value, size < 10 ? 3 : size < 100 ? 1 : 0);
   return text.replace("-", "−");
 }
 
-function sayBetween(value, low, high) {
-  return say(value) + (missing(low) || missing(high) ? "" : ` [${say(low)}, ${say(high)}]`);
+function sayBetween(value, low, high, ...how) {
+  return say(value, ...how) + (missing(low) || missing(high) ? "" : ` [${say(low, ...how)}, ${say(high, ...how)}]`);
 }
+
+/** The largest distance from zero. */
+const sizeOf = ({ low, high, empty }) => (empty ? 0 : Math.max(Math.abs(low), Math.abs(high)));
 
 /** Turn every packed array of a view into {shape, data}, in place, and picture keys into addresses. */
 function unpack(value, pictures) {

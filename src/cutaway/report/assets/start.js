@@ -5,14 +5,15 @@ const views = new Map();
 let pictures;
 
 function mount(script) {
+  pictures ??= JSON.parse(document.getElementById("pictures").textContent);
   if (script.parentElement.matches("nav")) {
     script.parentElement.querySelector("details").open = matchMedia("(min-width: 1100px)").matches;
     return;
   }
+  const view = unpack(JSON.parse(script.previousElementSibling.textContent), pictures);
+  if (script.parentElement.matches(".lead")) return drawLead(view, script.parentElement.querySelector(".stage"));
   const section = script.closest("section"),
     stage = section.querySelector(".stage");
-  pictures ??= JSON.parse(document.getElementById("pictures").textContent);
-  const view = unpack(JSON.parse(script.previousElementSibling.textContent), pictures);
   views.set(section.id, view);
   try {
     DRAW[view.$type](view, stage);
@@ -28,6 +29,13 @@ const csvOf = (id) => csv(TABLES[views.get(id).$type](views.get(id)));
 document.addEventListener("click", async ({ target }) => {
   const action = target.dataset?.do;
   if (!action) return;
+  if (action === "all") {
+    const folds = [...document.querySelectorAll(".fold")],
+      open = folds.some((fold) => !fold.open);
+    folds.forEach((fold) => (fold.open = open));
+    target.textContent = open ? "Fold all views" : "Open all views";
+    return;
+  }
   const { id } = target.closest("section"),
     said = target.parentElement.querySelector(".said");
   if (action === "csv") save(`${id.replace(/^v-/, "")}.csv`, csvOf(id));
@@ -36,8 +44,26 @@ document.addEventListener("click", async ({ target }) => {
   setTimeout(() => (said.textContent = ""), 2500);
 });
 
+/** What a link leads to is open; a word of a text also chooses its map there. */
+function reveal(hash, word) {
+  const section = hash.length > 1 && document.getElementById(decodeURIComponent(hash.slice(1)));
+  const fold = section && section.querySelector(".fold");
+  if (!fold) return;
+  fold.open = true;
+  if (word !== undefined) section.querySelectorAll(".caption input")[word]?.click();
+  section.scrollIntoView();
+}
+
+document.addEventListener("click", ({ target }) => {
+  const link = target.closest?.('a[href^="#v-"]');
+  if (link) reveal(link.hash, link.dataset.word);
+});
+addEventListener("hashchange", () => reveal(location.hash));
+addEventListener("beforeprint", () => document.querySelectorAll(".fold").forEach((fold) => (fold.open = true)));
+
 /** The table of contents says which view is being read. */
 document.addEventListener("DOMContentLoaded", () => {
+  reveal(location.hash);
   const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]));
   const sections = [...document.querySelectorAll("section.view")],
     inSight = new Set();
