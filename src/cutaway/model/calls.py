@@ -25,7 +25,7 @@ class Forward:
 
     batched: ClassVar[bool] = True  # rows of the batch do not see each other, and may be several cells of a sweep
     differentiable: ClassVar[bool] = True
-    whole: ClassVar[bool] = True  # what is called is the module that the user holds
+    loops: ClassVar[bool] = False  # a denoiser runs once a step
     sweeping: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # options while many cells are run
 
     def __call__(self, module: Any, tensors: Mapping[str, Any], **options: Any) -> Any:
@@ -72,7 +72,7 @@ class Pipeline(Forward):
 
     batched: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False
-    whole: ClassVar[bool] = False
+    loops: ClassVar[bool] = True
     sweeping: ClassVar[Mapping[str, Any]] = MappingProxyType({"output": "pt", "quiet": True})
 
     def __call__(
@@ -119,7 +119,6 @@ class Denoise(Forward):
     step: int
     steps: int
     truth: Float[Tensor, "row *latent"] | None = None
-    whole: ClassVar[bool] = False
 
     def __call__(self, module: Any, tensors: Mapping[str, Any], **options: Any) -> Any:
         """What the denoiser returns."""

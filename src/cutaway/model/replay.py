@@ -86,9 +86,8 @@ class Replay:
 
         def keep(module: nn.Module, call: int) -> bool:
             tower = self.homes[id(module)]
-            if not tower.stepped or module is tower.module:
-                return True
-            return call in begins(len(self.engine.module.scheduler.timesteps))
+            again = self.inputs.call.loops and tower.stepped and module is not tower.module
+            return not again or call in begins(len(self.engine.module.scheduler.timesteps))
 
         started = time.perf_counter()
         towers, roots = list(self.engine.towers.values()), self.engine.roots

@@ -37,8 +37,8 @@ def heads(found: Battery, picture: Picture, code: Snippets) -> HeadTable:
             named = tuple(Span(str(t), float(v)) for t, v in zip(one["text"].values, explained, strict=True))
             extra |= {"fit": float(one["fit"].values[0])}
         part = float(value) / own.margin if abs(own.margin) > CLEAR else None
-        rows.append(Head(layer, head, float(value), part, spans=named, extra=extra,
-                         most=most[layer, head], least=least[layer, head]))  # fmt: skip
+        up, down = (tuple(map(int, some[layer, head])) for some in (most, least))
+        rows.append(Head(layer, head, float(value), part, spans=named, extra=extra, most=up, least=down))
     return HeadTable(
         title="Heads", seen=_seen(found, rows),
         limits="A direct effect is not the whole effect: a head can act through later layers, which patching shows and "
