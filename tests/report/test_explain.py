@@ -311,7 +311,7 @@ def test_a_picture_is_shown_as_it_is_cropped(tmp_path):
     row = np.asarray(seen)[seen.height // 2, :, 0].astype(float)
     middle = np.interp(np.linspace(100, 200, seen.width), np.arange(300), np.asarray(wide)[50, :, 0])
     whole = np.interp(np.linspace(0, 299, seen.width), np.arange(300), np.asarray(wide)[50, :, 0])
-    wanted = middle if getattr(model.tools.images, "do_center_crop", False) else whole
+    wanted = middle if getattr(model.engine.tools.images, "do_center_crop", False) else whole
     assert np.abs(row - wanted).mean() < 8
 
 
