@@ -544,3 +544,11 @@ def test_prefix_attention_is_attention():
             expected = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values
             found = prefix_attention(q, (k, v), past_k, past_v, mask=mask, scale=0.3, softcap=cap)
             assert gap(found, expected) < 1e-12
+
+
+def test_a_cell_without_an_edit_is_the_clean_run():
+    model = opened("gpt2")
+    made = model.sweep(
+        model.inputs(text=TEXT), [[], [Scale("text.1.mlp.out", 0.0)]], targets.logit("dog"), progress=False
+    )
+    assert made.values[0].item() == pytest.approx(made.clean.item(), abs=1e-12) and made.values[1] != made.clean
