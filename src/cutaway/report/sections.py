@@ -244,7 +244,6 @@ def floors(found: Battery, code: Snippets) -> Table:
     """The main numbers beside the same of the untrained model, the counterfactual and chance."""
     own, floor, other = found.own, found.floor, found.other
     rows: list[tuple[str, float | None, float | None, float | None, float | None, str]] = []
-    none = [None, None]
 
     def add(what: str, of: Any, chance: float, kind: str) -> None:
         there = of(other) if other is not None else None
@@ -262,10 +261,10 @@ def floors(found: Battery, code: Snippets) -> Table:
             "even spread over the picture")  # fmt: skip
     if found.splice is not None:
         cosine, chance = (float(found.splice[name].values[0]) for name in ("cosine", "random"))
-        rows.append(("cosine of the sparse texts", cosine, *none, chance, "random directions as texts"))
+        rows.append(("cosine of the sparse texts", cosine, None, None, chance, "random directions as texts"))
     if found.spans is not None:
         fit, chance = (float(found.spans[name].isel(pick=0).mean()) for name in ("fit", "random_fit"))
-        rows.append(("mean fit of the heads' first texts", fit, *none, chance, "random directions as texts"))
+        rows.append(("mean fit of the heads' first texts", fit, None, None, chance, "random directions as texts"))
     untold = (
         f" Before training it gave {signed(floor.margin):+.3f}."
         if floor is not None
