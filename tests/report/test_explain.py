@@ -492,3 +492,16 @@ def test_the_code_of_a_curve_and_of_a_map_gives_what_the_page_shows(full, views)
             exec(compile(view.code, "a view", "exec"), {})  # noqa: S102
         found = [float(word) for word in re.findall(r"-?\d+\.\d+", said.getvalue())]
         assert found == pytest.approx(wanted(view).ravel().tolist(), abs=1e-3), title
+
+
+def test_the_pictures_that_move_a_head_are_those_in_which_it_adds_most_and_least(full, views):
+    view = next(view for view in views if isinstance(view, HeadTable))
+    effect = (
+        full.battery.crowd.effect(full.battery.own.texts, "heads").transpose("text", "item", "layer", "head").values
+    )
+    usual = effect[0] - effect[1]
+    for head in view.heads:
+        one = usual[:, head.layer, head.head]
+        named = [view.pictures[place].alt for place in (head.most[0], head.least[0])]
+        assert named == [f"picture {one.argmax()}", f"picture {one.argmin()}"]
+    assert view.patterns.shape == (3, 4, 4, 4) and (view.patterns.sum((2, 3)) <= 1 + 1e-5).all()

@@ -37,8 +37,8 @@ def heads(found: Battery, picture: Picture, code: Snippets) -> HeadTable:
             named = tuple(Span(str(t), float(v)) for t, v in zip(one["text"].values, explained, strict=True))
             extra |= {"fit": float(one["fit"].values[0])}
         part = float(value) / own.margin if abs(own.margin) > CLEAR else None
-        up, down = (tuple(map(int, some[layer, head])) for some in (most, least))
-        rows.append(Head(layer, head, float(value), part, spans=named, extra=extra, most=up, least=down))
+        rows.append(Head(layer, head, float(value), part, spans=named, extra=extra,
+                         most=most.get((layer, head), ()), least=least.get((layer, head), ())))  # fmt: skip
     return HeadTable(
         title="Heads", seen=_seen(found, rows),
         limits="A direct effect is not the whole effect: a head can act through later layers, which patching shows and "
@@ -102,20 +102,21 @@ def _usual(found: Battery) -> ndarray | None:
     return np.asarray(effect[0] - effect[1] if len(effect) > 1 else effect[0])
 
 
-def _moved(usual: ndarray | None, found: Battery) -> tuple[ndarray, ndarray, tuple[Picture, ...]]:
+Places = dict[tuple[int, ...], tuple[int, ...]]  # by layer and head
+
+
+def _moved(usual: ndarray | None, found: Battery) -> tuple[Places, Places, tuple[Picture, ...]]:
     """For each head the pictures in which it adds most and least, as places in the pictures that are given back."""
-    most = np.full(found.own.heads.shape, None, object)
-    least = most.copy()
     if usual is None or found.case.crowd is None:
-        most.fill(())
-        least.fill(())
-        return most, least, ()
+        return {}, {}, ()
     order = np.argsort(-usual, 0)
     count = min(MOVED, len(order) // 2)
-    used = {int(item): place for place, item in enumerate(np.unique([order[:count], order[len(order) - count :]]))}
-    for at in np.ndindex(most.shape):
-        ranked = [used[int(item)] for item in (*order[:count, *at], *order[-count:, *at])]
-        most[at], least[at] = tuple(ranked[:count]), tuple(reversed(ranked[count:]))
+    first, last = order[:count], order[::-1][:count]
+    used = {int(item): place for place, item in enumerate(np.unique([first, last]))}
+    most, least = (
+        {at: tuple(used[int(item)] for item in end[(slice(None), *at)]) for at in np.ndindex(order.shape[1:])}
+        for end in (first, last)
+    )
     many = {item: found.case.crowd[item] for item in used}
     shown = {item: render(one) if isinstance(one, Scene) else one for item, one in many.items()}
     return most, least, tuple(Picture.of(one, f"picture {item}", **THUMB) for item, one in shown.items())
