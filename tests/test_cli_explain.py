@@ -203,7 +203,7 @@ def test_probing_takes_folders_as_classes(photos):
 
 
 @trained_here
-def test_demo_writes_a_report_with_three_findings(tmp_path, monkeypatch):
+def test_demo_writes_a_report_and_says_what_it_found(tmp_path, monkeypatch):
     monkeypatch.setattr(explain, "crowd", lambda *_, **__: list(data.scenes("test", 12)))  # as it is, but sooner
     monkeypatch.setattr(battery, "RUNS", 130)
     told = run(app, ["demo", "--out", str(tmp_path / "demo")])
@@ -211,7 +211,8 @@ def test_demo_writes_a_report_with_three_findings(tmp_path, monkeypatch):
     again = run(app, ["demo", "--out", str(tmp_path / "demo")])
     assert again.exit_code != 0 and "--overwrite" in str(again.exception)
     assert (tmp_path / "demo" / "report.html").is_file()
-    assert sum(line.startswith("- ") for line in told.output.splitlines()) == 3
+    found = [line for line in told.output.splitlines() if line.startswith("- ")]
+    assert len(found) == 4 and found[0].startswith("- The model takes this picture for")
 
 
 def test_help_loads_nothing_heavy():

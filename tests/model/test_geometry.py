@@ -133,7 +133,7 @@ def test_whisper_frames_know_their_seconds():
     model = opened("whisper")
     inputs = model.inputs(audio=np.zeros(8000, np.float32), text="a dog")
     times = inputs.tokens["audio"].time[0]
-    extractor = model.tools.sounds
+    extractor = model.engine.tools.sounds
     assert times[1] - times[0] == pytest.approx(2 * extractor.hop_length / extractor.sampling_rate)
     assert len(times) == model.run(inputs, record="audio.0.resid_pre")["audio.0.resid_pre"].shape[1]
 

@@ -148,7 +148,7 @@ def test_a_model_without_a_processor_opens_without_one(name, saved, tmp_path):
     assert cutaway.load(tmp_path).processor is None
     if (saved[name] / "processor_config.json").exists():
         shutil.copy(saved[name] / "processor_config.json", tmp_path)
-        tools = cutaway.load(tmp_path).tools
+        tools = cutaway.load(tmp_path).engine.tools
         assert tools.tokenizer is None and (tools.images or tools.sounds)
 
 

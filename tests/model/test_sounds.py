@@ -121,7 +121,7 @@ def test_a_long_sound_is_written_down_from_prepared_features():
     model = opened("whisper")
     wave = np.random.default_rng(0).standard_normal(80_000).astype(np.float32)
     options = {"truncation": False, "padding": "longest", "return_attention_mask": True, "return_tensors": "pt"}
-    long = model.tools.sounds([wave], sampling_rate=16_000, **options)
+    long = model.engine.tools.sounds([wave], sampling_rate=16_000, **options)
     inputs = model.inputs(input_features=long["input_features"].double(), attention_mask=long["attention_mask"])
     options = {"max_new_tokens": 4, "return_timestamps": True}
     with torch.no_grad():

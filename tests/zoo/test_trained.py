@@ -109,7 +109,7 @@ def test_the_card_says_what_was_measured():
 def test_commands(tmp_path):
     assert "zoo:emoji-clip" in run(app, ["zoo", "list"]).output
     assert "# emoji-clip" in run(app, ["zoo", "card", "emoji-clip"]).output
-    assert "zero-shot" in run(app, ["zoo", "eval", "emoji-clip", "--n", "64"]).output
+    assert "zero-shot" in run(app, ["zoo", "eval", "emoji-clip", "--n", "256"]).output
 
 
 def test_train_from_the_command_line(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cutaway import __version__
 from cutaway.errors import InputError, StoreError
@@ -42,9 +42,8 @@ class Origin:
     @classmethod
     def of(cls, model: Model, *sites: str | Site) -> Origin:
         """These sites of a model as it is now; edits held around it are no part of it."""
-        parts = model.module.components.values() if model.is_pipeline else [model.module]
         try:
-            with at_rest([part for part in parts if isinstance(part, nn.Module)]):
+            with at_rest(model.engine.roots.values()):
                 content = fingerprint(model)
         except InputError as error:
             raise StoreError(
