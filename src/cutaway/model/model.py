@@ -23,7 +23,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.plan import Plan
 from cutaway.model.prepare import prepare
 from cutaway.model.run import Generation, Run
-from cutaway.model.seats import Tower
+from cutaway.model.seats import Seat, Tower
 from cutaway.model.session import Recording
 from cutaway.model.sites import SiteTable
 from cutaway.model.sweep import Sweep, sweep
@@ -55,6 +55,11 @@ class Model:
     def sites(self) -> SiteTable:
         """Every named site; `model.sites["vision.*.resid_post"]` selects, `raw.PATH` reaches any module."""
         return self.engine.sites
+
+    @property
+    def _seats(self) -> Mapping[str, Seat]:
+        """Where each site is in the live model: `model.engine.seats`, by the name that scripts know from before."""
+        return self.engine.seats
 
     @property
     def towers(self) -> Mapping[str, Tower]:
