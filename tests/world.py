@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import cutaway
 from cutaway.model.inputs import Inputs
@@ -99,6 +100,20 @@ def library_call(model: Model, inputs: Inputs, **options: Any) -> Any:
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Accurate(TorchFunctionMode):
+    """Where the library computes in float32 inside a float64 model (RMS norms, softmaxes, scans), it stays in float64.
+
+    Otherwise the last digit of one row's product, which depends on how many rows there are, grows there to the
+    last digit of float32.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.float:
+            return args[0].double() if args[0].dtype == torch.float64 else func(*args)
+        wide = {key: torch.float64 if value is torch.float32 else value for key, value in (kwargs or {}).items()}
+        return func(*(torch.float64 if value is torch.float32 else value for value in args), **wide)
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------

@@ -116,3 +116,13 @@ def test_refusals_name_the_way_out():
         model.run(model.inputs(prompt="a dog", step=1, **CALL), output="pt")
     with pytest.raises(InputError, match="step"):
         opened("clip").inputs(text="a dog", step=1)
+
+
+def test_several_evaluations_are_one_only_from_several_prompts():
+    """What a pipeline gives its denoiser has rows in some places and none in others: they are not put together."""
+    model = opened("sdxl")
+    inputs = model.inputs(prompt="a dog", step=1, **CALL)
+    with pytest.raises(InputError, match="do not line up"):
+        type(inputs).stack([inputs, inputs])
+    with pytest.raises(InputError, match="only known after a run"):
+        model.estimate(inputs, "denoiser.out")

@@ -2,24 +2,13 @@
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from cutaway import Add, Scale, targets
 from cutaway.errors import InputError, SiteError
-from world import KNOWN, PIPELINES, given, noise, opened, tensors
+from world import KNOWN, PIPELINES, Accurate, given, noise, opened, tensors
 
 STEP = 1e-5
 CALL = {"prompt": "a red dog", "steps": 2, "guidance": 1.0, "size": (32, 32)}
-
-
-class Wide(TorchFunctionMode):
-    """Where a library computes in float32 inside a float64 model, it stays in float64."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.float:
-            return args[0].double() if args[0].dtype == torch.float64 else func(*args)
-        wide = {key: torch.float64 if value is torch.float32 else value for key, value in (kwargs or {}).items()}
-        return func(*(torch.float64 if value is torch.float32 else value for value in args), **wide)
 
 
 def inputs_of(name):
@@ -38,7 +27,7 @@ def test_every_site_against_central_differences(name):
     """A small step in a random direction at all sites at once: the change is the sum of all their slopes."""
     model, inputs = opened(name), inputs_of(name)
     sites = [str(site) for site in model.sites if runs(name, site) and not site.dead]
-    with Wide():
+    with Accurate():
         found = model.gradients(inputs, target, sites)
         directions = {
             site: noise(*found[site].shape, seed=i) / (found[site].norm() + 1e-3) for i, site in enumerate(sites)
@@ -105,7 +94,7 @@ def test_rows_have_gradients_of_their_own():
 def test_an_integrated_path_adds_up_to_the_change(name, site):
     """Sum of (x - b) g is target(x) - target(b)."""
     model, inputs = opened(name), inputs_of(name)
-    with Wide():
+    with Accurate():
         found = model.gradients(inputs, target, site, path=40)
         whole = target(model.run(inputs)) - target(model.run(inputs, edits=Scale(site, 0.0)))
     assert torch.allclose(found.attribution(site).sum(), whole.sum(), rtol=1e-3, atol=1e-4)
@@ -140,3 +129,8 @@ def test_what_has_no_gradient_says_why():
         found["text.0.mlp.out"]
     with pytest.raises(InputError, match="another shape"):
         model.gradients(given("gpt2"), target, "text.1.mlp.out", path=2, baseline={"text.1.mlp.out": torch.zeros(2)})
+
+
+def test_a_recording_with_a_graph_stops_behind_its_last_site():
+    run = opened("gpt2").run(given("gpt2"), record="text.0.mlp.out", grad=True, stop=True)
+    assert run.outputs is None and run["text.0.mlp.out"].requires_grad

@@ -11,7 +11,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from torch.overrides import TorchFunctionMode
 
 import cutaway
 import world
@@ -27,23 +26,9 @@ from cutaway.model.sites import Site
 from cutaway.model.sweep import _Store
 from cutaway.model.targets import outcome
 from cutaway.zoo import tiny
-from world import KNOWN, PIPELINES, TEXT, gap, noise, opened, state
+from world import KNOWN, PIPELINES, TEXT, Accurate, gap, noise, opened, state
 
 each = pytest.mark.parametrize("name", [name for name in KNOWN if name not in PIPELINES])
-
-
-class Accurate(TorchFunctionMode):
-    """Where the library computes in float32 inside a float64 model (RMS norms, softmaxes, scans), it stays in float64.
-
-    Otherwise the last digit of one row's product, which depends on how many rows there are, grows there to the
-    last digit of float32.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.float:
-            return args[0].double() if args[0].dtype == torch.float64 else func(*args)
-        wide = {key: torch.float64 if value is torch.float32 else value for key, value in (kwargs or {}).items()}
-        return func(*(torch.float64 if value is torch.float32 else value for value in args), **wide)
 
 
 def everything(run):

@@ -26,6 +26,7 @@ class Forward:
     batched: ClassVar[bool] = True  # rows of the batch do not see each other, and may be several cells of a sweep
     differentiable: ClassVar[bool] = True
     loops: ClassVar[bool] = False  # a denoiser runs once a step
+    stacks: ClassVar[bool] = True  # inputs of several calls may become those of one
     sweeping: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # options while many cells are run
 
     def __call__(self, module: Any, tensors: Mapping[str, Any], **options: Any) -> Any:
@@ -73,6 +74,7 @@ class Pipeline(Forward):
     batched: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False
     loops: ClassVar[bool] = True
+    stacks: ClassVar[bool] = False
     sweeping: ClassVar[Mapping[str, Any]] = MappingProxyType({"output": "pt", "quiet": True})
 
     def __call__(
@@ -119,6 +121,7 @@ class Denoise(Forward):
     step: int
     steps: int
     truth: Float[Tensor, "row *latent"] | None = None
+    stacks: ClassVar[bool] = False  # what a pipeline gives its denoiser has rows in some places and none in others
 
     def __call__(self, module: Any, tensors: Mapping[str, Any], **options: Any) -> Any:
         """What the denoiser returns."""

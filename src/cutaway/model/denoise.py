@@ -80,6 +80,11 @@ def _denoise(
             exists=", ".join(given),
         )  # fmt: skip
     guided = len(given[name]) == 2 * rows
+    if not guided and len(given[name]) != rows:
+        raise InputError(
+            f"{type(pipeline).__name__} puts {len(given[name]) // rows} guidance rows a prompt into one batch",
+            expected="the prompt alone, or the row without it in front", do="draw with `guidance=1` or plain guidance",
+        )  # fmt: skip
     tensors = {
         key: _prompted(value, rows) if guided and key not in SHARED else value
         for key, value in given.items()

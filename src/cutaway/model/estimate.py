@@ -43,6 +43,8 @@ def estimate(engine: Engine, inputs: Inputs, sites: Sequence[Site], dtype: torch
 
 def _shape(engine: Engine, inputs: Inputs, site: Site) -> tuple[int, ...]:
     sizes = dict(site.sizes)
+    if inputs.latent is not None and not inputs.call.loops:
+        raise InputError(f"the size of '{site}' at {inputs.call} is only known after a run", do="record it and look")
     if inputs.latent is not None:
         sizes |= _drawn(engine, inputs, site)
     for axis in site.axes:

@@ -115,7 +115,7 @@ class Inputs:
         head = bundles[0]
         shapes = [{k: tuple(v.shape[1:]) for k, v in b.tensors.items() if isinstance(v, Tensor)} for b in bundles]
         for other, shape in zip(bundles, shapes, strict=True):
-            if other.call != head.call or shape != shapes[0] or not head.call.batched:
+            if other.call != head.call or shape != shapes[0] or not head.call.stacks:
                 raise InputError(
                     "these inputs do not line up in one batch", expected=f"tensors like {shapes[0]}", exists=f"{shape}",
                     do="pad the texts to one length (`model.inputs` with a list of texts), or run them one by one",

@@ -163,9 +163,10 @@ class Session:
         """Let the output depend on one tensor of the site, which is kept: what is there plus zeros with a gradient."""
         view = self.windows.view(seat, raw)
         held = view + torch.zeros_like(view, requires_grad=True)
-        kept = held[None] if "step" in seat.site.axes else held
-        view.copy_(kept[0] if "step" in seat.site.axes else kept)
-        self.read.setdefault(str(seat.site), []).append((self.windows.step, kept))
+        stepped = "step" in seat.site.axes  # one evaluation of a denoiser is one step
+        kept = held[None] if stepped else held
+        view.copy_(kept[0] if stepped else kept)
+        self._read(str(seat.site), kept)
 
     def _parts(self, seat: Seat, view: Tensor, edit: int) -> Iterator[Tensor]:
         """The view as batches of the rows of the inputs: an edit's share of it, and each copy of these rows."""
@@ -253,8 +254,12 @@ class Session:
         kept = kept.clone() if how.copy and kept.data_ptr() == raw.data_ptr() else kept
         if not kept.is_inference():  # such tensors do not count their changes
             self._versions.append((name, kept, kept._version))
+        self._read(name, kept)
+
+    def _read(self, name: str, kept: Tensor) -> None:
+        """Note what a site held; stop behind the last one if that was asked for."""
         self.read.setdefault(name, []).append((self.windows.step, kept))
-        if how.stop and len(self.read) == len(self.record):
+        if self.recording.stop and len(self.read) == len(self.record):
             raise Stop
 
     # --- attention ----------------------------------------------------------------------------------------------------
