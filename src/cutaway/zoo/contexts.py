@@ -17,6 +17,7 @@ from cutaway.zoo.vocabulary import ids
 
 WORLD = data.World(things=(1, 3))
 EACH = 3  # questions of one kind in a row of tokens, at most
+WHERE, WHERE_ROOM = 6, 160  # how many questions about where come first in the second half, and the room for a row then
 LABELLED = 0.2  # share of pictures with a word written on them
 TASKS = ("thing", "kind", "background", "count", "place")
 _ONE_KIND = data.World(things=(1, 1), kinds=("plain",), tinted=0.0)
@@ -29,13 +30,18 @@ SORTS = {
 # How many conversations of each kind of context a batch has, as shares of its nominal size.
 SHARES = {"picture": 0.5, "words": 0.15, "several": 0.05, "examples": 0.1, "examples in words": 0.3}
 SINGLE = {"picture": 0.7, "words": 0.2, "examples in words": 0.1}  # before there are several pictures in one
+AGAIN = {"picture": 0.5, "words": 0.3, "several": 0.05, "examples": 0.1, "examples in words": 0.1}  # the second half
 APART = 8  # one concept in so many is never in an example or its question in training
 
 
-def conversation(draw: random.Random, kind: str, split: data.Split = "train") -> Conversation:
-    """One conversation of that kind of context, about scenes of the split."""
+def conversation(draw: random.Random, kind: str, split: data.Split = "train", *, where: bool = False) -> Conversation:
+    """One conversation of that kind of context, about scenes of the split; with `where` mostly about where things are."""
     if kind in ("picture", "words"):
-        return (about_picture if kind == "picture" else about_words)(draw, some_scene(draw, split))
+        about = about_picture if kind == "picture" else about_words
+        if where:
+            world = replace(WORLD, things=(2, 3)) if draw.random() < 0.75 else WORLD
+            return about(draw, some_scene(draw, split, world), WHERE_ROOM, WHERE)
+        return about(draw, some_scene(draw, split))
     if kind == "several":
         number = draw.choice((2, 2, 2, 3))
         return about_several(draw, [some_scene(draw, split) for _ in range(number)], 96 if number == 2 else 48)
@@ -60,15 +66,15 @@ def kept_apart(name: str) -> bool:
     return random.Random(f"apart/{name}").random() < 1 / APART
 
 
-def about_picture(draw: random.Random, scene: data.Scene, room: int = 128) -> Conversation:
+def about_picture(draw: random.Random, scene: data.Scene, room: int = 128, where: int = 0) -> Conversation:
     """One picture and as many questions as fit into `room` tokens; one time in four they follow each other."""
-    turns = _fitting(draw, asked(draw, scene), room)
+    turns = _fitting(draw, asked(draw, scene), room, where)
     return Conversation(turns, (scene,), apart=draw.random() < 0.75)
 
 
-def about_words(draw: random.Random, scene: data.Scene, room: int = 128) -> Conversation:
+def about_words(draw: random.Random, scene: data.Scene, room: int = 128, where: int = 0) -> Conversation:
     """The same with a full description in place of the picture."""
-    turns = _fitting(draw, [turn for turn in asked(draw, scene) if turn.kind != "caption"], room)
+    turns = _fitting(draw, [turn for turn in asked(draw, scene) if turn.kind != "caption"], room, where)
     return Conversation(turns, (), description(scene, draw.getrandbits(32)).text, apart=draw.random() < 0.75)
 
 
@@ -210,14 +216,21 @@ def _any(name: str) -> str:
     return one.replace("some ", "any ", 1) if one.startswith("some ") else one
 
 
-def _fitting(draw: random.Random, turns: Iterable[Turn], room: int) -> tuple[Turn, ...]:
-    """Shuffled, as many as fit, at least one: a caption if there is one, of other kinds at most `EACH`."""
+def _fitting(draw: random.Random, turns: Iterable[Turn], room: int, where: int = 0) -> tuple[Turn, ...]:
+    """Shuffled, as many as fit, at least one: a caption first if there is one, then up to `where` questions about where.
+
+    Of the others at most `EACH` of a kind.
+    """
     every = list(turns)
-    order = sorted(draw.sample(every, len(every)), key=lambda turn: turn.kind != "caption")
+    order = draw.sample(every, len(every))
+    captions = [turn for turn in order if turn.kind == "caption"]
+    first = [turn for turn in order if turn.kind in ("relation", "side")][:where]
+    rest = [turn for turn in order if turn.kind != "caption" and all(turn is not other for other in first)]
     kept: list[Turn] = []
-    for turn in order:
+    for number, turn in enumerate([*captions, *first, *rest]):
         need = len(ids(turn.question)) + len(ids(turn.answer)) + 3
-        if not kept or (need <= room and sum(turn.kind == other.kind for other in kept) < EACH):
+        free = number < len(captions) + len(first) or sum(turn.kind == other.kind for other in kept) < EACH
+        if not kept or (need <= room and free):
             kept.append(turn)
             room -= need
     return tuple(draw.sample(kept, len(kept)))

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, normalize
 
 from cutaway import data
 from cutaway.zoo import emoji_clip
-from cutaway.zoo.contexts import SHARES, SINGLE, conversation, some_scene
+from cutaway.zoo.contexts import AGAIN, SHARES, SINGLE, conversation, some_scene
 from cutaway.zoo.conversations import Batch, batch
 from cutaway.zoo.evaluate import Eyes
 from cutaway.zoo.evaluate_llava import evaluate, pictured
@@ -112,16 +112,22 @@ def processor() -> Any:
     )  # fmt: skip
 
 
-def batches(recipe: Recipe) -> Callable[[int], list[Batch] | Named]:
+def batches(recipe: Recipe) -> Callable[[int], list[Batch | Named]]:
     """What any step learns from: conversations, those of one kind of context together, or the names of patches."""
 
-    def draw(step: int) -> list[Batch] | Named:
+    def draw(step: int) -> list[Batch | Named]:
         rng = random.Random(f"emoji-llava/{recipe.seed}/{step}")
         if recipe.names_at(step):
-            return named([some_scene(rng, "train") for _ in range(recipe.pictures)])
-        shares = SINGLE if step < recipe.single else SHARES
+            return [named([some_scene(rng, "train") for _ in range(recipe.pictures)])]
+        again = step >= recipe.again
+        shares = AGAIN if again else SINGLE if step < recipe.single else SHARES
         numbers = {kind: max(1, round(recipe.batch * share)) for kind, share in shares.items()}
-        return [batch([conversation(rng, kind) for _ in range(number)]) for kind, number in numbers.items()]
+        made: list[Batch | Named] = [
+            batch([conversation(rng, kind, where=again) for _ in range(number)]) for kind, number in numbers.items()
+        ]
+        if again:
+            made.append(named([some_scene(rng, "train") for _ in range(recipe.named)]))
+        return made
 
     return draw
 

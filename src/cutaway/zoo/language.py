@@ -22,14 +22,16 @@ SHARP = 20.0  # of the softmax over cosines by which patches are named
 
 @dataclass(frozen=True)
 class Recipe(training.Plan):
-    """How to train: `steps` batches of about `batch` conversations; the rate falls over the last `cool` steps alone.
+    """How to train: `steps` batches of about `batch` conversations, in two halves; in each the rate falls at the end.
 
     In the first `naming` steps there is no decoder: tower and connector learn that each patch of `pictures` scenes
-    points at the name of its thing. Up to step `single` no conversation has more than one picture. Word vectors learn
-    at `words` times the rate, the vision tower at `tower` times, three times that while it learns names.
+    points at the name of its thing. Up to step `single` no conversation has more than one picture. From step `again`
+    on most scenes hold two or three things, what is asked first is where they are, and every batch has `named` scenes
+    whose patches are named. Over the last `cool` steps of each half the rate falls to a hundredth. Word vectors learn
+    at `words` times the rate, the vision tower at `tower` times, three times that while patches are named.
     """
 
-    steps: int = 3200
+    steps: int = 5800
     batch: int = 20
     warmup: int = 25
     cool: int = 700
@@ -37,22 +39,25 @@ class Recipe(training.Plan):
     tower: float = 0.1
     naming: int = 600
     single: int = 1000
+    again: int = 3200
     pictures: int = 64
+    named: int = 24
     save_every: int = 25
 
     def rate_at(self, step: int) -> float:
-        """Linear up to `rate`, once for names and once for conversations, level, and down to a hundredth of it."""
-        since = step if self.names_at(step) else step - self.naming
-        return self.rate * min((since + 1) / self.warmup, 1.0, 0.01 + 0.99 * (self.steps - step) / self.cool)
+        """Linear up to `rate`, for names, for conversations and once `again`; level; down to a hundredth of it, twice."""
+        begin = max(start for start in (0, self.naming, self.again) if start <= step)
+        end = self.again if step < self.again else self.steps
+        return self.rate * min((step - begin + 1) / self.warmup, 1.0, 0.01 + 0.99 * (end - step) / self.cool)
 
     def share_at(self, part: str, step: int) -> float:
-        """Slower where something was known before; the tower is freer while it learns names."""
+        """Slower where something was known before; the tower is freer while patches are named."""
         if part == "tower":
-            return self.tower * (3 if self.names_at(step) else 1)
+            return self.tower * (3 if self.names_at(step) or step >= self.again else 1)
         return self.words if part == "words" else 1.0
 
     def names_at(self, step: int) -> bool:
-        """Whether that step teaches names to patches."""
+        """Whether that step does nothing but teach names to patches."""
         return step < self.naming
 
 
@@ -64,22 +69,23 @@ class Named(NamedTuple):
 
 
 def train(
-    model: Any, draw: Callable[[int], list[Batch] | Named], recipe: Recipe, folder: Path, device: str = "cpu"
+    model: Any, draw: Callable[[int], list[Batch | Named]], recipe: Recipe, folder: Path, device: str = "cpu"
 ) -> Iterator[Step]:
     """Train in place, from where `folder` left off; see `training.train`."""
     model.to(device)
 
-    def judge(drawn: list[Batch] | Named, step: int) -> Judged:
-        return _pointed(model, drawn) if isinstance(drawn, Named) else _judged(model, drawn)
-
-    return training.train(model, draw, judge, recipe, folder)
+    return training.train(model, draw, lambda drawn, _: _judged(model, drawn), recipe, folder)
 
 
-def _judged(model: Any, batches: list[Batch]) -> Judged:
-    """The mean loss of a token that is to be learnt, and how many of them were the likeliest."""
-    found = [scored(model, batch) for batch in batches]
+def _judged(model: Any, drawn: list[Batch | Named]) -> Judged:
+    """The mean loss of a token that is to be learnt, and how many of them were the likeliest; naming adds its loss."""
+    pointed = [_pointed(model, one) for one in drawn if isinstance(one, Named)]
+    found = [scored(model, one) for one in drawn if isinstance(one, Batch)]
+    if not found:
+        return pointed[0]
     logits, truth = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Judged(cross_entropy(logits, truth), (logits.argmax(1) == truth).float().mean().item())
+    loss = cross_entropy(logits, truth) + sum(one.loss for one in pointed)
+    return Judged(loss, (logits.argmax(1) == truth).float().mean().item())
 
 
 def _pointed(model: Any, named: Named) -> Judged:
