@@ -16,7 +16,8 @@ import cutaway
 from cutaway import data
 from cutaway.cli import app, main
 from cutaway.methods.result import load
-from cutaway.report import battery, explain, sources
+from cutaway.questions import given
+from cutaway.report import battery, explain
 from cutaway.report import run as methods
 from cutaway.zoo import tiny
 from cutaway.zoo.trained import MODELS
@@ -72,7 +73,7 @@ def test_explain_writes_a_report_and_says_where_and_what(photos):
 def test_what_goes_wrong_is_one_paragraph_before_a_model_is_opened(arguments, photos, capsys, monkeypatch):
     (photos / "empty.txt").write_text("")
     if arguments[1] != "tiny:vit":
-        for module in (sources, methods):
+        for module in (given, methods):
             monkeypatch.setattr(module, "load", lambda *_: pytest.fail("what is cheap to check comes first"))
     with pytest.raises(SystemExit) as stopped:
         main(arguments)

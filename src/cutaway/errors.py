@@ -6,6 +6,7 @@ CutawayError
 ├── InputError     a picture, text or tensor the model cannot take                           (also a ValueError)
 ├── TargetError    a target that cannot be read off this run                                 (also a ValueError)
 ├── LoadError      a source that is not a model we can open                                  (also a ValueError)
+├── MethodError    options or data that a method cannot work with                            (also a ValueError)
 └── StoreError     something kept that cannot be written, read or used here                  (also a ValueError)
 """
 
@@ -55,6 +56,10 @@ class TargetError(CutawayError, ValueError):
 
 class LoadError(CutawayError, ValueError):
     """A source that is not a model we can open."""
+
+
+class MethodError(CutawayError, ValueError):
+    """Options or data that a method cannot work with."""
 
 
 class StoreError(CutawayError, ValueError):

@@ -9,15 +9,15 @@ import torch
 
 import cutaway
 from cutaway.data import pairs
-from cutaway.errors import SiteError, TargetError
+from cutaway.errors import MethodError, SiteError, TargetError
 from cutaway.methods.activation_patching import Patching, activation_patching
-from cutaway.methods.feed import embedded
-from cutaway.methods.minimal_pairs import closer_to
-from cutaway.methods.result import MethodError, load
-from cutaway.methods.text_bank import text_bank
+from cutaway.methods.result import load
 from cutaway.model.edits import Patch
 from cutaway.model.targets import closer, logit_diff
 from cutaway.model.tokens import Where
+from cutaway.questions.bank import text_bank
+from cutaway.questions.pairs import closer_to
+from cutaway.questions.rows import embedded
 from cutaway.zoo import tiny
 from world import fresh, opened
 

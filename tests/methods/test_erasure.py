@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cutaway.errors import MethodError
 from cutaway.methods.erasure import Erasure, _edits, _unlabelled, _varied, erase
 from cutaway.methods.probe_data import Pooling, states
-from cutaway.methods.result import MethodError, load
+from cutaway.methods.result import load
 from cutaway.model.targets import similarity
 from world import gap, opened
 

@@ -8,13 +8,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cutaway.data import scenes
-from cutaway.errors import StoreError
+from cutaway.errors import MethodError, StoreError
 from cutaway.methods.linear_probing import LinearProbe, Probes, linear_probe, linear_probing
 from cutaway.methods.probe_data import Pooling, chance, fit, shuffled_by_type, split, states
-from cutaway.methods.result import MethodError, load
-from cutaway.methods.scene_labels import LABELS, scene_labels
+from cutaway.methods.result import load
 from cutaway.model.edits import Add
 from cutaway.model.tokens import Where
+from cutaway.questions.labels import LABELS, scene_labels
 from cutaway.zoo import tiny
 from world import noise, opened
 

@@ -6,12 +6,13 @@ import torch
 
 import cutaway
 from cutaway.data import World, scenes
-from cutaway.methods.feed import unit
+from cutaway.errors import MethodError
 from cutaway.methods.logit_lens import Lens, logit_lens
-from cutaway.methods.result import MethodError, load
-from cutaway.methods.text_bank import TextBank, text_bank
+from cutaway.methods.result import load
 from cutaway.model.targets import similarity
 from cutaway.model.weights import readout
+from cutaway.questions.bank import TextBank, text_bank
+from cutaway.questions.rows import unit
 from cutaway.zoo import tiny
 from cutaway.zoo.trained import TRAINED
 from world import gap, opened

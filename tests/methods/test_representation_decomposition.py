@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 import cutaway
 from cutaway.data import World, scenes
-from cutaway.errors import SiteError
+from cutaway.errors import MethodError, SiteError
 from cutaway.methods.representation_decomposition import (
     AblationCurve,
     Decomposition,
     accumulated_ablation,
     representation_decomposition,
 )
-from cutaway.methods.result import MethodError, Provenance, load
-from cutaway.methods.text_bank import TextBank, text_bank
+from cutaway.methods.result import Provenance, load
 from cutaway.model.edits import Ablate, Set
 from cutaway.model.targets import similarity
+from cutaway.questions.bank import TextBank, text_bank
 from cutaway.zoo import tiny
 from world import fresh, gap, opened
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import cutaway
-from cutaway.methods.result import MethodError, Provenance, Result, ResultError, _full_name, load
+from cutaway.errors import MethodError
+from cutaway.methods.result import Provenance, Result, ResultError, _full_name, load
 
 TOLD = Provenance("demo", "nobody, 2026", model="tiny:clip", sites=("vision.0.attn.z",), options={"picks": 3}, seed=1)
 

@@ -11,12 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cutaway.data import scenes
-from cutaway.methods.feed import embedded, unit
+from cutaway.errors import MethodError
 from cutaway.methods.representation_decomposition import Decomposition, decompositions, representation_decomposition
-from cutaway.methods.result import MethodError, Provenance, load
-from cutaway.methods.text_bank import TextBank, text_bank
+from cutaway.methods.result import Provenance, load
 from cutaway.methods.text_explanation import Spans, SparseTexts, _greedy, _row_space, splice, text_span
 from cutaway.model.weights import readout
+from cutaway.questions.bank import TextBank, text_bank
+from cutaway.questions.rows import embedded, unit
 from world import fresh, noise, opened
 
 TEXTS = [f"a {colour} {noun}" for colour in ("red", "blue", "green") for noun in ("dog", "cat", "car", "tree")]

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from cutaway.report.picture import Picture
-from cutaway.report.views import (
+from cutaway.views.kinds import (
     Axis,
     Bar,
     Bars,
@@ -19,6 +18,7 @@ from cutaway.report.views import (
     Table,
     View,
 )
+from cutaway.views.picture import Picture
 
 EVIL = """</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">"""
 TEXTS = ("a dog", 'a "cat", sitting', EVIL)

@@ -6,7 +6,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from cutaway.report.views import Bars, Curve, HeadTable, Lens, Overlay, PatchingMap, Table, View
+from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, PatchingMap, Table, View
 
 Row = list[object]
 

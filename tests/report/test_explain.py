@@ -13,13 +13,14 @@ from PIL import Image
 import cutaway
 from cutaway import data
 from cutaway.errors import InputError
-from cutaway.methods.feed import embedded
 from cutaway.methods.result import load
-from cutaway.report import battery, explain, lenses, sections, sources
+from cutaway.questions import given
+from cutaway.questions.rows import embedded
+from cutaway.report import battery, explain, lenses, sections
 from cutaway.report.explain import explained
-from cutaway.report.views import Bars, HeadTable, PatchingMap, Table
-from cutaway.report.views import Lens as LensView
 from cutaway.report.words import signed
+from cutaway.views.kinds import Bars, HeadTable, PatchingMap, Table
+from cutaway.views.kinds import Lens as LensView
 from cutaway.zoo import tiny
 from cutaway.zoo.trained import MODELS
 
@@ -267,7 +268,7 @@ def test_a_turned_photo_is_set_upright(tmp_path):
     photo, exif = Image.new("RGB", (40, 20), "red"), Image.Exif()
     exif[0x0112] = 6
     photo.save(tmp_path / "turned.jpg", exif=exif)
-    assert sources.read_picture(tmp_path / "turned.jpg").size == (20, 40)
+    assert given.read_picture(tmp_path / "turned.jpg").size == (20, 40)
 
 
 def test_one_text_and_no_bank_leave_views_out_and_say_so(tmp_path):
@@ -306,7 +307,7 @@ def test_a_picture_is_shown_as_it_is_cropped(tmp_path):
         (np.arange(300)[None, :, None] / 300 * np.array([255, 128, 0])).repeat(100, 0).astype("uint8")
     )
     model = cutaway.load("tiny:clip")
-    seen = sources.as_seen(model, wide)
+    seen = given.as_seen(model, wide)
     assert seen.width == seen.height
     row = np.asarray(seen)[seen.height // 2, :, 0].astype(float)
     middle = np.interp(np.linspace(100, 200, seen.width), np.arange(300), np.asarray(wide)[50, :, 0])

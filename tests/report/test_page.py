@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cutaway.errors import InputError
-from cutaway.report import views
 from cutaway.report.page import SCRIPTS, page, write
+from cutaway.views import kinds as views
 from report import examples
 
 ASSETS = Path(__import__("cutaway.report.page", fromlist=["page"]).__file__).parent / "assets"

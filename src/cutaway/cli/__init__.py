@@ -112,7 +112,7 @@ def show(
     """
     from cutaway.data.sheet import contact_sheet, pair_sheet
     from cutaway.data.splits import Split, check_split
-    from cutaway.report.sources import check_file
+    from cutaway.questions.given import check_file
 
     check_file(out, (".png", ".jpg", ".jpeg", ".webp"), overwrite)
     check_split(split)

@@ -15,9 +15,8 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 from torch import Tensor
 
-from cutaway.methods.feed import Rows
-from cutaway.methods.minimal_pairs import batches, minimal_pairs, same_positions
-from cutaway.methods.result import MethodError, Provenance, Result, heat, labels
+from cutaway.errors import MethodError
+from cutaway.methods.result import Provenance, Result, heat, labels
 from cutaway.model.edits import Ablate, Edit, Patch
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -25,6 +24,8 @@ from cutaway.model.run import Run
 from cutaway.model.sites import Site
 from cutaway.model.targets import Target, of_rows
 from cutaway.model.tokens import Positions
+from cutaway.questions.pairs import batches, minimal_pairs, same_positions
+from cutaway.questions.rows import Rows
 from cutaway.store.reducers import Mean
 
 METHOD = "activation_patching"

@@ -14,14 +14,15 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from numpy import ndarray
 
-from cutaway.methods.feed import Rows, again
+from cutaway.errors import MethodError
 from cutaway.methods.probe_data import Pool, Pooling, chance, checked, fit, is_number, split, states
-from cutaway.methods.result import MethodError, Provenance, Result
+from cutaway.methods.result import Provenance, Result
 from cutaway.model.edits import Add, Edit, Project
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.model.targets import Target
+from cutaway.questions.rows import Rows, again
 
 METHOD = "erasure"
 SOURCE = "Elazar et al. 2020, arXiv 2006.00995 (amnesic probing); Ravfogel et al. 2020, arXiv 2004.07667 (INLP)"
@@ -76,7 +77,7 @@ def erase(
 
     >>> import cutaway
     >>> from cutaway.data import scene_at
-    >>> from cutaway.methods.scene_labels import scene_labels
+    >>> from cutaway.questions.labels import scene_labels
     >>> scenes = [scene_at("test", i) for i in range(24)]
     >>> x, model = scene_labels(scenes)["x"], cutaway.load("tiny:clip")
     >>> found = erase(model, scenes, x, site="vision.1.resid_post", draws=1, progress=False)

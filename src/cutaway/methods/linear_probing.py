@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from numpy import ndarray
 
-from cutaway.methods.feed import Rows, tracked
+from cutaway.errors import MethodError
 from cutaway.methods.probe_data import (
     Pool,
     Pooling,
@@ -28,9 +28,10 @@ from cutaway.methods.probe_data import (
     state_batches,
     states,
 )
-from cutaway.methods.result import MethodError, Provenance, Result, labels
+from cutaway.methods.result import Provenance, Result, labels
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
+from cutaway.questions.rows import Rows, tracked
 from cutaway.store.fitted import Fitted, Origin
 
 METHOD = "linear_probing"
@@ -89,7 +90,7 @@ def linear_probing(
 
     >>> import cutaway
     >>> from cutaway.data import scene_at
-    >>> from cutaway.methods.scene_labels import scene_labels
+    >>> from cutaway.questions.labels import scene_labels
     >>> scenes = [scene_at("test", i) for i in range(24)]
     >>> places = {"x": scene_labels(scenes)["x"]}
     >>> found = linear_probing(cutaway.load("tiny:clip"), scenes, places, seeds=(0, 1), progress=False)
@@ -209,7 +210,7 @@ def linear_probe(
     >>> from pathlib import Path
     >>> import cutaway
     >>> from cutaway.data import scene_at
-    >>> from cutaway.methods.scene_labels import scene_labels
+    >>> from cutaway.questions.labels import scene_labels
     >>> model, scenes = cutaway.load("tiny:clip"), [scene_at("test", i) for i in range(24)]
     >>> probe = linear_probe(model, scenes, scene_labels(scenes)["kind"], site="vision.1.resid_post", progress=False)
     >>> back = LinearProbe.load(probe.save(Path(tempfile.mkdtemp()) / "kind"))

@@ -13,12 +13,12 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from cutaway.errors import near
-from cutaway.methods.feed import Rows, ended, feed, unit
-from cutaway.methods.result import MethodError, Provenance, Result, heat
-from cutaway.methods.text_bank import TextBank, same_space
+from cutaway.errors import MethodError, near
+from cutaway.methods.result import Provenance, Result, heat
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.questions.bank import TextBank, same_space
+from cutaway.questions.rows import Rows, ended, feed, unit
 
 METHOD = "logit_lens"
 SOURCE = "nostalgebraist 2020 (logit lens); Gandelsman et al. 2023, arXiv 2310.05916 (reading in CLIP's joint space)"
@@ -93,7 +93,7 @@ def logit_lens(
 
     >>> import cutaway
     >>> from cutaway.data import scene_at
-    >>> from cutaway.methods.text_bank import text_bank
+    >>> from cutaway.questions.bank import text_bank
     >>> model = cutaway.load("tiny:clip")
     >>> lens = logit_lens(model, [scene_at("test", 0)], text_bank(model, ["a dog", "a cat"]), progress=False)
     >>> lens["patch"].dims, lens["patch"].shape

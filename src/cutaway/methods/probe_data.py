@@ -12,12 +12,12 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from cutaway.methods.feed import Rows, ended, feed
-from cutaway.methods.result import MethodError
+from cutaway.errors import MethodError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.model.tokens import Where
+from cutaway.questions.rows import Rows, ended, feed
 
 Pool = Literal["pooled", "mean"]
 

@@ -15,13 +15,14 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 from torch import Tensor
 
-from cutaway.methods.feed import Rows, ended, feed, unit
-from cutaway.methods.result import MethodError, Provenance, Result, heat
-from cutaway.methods.text_bank import TextBank, same_space
+from cutaway.errors import MethodError
+from cutaway.methods.result import Provenance, Result, heat
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.weights import Readout, head_weights
+from cutaway.questions.bank import TextBank, same_space
+from cutaway.questions.rows import Rows, ended, feed, unit
 
 METHOD = "representation_decomposition"
 SOURCE = "Gandelsman, Efros, Steinhardt 2023, arXiv 2310.05916"
@@ -336,7 +337,7 @@ def accumulated_ablation(
 
     >>> import cutaway
     >>> from cutaway.data import scene_at
-    >>> from cutaway.methods.text_bank import text_bank
+    >>> from cutaway.questions.bank import text_bank
     >>> model = cutaway.load("tiny:clip")
     >>> made = representation_decomposition(model, [scene_at("test", i) for i in range(4)], progress=False)
     >>> curve = accumulated_ablation(made, text_bank(model, ["a dog", "a cat"]), np.array([0, 1, 0, 1]))

@@ -28,10 +28,6 @@ _PROVENANCE, _KIND = "provenance", "result"
 _OWN = re.compile(r"(cutaway(?:\.[a-z][a-z0-9_]*)+)(?:\.[A-Z]\w*)+$")  # the module of a class of this package
 
 
-class MethodError(CutawayError, ValueError):
-    """Options or data that a method cannot work with."""
-
-
 class ResultError(CutawayError, ValueError):
     """A result that cannot be saved, opened or drawn."""
 

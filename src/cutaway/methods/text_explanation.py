@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 from torch import Tensor
 
-from cutaway.methods.feed import tracked, unit
+from cutaway.errors import MethodError
 from cutaway.methods.representation_decomposition import Decomposition
-from cutaway.methods.result import MethodError, Provenance, Result, heat
-from cutaway.methods.text_bank import TextBank, same_space
+from cutaway.methods.result import Provenance, Result, heat
+from cutaway.questions.bank import TextBank, same_space
+from cutaway.questions.rows import tracked, unit
 from cutaway.store.reducers import Gram, Moments
 
 SPAN_SOURCE = "Gandelsman, Efros, Steinhardt 2023, arXiv 2310.05916, algorithm 1 (TextSpan)"
@@ -88,7 +89,7 @@ def text_span(
     >>> import cutaway
     >>> from cutaway.data import scene_at
     >>> from cutaway.methods.representation_decomposition import decompositions
-    >>> from cutaway.methods.text_bank import text_bank
+    >>> from cutaway.questions.bank import text_bank
     >>> model = cutaway.load("tiny:clip")
     >>> made = decompositions(model, (scene_at("test", i) for i in range(8)), batch=4, progress=False)
     >>> spans = text_span(made, text_bank(model, ["a dog", "a cat", "a red car"]), picks=2, progress=False)
@@ -271,8 +272,8 @@ def splice(
 
     >>> import cutaway
     >>> from cutaway.data import scene_at
-    >>> from cutaway.methods.feed import embedded
-    >>> from cutaway.methods.text_bank import text_bank
+    >>> from cutaway.questions.rows import embedded
+    >>> from cutaway.questions.bank import text_bank
     >>> model = cutaway.load("tiny:clip")
     >>> vectors = embedded(model, [scene_at("test", i) for i in range(4)], "vision", progress=False)
     >>> found = splice(vectors, text_bank(model, ["a dog", "a cat", "a red car"]))

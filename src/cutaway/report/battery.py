@@ -14,16 +14,16 @@ from numpy import ndarray
 from PIL import Image
 
 from cutaway.data import Scene, render
-from cutaway.methods.feed import embedded, unit
 from cutaway.methods.logit_lens import Lens, logit_lens
 from cutaway.methods.representation_decomposition import Decomposition, representation_decomposition
 from cutaway.methods.result import Result
-from cutaway.methods.text_bank import TextBank
 from cutaway.methods.text_explanation import Spans, SparseTexts, splice, text_span
 from cutaway.model.model import Model
 from cutaway.model.targets import margin, similarity
 from cutaway.model.weights import READERS, readout
-from cutaway.report.sources import asked, with_asked
+from cutaway.questions.bank import TextBank
+from cutaway.questions.given import asked, with_asked
+from cutaway.questions.rows import embedded, unit
 
 WORDS = 24  # texts with more words are not taken apart
 PICKS = 3  # texts a head is named by

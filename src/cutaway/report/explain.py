@@ -14,13 +14,7 @@ from numpy import ndarray
 from cutaway.errors import InputError
 from cutaway.methods.result import versions
 from cutaway.model.model import Model
-from cutaway.report import lenses, page, sections, words
-from cutaway.report.battery import RESULTS, Battery, Case, Told, examine
-from cutaway.report.heads import heads
-from cutaway.report.patching import maps
-from cutaway.report.picture import Picture
-from cutaway.report.snippets import BANK, OTHER, PICTURE, Snippets
-from cutaway.report.sources import (
+from cutaway.questions.given import (
     EMOJIWORLD,
     Folder,
     as_seen,
@@ -34,9 +28,15 @@ from cutaway.report.sources import (
     unknown_words,
     untrained,
 )
+from cutaway.report import lenses, page, sections, words
+from cutaway.report.battery import RESULTS, Battery, Case, Told, examine
+from cutaway.report.heads import heads
+from cutaway.report.patching import maps
+from cutaway.report.snippets import BANK, OTHER, PICTURE, Snippets
 from cutaway.report.verdict import opening, summary
-from cutaway.report.views import Overlay, View
 from cutaway.source import Source
+from cutaway.views.kinds import Overlay, View
+from cutaway.views.picture import Picture
 
 REPORT = "report.html"
 FILES = (REPORT, PICTURE, OTHER, BANK, *(f"{result}.nc" for result in RESULTS))  # all that a report may write

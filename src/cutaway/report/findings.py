@@ -19,10 +19,10 @@ from cutaway.methods.result import Provenance, Result
 from cutaway.model.fingerprint import fingerprint
 from cutaway.model.load import load
 from cutaway.model.model import Model
+from cutaway.questions.given import check_folder
 from cutaway.report import findings_heads, findings_layers, findings_scenes
 from cutaway.report.findings_page import About, page
 from cutaway.report.findings_plots import draw_all
-from cutaway.report.sources import check_folder
 from cutaway.zoo.trained import TRAINED
 
 SMALLEST = 48  # scenes: fewer leave a class without items

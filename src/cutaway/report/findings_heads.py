@@ -15,10 +15,10 @@ from cutaway.methods.representation_decomposition import (
     accumulated_ablation,
     representation_decomposition,
 )
-from cutaway.methods.scene_labels import scene_labels
-from cutaway.methods.text_bank import TextBank, emoji_bank, text_bank
 from cutaway.methods.text_explanation import Spans, text_span
 from cutaway.model.model import Model
+from cutaway.questions.bank import TextBank, emoji_bank, text_bank
+from cutaway.questions.labels import scene_labels
 from cutaway.report.findings_scenes import CONCEPTS, FACTORS, LABELS, TOLD, TOPICS, lone_pairs, lone_scenes, patching
 from cutaway.zoo.evaluate import classes, wilson
 

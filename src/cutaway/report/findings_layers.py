@@ -15,11 +15,11 @@ from torch import Tensor
 from cutaway.data import Pair, Scene, render
 from cutaway.methods.erasure import erase
 from cutaway.methods.linear_probing import linear_probing
-from cutaway.methods.minimal_pairs import closer_to
-from cutaway.methods.scene_labels import scene_labels
 from cutaway.model.edits import Ablate, Edit
 from cutaway.model.model import Model
 from cutaway.model.tokens import Where
+from cutaway.questions.labels import scene_labels
+from cutaway.questions.pairs import closer_to
 from cutaway.report.findings_scenes import (
     FACTORS,
     PROBED,

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from cutaway.data import Pair, Scene, World, pairs, render, scenes
 from cutaway.methods.activation_patching import activation_patching
-from cutaway.methods.feed import embedded
-from cutaway.methods.minimal_pairs import closer_to
 from cutaway.model.edits import Edit
 from cutaway.model.model import Model
+from cutaway.questions.pairs import closer_to
+from cutaway.questions.rows import embedded
 from cutaway.zoo.evaluate import classes
 
 FACTORS = ("background", "place", "category", "artist")  # of `cutaway.data.pairs`

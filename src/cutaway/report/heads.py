@@ -6,13 +6,13 @@ import numpy as np
 from numpy import ndarray
 
 from cutaway.data import Scene, render
-from cutaway.methods.feed import unit
+from cutaway.questions.rows import unit
 from cutaway.report.battery import Battery
-from cutaway.report.picture import Picture
 from cutaway.report.sections import CLEAR, leading, origin
 from cutaway.report.snippets import Snippets
-from cutaway.report.views import Head, HeadTable, Span
 from cutaway.report.words import aim, name, number, quoted, signed
+from cutaway.views.kinds import Head, HeadTable, Span
+from cutaway.views.picture import Picture
 
 MOVED = 4  # pictures shown of those in which a head adds most, and as many of those in which it adds least
 THUMB = {"longest": 64, "lossless": 2_500}

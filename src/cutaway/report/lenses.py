@@ -6,12 +6,12 @@ import numpy as np
 from numpy import ndarray
 
 from cutaway.report.battery import Battery, Measured
-from cutaway.report.picture import Picture
 from cutaway.report.sections import PATCHES, aimed, chances, origin
 from cutaway.report.snippets import Snippets
-from cutaway.report.views import Axis as Side
-from cutaway.report.views import Curve, Lens, Line, Overlay
 from cutaway.report.words import aim, alone, labels, name, number, onward, signed
+from cutaway.views.kinds import Axis as Side
+from cutaway.views.kinds import Curve, Lens, Line, Overlay
+from cutaway.views.picture import Picture
 
 STRONG = 0.5  # patches that add at least this share of the largest are those that count
 

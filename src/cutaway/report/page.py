@@ -17,8 +17,8 @@ from pathlib import Path
 from string import Template
 
 from cutaway.errors import InputError
-from cutaway.report.encode import encode
-from cutaway.report.views import Opening, View
+from cutaway.views.encode import encode
+from cutaway.views.kinds import Opening, View
 
 SCRIPTS = ("page.js", "colour.js", "heatmap.js", "maps.js", "charts.js", "grid.js", "heads.js", "start.js")
 MOUNT = "cutaway.mount(document.currentScript)"

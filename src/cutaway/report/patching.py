@@ -6,11 +6,11 @@ import numpy as np
 
 from cutaway.methods.result import Result
 from cutaway.report.battery import Battery
-from cutaway.report.picture import Picture
 from cutaway.report.sections import origin
 from cutaway.report.snippets import Snippets
-from cutaway.report.views import Axis, PatchingMap
 from cutaway.report.words import aim, number, signed
+from cutaway.views.kinds import Axis, PatchingMap
+from cutaway.views.picture import Picture
 
 
 def maps(found: Battery, picture: Picture, other: Picture, code: Snippets) -> list[PatchingMap]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from cutaway.errors import InputError
 from cutaway.model.load import load
 from cutaway.model.model import Model
-from cutaway.report.sources import read_picture, unknown_words
+from cutaway.questions.given import read_picture, unknown_words
 from cutaway.report.tables import print_recording, print_tokens
 from cutaway.report.words import quoted
 from cutaway.source import Source

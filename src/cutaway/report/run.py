@@ -18,7 +18,7 @@ from cutaway.methods.result import Result
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.model.targets import margin
-from cutaway.report.sources import (
+from cutaway.questions.given import (
     EMOJIWORLD,
     Folder,
     asked,
@@ -138,9 +138,9 @@ def explanation(
     model: Source | str, pictures: str | None, bank: str | None, image: Path | None, count: int, skip_bad: bool = False
 ) -> Result:
     """Heads as texts over many pictures, or one picture's embedding as texts."""
-    from cutaway.methods.feed import embedded, unit
     from cutaway.methods.representation_decomposition import representation_decomposition
     from cutaway.methods.text_explanation import splice, text_span
+    from cutaway.questions.rows import embedded, unit
 
     check_bank(bank)
     one = None if image is None else read_picture(image)
@@ -164,7 +164,7 @@ def probing(
 ) -> Result:
     """Linear probes of what is known of the pictures: the truth of scenes, or the names of sub-folders."""
     from cutaway.methods.linear_probing import linear_probing
-    from cutaway.methods.scene_labels import LABELS, scene_labels
+    from cutaway.questions.labels import LABELS, scene_labels
 
     if pictures == EMOJIWORLD:
         unknown = [name for name in labels if name not in LABELS]

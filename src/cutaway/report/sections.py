@@ -12,10 +12,10 @@ from numpy import ndarray
 from cutaway.data import PLACES
 from cutaway.methods.result import Provenance, Result
 from cutaway.report.battery import Battery, Measured, Words
-from cutaway.report.picture import Picture
 from cutaway.report.snippets import Snippets
-from cutaway.report.views import Bar, Bars, Overlay, Table
 from cutaway.report.words import aim, labels, name, quoted, reads, signed
+from cutaway.views.kinds import Bar, Bars, Overlay, Table
+from cutaway.views.picture import Picture
 
 NEAREST = 12
 SHARE = "largest share of one ninth"

@@ -39,8 +39,8 @@ class Snippets:
     @property
     def _asked(self) -> list[str]:
         if len(self.texts) > 1:
-            return ["from cutaway.methods.text_bank import text_bank"]
-        return ["from cutaway.methods.feed import embedded", "from cutaway.methods.text_bank import TextBank"]
+            return ["from cutaway.questions.bank import text_bank"]
+        return ["from cutaway.questions.rows import embedded", "from cutaway.questions.bank import TextBank"]
 
     def _parts(self, *more: str) -> str:
         home = "from cutaway.methods.representation_decomposition import representation_decomposition"
@@ -58,7 +58,7 @@ class Snippets:
     def by_word(self, text: int) -> str:
         """What the patches add for a text by each of its words."""
         home = "from cutaway.methods.representation_decomposition import representation_decomposition"
-        return self.start(home, "from cutaway.methods.feed import embedded") + (
+        return self.start(home, "from cutaway.questions.rows import embedded") + (
             f"\nwords = texts[{text}].split()\n"
             'shorter = [" ".join(words[:at] + words[at + 1 :]) for at in range(len(words))]\n'
             f'vectors = embedded(model, [texts[{text}], *shorter], "text")\n'
@@ -134,7 +134,7 @@ class Snippets:
     def splice(self) -> str:
         """The embedding as a few texts."""
         homes = [
-            "from cutaway.methods.feed import embedded, unit",
+            "from cutaway.questions.rows import embedded, unit",
             "from cutaway.methods.text_explanation import splice",
             *self._many()[0],
             *self._bank()[0],
@@ -148,7 +148,7 @@ class Snippets:
     def nearest(self) -> str:
         """The nearest texts of the bank."""
         homes, made = self._bank()
-        return self.start("from cutaway.methods.feed import embedded, unit", *homes) + (
+        return self.start("from cutaway.questions.rows import embedded, unit", *homes) + (
             f"\n{made}\n"
             'cosine = (unit(embedded(model, [picture], "vision")) @ unit(bank.embeddings).T)[0]\n'
             "for index in cosine.argsort(descending=True)[:12]:\n"
@@ -184,14 +184,14 @@ class Snippets:
             made = f'pictures = [data.scene_at("test", index) for index in range({self.many})]'
             return ["from cutaway import data"], made
         skip = ", skip=True" if self.skip else ""
-        return ["from cutaway.report.sources import Folder"], f"pictures = Folder({self.crowd!r}, {self.many}{skip})"
+        return ["from cutaway.questions.given import Folder"], f"pictures = Folder({self.crowd!r}, {self.many}{skip})"
 
     def _bank(self) -> tuple[list[str], str]:
         name, call = {
             "emojiworld": ("emoji_bank", "emoji_bank(model)"),
             "file": ("file_bank", f"file_bank(model, {str(self.folder / BANK)!r})"),
         }[self.bank]
-        return [f"from cutaway.methods.text_bank import {name}"], f"bank = {call}"
+        return [f"from cutaway.questions.bank import {name}"], f"bank = {call}"
 
 
 def _listed(texts: tuple[str, ...]) -> str:

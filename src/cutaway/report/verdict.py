@@ -7,9 +7,9 @@ from numpy import ndarray
 
 from cutaway.report import sections, words
 from cutaway.report.battery import LEAST, Battery
-from cutaway.report.picture import Picture
-from cutaway.report.views import Opening, Overlay
 from cutaway.report.words import quoted, signed
+from cutaway.views.kinds import Opening, Overlay
+from cutaway.views.picture import Picture
 
 QUOTED = 64  # letters; longer texts go by their letters in the verdict
 MOST = 0.5  # a region with this share of what speaks for the verdict is where it was read

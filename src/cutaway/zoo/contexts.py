@@ -35,7 +35,7 @@ APART = 8  # one concept in so many is never in an example or its question in tr
 
 
 def conversation(draw: random.Random, kind: str, split: data.Split = "train", *, where: bool = False) -> Conversation:
-    """One conversation of that kind of context, about scenes of the split; with `where` mostly about where things are."""
+    """One conversation of that kind of context, about scenes of the split; with `where` mostly of where."""
     if kind in ("picture", "words"):
         about = about_picture if kind == "picture" else about_words
         if where:
@@ -217,7 +217,7 @@ def _any(name: str) -> str:
 
 
 def _fitting(draw: random.Random, turns: Iterable[Turn], room: int, where: int = 0) -> tuple[Turn, ...]:
-    """Shuffled, as many as fit, at least one: a caption first if there is one, then up to `where` questions about where.
+    """Shuffled, as many as fit, at least one: a caption first if there is one, then up to `where` of place.
 
     Of the others at most `EACH` of a kind.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.data import Scene, concept
-from cutaway.methods.result import MethodError
+from cutaway.errors import MethodError
 
 LABELS = ("concept", "group", "place", "background", "kind", "count", "artist", "x", "y")
 

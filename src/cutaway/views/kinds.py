@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 
 from cutaway.errors import InputError
-from cutaway.report.encode import decode, encode
-from cutaway.report.picture import Picture
+from cutaway.views.encode import decode, encode
+from cutaway.views.picture import Picture
 
 Cell = str | int | float | bool | None
 

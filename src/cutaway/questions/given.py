@@ -15,12 +15,12 @@ from PIL import Image, UnidentifiedImageError
 
 from cutaway import data
 from cutaway.errors import InputError, SiteError
-from cutaway.methods.feed import embedded
-from cutaway.methods.text_bank import TextBank, emoji_bank, file_bank, file_texts
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.model.pictures import picture
 from cutaway.model.weights import readout
+from cutaway.questions.bank import TextBank, emoji_bank, file_bank, file_texts
+from cutaway.questions.rows import embedded
 from cutaway.source import Source
 
 EMOJIWORLD = "emojiworld"

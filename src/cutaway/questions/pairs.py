@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from cutaway.data import Pair
-from cutaway.methods.feed import Rows, again, embedded, prepared
-from cutaway.methods.result import MethodError
+from cutaway.errors import MethodError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import Target, closer
+from cutaway.questions.rows import Rows, again, embedded, prepared
 
 
 def closer_to(model: Model, to: Rows, than: Rows, *, progress: bool = False) -> closer:

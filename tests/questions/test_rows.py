@@ -10,14 +10,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from cutaway import data
 from cutaway.data import EmojiWorld, Scene, collate, pairs, scenes
+from cutaway.errors import MethodError
 from cutaway.methods.activation_patching import activation_patching
 from cutaway.methods.erasure import erase
-from cutaway.methods.feed import again, check_rows, embedded, feed, prepared, tracked
 from cutaway.methods.linear_probing import linear_probing
 from cutaway.methods.logit_lens import logit_lens
-from cutaway.methods.minimal_pairs import closer_to
-from cutaway.methods.result import MethodError
-from cutaway.methods.text_bank import text_bank
+from cutaway.questions.bank import text_bank
+from cutaway.questions.pairs import closer_to
+from cutaway.questions.rows import again, check_rows, embedded, feed, prepared, tracked
 from world import gap, opened
 
 WORLD = EmojiWorld("test", n=5)

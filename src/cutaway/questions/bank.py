@@ -12,9 +12,9 @@ from torch import Tensor
 
 from cutaway import data
 from cutaway.data.captions import at_place, on_ground
-from cutaway.methods.feed import embedded, unit
-from cutaway.methods.result import MethodError
+from cutaway.errors import MethodError
 from cutaway.model.model import Model
+from cutaway.questions.rows import embedded, unit
 
 TOPICS = ("concept", "background", "place", "artist", "count")
 _NUMBERS = ("one thing", "two things", "three things", "four things")

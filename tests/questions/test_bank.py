@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from cutaway import data
-from cutaway.errors import SiteError
-from cutaway.methods.feed import embedded, feed, tracked
+from cutaway.errors import MethodError, SiteError
 from cutaway.methods.representation_decomposition import representation_decomposition
-from cutaway.methods.result import MethodError
-from cutaway.methods.text_bank import TOPICS, emoji_bank, emoji_phrases, file_bank, text_bank
+from cutaway.questions.bank import TOPICS, emoji_bank, emoji_phrases, file_bank, text_bank
+from cutaway.questions.rows import embedded, feed, tracked
 from cutaway.zoo import emoji_clip
 from world import gap, opened
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from cutaway.errors import CutawayError, InputError
-from cutaway.report import views
-from cutaway.report.picture import Picture
+from cutaway.views import kinds as views
+from cutaway.views.picture import Picture
 from report import examples
 
 EVERY = {

@@ -1,0 +1,1 @@
+"""The kinds of view as pure data, and how they are written."""
