@@ -10,7 +10,7 @@ import torch
 import cutaway
 from cutaway.data import pairs
 from cutaway.errors import MethodError, SiteError, TargetError
-from cutaway.methods.activation_patching import Patching, activation_patching
+from cutaway.methods.causal_tracing import Patching, activation_patching
 from cutaway.methods.result import load
 from cutaway.model.edits import Patch
 from cutaway.model.targets import closer, logit_diff
@@ -269,7 +269,7 @@ def test_the_same_seed_gives_the_same_numbers():
     ("options", "said"),
     [
         ({"over": ("query",)}, "go over query"),
-        ({"over": ("head",)}, "go over head"),
+        ({"over": ("head",), "sites": "vision.*.resid_post"}, "go over head"),
         ({"at": Where("cls")}, "both choose positions"),
         ({"least": 1.5}, "least 1.5"),
         ({"sites": ["vision.0.resid_post", "text.0.resid_post"]}, "several towers"),

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from cutaway.errors import MethodError
-from cutaway.methods.erasure import Erasure, _edits, _unlabelled, _varied, erase
-from cutaway.methods.probe_data import Pooling, states
+from cutaway.methods.linear_probing.erasure import Erasure, _edits, _unlabelled, _varied, erase
+from cutaway.methods.linear_probing.probe_data import Pooling, states
 from cutaway.methods.result import load
 from cutaway.model.targets import similarity
 from world import gap, opened

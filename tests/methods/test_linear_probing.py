@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cutaway.data import scenes
 from cutaway.errors import MethodError, StoreError
 from cutaway.methods.linear_probing import LinearProbe, Probes, linear_probe, linear_probing
-from cutaway.methods.probe_data import Pooling, chance, fit, shuffled_by_type, split, states
+from cutaway.methods.linear_probing.probe_data import Pooling, chance, fit, shuffled_by_type, split, states
 from cutaway.methods.result import load
 from cutaway.model.edits import Add
 from cutaway.model.tokens import Where

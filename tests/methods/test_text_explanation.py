@@ -14,7 +14,8 @@ from cutaway.data import scenes
 from cutaway.errors import MethodError
 from cutaway.methods.representation_decomposition import Decomposition, decompositions, representation_decomposition
 from cutaway.methods.result import Provenance, load
-from cutaway.methods.text_explanation import Spans, SparseTexts, _greedy, _row_space, splice, text_span
+from cutaway.methods.text_explanation import Spans, SparseTexts, splice, text_span
+from cutaway.methods.text_explanation.text_span import _greedy, _row_space
 from cutaway.model.weights import readout
 from cutaway.questions.bank import TextBank, text_bank
 from cutaway.questions.rows import embedded, unit

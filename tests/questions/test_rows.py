@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from cutaway import data
 from cutaway.data import EmojiWorld, Scene, collate, pairs, scenes
 from cutaway.errors import MethodError
-from cutaway.methods.activation_patching import activation_patching
-from cutaway.methods.erasure import erase
+from cutaway.methods.causal_tracing import activation_patching
 from cutaway.methods.linear_probing import linear_probing
+from cutaway.methods.linear_probing.erasure import erase
 from cutaway.methods.logit_lens import logit_lens
 from cutaway.questions.bank import text_bank
 from cutaway.questions.pairs import closer_to

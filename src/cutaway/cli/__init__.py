@@ -14,7 +14,7 @@ from cutaway.cli.options import Bank, Count, Images, Out, Overwrite, Pictures, P
 from cutaway.source import Source
 
 if TYPE_CHECKING:
-    from cutaway.methods.probe_data import Pool
+    from cutaway.methods.linear_probing.probe_data import Pool
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -1,1 +1,19 @@
-"""Methods: one file each, functions that take a model and give a labelled result; `result.load` opens a saved one."""
+"""The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
+
+from cutaway.methods.causal_tracing import activation_patching
+from cutaway.methods.linear_probing import erase, linear_probing
+from cutaway.methods.logit_lens import logit_lens
+from cutaway.methods.representation_decomposition import representation_decomposition
+from cutaway.methods.text_explanation import head_texts, picture_texts, splice, text_span
+
+__all__ = [
+    "activation_patching",
+    "erase",
+    "head_texts",
+    "linear_probing",
+    "logit_lens",
+    "picture_texts",
+    "representation_decomposition",
+    "splice",
+    "text_span",
+]

@@ -272,7 +272,7 @@ def _patched(found: Battery, counterfactual: Image.Image, told: Told) -> tuple[B
 
 def patch(case: Case, clean: Image.Image, counterfactual: Image.Image, over: Over) -> Result:
     """Activation patching from one picture into the other, by position of the residual stream or by head."""
-    from cutaway.methods.activation_patching import activation_patching
+    from cutaway.methods.causal_tracing import activation_patching
 
     inputs = [case.model.inputs(image=one, text=list(case.texts[:2])) for one in (clean, counterfactual)]
     sites: str | list[str] = "vision.*.attn.z"

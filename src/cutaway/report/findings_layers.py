@@ -13,8 +13,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.data import Pair, Scene, render
-from cutaway.methods.erasure import erase
 from cutaway.methods.linear_probing import linear_probing
+from cutaway.methods.linear_probing.erasure import erase
 from cutaway.model.edits import Ablate, Edit
 from cutaway.model.model import Model
 from cutaway.model.tokens import Where

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.data import Pair, Scene, World, pairs, render, scenes
-from cutaway.methods.activation_patching import activation_patching
+from cutaway.methods.causal_tracing import activation_patching
 from cutaway.model.edits import Edit
 from cutaway.model.model import Model
 from cutaway.questions.pairs import closer_to

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from cutaway import data
 from cutaway.errors import InputError
-from cutaway.methods.probe_data import Pool
+from cutaway.methods.linear_probing.probe_data import Pool
 from cutaway.methods.result import Result
 from cutaway.model.load import load
 from cutaway.model.model import Model
@@ -200,7 +200,7 @@ def patching(
     model: Model | Source | str, image: Path, counterfactual: Path, texts: Sequence[str], over: str, sites: str
 ) -> Result:
     """Activation patching between two pictures, for the first text rather than the second."""
-    from cutaway.methods.activation_patching import OVER, activation_patching
+    from cutaway.methods.causal_tracing import OVER, activation_patching
 
     words, pictures = list(read_texts(texts)), [read_picture(one) for one in (image, counterfactual)]
     if over not in OVER:

@@ -167,7 +167,7 @@ class Snippets:
         """One patching map; `whole` says that the sites are those of all layers."""
         site: object = f"vision.*.{sites[0].split('.', 2)[2]}" if whole else list(sites)
         homes = [
-            "from cutaway.methods.activation_patching import activation_patching",
+            "from cutaway.methods.causal_tracing import activation_patching",
             "from cutaway.model.targets import margin",
         ]
         rival = 1 if len(self.texts) > 1 else None

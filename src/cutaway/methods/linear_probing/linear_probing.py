@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 
 from cutaway.errors import MethodError
-from cutaway.methods.probe_data import (
+from cutaway.methods.linear_probing.probe_data import (
     Pool,
     Pooling,
     Probe,

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 
 from cutaway.errors import MethodError
-from cutaway.methods.probe_data import Pool, Pooling, chance, checked, fit, is_number, split, states
+from cutaway.methods.linear_probing.probe_data import Pool, Pooling, chance, checked, fit, is_number, split, states
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.edits import Add, Edit, Project
 from cutaway.model.inputs import Inputs

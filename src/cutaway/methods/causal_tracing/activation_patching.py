@@ -34,6 +34,7 @@ Mode = Literal["denoise", "noise"]
 How = Literal["patch", "mean", "zero", "resample"]
 OVER = ("token", "head")
 DRAWS = 2000
+ENDS = {"contrastive": "vision", "generative": "text", "diffusion": "denoiser"}  # the tower patched unless named
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,7 +123,7 @@ class Patching(Result):
 
 def activation_patching(
     model: Model, clean: Rows, counterfactual: Rows | None = None, *,
-    sites: str | Sequence[str] = "vision.*.resid_post", over: Sequence[str] = ("token",), at: Positions | None = None,
+    sites: str | Sequence[str] | None = None, over: str | Sequence[str] = "token", at: Positions | None = None,
     target: Target | None = None, mode: Mode = "denoise", how: How = "patch", least: float = 0.25, seed: int = 0,
     batch: int = 16, progress: bool = True,
 ) -> Patching:  # fmt: skip
@@ -131,10 +132,12 @@ def activation_patching(
     recovery = (m_patched - m_corrupted) / (m_clean - m_corrupted) for every pair, m the target. `denoise` runs the
     counterfactual with a_c <- a_c(clean): is this place enough? `noise` runs the clean input with
     a_c <- a_c(counterfactual): is it needed? A place c is a site, and one value of each axis in `over` (`token`,
-    `head`; () for whole sites); `at` limits it to positions, such as Where("cls"). Other `how` ablate a_c in the clean
-    run: `zero`; `mean` over all rows given; `resample`, another row's value. `clean` is a list of pictures, scenes or
-    texts, or prepared Inputs, and `counterfactual` its equal in number; or `clean` is a list of `cutaway.data.Pair`,
-    and m is by default `closer`: cos(y, own caption) - cos(y, caption of the other) (for text sites: pictures).
+    `head`; () for whole sites); `sites` are by default the residual stream, or the heads' results, of the tower that
+    the model ends in (of pictures, for a model that matches); `at` limits c to positions, such as Where("cls"). Other
+    `how` ablate a_c in the clean run: `zero`; `mean` over all rows given; `resample`, another row's value. `clean` is a
+    list of pictures, scenes or texts, or prepared Inputs, and `counterfactual` its equal in number; or `clean` is a
+    list of `cutaway.data.Pair`, and m is by default `closer`: cos(y, own caption) - cos(y, caption of the other) (for
+    text sites: pictures).
 
     Units: shares of the gap (`recovery`) and the target's own (`effect`). Pairs with |m_clean - m_corrupted| below
     `least` times its median are left out of shares and counted in `left_out`. Source: Vig et al. 2020, arXiv
@@ -156,13 +159,15 @@ def activation_patching(
     1.0
     """
     started = time.perf_counter()
+    over = (over,) if isinstance(over, str) else tuple(over)
+    sites = usual_sites(model, over) if sites is None else sites
     chosen = model.sites[sites] if isinstance(sites, str) else model.sites.select(sites)
     _check_options(chosen, over, at, mode, how, least)
     removes = how != "patch"
     one, other, aim = minimal_pairs(model, clean, counterfactual, target, chosen[0].tower, progress)
-    runs = _Runs(model, chosen, tuple(over), at, mode, how, seed, batch)
+    runs = _Runs(model, chosen, over, at, mode, how, seed, batch)
     whole, maps = runs(one, other, aim)
-    data = _table(whole, chosen, tuple(over), maps, least, mode == "noise" or removes, seed)
+    data = _table(whole, chosen, over, maps, least, mode == "noise" or removes, seed)
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, sites=tuple(str(site) for site in chosen), seed=seed,
         over=list(over), at=repr(at), mode="ablate the clean run" if removes else mode, how=how, least=least,
@@ -170,6 +175,14 @@ def activation_patching(
         pairs=data.sizes["pair"], left_out=int((~data["used"]).sum()), bootstrap=DRAWS,
     )  # fmt: skip
     return Patching(data, told)
+
+
+def usual_sites(model: Model, over: Sequence[str] = ("token",)) -> str:
+    """What is patched unless sites are named: of the tower that the answer comes out of."""
+    towers = [name for name, layers in model.sites.towers().items() if layers]
+    end = ENDS.get(model.family.kind, "")
+    tower = end if end in towers else towers[-1]
+    return f"{tower}.*.{'attn.z' if 'head' in over else 'resid_post'}"
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------

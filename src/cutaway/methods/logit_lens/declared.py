@@ -1,0 +1,27 @@
+"""What lenses take, need and can not tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cutaway.methods.logit_lens.logit_lens import Lens, logit_lens
+from cutaway.methods.method import Method
+from cutaway.questions.question import Question
+
+
+def by_layer(made: Lens, _: Question) -> Any:
+    """The pooled state of the first picture against each text, by layer, beside the size of chance."""
+    frame = made["pooled"].isel(picture=0).transpose("layer", "text").to_pandas().reset_index()
+    return frame.assign(random=made["random"].values)
+
+
+METHODS = (
+    Method(
+        function=logit_lens,
+        row="logit lens",
+        takes={"model": "model", "pictures": "pictures", "bank": "texts"},
+        options={"centre": "Subtract the means over pictures and over texts."},
+        cannot="A low number does not mean that a state knows nothing, only that the output's own words do not say so.",
+        table=by_layer,
+    ),
+)

@@ -1,0 +1,115 @@
+"""How a method is declared: what it takes from a question, what it needs, what it can not tell, and how it is shown."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cutaway.errors import MethodError, near
+from cutaway.methods.result import Result
+from cutaway.questions.question import Question
+
+if TYPE_CHECKING:
+    from cutaway.methods.shown import Page
+    from cutaway.views.kinds import View
+
+# The rows of the taxonomy (arXiv 2502.17516): seven from language models, five of multi-modal models' own.
+ROWS = (
+    "linear probing", "logit lens", "causal tracing and circuits", "representation decomposition", "task vectors",
+    "sparse autoencoders", "neuron descriptions", "text explanations of embeddings", "network dissection",
+    "cross-attention", "training-data attribution", "feature visualisation",
+)  # fmt: skip
+
+
+def _nothing(_: Question, __: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {}
+
+
+def _always(_: Question) -> str:
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One method: its function, which part of a `Question` each parameter takes, and what the function can not tell.
+
+    `takes` are parameters and parts (`{"clean": "inputs"}`); `needs` parts that must be there besides; `fitting` says
+    why a question with all of them does not fit, "" where it does. `chosen` are options that follow from the question
+    and those given; `options` those of the command line, with a line of help each; `many` how large a crowd is unless
+    said. `table` makes what the command line prints, `show` the views of a report.
+    """
+
+    function: Callable[..., Result]
+    row: str
+    takes: Mapping[str, str]
+    cannot: str
+    needs: tuple[str, ...] = ()
+    fitting: Callable[[Question], str] = _always
+    chosen: Callable[[Question, Mapping[str, Any]], Mapping[str, Any]] = _nothing
+    options: Mapping[str, str] = field(default_factory=dict)
+    many: int = 256
+    table: Callable[[Any, Question], Any] | None = None
+    show: Callable[[Page], Iterable[View]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the function."""
+        return self.function.__name__
+
+    @property
+    def line(self) -> str:
+        """What it does, in one line: the first of the function's docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Every part of a question that must be there."""
+        return tuple(dict.fromkeys((*self.takes.values(), *self.needs)))
+
+    def why_not(self, question: Question) -> str:
+        """Why the method does not fit a question, and what to give; "" where it fits."""
+        lacking = [said for part in self.parts if (said := question.lacks(part))]
+        return lacking[0] if lacking else self.fitting(question)
+
+    def apply(self, question: Question, **options: Any) -> Applied:
+        """Answer a question; options are those of the function. Raises MethodError where it does not fit."""
+        known = inspect.signature(self.function).parameters
+        for name in options:
+            if name not in known or name in self.takes:
+                raise MethodError(
+                    f"{self.name} has no option '{name}'", expected="an option of the function",
+                    exists=near(name, [one for one in known if one not in self.takes]), do=f"see help({self.name})",
+                )  # fmt: skip
+        why = self.why_not(question)
+        if why:
+            raise MethodError(f"{self.name} does not fit this question", expected=why)
+        given = {**self.chosen(question, options), **options}
+        taken = {parameter: question.part(part) for parameter, part in self.takes.items()}
+        silent = {"progress": False} if "progress" in known and "progress" not in given else {}
+        return Applied(self, question, given, self.function(**taken, **given, **silent))
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """A method that was applied to a question: its result, and the call that made it."""
+
+    method: Method
+    question: Question
+    options: Mapping[str, Any]
+    result: Any
+
+    def code(self, look: str = "print(found.summary())") -> str:
+        """The call as a programme of public names; `look` is what it does with the result, `found`."""
+        known = inspect.signature(self.method.function).parameters
+        given = []
+        for parameter, part in self.method.takes.items():
+            plain = known[parameter].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+            given.append(f"question.{part}" if plain else f"{parameter}=question.{part}")
+        given += [f"{name}={value!r}" for name, value in self.options.items()]
+        call = f"found = {self.method.name}({', '.join(given)})"
+        if len(call) > 100:
+            call = f"found = {self.method.name}(\n    {', '.join(given)},\n)"
+        lines = ["import cutaway", "from cutaway import questions", f"from cutaway.methods import {self.method.name}"]
+        return "\n".join([*lines, "", self.question.code, call, look])

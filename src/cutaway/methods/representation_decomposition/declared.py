@@ -1,0 +1,39 @@
+"""What the decomposition takes, needs and can not tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cutaway.methods.method import Method
+from cutaway.methods.representation_decomposition.representation_decomposition import (
+    Decomposition,
+    representation_decomposition,
+)
+from cutaway.questions.question import Question
+
+
+def by_layer(made: Decomposition, question: Question) -> Any:
+    """With texts, the mean effect of the parts of each layer on each of them; without, the lengths of the parts."""
+    if question.texts is None:
+        return made.summary()
+    effect = made.effect(question.texts).mean("item")
+    names = [str(name) for name in effect["term"].values]
+    layers = np.array([name.split(".")[0] for name in names])
+    kinds = np.array(["heads" if ".head." in name else name.split(".")[-1] for name in names])
+    grouped = effect.transpose("term", "text").to_pandas().groupby([layers, kinds], sort=False).sum()
+    return grouped.rename_axis(["layer", "part"]).reset_index()
+
+
+METHODS = (
+    Method(
+        function=representation_decomposition,
+        row="representation decomposition",
+        takes={"model": "model", "rows": "pictures"},
+        needs=("space",),
+        options={"by_token": "Split every head by the token that it reads."},
+        cannot="Direct effects only: what an early layer prepares for a later one counts for nothing.",
+        table=by_layer,
+    ),
+)

@@ -1,0 +1,116 @@
+"""A question from what a user brings: names, paths and words, for any model; what kind it is follows from the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from cutaway import data
+from cutaway.errors import InputError
+from cutaway.model.load import load
+from cutaway.model.model import Model
+from cutaway.questions.given import EMOJIWORLD, Folder, bank_of, check_bank, crowd, read_picture, untrained
+from cutaway.questions.labels import LABELS, scene_labels
+from cutaway.questions.question import Question, ask, draw, match
+from cutaway.source import Source
+
+Pictures = Any  # a picture as `model.inputs` takes it, a path, or several
+
+
+def asked(
+    model: Model | Source | str | Path, *, image: Pictures = None, text: str | Sequence[str] = (), answer: str = "",
+    rival: str = "", prompt: str = "", counterfactual: Any = None, pictures: str | Path | None = None,
+    bank: str | Path | None = None, labels: Sequence[str] = (), many: int = 256, skip_bad: bool = False,
+    seed: int = 0, step: int | None = None, truth: Mapping[str, ndarray] | None = None, floor: bool = True,
+) -> Question:  # fmt: skip
+    """The question that fits a model: a match for CLIP and SigLIP, an answer for models that write, else a drawing.
+
+    `image` is a picture or its path, or several; `text` the texts to match (the first is explained, the second its
+    rival) or what is asked; `counterfactual` the same with one thing changed: a picture, or a text or prompt.
+    `pictures` is a folder, or the word "emojiworld" for `many` drawn scenes, `bank` a file with a text a line, or the
+    same word: models of the zoo have both unasked. `labels` names what is known of each of the pictures: labels of
+    scenes, or "folder" for their folders. Raises InputError for what does not fit.
+
+    >>> from cutaway.zoo import tiny
+    >>> asked("tiny:llava", image=tiny.picture(), text="what is this", answer="dog", rival="cat").kind
+    'ask'
+    """
+    check_bank(bank)
+    name = model.name if isinstance(model, Model) else str(model)
+    known = _labelled(name, pictures, labels, many, skip_bad) if labels else None
+    others = None if labels else crowd(pictures, name, many, skip_bad=skip_bad)
+    images = [read_picture(one) for one in (image if isinstance(image, list | tuple) else [image]) if one is not None]
+    found = model if isinstance(model, Model) else load(model)
+    more = {
+        "crowd": known[0] if known else others, "labels": known[1] if known else None, "truth": truth or {},
+        "bank": bank_of(bank, found) if found.family.kind == "contrastive" else None, "seed": seed,
+    }  # fmt: skip
+    how = {
+        "image": images, "text": [text] if isinstance(text, str) else list(text), "answer": answer, "rival": rival,
+        "prompt": prompt, "counterfactual": counterfactual, "step": step,
+    }  # fmt: skip
+    made = _made(found, how, more)
+    twin = untrained(found) if floor and made.inputs is not None else None
+    return made if twin is None else replace(made, floor=_made(twin, how, {"seed": seed, "truth": truth or {}}))
+
+
+def _made(model: Model, how: Mapping[str, Any], more: Mapping[str, Any]) -> Question:
+    """The question of the kind that the model can be asked; without anything to run on, that of its crowd alone."""
+    images, texts, other = how["image"], [text for text in how["text"] if text], how["counterfactual"]
+    kind = model.family.kind
+    if kind == "diffusion":
+        if not how["prompt"]:
+            return Question(model=model, **more)
+        image = images[0] if images else None
+        return draw(model, how["prompt"], step=how["step"], counterpart=other, image=image, **more)
+    if how["prompt"]:
+        raise InputError(f"'{model.name}' draws nothing", expected="a pipeline for --prompt", do="give --text")
+    if kind == "contrastive" and texts and images:
+        made = match(model, images[0], how["text"], other, **more)
+        return replace(made, pictures=tuple(images))
+    if kind == "generative" and texts:
+        if len(texts) > 1:
+            raise InputError(
+                f"{len(texts)} texts to '{model.name}', which answers one", expected="one --text",
+                do="give what it may answer as --answer and --rival",
+            )  # fmt: skip
+        return ask(model, images, texts[0], how["answer"], how["rival"], other, **more)
+    return Question(model=model, pictures=tuple(images), **more)
+
+
+def _labelled(
+    name: str, pictures: str | Path | None, labels: Sequence[str], many: int, skip_bad: bool
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Many pictures and what is known of them: drawn scenes of one thing, or the names of sub-folders."""
+    if pictures is None or str(pictures) == EMOJIWORLD:
+        unknown = [label for label in labels if label not in LABELS]
+        if unknown:
+            raise InputError(
+                f"scenes have no label '{unknown[0]}'", expected="what is known of a drawn scene",
+                exists=", ".join(LABELS), do="choose one of these for --label",
+            )  # fmt: skip
+        scenes = list(data.scenes("test", many, world=data.World(things=(1, 1))))
+        known = scene_labels(scenes)
+        return scenes, {label: known[label] for label in labels}
+    path = Path(pictures)
+    folders = sorted(one for one in path.iterdir() if one.is_dir()) if path.is_dir() else []
+    if len(folders) < 2:
+        raise InputError(
+            f"'{pictures}' holds {len(folders)} sub-folders", expected="two at least: one of pictures for each class",
+            exists=", ".join(one.name for one in folders) or ("a file" if path.is_file() else "none"),
+            do=f"sort the pictures into folders, or --pictures {EMOJIWORLD} for drawn scenes whose truth is known",
+        )  # fmt: skip
+    if list(labels) != ["folder"]:
+        raise InputError(
+            f"--label {labels[0]} is of drawn scenes, not of the pictures in '{pictures}'",
+            expected="the sub-folders as the only label", exists=", ".join(one.name for one in folders[:5]),
+            do=f"leave --label out, or --pictures {EMOJIWORLD}",
+        )  # fmt: skip
+    per = [Folder(one, max(3, many // len(folders)), skip=skip_bad) for one in folders]
+    rows = [picture for one in per for picture in one]
+    return rows, {"folder": np.repeat([one.name for one in folders], [len(one) for one in per])}

@@ -1,0 +1,206 @@
+"""What is asked of a model: inputs and one number, and all there is to compare the answer with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from numpy import ndarray
+from PIL.Image import Image
+
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
+from cutaway.model.targets import Target, denoising_error, log_prob, logit_diff, margin, token_id
+from cutaway.questions.bank import TextBank
+from cutaway.questions.rows import embedded
+
+Kind = Literal["match", "ask", "draw", "many"]
+MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one is named
+
+# What a question may lack: what it is, and how it is given, on the command line and in Python.
+LACKS = {
+    "pictures": ("a picture", "--image FILE (`image=`)"),
+    "inputs": ("a picture, a text or a prompt to run on", "--image FILE, --text TEXT or --prompt TEXT"),
+    "target": ("a number to explain", "--text TEXT, or --answer WORD --rival WORD"),
+    "texts": ("texts in the space of the pictures, which a model that matches has (CLIP, SigLIP)", "--text TEXT"),
+    "counterpart": ("a second input that differs in one thing", "--counterfactual FILE, or a text or prompt"),
+    "crowd": ("many pictures", "--pictures FOLDER (`pictures=`)"),
+    "bank": ("a bank of texts to explain in", "--bank FILE, one text a line (`bank=`)"),
+    "floor": ("the model before training, which the models of the zoo have", "a model of `cutaway zoo list`"),
+    "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
+    "space": ("a picture tower that ends in the space of texts, as those of CLIP and SigLIP do", "such a model"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Question:
+    """What is asked of a model, with everything there is to compare the answer with; what is not there is None.
+
+    `words` are what the number is about and, if there is one, its rival; `counterpart` is the same question with one
+    thing changed; `floor` the same of the model before training; `crowd` many other inputs, `labels` what is known of
+    them; `bank` texts to explain in; `truth` parts of the picture by name (rows × columns, true inside); `code` the
+    lines that make it.
+    """
+
+    model: Model
+    kind: Kind = "many"
+    inputs: Inputs | None = None
+    target: Target | None = None
+    words: tuple[str, ...] = ()
+    pictures: tuple[Image, ...] = ()
+    text: str = ""
+    counterpart: Question | None = None
+    floor: Question | None = None
+    crowd: Sequence[Any] | None = None
+    labels: Mapping[str, Any] | None = None
+    bank: TextBank | None = None
+    truth: Mapping[str, ndarray] = field(default_factory=dict)
+    seed: int = 0
+    code: str = "# `question` is the one that was given"
+
+    @cached_property
+    def texts(self) -> TextBank | None:
+        """The words as directions in the space of the pictures, for a model that matches; one is enough."""
+        if self.kind != "match":
+            return None
+        vectors = embedded(self.model, self.words, "text", progress=False)
+        return TextBank(self.words, ("asked",) * len(self.words), vectors, self.model.name)
+
+    @property
+    def space(self) -> str | None:
+        """The space that pictures and texts share; None where there is none."""
+        return "joint" if self.model.family.kind == "contrastive" and "vision" in self.model.towers else None
+
+    @property
+    def aim(self) -> str:
+        """What the number is about, in words."""
+        quoted = [f"“{word}”" for word in self.words[:2]]
+        return " rather than ".join(quoted) or "nothing in particular"
+
+    def part(self, path: str) -> Any:
+        """What the question has of that name, such as `pictures` or `counterpart.inputs`; None where it is lacking."""
+        found: Any = self
+        for name in path.split("."):
+            found = getattr(found, name)
+            if found is None or (name == "pictures" and not found):
+                return None
+        return found
+
+    def lacks(self, path: str) -> str:
+        """Why a part is not there and how it is given; "" where it is there."""
+        if self.part(path) is not None:
+            return ""
+        first = path.split(".")[0]
+        what, how = LACKS[first if self.part(first) is None else path.split(".")[-1]]
+        return f"it needs {what}: {how}"
+
+
+def match(model: Model, picture: Any, texts: Sequence[str], counterpart: Any = None, **more: Any) -> Question:
+    """How near a picture is to the first text, rather than to the second if there is one (cosine).
+
+    `counterpart` is another picture. Further parts of a `Question` go by their names.
+
+    >>> import cutaway
+    >>> from cutaway.zoo import tiny
+    >>> match(cutaway.load("tiny:clip"), tiny.picture(), ["a dog", "a cat"]).aim
+    '“a dog” rather than “a cat”'
+    """
+    from cutaway.questions.given import read_picture, read_texts
+
+    words, image = read_texts(texts), read_picture(picture)
+    made = Question(
+        model=model, kind="match", inputs=model.inputs(image=image, text=list(words)), words=words,
+        target=margin(0, 1 if len(words) > 1 else None), pictures=(image,), **more,
+    )  # fmt: skip
+    if counterpart is None:
+        return made
+    return replace(made, counterpart=match(model, counterpart, words, seed=made.seed))
+
+
+def ask(
+    model: Model, pictures: Any, text: str, answer: str = "", rival: str = "", counterpart: Any = None, **more: Any
+) -> Question:
+    """The answer to a text, with pictures or without, rather than a rival (logits of the first word of the answer).
+
+    Without an answer it is what the model says first, without a rival what it finds next likely. `counterpart` is
+    another picture, or another text. Further parts of a `Question` go by their names.
+
+    >>> import cutaway
+    >>> from cutaway.zoo import tiny
+    >>> asked = ask(cutaway.load("tiny:llava"), tiny.picture(), "what is this", answer="dog", rival="cat")
+    >>> asked.aim, asked.target
+    ('“dog” rather than “cat”', logit_diff(word='dog', other='cat', position=-1))
+    """
+    from cutaway.questions.given import read_picture
+
+    given = [] if pictures is None else list(pictures) if isinstance(pictures, list | tuple) else [pictures]
+    images = tuple(read_picture(one) for one in given)
+    inputs = model.inputs(text=text, **({"image": list(images)} if images else {}))
+    words, target = _answered(model, inputs, answer, rival)
+    made = Question(
+        model=model, kind="ask", inputs=inputs, target=target, words=words, pictures=images, text=text, **more
+    )
+    if counterpart is None:
+        return made
+    other = {"pictures": list(images), "text": text} | _changed(counterpart, images)
+    return replace(made, counterpart=replace(ask(model, **other, answer=answer, rival=rival), target=target,
+                                             words=words))  # fmt: skip
+
+
+def draw(
+    model: Model, prompt: str, *, step: int | None = None, steps: int = 20, counterpart: str | None = None,
+    image: Any = None, seed: int = 0, **more: Any,
+) -> Question:  # fmt: skip
+    """How far a denoiser is from the noise that is there, at one step of drawing a prompt (mean squared error).
+
+    The latents are those of the drawing from `seed`, or `image` with noise added; `step` is in the middle unless named.
+    `counterpart` is another prompt.
+
+    >>> import cutaway
+    >>> draw(cutaway.load("tiny:sd"), "a red dog", step=1, steps=3).target
+    denoising_error()
+    """
+    from cutaway.questions.given import read_picture
+
+    at = int(steps * MIDDLE) if step is None else step
+    picture = None if image is None else read_picture(image)
+    fixed = {"step": at, "steps": steps, "seed": seed} | ({} if picture is None else {"image": picture})
+    made = Question(
+        model=model, kind="draw", inputs=model.inputs(prompt=prompt, **fixed), target=denoising_error(),
+        words=(prompt,), pictures=() if picture is None else (picture,), text=prompt, seed=seed, **more,
+    )  # fmt: skip
+    if counterpart is None:
+        return made
+    other = replace(made, inputs=model.inputs(prompt=counterpart, **fixed), text=counterpart, words=(counterpart,))
+    return replace(made, counterpart=other)
+
+
+def _answered(model: Model, inputs: Inputs, answer: str, rival: str) -> tuple[tuple[str, ...], Target]:
+    """Answer and rival in words, the model's own first choices where none is named, and the target."""
+    if answer and rival:
+        return (answer, rival), logit_diff(answer, rival)
+    run = model.run(inputs)
+    known = {token_id(run, word) for word in (answer, rival) if word}
+    scores = log_prob(0)  # refuses what has no next word
+    scores(run)
+    order = run.logits[0, -1].float().argsort(descending=True).tolist()
+    free = [at for at in order[: 2 + len(known)] if at not in known]
+    ids = [token_id(run, answer) if answer else free.pop(0), token_id(run, rival) if rival else free.pop(0)]
+    tokenizer = model.tokenizer
+    said = [answer, rival] if tokenizer is None else [
+        word or str(tokenizer.decode([at])).strip() for word, at in zip((answer, rival), ids, strict=True)
+    ]  # fmt: skip
+    return tuple(word or f"token {at}" for word, at in zip(said, ids, strict=True)), logit_diff(*ids)
+
+
+def _changed(counterpart: Any, images: tuple[Image, ...]) -> dict[str, Any]:
+    """The part of a question that a counterpart replaces."""
+    if isinstance(counterpart, str) and not images:
+        return {"text": counterpart}
+    if isinstance(counterpart, str):
+        from pathlib import Path
+
+        return {"pictures": counterpart} if Path(counterpart).is_file() else {"text": counterpart}
+    return {"pictures": counterpart}
