@@ -18,11 +18,11 @@ from cutaway.cli import app, main
 from cutaway.methods.result import load
 from cutaway.questions import given
 from cutaway.report import battery, explain
-from cutaway.report import run as methods
 from cutaway.zoo import tiny
 from cutaway.zoo.trained import MODELS
 
 run = CliRunner(env={"COLUMNS": "160"}).invoke
+PAIR = ["--image", "a.png", "--counterfactual", "b.png"]
 TEXTS = ["--text", "a red dog", "--text", "a cat"]
 trained_here = pytest.mark.skipif(not (MODELS / "emoji-clip").is_dir(), reason="zoo:emoji-clip is not in the package")
 
@@ -55,7 +55,6 @@ def test_explain_writes_a_report_and_says_where_and_what(photos):
         ["explain", "tiny:vit", "--image", "a.png", *TEXTS],
         ["run", "logit-lens", "tiny:clip", *TEXTS],
         ["run", "logit-lens", "tiny:clip", "--image", "a.png", *TEXTS, "--out", "lens.txt"],
-        ["run", "text-explanation", "tiny:clip"],
         ["run", "linear-probing", "tiny:clip", "--label", "mood"],
         ["run", "linear-probing", "tiny:clip", "--pictures", "."],
         ["run", "activation-patching", "tiny:clip", "--image", "a.png", "--counterfactual", "b.png"],
@@ -64,21 +63,46 @@ def test_explain_writes_a_report_and_says_where_and_what(photos):
         ["explain", "tiny:clip", "--image", "a.png", *TEXTS, "--bank", "empty.txt"],
         ["explain", "tiny:clip", "--image", "a.png", *TEXTS, "--out", "a.png/report"],
         ["explain", "tiny:clip", "--image", "a.png", *TEXTS, *TEXTS[:2]],
-        ["run", "logit-lens", "tiny:clip", "--image", "a.png", "--text", "a dog", "--centre"],
-        ["run", "text-explanation", "tiny:clip", "--pictures", "emojiworld", "--bank", "empty.txt"],
-        ["run", "activation-patching", "tiny:clip", "--image", "a.png", "--counterfactual", "b.png", *TEXTS,
-         "--over", "layer"],
+        ["run", "head-texts", "tiny:clip", "--pictures", "emojiworld", "--bank", "empty.txt"],
     ],
 )  # fmt: skip
 def test_what_goes_wrong_is_one_paragraph_before_a_model_is_opened(arguments, photos, capsys, monkeypatch):
     (photos / "empty.txt").write_text("")
     if arguments[1] != "tiny:vit":
-        for module in (given, methods):
+        for module in (given, sys.modules["cutaway.questions.asked"]):
             monkeypatch.setattr(module, "load", lambda *_: pytest.fail("what is cheap to check comes first"))
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     said = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and said and "\n" not in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["logit-lens", "tiny:clip", "--image", "a.png", "--text", "a dog", "--centre"], "mean of one picture"),
+        (["activation-patching", "tiny:clip", *PAIR, *TEXTS, "--over", "layer"], "go over layer"),
+        (["head-texts", "tiny:clip"], "needs many pictures: --pictures FOLDER"),
+        (["head-texts", "tiny:clip", "--pictures", "emojiworld", "--count", "4"], "needs a bank of texts"),
+        (["logit-lens", "tiny:llava", "--image", "a.png", "--text", "what is it"], "texts in the space of"),
+        (["activation-patching", "tiny:llava", *PAIR, *TEXTS],
+         "2 texts to 'tiny:llava', which answers one"),
+        (["activation-patching", "tiny:clip", "--prompt", "a dog", "--counterfactual", "b.png"], "draws nothing"),
+    ],
+)  # fmt: skip
+def test_what_a_method_lacks_is_said(arguments, said, photos, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", *arguments])
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2 and said in told and "Traceback" not in told
+
+
+def test_patching_asks_a_llava_and_a_pipeline_with_the_same_command(photos):
+    llava = ["tiny:llava", "--image", "a.png", "--text", "what is this", "--counterfactual", "b.png"]
+    for arguments in (llava, ["tiny:sd", "--prompt", "a red dog", "--counterfactual", "a red cat"]):
+        told = run(app, ["run", "activation-patching", *arguments, "--over", "head"])
+        assert told.exit_code == 0, told.output or told.exception
+        assert table_of(told.output)[0][:2] == ["layer", "head"]
 
 
 def table_of(output):
@@ -115,13 +139,10 @@ def cosines(arguments):
 
 def sums_to_the_models_own(found, arguments, columns):
     """The terms of the decomposition add up to the model's cosines, mean over the pictures; layer 0 is no zero."""
-    if "--tower" in arguments:
-        return summary_of(found, arguments, columns)
     texts, own = cosines(arguments)
     for at, text in enumerate(texts):
         assert sum(columns[text]) == pytest.approx(own[:, at].mean(), abs=2e-3)
         assert sum(abs(cell) > 1e-3 for cell in columns[text]) > 5
-    return None
 
 
 def ends_in_the_models_own(found, arguments, columns):
@@ -140,11 +161,11 @@ TRUTHS = {"representation-decomposition": sums_to_the_models_own, "logit-lens": 
     ("method", "arguments"),
     [
         ("representation-decomposition", ["--image", "a.png", "--image", "b.png", *TEXTS]),
-        ("representation-decomposition", ["--tower", "text", *TEXTS]),
+        ("representation-decomposition", ["--image", "a.png", "--by-token", *TEXTS]),
         ("logit-lens", ["--image", "a.png", "--text", "a dog"]),
         ("logit-lens", ["--image", "a.png", "--image", "b.png", *TEXTS, "--centre"]),
-        ("text-explanation", ["--pictures", "emojiworld", "--bank", "words.txt", "--count", "6"]),
-        ("text-explanation", ["--pictures", "emojiworld", "--bank", "words.txt", "--count", "6", "--image", "a.png"]),
+        ("head-texts", ["--pictures", "emojiworld", "--bank", "words.txt", "--count", "6"]),
+        ("picture-texts", ["--pictures", "emojiworld", "--bank", "words.txt", "--count", "6", "--image", "a.png"]),
         ("linear-probing", ["--label", "x", "--count", "40"]),
         ("activation-patching", ["--image", "a.png", "--counterfactual", "b.png", *TEXTS]),
         ("activation-patching", ["--image", "a.png", "--counterfactual", "b.png", *TEXTS, "--over", "head"]),

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
-from cutaway.cli.options import Bank, Count, Images, Out, Overwrite, Pictures, Plot, SkipBad, Texts, Tower, opens
+from cutaway.cli.options import Bank, Overwrite, Pictures, SkipBad, Texts, opens
 from cutaway.source import Source
 
-if TYPE_CHECKING:
-    from cutaway.methods.linear_probing.probe_data import Pool
+
+class Declared(TyperGroup):
+    """The commands of the declared methods, which are imported when one is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every method."""
+        return [*self._made()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One method."""
+        return self._made().get(cmd_name)
+
+    def _made(self) -> Mapping[str, Any]:
+        from cutaway.cli.methods import commands
+
+        group: Any = typer.main.get_command(commands())
+        return dict(group.commands)
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -259,106 +277,28 @@ def demo(
         run_demo(model, out, overwrite=overwrite)
 
 
-run = typer.Typer(help="One method at a time: a table, and with --out and --plot its files.", no_args_is_help=True)
+@app.command()
+def methods(
+    needs: Annotated[bool, typer.Option("--needs", help="Say what each needs and what it can not tell.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/methods.md.")] = False,
+) -> None:
+    """List the methods: the rows of the taxonomy, on which families of models each runs, and what each needs.
+
+    Try: cutaway methods · cutaway methods --needs
+    """
+    from cutaway.report.methods import markdown as written
+    from cutaway.report.methods import print_methods
+
+    if markdown:
+        typer.echo(written())
+    else:
+        print_methods(needs=needs)
+
+
+run = typer.Typer(
+    cls=Declared, help="One method at a time: a table, and with --out and --plot its files.", no_args_is_help=True
+)
 app.add_typer(run, name="run")
-
-
-@run.command("representation-decomposition")
-@opens
-def run_decomposition(
-    model: Source, image: Images = None, text: Texts = None, tower: Tower = "vision", out: Out = None,
-    plot: Plot = None, overwrite: Overwrite = False,
-) -> None:  # fmt: skip
-    """Take embeddings apart into heads, MLPs and biases: exact sums, and with texts the share of each similarity.
-
-    Try: cutaway run representation-decomposition zoo:emoji-clip --image photo.png --text "a dog" --plot parts.png
-    """
-    from cutaway.report import run as methods
-
-    methods.check_files(out, plot, overwrite)
-    made, table = methods.decomposition(model, image or [], text or [], tower)
-    methods.finish(made, out, plot, overwrite, table)
-
-
-@run.command("logit-lens")
-@opens
-def run_lens(
-    model: Source, image: Images = None, text: Texts = None,
-    centre: Annotated[bool, typer.Option("--centre", help="Subtract the means over pictures and over texts.")] = False,
-    out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
-) -> None:  # fmt: skip
-    """Read every layer and patch of the picture tower against texts; the table is that of the first picture.
-
-    Try: cutaway run logit-lens zoo:emoji-clip --image photo.png --text "a dog" --text "a cat" --out lens.nc
-    """
-    from cutaway.report import run as methods
-
-    methods.check_files(out, plot, overwrite)
-    made, table = methods.lens(model, image or [], text or [], centre)
-    methods.finish(made, out, plot, overwrite, table)
-
-
-@run.command("text-explanation")
-@opens
-def run_explanation(
-    model: Source, pictures: Pictures = None, bank: Bank = None,
-    image: Annotated[Path | None, typer.Option(help="Explain this picture's embedding instead of the heads.")] = None,
-    count: Count = 256, skip_bad: SkipBad = False, out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
-) -> None:  # fmt: skip
-    """Name every head by the texts it varies with (TextSpan), or write one picture as a few texts (SpLiCE).
-
-    Try: cutaway run text-explanation zoo:emoji-clip · cutaway run text-explanation zoo:emoji-clip --image photo.png
-    """
-    from cutaway.report import run as methods
-
-    methods.check_files(out, plot, overwrite)
-    methods.finish(methods.explanation(model, pictures, bank, image, count, skip_bad), out, plot, overwrite)
-
-
-@run.command("linear-probing")
-@opens
-def run_probing(
-    model: Source,
-    pictures: Annotated[
-        str, typer.Option(metavar="FOLDER", help="A folder with a sub-folder for each class, or 'emojiworld'.")
-    ] = "emojiworld",
-    label: Annotated[list[str] | None, typer.Option(help="What to read off scenes: place, group, count, x, …")] = None,
-    pool: Annotated[
-        str, typer.Option(help="What stands for a picture: `pooled`, its class token; `mean`, that of its patches.")
-    ] = "pooled",
-    count: Count = 400, skip_bad: SkipBad = False, out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
-) -> None:  # fmt: skip
-    """Where in a picture tower a property can be read off, beyond what a probe can memorise.
-
-    Try: cutaway run linear-probing zoo:emoji-clip --label place --label x --plot probes.png
-    """
-    from cutaway.report import run as methods
-
-    methods.check_files(out, plot, overwrite)
-    made = methods.probing(model, pictures, label or [], cast("Pool", pool), count, skip_bad)
-    methods.finish(made, out, plot, overwrite)
-
-
-@run.command("activation-patching")
-@opens
-def run_patching(
-    model: Source,
-    image: Annotated[Path, typer.Option(help="The picture.")],
-    counterfactual: Annotated[Path, typer.Option(help="A second one that differs in one thing.")],
-    text: Texts = None,
-    over: Annotated[str, typer.Option(help="Patch by token or by head.")] = "token",
-    sites: Annotated[str, typer.Option(help="Sites to patch; by default what fits --over.")] = "",
-    out: Out = None, plot: Plot = None, overwrite: Overwrite = False,
-) -> None:  # fmt: skip
-    """Carry states from one picture's run into another's, and see what brings the answer back.
-
-    Try: cutaway run activation-patching zoo:emoji-clip --image a.png --counterfactual b.png --text "a dog" --text "a
-    cat" --over head
-    """
-    from cutaway.report import run as methods
-
-    methods.check_files(out, plot, overwrite)
-    methods.finish(methods.patching(model, image, counterfactual, text or [], over, sites), out, plot, overwrite)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -36,7 +36,7 @@ class Method:
     """One method: its function, which part of a `Question` each parameter takes, and what the function can not tell.
 
     `takes` are parameters and parts (`{"clean": "inputs"}`); `needs` parts that must be there besides; `fitting` says
-    why a question with all of them does not fit, "" where it does. `chosen` are options that follow from the question
+    why it is not worth asking a question that has all of them, "" where it is. `chosen` are options that follow from the question
     and those given; `options` those of the command line, with a line of help each; `many` how large a crowd is unless
     said. `table` makes what the command line prints, `show` the views of a report.
     """
@@ -68,27 +68,33 @@ class Method:
         """Every part of a question that must be there."""
         return tuple(dict.fromkeys((*self.takes.values(), *self.needs)))
 
-    def why_not(self, question: Question) -> str:
-        """Why the method does not fit a question, and what to give; "" where it fits."""
-        lacking = [said for part in self.parts if (said := question.lacks(part))]
-        return lacking[0] if lacking else self.fitting(question)
+    def lacks(self, question: Question) -> str:
+        """What a question lacks, and how it is given; "" where it has every part."""
+        return next((said for part in self.parts if (said := question.lacks(part))), "")
 
-    def apply(self, question: Question, **options: Any) -> Applied:
-        """Answer a question; options are those of the function. Raises MethodError where it does not fit."""
+    def why_not(self, question: Question) -> str:
+        """Why the method has nothing to say to a question: what it lacks, or why it is not worth it; else ""."""
+        return self.lacks(question) or self.fitting(question)
+
+    def check(self, why: str) -> None:
+        """Raise MethodError where there is a reason why the method does not fit."""
+        if why:
+            raise MethodError(f"'{self.name}' does not fit this question: {why}", do="see `cutaway methods --needs`")
+
+    def apply(self, question: Question, *, progress: bool = False, **options: Any) -> Applied:
+        """Answer a question; options are those of the function. Raises MethodError where a part is lacking."""
         known = inspect.signature(self.function).parameters
         for name in options:
             if name not in known or name in self.takes:
                 raise MethodError(
-                    f"{self.name} has no option '{name}'", expected="an option of the function",
+                    f"'{self.name}' has no option '{name}'", expected="an option of the function",
                     exists=near(name, [one for one in known if one not in self.takes]), do=f"see help({self.name})",
                 )  # fmt: skip
-        why = self.why_not(question)
-        if why:
-            raise MethodError(f"{self.name} does not fit this question", expected=why)
+        self.check(self.lacks(question))
         given = {**self.chosen(question, options), **options}
         taken = {parameter: question.part(part) for parameter, part in self.takes.items()}
-        silent = {"progress": False} if "progress" in known and "progress" not in given else {}
-        return Applied(self, question, given, self.function(**taken, **given, **silent))
+        shown = {"progress": progress} if "progress" in known else {}
+        return Applied(self, question, given, self.function(**taken, **given, **shown))
 
 
 @dataclass(frozen=True, eq=False)

@@ -128,6 +128,8 @@ def _check_lengths(engine: Engine, inputs: Inputs, cells: Cells) -> None:
             tensor, known = edit.source.get(str(site)), inputs.tokens.get(site.tower)
             if tensor is None or known is None or "token" not in site.axes or site.part.startswith("cross."):
                 continue
+            if engine.towers[site.tower].tokens == "latent":  # a UNet's maps shrink: its sites have sizes of their own
+                continue
             if tensor.dim() == len(site.axes) and tensor.shape[site.axes.index("token")] != len(known):
                 raise EditError(
                     f"{edit!r}: the other run has {tensor.shape[site.axes.index('token')]} positions, "

@@ -10,9 +10,19 @@ from typing import Any, Literal
 from numpy import ndarray
 from PIL.Image import Image
 
+from cutaway.data import Scene, render
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.targets import Target, denoising_error, log_prob, logit_diff, margin, token_id
+from cutaway.model.targets import (
+    Target,
+    denoising_error,
+    distance,
+    log_prob,
+    logit_diff,
+    margin,
+    outcome,
+    token_id,
+)
 from cutaway.questions.bank import TextBank
 from cutaway.questions.rows import embedded
 
@@ -23,13 +33,15 @@ MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one
 LACKS = {
     "pictures": ("a picture", "--image FILE (`image=`)"),
     "inputs": ("a picture, a text or a prompt to run on", "--image FILE, --text TEXT or --prompt TEXT"),
-    "target": ("a number to explain", "--text TEXT, or --answer WORD --rival WORD"),
+    "target": ("a number to explain", "--text TEXT, for a drawing --image FILE or --counterfactual PROMPT"),
     "texts": ("texts in the space of the pictures, which a model that matches has (CLIP, SigLIP)", "--text TEXT"),
     "counterpart": ("a second input that differs in one thing", "--counterfactual FILE, or a text or prompt"),
     "crowd": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "bank": ("a bank of texts to explain in", "--bank FILE, one text a line (`bank=`)"),
     "floor": ("the model before training, which the models of the zoo have", "a model of `cutaway zoo list`"),
+    "rows": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
+    "eyes": ("a tower that looks at pictures", "a model that has one"),
     "space": ("a picture tower that ends in the space of texts, as those of CLIP and SigLIP do", "such a model"),
 }  # fmt: skip
 
@@ -69,6 +81,16 @@ class Question:
         return TextBank(self.words, ("asked",) * len(self.words), vectors, self.model.name)
 
     @property
+    def rows(self) -> Sequence[Any] | None:
+        """The crowd as the model takes it: pictures, or for a model that is asked, pictures with what is asked."""
+        return _Posed(self) if self.kind == "ask" and self.crowd is not None else self.crowd
+
+    @property
+    def eyes(self) -> str | None:
+        """The tower that looks at pictures; None where there is none."""
+        return "vision" if "vision" in self.model.towers else None
+
+    @property
     def space(self) -> str | None:
         """The space that pictures and texts share; None where there is none."""
         return "joint" if self.model.family.kind == "contrastive" and "vision" in self.model.towers else None
@@ -93,8 +115,32 @@ class Question:
         if self.part(path) is not None:
             return ""
         first = path.split(".")[0]
-        what, how = LACKS[first if self.part(first) is None else path.split(".")[-1]]
-        return f"it needs {what}: {how}"
+        return lacking(first if self.part(first) is None else path.split(".")[-1])
+
+
+class _Posed(Sequence[Any]):
+    """Every picture of a crowd with the text of a question, as inputs that are made when they are asked for."""
+
+    def __init__(self, question: Question) -> None:
+        self.question, self.crowd = question, list(question.crowd or ())
+
+    def __len__(self) -> int:
+        return len(self.crowd)
+
+    def __getitem__(self, at: Any) -> Any:
+        chosen = range(len(self))[at]
+        return self._made(chosen) if isinstance(chosen, int) else [self._made(one) for one in chosen]
+
+    def _made(self, at: int) -> Inputs:
+        one = self.crowd[at]
+        picture = render(one) if isinstance(one, Scene) else one
+        return self.question.model.inputs(image=picture, text=self.question.text)
+
+
+def lacking(part: str) -> str:
+    """What a part is and how it is given, for whoever lacks it."""
+    what, how = LACKS[part]
+    return f"it needs {what}: {how}"
 
 
 def match(model: Model, picture: Any, texts: Sequence[str], counterpart: Any = None, **more: Any) -> Question:
@@ -153,28 +199,34 @@ def draw(
     model: Model, prompt: str, *, step: int | None = None, steps: int = 20, counterpart: str | None = None,
     image: Any = None, seed: int = 0, **more: Any,
 ) -> Question:  # fmt: skip
-    """How far a denoiser is from the noise that is there, at one step of drawing a prompt (mean squared error).
+    """What a denoiser makes of a prompt at one step of drawing it, on the latents of the drawing from `seed`.
 
-    The latents are those of the drawing from `seed`, or `image` with noise added; `step` is in the middle unless named.
-    `counterpart` is another prompt.
+    With `image` the number is how far it is from the noise that was added to it (mean squared error); without, how far
+    its answer is from that to the `counterpart`, another prompt (mean squared difference); with neither there is none.
+    `step` is in the middle unless named.
 
     >>> import cutaway
-    >>> draw(cutaway.load("tiny:sd"), "a red dog", step=1, steps=3).target
-    denoising_error()
+    >>> draw(cutaway.load("tiny:sd"), "a red dog", step=1, steps=3, counterpart="a red cat").target.unit
+    'squared difference'
     """
     from cutaway.questions.given import read_picture
 
     at = int(steps * MIDDLE) if step is None else step
     picture = None if image is None else read_picture(image)
-    fixed = {"step": at, "steps": steps, "seed": seed} | ({} if picture is None else {"image": picture})
+    fixed: dict[str, Any] = {"step": at, "steps": steps, "seed": seed} | ({} if picture is None else {"image": picture})
+    there = None if counterpart is None else model.inputs(prompt=counterpart, **fixed)
+    target: Target | None = None
+    if picture is not None:
+        target = denoising_error()
+    elif there is not None:
+        target = distance(outcome(model.run(there)))
     made = Question(
-        model=model, kind="draw", inputs=model.inputs(prompt=prompt, **fixed), target=denoising_error(),
-        words=(prompt,), pictures=() if picture is None else (picture,), text=prompt, seed=seed, **more,
+        model=model, kind="draw", inputs=model.inputs(prompt=prompt, **fixed), target=target, words=(prompt,),
+        pictures=() if picture is None else (picture,), text=prompt, seed=seed, **more,
     )  # fmt: skip
     if counterpart is None:
         return made
-    other = replace(made, inputs=model.inputs(prompt=counterpart, **fixed), text=counterpart, words=(counterpart,))
-    return replace(made, counterpart=other)
+    return replace(made, counterpart=replace(made, inputs=there, text=counterpart, words=(counterpart,)))
 
 
 def _answered(model: Model, inputs: Inputs, answer: str, rival: str) -> tuple[tuple[str, ...], Target]:

@@ -11,29 +11,34 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from cutaway import data
-from cutaway.errors import InputError
-from cutaway.methods.linear_probing.probe_data import Pool
+from cutaway.methods.method import Method
 from cutaway.methods.result import Result
-from cutaway.model.load import load
-from cutaway.model.model import Model
-from cutaway.model.targets import margin
-from cutaway.questions.given import (
-    EMOJIWORLD,
-    Folder,
-    asked,
-    check_bank,
-    check_file,
-    crowd,
-    opened,
-    read_bank,
-    read_picture,
-    read_texts,
-)
+from cutaway.questions.asked import asked
+from cutaway.questions.given import EMOJIWORLD, check_file
+from cutaway.questions.question import lacking
 from cutaway.report.tables import heading
 from cutaway.source import Source
 
 ROWS = 40  # of a table
+BROUGHT = {"pictures": ("image",), "counterpart": ("counterfactual",), "target": ("text", "answer", "prompt")}
+
+
+def answer(
+    method: Method, model: Source | str, given: Mapping[str, Any], options: Mapping[str, Any], *,
+    out: Path | None = None, plot: Path | None = None, overwrite: bool = False,
+) -> None:  # fmt: skip
+    """Ask the question that is given, apply the method, print its table, write its files."""
+    check_files(out, plot, overwrite)
+    renamed = {"count": "many", "label": "labels"}
+    asking = {renamed.get(name, name): value for name, value in given.items() if value is not None}
+    if "labels" in method.parts and not asking.get("labels"):
+        asking["labels"] = ("place",) if asking.get("pictures", EMOJIWORLD) == EMOJIWORLD else ("folder",)
+    for part, names in BROUGHT.items():  # what can be seen before a model is opened
+        if part in {one.split(".")[0] for one in method.parts} and not any(asking.get(name) for name in names):
+            method.check(lacking(part))
+    question = asked(model, **asking, floor="floor" in method.parts)
+    made = method.apply(question, progress=True, **options).result
+    finish(made, out, plot, overwrite, None if method.table is None else method.table(made, question))
 
 
 def finish(result: Result, out: Path | None, plot: Path | None, overwrite: bool, table: Any = None) -> None:
@@ -97,131 +102,6 @@ def _fitting(cells: Mapping[Any, Sequence[str]], numeric: Mapping[Any, bool], wi
         tables[-1].append(name)
         room -= need
     return tables
-
-
-def decomposition(model: Source | str, images: Sequence[Path], texts: Sequence[str], tower: str) -> tuple[Result, Any]:
-    """The decomposition of pictures, and with texts the mean effect of each layer on each of them."""
-    from cutaway.methods.representation_decomposition import representation_decomposition
-
-    rows = list(read_texts(texts)) if tower.startswith("text") else _pictures(images)
-    asked_for = read_texts(texts) if texts else ()
-    found = load(model)
-    made = representation_decomposition(found, rows, tower=tower)
-    if not texts or tower.startswith("text"):
-        return made, None
-    effect = made.effect(asked(found, asked_for)).mean("item")
-    layers = [str(name).split(".")[0] for name in effect["term"].values]
-    kinds = ["heads" if ".head." in str(name) else str(name).split(".")[-1] for name in effect["term"].values]
-    grouped = (
-        effect.transpose("term", "text").to_pandas().groupby([np.array(layers), np.array(kinds)], sort=False).sum()
-    )
-    return made, grouped.rename_axis(["layer", "part"]).reset_index()
-
-
-def lens(model: Source | str, images: Sequence[Path], texts: Sequence[str], centre: bool) -> tuple[Result, Any]:
-    """The logit lens of pictures: the cosine of the pooled state with each text, by layer."""
-    from cutaway.methods.logit_lens import logit_lens
-
-    pictures, asked_for = _pictures(images), read_texts(texts)
-    if centre and min(len(pictures), len(asked_for)) < 2:
-        raise InputError(
-            f"{len(pictures)} picture and {len(asked_for)} text have no mean to subtract",
-            expected="two of each for --centre", do="give more of --image and --text, or no --centre",
-        )  # fmt: skip
-    found = load(model)
-    made = logit_lens(found, pictures, asked(found, asked_for), centre=centre)
-    frame = made["pooled"].isel(picture=0).transpose("layer", "text").to_pandas().reset_index()
-    return made, frame.assign(random=made["random"].values)
-
-
-def explanation(
-    model: Source | str, pictures: str | None, bank: str | None, image: Path | None, count: int, skip_bad: bool = False
-) -> Result:
-    """Heads as texts over many pictures, or one picture's embedding as texts."""
-    from cutaway.methods.representation_decomposition import representation_decomposition
-    from cutaway.methods.text_explanation import splice, text_span
-    from cutaway.questions.rows import embedded, unit
-
-    check_bank(bank)
-    one = None if image is None else read_picture(image)
-    many = crowd(pictures, str(model), count, skip_bad=skip_bad)
-    if many is None or (bank is None and not str(model).startswith("zoo:")):
-        raise InputError(
-            f"'{model}' has no {'bank of texts' if many is not None else 'pictures'} of its own",
-            expected=f"--pictures FOLDER and --bank FILE, or the word '{EMOJIWORLD}' for either",
-            exists="both, unasked, for the models that `cutaway zoo list` shows", do="give what is missing",
-        )  # fmt: skip
-    found = opened(model)
-    texts = read_bank(bank or EMOJIWORLD, found)
-    if one is None:
-        return text_span(representation_decomposition(found, many), texts, picks=min(5, len(texts)))
-    mean = unit(embedded(found, many, "vision").double()).mean(0)
-    return splice(representation_decomposition(found, [one]), texts, mean=mean)
-
-
-def probing(
-    model: Source | str, pictures: str, labels: Sequence[str], pool: Pool, count: int, skip_bad: bool = False
-) -> Result:
-    """Linear probes of what is known of the pictures: the truth of scenes, or the names of sub-folders."""
-    from cutaway.methods.linear_probing import linear_probing
-    from cutaway.questions.labels import LABELS, scene_labels
-
-    if pictures == EMOJIWORLD:
-        unknown = [name for name in labels if name not in LABELS]
-        if unknown:
-            raise InputError(
-                f"scenes have no label '{unknown[0]}'", expected="what is known of a drawn scene",
-                exists=", ".join(LABELS), do="choose one of these for --label",
-            )  # fmt: skip
-        scenes = list(data.scenes("test", count, world=data.World(things=(1, 1))))
-        known = scene_labels(scenes)
-        return linear_probing(load(model), scenes, {name: known[name] for name in labels or ("place",)}, pool=pool)
-    path = Path(pictures)
-    folders = sorted(one for one in path.iterdir() if one.is_dir()) if path.is_dir() else []
-    if len(folders) < 2:
-        raise InputError(
-            f"'{pictures}' holds {len(folders)} sub-folders", expected="two at least: one of pictures for each class",
-            exists=", ".join(one.name for one in folders) or ("a file" if path.is_file() else "none"),
-            do=f"sort the pictures into folders, or --pictures {EMOJIWORLD} for drawn scenes whose truth is known",
-        )  # fmt: skip
-    if labels:
-        raise InputError(
-            f"--label {labels[0]} is of drawn scenes, not of the pictures in '{pictures}'",
-            expected="the sub-folders as the only label", exists=", ".join(one.name for one in folders[:5]),
-            do=f"leave --label out, or --pictures {EMOJIWORLD}",
-        )  # fmt: skip
-    per = [Folder(one, max(3, count // len(folders)), skip=skip_bad) for one in folders]
-    rows = [picture for one in per for picture in one]
-    classes = np.repeat([one.name for one in folders], [len(one) for one in per])
-    return linear_probing(load(model), rows, {"folder": classes}, pool=pool)
-
-
-def patching(
-    model: Model | Source | str, image: Path, counterfactual: Path, texts: Sequence[str], over: str, sites: str
-) -> Result:
-    """Activation patching between two pictures, for the first text rather than the second."""
-    from cutaway.methods.causal_tracing import OVER, activation_patching
-
-    words, pictures = list(read_texts(texts)), [read_picture(one) for one in (image, counterfactual)]
-    if over not in OVER:
-        raise InputError(
-            f"cannot patch over '{over}'", expected="an axis of the sites", exists=", ".join(OVER),
-            do="--over token or --over head",
-        )  # fmt: skip
-    found = opened(model)
-    pair = [found.inputs(image=one, text=words) for one in pictures]
-    site = sites or {"token": "vision.*.resid_post", "head": "vision.*.attn.z"}[over]
-    target = margin(0, 1 if len(words) > 1 else None)
-    return activation_patching(found, *pair, sites=site, over=(over,), target=target)
-
-
-def _pictures(images: Sequence[Path]) -> list[Any]:
-    if not images:
-        raise InputError(
-            "there is no picture", expected="--image FILE, once or more often",
-            do="name a picture file, for instance --image photo.png",
-        )  # fmt: skip
-    return [read_picture(image) for image in images]
 
 
 def _cell(value: Any) -> str:

@@ -9,8 +9,12 @@ METHODS = (
     Method(
         function=linear_probing,
         row="linear probing",
-        takes={"model": "model", "rows": "crowd", "given": "labels"},
-        options={"pool": "What stands for a picture: `pooled`, its class token; `mean`, that of its patches."},
+        takes={"model": "model", "rows": "rows", "given": "labels"},
+        needs=("eyes",),
+        options={
+            "tower": "Which tower: vision or text.",
+            "pool": "What stands for a picture: `pooled`, what its tower is read at; `mean`, the mean of its patches.",
+        },
         many=400,
         cannot="That the model uses what can be read, or that what no linear probe finds is not there.",
     ),

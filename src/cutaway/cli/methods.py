@@ -1,0 +1,97 @@
+"""`cutaway run`: a command for every declared method, with the options of its question and of its function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from cutaway.cli.options import Bank, Images, Out, Overwrite, Pictures, Plot, SkipBad, Texts, opens
+from cutaway.methods.method import Method
+from cutaway.methods.table import METHODS
+from cutaway.source import Source
+
+Other = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The input with one thing changed: a picture, a text or a prompt.")
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="What is known of drawn scenes: place, count, x, …; or folder."),
+]
+Count = Annotated[int, typer.Option(min=3, help="How many pictures at most.")]
+Step = Annotated[int | None, typer.Option(help="Which step of a drawing; in the middle unless named.")]
+Answer = Annotated[str, typer.Option(metavar="WORD", help="What a model may answer; else its first choice.")]
+Rival = Annotated[str, typer.Option(metavar="WORD", help="What it may answer instead; else its next choice.")]
+Prompt = Annotated[str, typer.Option(metavar="TEXT", help="What a pipeline draws.")]
+
+# Which options bring a part of a question: name, type and default of each.
+BRING: Mapping[str, Mapping[str, tuple[Any, Any]]] = {
+    "pictures": {"image": (Images, None), "text": (Texts, None)},
+    "inputs": {"image": (Images, None), "text": (Texts, None), "answer": (Answer, ""), "rival": (Rival, ""),
+               "prompt": (Prompt, ""), "step": (Step, None)},
+    "counterpart": {"counterfactual": (Other, None)},
+    "crowd": {"pictures": (Pictures, None), "count": (Count, 256), "skip_bad": (SkipBad, False)},
+    "rows": {"pictures": (Pictures, None), "text": (Texts, None), "count": (Count, 256), "skip_bad": (SkipBad, False)},
+    "bank": {"bank": (Bank, None)},
+    "labels": {"label": (Labels, None)},
+}  # fmt: skip
+
+
+def commands() -> typer.Typer:
+    """The commands of all methods."""
+    made = typer.Typer()
+    for one in METHODS:
+        made.command(one.name.replace("_", "-"), help=_help(one))(opens(_command(one)))
+    return made
+
+
+def _command(one: Method) -> Callable[..., None]:
+    """The function behind the command of a method, with a signature that `typer` reads."""
+    options = {name: shape for part in one.parts for name, shape in BRING.get(part.split(".")[0], {}).items()}
+    if "count" in options:
+        options["count"] = (Count, one.many)
+    own = inspect.signature(one.function).parameters
+    mine = {name: _option(own[name], told) for name, told in one.options.items()}
+    files = {"out": (Out, None), "plot": (Plot, None), "overwrite": (Overwrite, False)}
+    shown = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in {**options, **mine, **files}.items()
+    ]
+    model = inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Source)
+
+    def command(model: Source, **given: Any) -> None:
+        from cutaway.report.run import answer
+
+        chosen = {name: given.pop(name) for name in mine}
+        settled = {name: value for name, value in chosen.items() if value != mine[name][1]}
+        where = {name: given.pop(name) for name in files}
+        answer(one, model, given, settled, **where)
+
+    command.__signature__ = inspect.Signature([model, *shown])  # type: ignore[attr-defined]
+    command.__doc__ = one.line
+    return command
+
+
+def _option(known: inspect.Parameter, told: str) -> tuple[Any, Any]:
+    """Type and default of an option of the function; what is no word or number is written as a word."""
+    default = known.default
+    flag = isinstance(default, bool)
+    kind: Any = type(default) if isinstance(default, bool | int | float | str) else str
+    names = (f"--{known.name.replace('_', '-')}",) if flag else ()
+    return Annotated[kind, typer.Option(*names, help=told)], default if kind is type(default) else ""
+
+
+def _help(one: Method) -> str:
+    """What the command does, what it can not tell, an example that runs."""
+    given = {
+        "pictures": '--image photo.png --text "a dog"', "inputs": '--image photo.png --text "a dog" --text "a cat"',
+        "counterpart": "--counterfactual other.png", "labels": "--label place",
+    }  # fmt: skip
+    parts = dict.fromkeys(part.split(".")[0] for part in one.takes.values())
+    example = " ".join(given[part] for part in parts if part in given)
+    return (
+        f"{one.line}\n\nWhat it can not tell: {one.cannot}\n\n"
+        f"Try: cutaway run {one.name.replace('_', '-')} zoo:emoji-clip {example}".rstrip()
+    )

@@ -1,0 +1,89 @@
+"""The table of methods: rows of the taxonomy, families of models, what each needs; from the declarations alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cutaway.methods.method import ROWS, Method
+from cutaway.methods.table import METHODS, in_row
+from cutaway.model.load import load
+from cutaway.questions.bank import text_bank
+from cutaway.questions.question import LACKS, Question, ask, draw, match
+from cutaway.report.tables import heading
+from cutaway.zoo import tiny
+
+NONE = "not yet"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a row of the taxonomy, or none: on which families it runs, and what it needs there."""
+
+    row: str
+    method: Method | None
+    families: Mapping[str, bool]
+
+    @property
+    def needs(self) -> str:
+        """The parts of a question that must be given, in words."""
+        parts = () if self.method is None else self.method.parts
+        named = dict.fromkeys(part.split(".")[0] for part in parts)
+        return "; ".join(LACKS[part][0] for part in named if part in LACKS)
+
+
+@cache
+def questions() -> dict[str, Question]:
+    """A question of each family that lacks nothing which the family can have."""
+    one, other = tiny.picture(), tiny.picture(3)
+    clip, llava, sd = (load(f"tiny:{name}") for name in ("clip", "llava", "sd"))
+    crowd = [tiny.picture(seed) for seed in range(8)]
+    many = {"crowd": crowd, "labels": {"half": np.array([0, 1] * 4)}}
+    bank = text_bank(clip, ["a dog", "a cat", "a bird"], progress=False)
+    return {
+        "contrastive": match(clip, one, ["a dog", "a cat"], other, bank=bank, **many),
+        "generative": ask(llava, one, "what is this", "dog", "cat", other, **many),
+        "diffusion": draw(sd, "a red dog", steps=4, counterpart="a red cat", image=one, **many),
+    }
+
+
+def rows() -> list[Row]:
+    """The whole table, in the order of the taxonomy."""
+    made = []
+    for row in ROWS:
+        for method in [*in_row(row)] or [None]:
+            fits = {name: method is not None and not method.why_not(asked) for name, asked in questions().items()}
+            made.append(Row(row, method, fits))
+    return made
+
+
+def print_methods(*, needs: bool = False, console: Console | None = None) -> None:
+    """The table on the terminal; with `needs` the words of every declaration below it."""
+    console = console or Console()
+    table = Table("row of the taxonomy", "method", *questions())
+    for row in rows():
+        name = NONE if row.method is None else row.method.name.replace("_", "-")
+        table.add_row(row.row, name, *("yes" if fits else "" for fits in row.families.values()))
+    heading(console, f"{len(METHODS)} methods; `cutaway run METHOD --help` says how to run one")
+    console.print(table)
+    for row in rows() if needs else ():
+        if row.method is not None:
+            console.print(f"{row.method.name}: {row.method.line}", markup=False)
+            console.print(f"  needs {row.needs}", markup=False)
+            console.print(f"  can not tell: {row.method.cannot}", markup=False)
+
+
+def markdown() -> str:
+    """The table as `docs/methods.md` has it."""
+    families = [*questions()]
+    lines = [f"| row of the taxonomy | method | {' | '.join(families)} | needs |", "|---|---|" + "---|" * 4]
+    for row in rows():
+        name = NONE if row.method is None else f"`{row.method.name}`"
+        cells = ["yes" if row.families[family] else "" for family in families]
+        lines.append(f"| {row.row} | {name} | {' | '.join(cells)} | {row.needs} |")
+    return "\n".join(lines)

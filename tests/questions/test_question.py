@@ -1,0 +1,107 @@
+"""Questions: the three kinds, what they lack, and what is taken from what a user brings."""
+
+import pytest
+import torch
+
+import cutaway
+from cutaway import questions
+from cutaway.errors import InputError, MethodError
+from cutaway.methods.table import method
+from cutaway.model.targets import logit_diff
+from cutaway.zoo import tiny
+
+
+@pytest.fixture(scope="module")
+def llava():
+    return cutaway.load("tiny:llava", dtype="float64")
+
+
+def test_a_match_is_the_difference_of_two_cosines():
+    model = cutaway.load("tiny:clip", dtype="float64")
+    asked = questions.match(model, tiny.picture(), ["a dog", "a cat"], tiny.picture(3))
+    outputs = model.run(asked.inputs).outputs
+    cosines = (outputs.image_embeds @ outputs.text_embeds.T)[0]
+    assert float(asked.target(model.run(asked.inputs))) == pytest.approx(float(cosines[0] - cosines[1]))
+    assert asked.counterpart.words == asked.words and asked.counterpart.target == asked.target
+    assert torch.equal(asked.texts.embeddings, asked.counterpart.texts.embeddings)
+
+
+def test_without_answers_a_model_that_writes_is_asked_for_its_own_first_choice_against_its_second(llava):
+    asked = questions.ask(llava, tiny.picture(), "what is this")
+    logits = llava.run(asked.inputs).logits[0, -1]
+    first, second = logits.topk(2).indices.tolist()
+    assert asked.target == logit_diff(first, second)
+    assert float(asked.target(llava.run(asked.inputs))) == pytest.approx(float(logits[first] - logits[second]))
+
+
+def test_one_answer_is_held_against_the_best_other(llava):
+    first = questions.ask(llava, tiny.picture(), "what is this").words[0]
+    assert questions.ask(llava, tiny.picture(), "what is this", answer="dog").words == ("dog", first)
+    assert questions.ask(llava, tiny.picture(), "what is this", answer=first).words[0] == first
+    rival = questions.ask(llava, tiny.picture(), "what is this", rival=first)
+    assert rival.words[1] == first != rival.words[0]
+
+
+def test_the_counterpart_is_asked_the_same_number(llava):
+    asked = questions.ask(llava, tiny.picture(), "what is this", counterpart=tiny.picture(3))
+    assert asked.counterpart.target == asked.target and asked.counterpart.text == asked.text
+    other = questions.ask(llava, tiny.picture(), "what is this", counterpart="what was this")
+    assert other.counterpart.text == "what was this" and other.counterpart.pictures == other.pictures
+
+
+def test_a_drawing_is_held_against_its_noise_or_another_prompt():
+    model = cutaway.load("tiny:sd")
+    alone = questions.draw(model, "a red dog", step=1, steps=3)
+    assert alone.target is None and "needs a number" in alone.lacks("target")
+    noisy = questions.draw(model, "a red dog", step=1, steps=3, image=tiny.picture())
+    assert float(noisy.target(model.run(noisy.inputs))) > 0
+    pair = questions.draw(model, "a red dog", step=1, steps=3, counterpart="a red cat")
+    assert float(pair.target(model.run(pair.counterpart.inputs))) == pytest.approx(0, abs=1e-10)
+    assert float(pair.target(model.run(pair.inputs))) > 0
+
+
+def test_a_word_that_is_no_token_is_refused(llava):
+    with pytest.raises(cutaway.errors.TargetError, match="not one token"):
+        questions.ask(llava, tiny.picture(), "what is this", answer="hippopotamuses")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kind"),
+    [
+        ("tiny:clip", {"image": tiny.picture(), "text": ["a dog", "a cat"]}, "match"),
+        ("tiny:llava", {"image": tiny.picture(), "text": "what is this"}, "ask"),
+        ("tiny:llama", {"text": "a red"}, "ask"),
+        ("tiny:sd", {"prompt": "a red dog"}, "draw"),
+        ("tiny:clip", {"image": tiny.picture()}, "many"),
+    ],
+)
+def test_what_kind_it_is_follows_from_the_model(name, given, kind):
+    assert questions.asked(name, **given).kind == kind
+
+
+def test_what_does_not_fit_a_model_is_refused():
+    with pytest.raises(InputError, match="2 texts to 'tiny:llava'"):
+        questions.asked("tiny:llava", image=tiny.picture(), text=["a", "b"])
+    with pytest.raises(InputError, match="draws nothing"):
+        questions.asked("tiny:clip", prompt="a dog")
+
+
+def test_a_crowd_is_taken_as_the_model_takes_it(llava):
+    crowd = [tiny.picture(seed) for seed in range(3)]
+    asked = questions.ask(llava, tiny.picture(), "what is this", crowd=crowd)
+    inputs = asked.rows[1]
+    same = llava.inputs(image=crowd[1], text="what is this")
+    assert torch.equal(inputs.tensors["pixel_values"], same.tensors["pixel_values"]) and len(asked.rows) == 3
+    assert questions.Question(model=llava, crowd=crowd).rows is crowd
+
+
+def test_a_call_is_printed_as_it_was_made_and_refusals_name_what_is_missing(llava):
+    asked = questions.ask(llava, tiny.picture(), "what is this", "dog", "cat", tiny.picture(3))
+    made = method("activation-patching").apply(asked, over="head")
+    space = {"question": asked, "print": lambda *_: None}
+    exec(made.code(), space)  # noqa: S102
+    assert (space["found"]["recovery"].values == made.result["recovery"].values).all()
+    with pytest.raises(MethodError, match="needs texts in the space of the pictures"):
+        method("logit_lens").apply(asked)
+    with pytest.raises(MethodError, match="has no option 'ower'"):
+        method("activation-patching").apply(asked, ower="head")

@@ -1,0 +1,51 @@
+"""The table of methods: what it promises of a family is run, and the page in the docs is this table."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from cutaway.methods.method import ROWS
+from cutaway.methods.result import Result
+from cutaway.methods.table import METHODS
+from cutaway.report import methods
+
+DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
+CELLS = [(one.name, family) for one in METHODS for family in ("contrastive", "generative", "diffusion")]
+
+
+@pytest.mark.parametrize(("name", "family"), CELLS)
+def test_what_the_table_says_is_so(name, family):
+    """A cell with `yes` gives a result; an empty one says what it needs, and the method refuses with the same words."""
+    row = next(one for one in methods.rows() if one.method is not None and one.method.name == name)
+    asked, method = methods.questions()[family], row.method
+    if row.families[family]:
+        made = method.apply(asked)
+        assert isinstance(made.result, Result) and made.result.data.sizes
+        assert f"found = {name}(" in made.code() and f"import {name}" in made.code()
+        return
+    assert "needs" in method.why_not(asked)
+    with pytest.raises(ValueError, match="does not fit this question"):
+        method.apply(asked)
+
+
+def test_every_row_of_the_taxonomy_is_listed():
+    assert [*dict.fromkeys(row.row for row in methods.rows())] == [*ROWS] and len(ROWS) == 12
+    assert {one.row for one in METHODS} <= set(ROWS)
+
+
+def test_each_declaration_says_what_it_can_not_tell_and_offers_options_that_exist():
+    for one in METHODS:
+        assert one.line.endswith(".") and one.cannot.endswith(".") and one.parts, one.name
+        parameters = inspect.signature(one.function).parameters
+        assert {*one.takes, *one.options} <= set(parameters), one.name
+
+
+def test_it_prints(capsys):
+    methods.print_methods(needs=True)
+    told = capsys.readouterr().out
+    assert "activation-patc" in told and "can not tell: A share of recovery" in told and "not yet" in told
+
+
+def test_the_page_in_the_docs_is_this_table():
+    assert methods.markdown() in DOCS.read_text(encoding="utf-8"), "write it anew: cutaway methods --markdown"
