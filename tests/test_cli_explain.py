@@ -19,7 +19,7 @@ from cutaway.methods.result import load
 from cutaway.report import battery, explain, sources
 from cutaway.report import run as methods
 from cutaway.zoo import tiny
-from cutaway.zoo.trained import MODELS
+from cutaway.zoo.spec import MODELS
 
 run = CliRunner(env={"COLUMNS": "160"}).invoke
 TEXTS = ["--text", "a red dog", "--text", "a cat"]

@@ -32,6 +32,7 @@ from cutaway.report.sources import (
 )
 from cutaway.report.tables import heading
 from cutaway.source import Source
+from cutaway.zoo.trained import spec_of
 
 ROWS = 40  # of a table
 
@@ -145,14 +146,16 @@ def explanation(
     check_bank(bank)
     one = None if image is None else read_picture(image)
     many = crowd(pictures, str(model), count, skip_bad=skip_bad)
-    if many is None or (bank is None and not str(model).startswith("zoo:")):
+    spec = spec_of(str(model))
+    bank = spec.bank if bank is None and spec else bank
+    if many is None or bank is None:
         raise InputError(
             f"'{model}' has no {'bank of texts' if many is not None else 'pictures'} of its own",
             expected=f"--pictures FOLDER and --bank FILE, or the word '{EMOJIWORLD}' for either",
             exists="both, unasked, for the models that `cutaway zoo list` shows", do="give what is missing",
         )  # fmt: skip
     found = opened(model)
-    texts = read_bank(bank or EMOJIWORLD, found)
+    texts = read_bank(bank, found)
     if one is None:
         return text_span(representation_decomposition(found, many), texts, picks=min(5, len(texts)))
     mean = unit(embedded(found, many, "vision").double()).mean(0)
