@@ -71,12 +71,12 @@ def _paired(pictures: list[Any], texts: list[str], mark: str) -> Pictures:
 
 def _row(module: Any, family: Family, tools: Tools, mark: str, pictures: list[Image], text: str) -> dict[str, Tensor]:
     """The tensors of one prompt, as the model's own processor makes them."""
-    whole, kind = tools.whole, type(tools.whole).__name__
+    whole = tools.whole
     talker = next((t for t in (whole, tools.tokenizer) if getattr(t, "chat_template", None)), None)
     if not (mark and mark in text):
         if talker is not None:
             text = _chat(talker, text, len(pictures))
-        elif pictures and family.image_tokens in ("grid", "anyres") and kind != "PaliGemmaProcessor":
+        elif pictures and family.image_tokens in ("grid", "anyres") and family.marks:
             text = mark * len(pictures) + "\n" + text
         elif family.image_tokens == "thw":
             ends = (module.config.vision_start_token_id, module.config.vision_end_token_id)
@@ -88,8 +88,7 @@ def _row(module: Any, family: Family, tools: Tools, mark: str, pictures: list[Im
         return once(tools.tokenizer, _expanded(module, family, tools, mark, pictures, text), text)
     given = pictures if family.image_tokens == "query" else [pictures]
     made = dict(whole(images=given, text=[text], return_tensors="pt"))
-    wanted = (*_WANTED, "token_type_ids") if kind == "PaliGemmaProcessor" else _WANTED
-    return once(tools.tokenizer, {name: made[name] for name in wanted if name in made}, text)
+    return once(tools.tokenizer, {name: made[name] for name in (*_WANTED, *family.beside) if name in made}, text)
 
 
 def _chat(talker: Any, text: str, pictures: int) -> str:

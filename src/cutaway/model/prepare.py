@@ -18,7 +18,7 @@ from cutaway.model.picture_prompts import around_pictures, picture_prompts
 from cutaway.model.pictures import picture
 from cutaway.model.seats import Tower
 from cutaway.model.sounds import sound_inputs
-from cutaway.model.table import Family
+from cutaway.model.table import Family, Joint
 from cutaway.model.texts import a_text, check_length, completed, text_inputs
 from cutaway.model.tokens import TokenMap
 from cutaway.model.tools import Tools, need
@@ -152,8 +152,9 @@ def prepare_prompt(
     denoiser = towers["denoiser"].module
     factor = int(pipeline.vae_scale_factor)
     config: Any = denoiser.config
-    patch = 2 if type(denoiser).__name__.startswith("Flux") else int(getattr(config, "patch_size", None) or 1)
-    unit = factor * patch if towers["denoiser"].tokens == "joint" else math.lcm(factor, 8)
+    joint = towers["denoiser"].row.joint
+    patch = (joint.patch if joint else 0) or int(getattr(config, "patch_size", None) or 1)
+    unit = factor * patch if joint else math.lcm(factor, 8)
     side = getattr(pipeline, "default_sample_size", None) or config.sample_size if size is None else 0
     size = (int(side) * factor, int(side) * factor) if size is None else size
     pair = isinstance(size, list | tuple) and len(size) == 2 and all(map(_whole, size))
@@ -172,8 +173,8 @@ def prepare_prompt(
         call["max_sequence_length"] = longest
     maps = prompt_maps(pipeline, towers, prompts, longest)
     maps["denoiser"] = TokenMap.patches(len(prompts), *grid)
-    if towers["denoiser"].tokens == "joint":
-        _join(maps, type(denoiser).__name__)
+    if joint:
+        _join(maps, joint)
     return Inputs(call, maps, (), Pipeline(), grid)
 
 
@@ -193,10 +194,10 @@ def _check_numbers(seed: Any, steps: Any, guidance: Any) -> None:
 def _longest_prompt(pipeline: Any) -> int | None:
     """How many T5 positions a pipeline with such an encoder uses: its own default, or what the tokenizer allows."""
     tokenizers = [getattr(pipeline, name, None) for name in ("tokenizer_3", "tokenizer_2")]
-    default = 256 if type(pipeline).__name__.startswith("StableDiffusion3") else 512
-    if "max_sequence_length" not in inspect.signature(type(pipeline).__call__).parameters:
+    own = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    if own is None:
         return None
-    return min(default, *(int(t.model_max_length) for t in tokenizers[:1] + tokenizers[1:] if t is not None))
+    return min(int(own.default), *(int(t.model_max_length) for t in tokenizers[:1] + tokenizers[1:] if t is not None))
 
 
 def prompt_maps(
@@ -210,7 +211,7 @@ def prompt_maps(
         if tokenizer is None:
             continue
         limit = 77 if tokenizer.model_max_length > 10_000 else int(tokenizer.model_max_length)
-        if "T5" in type(towers[name].module).__name__:
+        if towers[name].row.endless:
             limit = longest or limit
         made = tokenizer(prompts, padding="max_length", max_length=limit, truncation=False, return_tensors="pt")
         check_length(made["input_ids"], limit, prompts)
@@ -218,15 +219,12 @@ def prompt_maps(
     return maps
 
 
-def _join(maps: dict[str, TokenMap], denoiser: str) -> None:
-    """The streams of a joint-attention transformer: SD3 puts the picture first, Flux the text."""
-    picture = maps["denoiser"]
-    flux = denoiser.startswith("Flux")
-    encoders = [name for name in maps if name.split("_")[0] == "text"]
-    spoken = [maps[encoders[-1]]] if flux else [maps[encoders[0]], *([maps["text_3"]] if "text_3" in maps else [])]
-    text = _side_by_side(spoken)
+def _join(maps: dict[str, TokenMap], joint: Joint) -> None:
+    """The streams of a joint-attention transformer, each alone and as they lie behind one another."""
+    picture, encoders = maps["denoiser"], [name for name in maps if name.split("_")[0] == "text"]
+    text = _side_by_side([maps[encoders[at]] for at in joint.encoders if at < len(encoders)])
     maps["denoiser.image"], maps["denoiser.text"] = picture, text
-    maps["denoiser.joint"] = _side_by_side([text, picture] if flux else [picture, text])
+    maps["denoiser.joint"] = _side_by_side([text, picture] if joint.first == "text" else [picture, text])
 
 
 def _side_by_side(maps: list[TokenMap]) -> TokenMap:

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from cutaway.errors import InputError
 from cutaway.model.seats import Tower
 from cutaway.model.tools import need
+from cutaway.model.towers import READ_THEIR_PADDING
 
 Rows = Sequence[dict[str, Tensor]]
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids")
@@ -33,7 +34,7 @@ def text_inputs(module: Any, towers: dict[str, Tower], tokenizer: Any, texts: li
         raise InputError("this model takes no text", exists=f"the towers {', '.join(towers)}")
     need(tokenizer, "a tokenizer", module)
     limit = text_limit(tower)
-    if type(module).__name__.startswith("Siglip"):  # reads its padding, so that a text is always as long
+    if type(module).__name__ in READ_THEIR_PADDING:
         options = {"padding": "max_length", "max_length": limit, "padding_side": "right"}
         made = dict(tokenizer(texts, return_tensors="pt", truncation=False, **options))
         made.pop("attention_mask", None)
