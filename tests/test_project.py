@@ -38,7 +38,7 @@ HEAVY = ("torch", "transformers", "diffusers", "xarray", "pandas", "matplotlib",
 # Names that only model/ may use. Tensor.register_hook counts: a gradient is read through a site too.
 HOOKS = re.compile(r"register_(\w+_)?hook$|register_forward|set_attn_processor$|^AttentionInterface$|^get_submodule$")
 
-# Class names that are read and not looked up in a table, by file: each model of transformers has an RMSNorm class of its
+# How many class names a file reads that no table could hold: each model of transformers has an RMSNorm class of its
 # own, and that they are called so is all they share (`is_rms`).
 CLASS_NAMES_READ = {"model/seats.py": 1}
 

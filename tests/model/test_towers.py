@@ -1,4 +1,4 @@
-"""The tables name classes that the libraries have: a name that was changed there would be looked up for ever in vain."""
+"""The tables name classes that the libraries have: one that was renamed there would be looked up in vain."""
 
 from pathlib import Path
 
