@@ -53,3 +53,16 @@ def test_a_processor_is_taken_apart_by_the_list_of_parts():
     assert Tools.of(Ears()).sounds.sampling_rate == 16_000 and Tools.of(Ears()).tokenizer is None
     with pytest.raises(InputError, match="came without a tokenizer"):
         Tools.of(Ears()).need("tokenizer", torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(("name", "tokenizer"), [("sd3", "tokenizer_3"), ("flux", "tokenizer_2")])
+def test_a_prompt_of_t5_is_as_long_as_the_pipeline_makes_it(name, tokenizer, monkeypatch):
+    """Its own default, or what T5's tokenizer allows; the length of CLIP is no matter."""
+    model = opened(name)
+    pipeline = model.engine.pipeline
+    default = inspect.signature(type(pipeline).__call__).parameters["max_sequence_length"].default
+    for allowed in (64, 4096):
+        monkeypatch.setattr(getattr(pipeline, tokenizer), "model_max_length", allowed)
+        made = model.inputs(prompt="a dog", steps=1)
+        assert made.tensors["max_sequence_length"] == min(default, allowed)
+        assert len(made.tokens[tokenizer.replace("tokenizer", "text")]) == min(default, allowed)

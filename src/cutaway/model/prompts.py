@@ -55,7 +55,7 @@ def prepare_prompt(
     if against:
         call["negative_prompt"] = against * (len(prompts) if len(against) == 1 else 1)
     grid = (height // factor // patch, width // factor // patch)
-    longest = _longest_prompt(pipeline)
+    longest = _longest_prompt(pipeline, towers)
     if longest:
         call["max_sequence_length"] = longest
     maps = prompt_maps(pipeline, towers, prompts, longest)
@@ -78,13 +78,22 @@ def _check_numbers(seed: Any, steps: Any, guidance: Any) -> None:
         raise InputError(f"`guidance=` cannot be {guidance!r}", expected="a number; 1 draws without guidance")
 
 
-def _longest_prompt(pipeline: Any) -> int | None:
-    """How many T5 positions a pipeline with such an encoder uses: its own default, or what the tokenizer allows."""
-    tokenizers = [getattr(pipeline, name, None) for name in ("tokenizer_3", "tokenizer_2")]
+def _encoders(pipeline: Any, towers: dict[str, Tower]) -> dict[str, Any]:
+    """The tokenizer of each prompt encoder that has one, by the name of its tower."""
+    names = [name for name in towers if name.split("_")[0] == "text"]
+    found = {
+        name: getattr(pipeline, f"tokenizer_{n}" if n > 1 else "tokenizer", None) for n, name in enumerate(names, 1)
+    }
+    return {name: tokenizer for name, tokenizer in found.items() if tokenizer is not None}
+
+
+def _longest_prompt(pipeline: Any, towers: dict[str, Tower]) -> int | None:
+    """How many positions a prompt has where the encoder does not say (T5): the pipeline's own default, or what the
+    tokenizer allows.
+    """
     own = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
-    if own is None:
-        return None
-    return min(int(own.default), *(int(t.model_max_length) for t in tokenizers[:1] + tokenizers[1:] if t is not None))
+    endless = [int(t.model_max_length) for name, t in _encoders(pipeline, towers).items() if towers[name].row.endless]
+    return min(int(own.default), *endless) if own is not None and endless else None
 
 
 def prompt_maps(
@@ -92,11 +101,7 @@ def prompt_maps(
 ) -> dict[str, TokenMap]:
     """The token map of each text encoder, padded as the pipeline pads; too long a prompt is an error."""
     maps: dict[str, TokenMap] = {}
-    encoders = [name for name in towers if name.split("_")[0] == "text"]
-    for n, name in enumerate(encoders, 1):
-        tokenizer = getattr(pipeline, "tokenizer" if n == 1 else f"tokenizer_{n}", None)
-        if tokenizer is None:
-            continue
+    for name, tokenizer in _encoders(pipeline, towers).items():
         limit = 77 if tokenizer.model_max_length > 10_000 else int(tokenizer.model_max_length)
         if towers[name].row.endless:
             limit = longest or limit
