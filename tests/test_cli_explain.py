@@ -19,7 +19,7 @@ from cutaway.methods.result import load
 from cutaway.questions import given
 from cutaway.report import battery, explain
 from cutaway.zoo import tiny
-from cutaway.zoo.trained import MODELS
+from cutaway.zoo.spec import MODELS
 
 run = CliRunner(env={"COLUMNS": "160"}).invoke
 PAIR = ["--image", "a.png", "--counterfactual", "b.png"]

@@ -6,7 +6,7 @@ import torch
 
 from cutaway.errors import InputError
 from cutaway.model.inputs import Inputs
-from cutaway.model.prepare import prepare_prompt
+from cutaway.model.prompts import prepare_prompt
 from cutaway.zoo import tiny
 from world import given, identical, library_call, opened
 

@@ -22,7 +22,7 @@ from cutaway.report.words import signed
 from cutaway.views.kinds import Bars, HeadTable, PatchingMap, Table
 from cutaway.views.kinds import Lens as LensView
 from cutaway.zoo import tiny
-from cutaway.zoo.trained import MODELS
+from cutaway.zoo.spec import MODELS
 
 TEXTS = ("a red dog", "a cat on the left")
 trained_here = pytest.mark.skipif(not (MODELS / "emoji-clip").is_dir(), reason="zoo:emoji-clip is not in the package")

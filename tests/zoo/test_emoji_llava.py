@@ -14,7 +14,7 @@ from cutaway.zoo import emoji_llava, trained
 from cutaway.zoo.contexts import conversation
 from cutaway.zoo.conversations import Conversation, Turn, batch
 from cutaway.zoo.evaluate_llava import answers, pictured, tasks, trials
-from cutaway.zoo.language import Recipe, patches, scored, train
+from cutaway.zoo.language import Named, Recipe, patches, scored, train
 from cutaway.zoo.training import PROGRESS
 from cutaway.zoo.vocabulary import END, PAD, ids, vocabulary
 
@@ -48,15 +48,21 @@ def test_rates():
     assert recipe.rate_at(90) == pytest.approx(0.505) and recipe.rate_at(99) == pytest.approx(0.0595)
     assert [recipe.share_at("tower", step) for step in (0, 39, 40)] == [pytest.approx(0.3)] * 2 + [0.1]
     assert recipe.share_at("words", 0) == 0.3 and recipe.share_at("rest", 0) == 1.0
+    again = replace(recipe, steps=200, again=100)
+    assert [again.rate_at(step) for step in range(100)] == [recipe.rate_at(step) for step in range(100)]
+    assert again.rate_at(100) == 0.1 and again.rate_at(109) == again.rate_at(179) == 1.0
+    assert again.rate_at(199) == recipe.rate_at(99) and again.share_at("tower", 100) == pytest.approx(0.3)
 
 
 def test_the_seed_and_the_step_decide():
     draw = emoji_llava.batches(replace(SMALL, naming=2))
-    assert torch.equal(draw(1).words, draw(1).words) and not torch.equal(draw(1).words, draw(0).words)
+    assert torch.equal(draw(1)[0].words, draw(1)[0].words) and not torch.equal(draw(1)[0].words, draw(0)[0].words)
     assert torch.equal(draw(2)[0].input_ids, draw(2)[0].input_ids)
     assert len(draw(2)) == 3 and len(draw(4)) == 5
     other = emoji_llava.batches(replace(SMALL, seed=1))
     assert not torch.equal(draw(3)[0].pictures, other(3)[0].pictures)
+    again = emoji_llava.batches(replace(SMALL, again=5))(5)
+    assert isinstance(again[-1], Named) and not any(isinstance(one, Named) for one in again[:-1])
 
 
 def test_patches_are_named_by_what_covers_them():

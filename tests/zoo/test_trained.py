@@ -15,10 +15,11 @@ import cutaway
 from cutaway import data
 from cutaway.cli import app
 from cutaway.errors import LoadError
-from cutaway.zoo import emoji_clip, make, trained
+from cutaway.zoo import emoji_clip, spec, trained
 from cutaway.zoo.contrastive import Step
 from cutaway.zoo.emoji_clip import untrained
 from cutaway.zoo.evaluate import Eyes, Row, classes, naming, telling_apart
+from cutaway.zoo.spec import Spec
 
 run = CliRunner(env={"COLUMNS": "160"}).invoke
 HERE = trained.TRAINED["emoji-clip"].here
@@ -64,10 +65,22 @@ def test_the_untrained_twin_is_what_training_began_with():
 
 
 def test_weights_that_are_not_here_say_how_to_make_them(monkeypatch, tmp_path):
-    monkeypatch.setattr(trained, "MODELS", tmp_path)
+    monkeypatch.setattr(spec, "MODELS", tmp_path)
     with pytest.raises(LoadError, match="cutaway zoo train emoji-clip"):
         cutaway.load("zoo:emoji-clip")
     assert "not trained here" in run(app, ["zoo", "list"]).output
+
+
+def test_a_model_is_known_by_its_spec():
+    """Also its twin, which has no floor of its own; other models have no spec, misspelt ones are an error."""
+    found = trained.spec_of("zoo:emoji-clip")
+    assert (found.title, found.floor) == ("zoo:emoji-clip", "zoo:emoji-clip@untrained")
+    twin = trained.spec_of(found.floor)
+    assert (twin.title, twin.floor, twin.bank) == (found.floor, None, found.bank)
+    assert trained.spec_of("tiny:clip") is None and trained.spec_of("emoji-clip") is None
+    assert all(one.template.is_file() for one in trained.TRAINED.values())
+    with pytest.raises(LoadError, match="emoji-clip"):
+        trained.spec_of("zoo:emojiclip")
 
 
 def test_an_unknown_name_lists_what_there_is():
@@ -118,7 +131,7 @@ def test_train_from_the_command_line(tmp_path, monkeypatch):
     def one_row(module, processor, n, told):
         return naming(Eyes(module, processor), classes(20), "test", n)
 
-    monkeypatch.setattr(emoji_clip, "MAKING", replace(emoji_clip.MAKING, measure=one_row))
+    monkeypatch.setitem(trained.TRAINED, "emoji-clip", replace(emoji_clip.SPEC, measure=one_row))
     command = ["zoo", "train", "zoo:emoji-clip", "--steps", "2", "--batch", "80", "--seed", "3"]
     with run_in(tmp_path):
         told = run(app, [*command, "--measure", "64"])
@@ -179,9 +192,9 @@ class TwoRecipe:
     seed: int = 0
 
 
-def two_steps(module, recipe, work, device):
+def two_steps(module, batches, recipe, work, device):
     for step in range(recipe.steps):
-        module.weight.data += 1
+        module.weight.data += batches(step) >= 0
         yield Step(step + 1, 0.0, 1.0)
 
 
@@ -190,22 +203,16 @@ def two_rows(module, processor, n, told):
     return [Row("sum", "of weights", n, float(module.weight.detach().sum()) / 6, 0.0, 1.0, 0.5)]
 
 
-MAKING = make.Making(
-    TwoRecipe, lambda seed: Two(), lambda: SimpleNamespace(save_pretrained=lambda out: None), two_steps, two_rows,
-    lambda module, shipped: 0.0,
-)  # fmt: skip
-
-
 def test_another_model_is_one_entry(tmp_path, monkeypatch):
     """A second model, with its own recipe, measure and card, goes through the same commands."""
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "two.py").write_text("from test_trained import MAKING\n")
-    (tmp_path / "home" / "two.md").write_text("# two\n{parameters} {samples} {minutes} {lost} {recipe}\n{table}\n")
-    (tmp_path / "home" / "__init__.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    monkeypatch.setitem(trained.TRAINED, "two", trained.Trained("two", "two numbers", "home.two"))
-    monkeypatch.setattr(trained, "MODELS", tmp_path)
+    (tmp_path / "two.md").write_text("# two\n{parameters} {samples} {minutes} {lost} {recipe}\n{table}\n")
+    two = Spec(
+        "two", "two numbers", lambda seed: Two(), lambda: SimpleNamespace(save_pretrained=lambda out: None), TwoRecipe,
+        lambda recipe: lambda step: step, two_steps, two_rows, lambda module, shipped: 0.0, tmp_path / "two.md",
+        asked="match",
+    )  # fmt: skip
+    monkeypatch.setitem(trained.TRAINED, "two", two)
+    monkeypatch.setattr(spec, "MODELS", tmp_path)
     with run_in(tmp_path):
         told = run(app, ["zoo", "train", "two", "--seed", "7", "--out", "two"])
         assert told.exit_code == 0, told.output or told.exception

@@ -15,6 +15,7 @@ from cutaway.data.scene import COLOURS, KINDS, PLACES, TINTS, Background, Kind, 
 from cutaway.data.splits import Split, check_split, in_test_fold, unseen_pair, unseen_place
 from cutaway.errors import InputError
 
+EMOJIWORLD = "emojiworld"  # the word that stands for its scenes or its phrases where a folder or a file may
 _TRIES = 4000  # far more than a world with room needs: three are usual
 _FEWEST = {"pairs": 2, "places": 1}  # things in a scene of these splits
 _VISIBLE = 0.35  # share of a drawing from which one of its colours decides what it can stand on

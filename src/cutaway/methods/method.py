@@ -36,9 +36,9 @@ class Method:
     """One method: its function, which part of a `Question` each parameter takes, and what the function can not tell.
 
     `takes` are parameters and parts (`{"clean": "inputs"}`); `needs` parts that must be there besides; `fitting` says
-    why it is not worth asking a question that has all of them, "" where it is. `chosen` are options that follow from the question
-    and those given; `options` those of the command line, with a line of help each; `many` how large a crowd is unless
-    said. `table` makes what the command line prints, `show` the views of a report.
+    why a question that has all of them is not worth asking, "" where it is. `chosen` are options that follow from the
+    question and those given; `options` those of the command line, with a line of help each; `many` how large a crowd is
+    unless said. `table` makes what the command line prints, `show` the views of a report.
     """
 
     function: Callable[..., Result]

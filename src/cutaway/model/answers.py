@@ -17,7 +17,6 @@ from cutaway.model.generate import begun
 from cutaway.model.geometry import token_maps
 from cutaway.model.inputs import Inputs, as_list
 from cutaway.model.texts import PER_TOKEN, check_length, placed, text_limit, writes
-from cutaway.model.tools import need
 
 Answer = str | Int[Tensor, "token"]
 # What stands at the places of an answer in tensors along the prompt; 1 tells PaliGemma that these are written.
@@ -61,7 +60,7 @@ def _ids(engine: Engine, answer: Answer) -> Int[Tensor, "token"]:
     if isinstance(answer, Tensor):
         ids = answer.flatten().long()
     else:
-        tokenizer = need(engine.tokenizer, "a tokenizer", engine.module)
+        tokenizer = engine.tools.need("tokenizer", engine.module)
         ids = torch.tensor(tokenizer.encode(f" {answer.lstrip()}", add_special_tokens=False), dtype=torch.long)
     if not len(ids):
         raise InputError(f"the answer {answer!r} has no token", expected="a word at least")

@@ -14,7 +14,7 @@ from cutaway.model.paths import child, has, sizes_of
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower, View
 from cutaway.model.sites import STREAMS, Site
 from cutaway.model.table import ATTENTION, HEADS, KV_HEADS, SCALE, UNITS, Attn, Block, Family, Mlp, Port
-from cutaway.model.towers import FAMILIES, READS_EARLY, TOWERS
+from cutaway.model.towers import FAMILIES, PIPELINES, TOWERS
 
 _ATTENTION_AXES = {"q": HEADS, "k": KV_HEADS, "v": KV_HEADS, "scores": ATTENTION, "pattern": ATTENTION}
 _HALVES = {"first_half": 1, "second_half": 2}
@@ -80,7 +80,7 @@ def _tower(where: str, module: nn.Module, taken: dict[str, Tower], piped: bool) 
     prefix = tuple(chain.from_iterable(_prefix(module, word) for word in row.prefix))
     return Tower(
         name, module, where, tuple(b for _, b in found), tuple(label for label, _ in found),
-        prefix, row.packed, row.causal, row.tokens, calls,
+        prefix, row.packed, row.causal, row.tokens, calls, row,
     )  # fmt: skip
 
 
@@ -241,8 +241,8 @@ def _mark_dead(
     for name, tower in towers.items():
         if tower.stepped:
             dead[f"{name}.{len(tower.blocks) - 1}.text.resid_post"] = "the denoiser drops the text stream at its end"
-    if owner in READS_EARLY:
-        name, early = READS_EARLY[owner]
+    if owner in PIPELINES and (read := PIPELINES[owner].early):
+        name, early = read
         used = len(towers[name].blocks) - early
         dead |= dict.fromkeys(_from_layer(seats, name, used), f"{owner} reads '{name}' {early} layer before its end")
     return {k: replace(s, site=replace(s.site, dead=dead[k])) if k in dead else s for k, s in seats.items()}

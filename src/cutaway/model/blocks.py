@@ -142,4 +142,13 @@ BLOCKS: dict[str, Block] = {
     ),
 }
 
+# Layers that keep their matrix as (in, out), as GPT-2 does.
+TRANSPOSED = ("Conv1D",)
+
+# Attention processors of diffusers that attend a second time, with the same queries, to the picture of an image prompt.
+IMAGE_PROMPTED = (
+    "IPAdapterAttnProcessor2_0", "IPAdapterAttnProcessor", "IPAdapterXFormersAttnProcessor",
+    "SD3IPAdapterJointAttnProcessor2_0", "FluxIPAdapterAttnProcessor", "FluxIPAdapterJointAttnProcessor2_0",
+)  # fmt: skip
+
 RESIDUAL: dict[str, Port] = {"resid_pre": Port("", "in", TOKENS, keyword="hidden_states"), "resid_post": Port("")}

@@ -21,7 +21,7 @@ from cutaway.model.engine import Engine
 from cutaway.model.inputs import Inputs, as_list
 from cutaway.model.known import SHARED, parameters
 from cutaway.model.pictures import picture
-from cutaway.model.prepare import prepare_prompt
+from cutaway.model.prompts import prepare_prompt
 from cutaway.model.schedule import Schedule
 from cutaway.model.seats import Tower
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from cutaway.model.table import Family
 from cutaway.model.texts import padding
 from cutaway.model.tokens import TokenMap
 
+Tensors = Mapping[str, Any]
+
 
 def token_maps(
     towers: dict[str, Tower], family: Family, module: Any, tensors: dict[str, Any], tokenizer: Any, extractor: Any
@@ -20,12 +23,9 @@ def token_maps(
     """The token map of every tower these tensors reach."""
     maps: dict[str, TokenMap] = {}
     for name, tower in towers.items():
-        if tower.tokens == "patches" and "pixel_values" in tensors:
-            maps[name] = _patches(tower, tensors["pixel_values"], tensors, module)
-        elif tower.tokens == "packed" and "image_grid_thw" in tensors:
-            maps[name] = _packed(tower, tensors["image_grid_thw"])
-        elif tower.tokens == "frames" and "input_features" in tensors:
-            maps[name] = _frames(tensors["input_features"], extractor)
+        needs, build = BUILDERS.get(tower.tokens, ("", None))
+        if build is not None and needs in tensors:
+            maps[name] = build(tower, tensors, module, extractor)
     for name, tower in towers.items():
         if tower.tokens == "ids" and (ids := _ids_of(name, towers, tensors)) is not None:
             mask = tensors.get("attention_mask" if ids is tensors.get("input_ids") else "decoder_attention_mask")
@@ -63,9 +63,9 @@ def _ids_of(name: str, towers: dict[str, Tower], tensors: dict[str, Any]) -> Ten
 # --- vision -----------------------------------------------------------------------------------------------------------
 
 
-def _patches(tower: Tower, pixels: Tensor, tensors: dict[str, Any], module: Any) -> TokenMap:
-    module_config: Any = tower.module.config
-    size = int(module_config.patch_size)
+def _patches(tower: Tower, tensors: Tensors, module: Any, _: Any) -> TokenMap:
+    config: Any = tower.module.config
+    size, pixels = int(config.patch_size), tensors["pixel_values"]
     height, width = (side // size for side in pixels.shape[-2:])
     if pixels.dim() == 4:
         return TokenMap.patches(pixels.shape[0], height, width, tower.prefix)
@@ -78,7 +78,7 @@ def _patches(tower: Tower, pixels: Tensor, tensors: dict[str, Any], module: Any)
     return made
 
 
-def _tiles(module: Any, tensors: dict[str, Any]) -> list[int]:
+def _tiles(module: Any, tensors: Tensors) -> list[int]:
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
     config = module.config
@@ -86,10 +86,10 @@ def _tiles(module: Any, tensors: dict[str, Any]) -> list[int]:
     return [image_size_to_num_patches(size, config.image_grid_pinpoints, side) for size in tensors["image_sizes"]]
 
 
-def _packed(tower: Tower, grids: Tensor) -> TokenMap:
+def _packed(tower: Tower, tensors: Tensors, *_: Any) -> TokenMap:
     """All pictures behind one another; patches in blocks of `merge x merge`, as the processor lays them out."""
     vision: Any = tower.module
-    merge = int(vision.spatial_merge_size)
+    merge, grids = int(vision.spatial_merge_size), tensors["image_grid_thw"]
     parts = []
     for image, (frames, height, width) in enumerate(grids.tolist()):
         rows = torch.arange(height)[:, None].expand(height, width)
@@ -124,12 +124,22 @@ def window_order(vision: nn.Module, grids: Tensor) -> Any:
     return (index[:, None] * unit + torch.arange(unit)).flatten().numpy()
 
 
-def _frames(features: Tensor, extractor: Any) -> TokenMap:
+def _frames(_: Tower, tensors: Tensors, __: Any, extractor: Any) -> TokenMap:
+    features = tensors["input_features"]
     count = features.shape[-1] // 2
     made = TokenMap.blank(features.shape[0], count, "audio")
     seconds = 2 * extractor.hop_length / extractor.sampling_rate if extractor is not None else 0.02
     made.time[:] = np.arange(count) * seconds
     return made
+
+
+# By what lies on the token axis of a tower: the tensor that says how it lies there, and what makes the map of it. Ids
+# come last, since things of other kinds may have their places among them.
+BUILDERS: dict[str, tuple[str, Callable[[Tower, Tensors, Any, Any], TokenMap]]] = {
+    "patches": ("pixel_values", _patches),
+    "packed": ("image_grid_thw", _packed),
+    "frames": ("input_features", _frames),
+}
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cutaway.errors import SiteError
+from cutaway.model.blocks import TRANSPOSED
 from cutaway.model.paths import linear_shape
 from cutaway.model.seats import is_rms, norm_scale
 from cutaway.model.wrapped import at_rest, core, execution_device, present
@@ -39,7 +40,7 @@ def linear_map(
         return _asked(module, shape[0], name, dtype)
     with present(module):
         matrix = module.weight.detach()
-        matrix = matrix.T if type(module).__name__ == "Conv1D" else matrix
+        matrix = matrix.T if type(module).__name__ in TRANSPOSED else matrix
         bias = getattr(module, "bias", None)
         return matrix, torch.zeros_like(matrix[:, 0]) if bias is None else bias.detach()
 

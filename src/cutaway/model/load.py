@@ -19,6 +19,7 @@ from cutaway.errors import LoadError, near
 from cutaway.model.model import Model
 from cutaway.model.wrapped import unwrapped
 from cutaway.source import Source
+from cutaway.zoo import parted
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -66,7 +67,7 @@ def load(
         asked = {"dtype": dtype, "device": device, "device_map": device_map, "attn": attn, "revision": revision}
         return _loaded(source, processor, {name: value for name, value in asked.items() if value is not None})
     name = str(source)
-    if name.startswith(("tiny:", "zoo:")):
+    if parted(name)[0]:
         with _said(name):
             return _embedded(name, dtype or torch.float32, device, attn)
     options = {"revision": revision, "device_map": device_map, "trust_remote_code": trust_remote_code}
@@ -189,7 +190,7 @@ def _embedded(name: str, dtype: torch.dtype, device: Any, attn: str | None) -> M
     """A model that comes with the package: `tiny:NAME` (random), `zoo:NAME` (trained), `zoo:NAME@untrained`."""
     from cutaway.zoo import tiny, trained
 
-    kind, wanted = name.split(":", 1)
+    kind, wanted = parted(name)
     if kind == "tiny" and wanted not in tiny.names():
         raise LoadError(
             f"no tiny model '{wanted}'", expected="a name of `cutaway tiny`", exists=near(wanted, tiny.names()),

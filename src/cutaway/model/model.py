@@ -141,8 +141,8 @@ class Model:
         tensors |= {name: value for name, value in (("step", step), ("latent", latent)) if value is not None}
         engine = self.engine
         made = prepare(
-            self.module, engine.towers, engine.family, engine.tools, image=image, text=text, audio=audio,
-            tensors=tensors,
+            self.module, engine.towers, engine.family, engine.tools, {"image": image, "text": text, "audio": audio},
+            tensors,
         )  # fmt: skip
         made = made if answer is None else answered(engine, made, answer)
         return made.to(engine.device, engine.dtype)

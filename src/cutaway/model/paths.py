@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from cutaway.errors import LoadError, near
+from cutaway.model.blocks import TRANSPOSED
 from cutaway.model.table import UNITS, Attn, Block, Port
 from cutaway.model.towers import TOWERS
 from cutaway.model.wrapped import core
@@ -42,7 +43,7 @@ def linear_shape(module: Any) -> tuple[int, int] | None:
     """(in, out) features of a linear map, GPT-2's transposed `Conv1D` included; None for anything else."""
     if getattr(module, "in_features", None) and getattr(module, "out_features", None):
         return int(module.in_features), int(module.out_features)
-    if type(module).__name__ == "Conv1D":
+    if type(module).__name__ in TRANSPOSED:
         return int(module.weight.shape[0]), int(module.weight.shape[1])
     return None if core(module) is module else linear_shape(core(module))
 

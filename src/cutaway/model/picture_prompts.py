@@ -9,34 +9,33 @@ from PIL.Image import Image
 from torch import Tensor
 
 from cutaway.errors import InputError
-from cutaway.model.seats import Tower
+from cutaway.model.modality import Asked
 from cutaway.model.table import Family
-from cutaway.model.texts import check_length, joined, once, text_limit
-from cutaway.model.tools import Tools, need
+from cutaway.model.texts import TEXTS, check_length, joined, once, text_limit
+from cutaway.model.tools import Tools
 
 Pictures = list[list[Image]]
 _WANTED = ("input_ids", "attention_mask", "pixel_values", "image_sizes", "image_grid_thw", "mm_token_type_ids")
 
 
-def picture_prompts(
-    module: Any, tower: Tower | None, family: Family, tools: Tools, pictures: list[Any], texts: list[str]
-) -> dict[str, Tensor]:
+def picture_prompts(asked: Asked) -> dict[str, Tensor]:
     """Ids and pixels of one prompt a text. Each is prepared alone, so that none depends on the others in its batch.
 
-    `pictures` holds a list for each text, or plain pictures: the marks in the texts say where they belong; without
+    There is a list of pictures for each text, or plain pictures: the marks in the texts say where they belong; without
     marks each text has one, or a single text has them all.
     """
-    tokenizer = need(tools.tokenizer, "a tokenizer", module)
+    module, family, tools, texts = asked.module, asked.family, asked.tools, asked.given["text"]
+    tokenizer = asked.need(TEXTS)
     number = module.config.image_token_id
     mark = "" if number is None else str(tokenizer.convert_ids_to_tokens(number))
     if family.image_tokens == "query":  # their places are in front, whatever the text says
         texts, mark = [text.replace(mark, "").strip() if mark else text for text in texts], ""
-    paired = _paired(pictures, texts, mark)
+    paired = _paired(asked.given["image"], texts, mark)
     if family.image_tokens == "query" and any(len(some) != 1 for some in paired):
         raise InputError(f"{type(module).__name__} takes one picture a text", exists=f"{max(map(len, paired))} for one")
     rows = [_row(module, family, tools, mark, some, text) for some, text in zip(paired, texts, strict=True)]
     made = joined(module, tokenizer, rows)
-    check_length(made["input_ids"], text_limit(tower), texts)
+    check_length(made["input_ids"], text_limit(asked.towers.get("text")), texts)
     return made
 
 
@@ -71,12 +70,12 @@ def _paired(pictures: list[Any], texts: list[str], mark: str) -> Pictures:
 
 def _row(module: Any, family: Family, tools: Tools, mark: str, pictures: list[Image], text: str) -> dict[str, Tensor]:
     """The tensors of one prompt, as the model's own processor makes them."""
-    whole, kind = tools.whole, type(tools.whole).__name__
+    whole = tools.whole
     talker = next((t for t in (whole, tools.tokenizer) if getattr(t, "chat_template", None)), None)
     if not (mark and mark in text):
         if talker is not None:
             text = _chat(talker, text, len(pictures))
-        elif pictures and family.image_tokens in ("grid", "anyres") and kind != "PaliGemmaProcessor":
+        elif pictures and family.image_tokens in ("grid", "anyres") and family.marks:
             text = mark * len(pictures) + "\n" + text
         elif family.image_tokens == "thw":
             ends = (module.config.vision_start_token_id, module.config.vision_end_token_id)
@@ -88,8 +87,7 @@ def _row(module: Any, family: Family, tools: Tools, mark: str, pictures: list[Im
         return once(tools.tokenizer, _expanded(module, family, tools, mark, pictures, text), text)
     given = pictures if family.image_tokens == "query" else [pictures]
     made = dict(whole(images=given, text=[text], return_tensors="pt"))
-    wanted = (*_WANTED, "token_type_ids") if kind == "PaliGemmaProcessor" else _WANTED
-    return once(tools.tokenizer, {name: made[name] for name in wanted if name in made}, text)
+    return once(tools.tokenizer, {name: made[name] for name in (*_WANTED, *family.beside) if name in made}, text)
 
 
 def _chat(talker: Any, text: str, pictures: int) -> str:
@@ -102,7 +100,7 @@ def _expanded(
     module: Any, family: Family, tools: Tools, mark: str, pictures: list[Image], text: str
 ) -> dict[str, Tensor]:
     """Qwen-VL without its processor class, which demands torchvision: a mark becomes a token a patch group."""
-    made = dict(need(tools.images, "an image processor", module)(images=pictures, return_tensors="pt"))
+    made = dict(tools.need("images", module)(images=pictures, return_tensors="pt"))
     merge = module.config.vision_config.spatial_merge_size
     counts = iter((made["image_grid_thw"].prod(-1) // merge**2).tolist())
     pieces = text.split(mark)

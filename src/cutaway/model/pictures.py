@@ -1,4 +1,7 @@
-"""Pictures of any kind as RGB: files, PIL images of every mode, arrays and tensors of every type of number."""
+"""Pictures of any kind as RGB (files, PIL images of every mode, arrays and tensors of every type), and as pixels.
+
+Where a model writes about pictures, `picture_prompts.py` says which of them belongs to which text.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cutaway.errors import InputError
+from cutaway.model.inputs import as_list
+from cutaway.model.modality import Asked, Modality
+from cutaway.model.picture_prompts import around_pictures, picture_prompts
 
 SMALLEST, LARGEST = 2, 64_000_000
 GREY = "pass grey levels as bytes, as uint16 or as floats in [0, 1]"
@@ -136,3 +142,39 @@ def _bytes(array: np.ndarray) -> np.ndarray:
             do="scale it first: `(array / white).clip(0, 1)`",
         )
     return array.astype(np.uint8)
+
+
+# --- what a model is given --------------------------------------------------------------------------------------------
+
+
+def flat(pictures: list[Any]) -> list[Image.Image]:
+    """One picture after the other, those of one prompt too."""
+    return [one for some in pictures for one in (some if isinstance(some, list) else [some])]
+
+
+def _read(image: Any) -> list[Any]:
+    """Pictures as RGB; a list inside the list, the pictures of one prompt, stays one."""
+    return [
+        [picture(one) for one in some] if isinstance(some, list | tuple) else picture(some) for some in as_list(image)
+    ]
+
+
+def _made(asked: Asked) -> dict[str, Any]:
+    """Pixels; of a model that writes about pictures the whole prompts, unless these are prepared."""
+    module, family, pictures, texts = asked.module, asked.family, asked.given["image"], asked.given["text"]
+    if family.image_tokens and texts:
+        return picture_prompts(asked)
+    if family.image_tokens and not {"input_ids", "inputs_embeds"} & set(asked.tensors):
+        raise InputError("a picture alone", expected="`text=` next to `image=`, for instance a question about it")
+    every = flat(pictures)
+    if len(every) != len(pictures) and not family.image_tokens:
+        raise InputError("several pictures a row", expected=f"one picture a row: {type(module).__name__} reads one")
+    made = dict(asked.need(PICTURES)(images=every, return_tensors="pt"))
+    ids = asked.tensors.get("input_ids")
+    return made if ids is None else made | around_pictures(module, family, ids)
+
+
+PICTURES = Modality(
+    "image", called="picture", tool="images", tokens=("patches", "packed"), read=_read, make=_made,
+    places="image_tokens",
+)  # fmt: skip

@@ -1,95 +1,80 @@
-"""From what a user has (pictures, texts, sounds, prompts) to the tensors a model takes, without torchvision."""
+"""From what a user has (pictures, texts, sounds) to the tensors a model takes, without torchvision.
+
+What is done with one kind of thing has its own file: `pictures.py`, `texts.py`, `sounds.py`; `prompts.py` is about what
+is drawn. To add a kind: a file with its `Modality`, a name in `MODALITIES`, the argument in `Model.inputs`.
+"""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import math
-from numbers import Integral, Real
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from cutaway.errors import InputError, near
-from cutaway.model.calls import Forward, Method, Pipeline
-from cutaway.model.geometry import text_map, token_maps
-from cutaway.model.inputs import Inputs, as_list
-from cutaway.model.picture_prompts import around_pictures, picture_prompts
-from cutaway.model.pictures import picture
+from cutaway.model.calls import Forward, Method
+from cutaway.model.geometry import token_maps
+from cutaway.model.inputs import Inputs
+from cutaway.model.modality import Asked
+from cutaway.model.pictures import PICTURES, flat
 from cutaway.model.seats import Tower
-from cutaway.model.sounds import sound_inputs
+from cutaway.model.sounds import SOUNDS
 from cutaway.model.table import Family
-from cutaway.model.texts import a_text, check_length, completed, text_inputs
-from cutaway.model.tokens import TokenMap
-from cutaway.model.tools import Tools, need
+from cutaway.model.texts import TEXTS, completed
+from cutaway.model.tools import Tools
 
-OWN = ("image", "text", "audio", "prompt")
+MODALITIES = (PICTURES, TEXTS, SOUNDS)
+OWN = (*(one.argument for one in MODALITIES), "prompt")
 
 
 def prepare(
-    module: Any, towers: dict[str, Tower], family: Family, tools: Tools, *, image: Any, text: Any, audio: Any,
+    module: Any, towers: dict[str, Tower], family: Family, tools: Tools, given: Mapping[str, Any],
     tensors: dict[str, Any],
 ) -> Inputs:  # fmt: skip
-    """Tensors and token maps for a transformers model, from pictures, texts, sounds and prepared tensors."""
+    """Tensors and token maps for a transformers model, from things of every kind and from prepared tensors."""
     tensors = {name: value for name, value in tensors.items() if value is not None}
-    pictures, texts = _pictures(image), [a_text(one) for one in as_list(text)]
-    flat = tuple(one for some in pictures for one in (some if isinstance(some, list) else [some]))
-    beside = [n for n, v in (("image", flat), ("text", texts), ("audio", as_list(audio))) if v]
+    things = {one.argument: one.read(given.get(one.argument)) for one in MODALITIES}
+    beside = [name for name, some in things.items() if some]
     _check_names(module, tensors, beside)
-    made = _made(module, towers, family, tools, pictures, texts, as_list(audio), tensors)
-    _check_beside(tensors, made, beside, family)
-    given = made | tensors
+    made = _made(Asked(module, towers, family, tools, things, tensors))
+    unasked = "decoder_input_ids" in made and not (things["text"] and things["audio"])
+    _check_beside(tensors, made, beside, family, unasked)
+    whole = made | tensors
     if tensors and family.kind != "contrastive":
-        given = completed(module, tools.tokenizer, given)
-    if not given:
+        whole = completed(module, tools.tokenizer, whole)
+    if not whole:
         raise InputError(
             "nothing to run on",
             expected="`image=`, `text=`, `audio=`, or tensors by name",
             do="see `help(model.inputs)`",
         )
-    call = Forward()
-    if (
-        family.kind in ("contrastive", "unknown")
-        and hasattr(module, "get_image_features")
-        and hasattr(module, "get_text_features")
-        and ("pixel_values" in given) != ("input_ids" in given)
-    ):
-        call = Method("get_image_features" if "pixel_values" in given else "get_text_features")
-    maps = token_maps(towers, family, module, given, tools.tokenizer, tools.sounds)
-    unasked = "decoder_input_ids" in made and "decoder_input_ids" not in tensors and not (texts and as_list(audio))
-    return Inputs(given, maps, flat, call, unasked=("decoder_input_ids",) if unasked else ())
+    maps = token_maps(towers, family, module, whole, tools.tokenizer, tools.sounds)
+    begun = ("decoder_input_ids",) if unasked and "decoder_input_ids" not in tensors else ()
+    return Inputs(whole, maps, tuple(flat(things["image"])), _call(module, family, whole), unasked=begun)
 
 
-def _pictures(image: Any) -> list[Any]:
-    """Pictures as RGB; a list inside the list, the pictures of one prompt, stays one."""
-    return [
-        [picture(one) for one in some] if isinstance(some, list | tuple) else picture(some) for some in as_list(image)
-    ]
+def _call(module: Any, family: Family, tensors: Mapping[str, Any]) -> Forward:
+    """The forward, or of a model that matches the method for the one side that it is given."""
+    sides = {"pixel_values": "get_image_features", "input_ids": "get_text_features"}
+    given = [method for name, method in sides.items() if name in tensors]
+    matches = family.kind in ("contrastive", "unknown") and all(hasattr(module, method) for method in sides.values())
+    return Method(given[0]) if matches and len(given) == 1 else Forward()
 
 
-def _made(
-    module: Any, towers: dict[str, Tower], family: Family, tools: Tools, pictures: list[Any], texts: list[str],
-    sounds: list[Any], tensors: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
-    """The tensors that pictures, texts and sounds make."""
-    if sounds and towers and "audio" not in towers:
-        raise InputError("this model takes no sound", exists=f"the towers {', '.join(towers)}")
-    prepared = next((name for name in ("input_ids", "inputs_embeds") if name in tensors), None)
-    if pictures and not texts and not prepared and family.image_tokens:
-        raise InputError("a picture alone", expected="`text=` next to `image=`, for instance a question about it")
-    if pictures and texts and family.image_tokens:
-        return picture_prompts(module, towers.get("text"), family, tools, pictures, texts)
+def _made(asked: Asked) -> dict[str, Any]:
+    """The tensors that things of every kind make."""
+    present = [one for one in MODALITIES if asked.given[one.argument]]
+    if any(one.texts or one.placed(asked.family) for one in present):  # these make tensors of the texts as well
+        present = [one for one in present if one is not TEXTS]
+    for one in present:
+        read = any(tower.tokens in one.tokens for tower in asked.towers.values()) or one.placed(asked.family)
+        if asked.towers and not read:
+            raise InputError(f"this model takes no {one.called}", exists=f"the towers {', '.join(asked.towers)}")
     made: dict[str, Any] = {}
-    if pictures:
-        flat = [one for some in pictures for one in (some if isinstance(some, list) else [some])]
-        if len(flat) != len(pictures) and not family.image_tokens:
-            raise InputError("several pictures a row", expected=f"one picture a row: {type(module).__name__} reads one")
-        made |= _pixels(module, towers, tools, flat)
-        made |= around_pictures(module, family, tensors["input_ids"]) if prepared == "input_ids" else {}
-    if sounds:
-        made |= sound_inputs(module, tools, sounds, texts)
-    elif texts:
-        made |= text_inputs(module, towers, tools.tokenizer, texts)
+    for one in present:
+        made |= one.make(asked)
     return made
 
 
@@ -108,9 +93,11 @@ def _check_names(module: Any, tensors: dict[str, Any], beside: list[str]) -> Non
             raise InputError(f"`{name}=` cannot be of type {type(value).__name__}", expected="a tensor")
 
 
-def _check_beside(tensors: dict[str, Any], made: dict[str, Any], beside: list[str], family: Family) -> None:
+def _check_beside(
+    tensors: dict[str, Any], made: dict[str, Any], beside: list[str], family: Family, unasked: bool
+) -> None:  # fmt: skip
     """Refuse a prepared tensor beside what makes the same tensor, or makes it without knowing of the other."""
-    taken = set(made) - {"decoder_input_ids" if "audio" not in beside or "text" not in beside else ""}
+    taken = set(made) - {"decoder_input_ids" if unasked else ""}
     taken |= {"inputs_embeds"} if "input_ids" in made else set()
     taken |= {"pixel_values"} if family.image_tokens and "text" in beside else set()
     name = next((name for name in tensors if name in taken), None)
@@ -120,114 +107,3 @@ def _check_beside(tensors: dict[str, Any], made: dict[str, Any], beside: list[st
             expected="either pictures, texts and sounds, or prepared tensors of what they make",
             exists=f"`{'=`, `'.join(beside)}=` make{'s' if len(beside) == 1 else ''} {', '.join(sorted(made))}",
         )
-
-
-def _pixels(module: Any, towers: dict[str, Tower], tools: Tools, pictures: list[Any]) -> dict[str, Any]:
-    if towers and not any(tower.tokens in ("patches", "packed") for tower in towers.values()):
-        raise InputError("this model takes no picture", exists=f"the towers {', '.join(towers) or 'none'}")
-    processor = need(tools.images, "an image processor", module)
-    return dict(processor(images=pictures, return_tensors="pt"))
-
-
-# --- diffusion --------------------------------------------------------------------------------------------------------
-
-
-def prepare_prompt(
-    pipeline: Any, towers: dict[str, Tower], *, prompt: Any, negative: Any, seed: Any, steps: Any, guidance: Any,
-    size: Any,
-) -> Inputs:  # fmt: skip
-    """The call of a pipeline and the token maps of its prompt and of its latent picture; a prompt may be empty."""
-    prompts, against = ([a_text(one) for one in as_list(some)] for some in (prompt, negative))
-    if not prompts:
-        raise InputError("nothing to draw", expected="`prompt=`", do="see `help(model.inputs)`")
-    if len(against) not in (0, 1, len(prompts)):
-        raise InputError(f"{len(prompts)} prompts and {len(against)} negative ones", expected="one, or one a prompt")
-    _check_numbers(seed, steps, guidance)
-    if "denoiser" not in towers:
-        raise InputError(
-            f"nothing is known of the denoiser of {type(pipeline).__name__}", expected="one with a row in the tables",
-            exists=f"the towers {', '.join(towers) or 'none'}",
-            do="hold edits with `model.edited(…)` while you call the pipeline; docs/adding-a-model.md adds the row",
-        )  # fmt: skip
-    denoiser = towers["denoiser"].module
-    factor = int(pipeline.vae_scale_factor)
-    config: Any = denoiser.config
-    patch = 2 if type(denoiser).__name__.startswith("Flux") else int(getattr(config, "patch_size", None) or 1)
-    unit = factor * patch if towers["denoiser"].tokens == "joint" else math.lcm(factor, 8)
-    side = getattr(pipeline, "default_sample_size", None) or config.sample_size if size is None else 0
-    size = (int(side) * factor, int(side) * factor) if size is None else size
-    pair = isinstance(size, list | tuple) and len(size) == 2 and all(map(_whole, size))
-    if not pair or any(side < unit or side % unit for side in size):
-        raise InputError(f"a picture of size {size}", expected=f"(height, width) in pixels, both multiples of {unit}")
-    height, width = size
-    call: dict[str, Any] = {
-        "prompt": prompts, "num_inference_steps": steps, "guidance_scale": guidance, "height": height, "width": width,
-        "seed": seed,
-    }  # fmt: skip
-    if against:
-        call["negative_prompt"] = against * (len(prompts) if len(against) == 1 else 1)
-    grid = (height // factor // patch, width // factor // patch)
-    longest = _longest_prompt(pipeline)
-    if longest:
-        call["max_sequence_length"] = longest
-    maps = prompt_maps(pipeline, towers, prompts, longest)
-    maps["denoiser"] = TokenMap.patches(len(prompts), *grid)
-    if towers["denoiser"].tokens == "joint":
-        _join(maps, type(denoiser).__name__)
-    return Inputs(call, maps, (), Pipeline(), grid)
-
-
-def _whole(number: Any) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
-
-
-def _check_numbers(seed: Any, steps: Any, guidance: Any) -> None:
-    if not _whole(steps) or steps < 1:
-        raise InputError(f"{steps!r} denoising steps", expected="a whole number, at least one")
-    if not _whole(seed):
-        raise InputError(f"`seed=` cannot be {seed!r}", expected="a whole number")
-    if not isinstance(guidance, Real) or not math.isfinite(guidance):
-        raise InputError(f"`guidance=` cannot be {guidance!r}", expected="a number; 1 draws without guidance")
-
-
-def _longest_prompt(pipeline: Any) -> int | None:
-    """How many T5 positions a pipeline with such an encoder uses: its own default, or what the tokenizer allows."""
-    tokenizers = [getattr(pipeline, name, None) for name in ("tokenizer_3", "tokenizer_2")]
-    default = 256 if type(pipeline).__name__.startswith("StableDiffusion3") else 512
-    if "max_sequence_length" not in inspect.signature(type(pipeline).__call__).parameters:
-        return None
-    return min(default, *(int(t.model_max_length) for t in tokenizers[:1] + tokenizers[1:] if t is not None))
-
-
-def prompt_maps(
-    pipeline: Any, towers: dict[str, Tower], prompts: list[str], longest: int | None
-) -> dict[str, TokenMap]:
-    """The token map of each text encoder, padded as the pipeline pads; too long a prompt is an error."""
-    maps: dict[str, TokenMap] = {}
-    encoders = [name for name in towers if name.split("_")[0] == "text"]
-    for n, name in enumerate(encoders, 1):
-        tokenizer = getattr(pipeline, "tokenizer" if n == 1 else f"tokenizer_{n}", None)
-        if tokenizer is None:
-            continue
-        limit = 77 if tokenizer.model_max_length > 10_000 else int(tokenizer.model_max_length)
-        if "T5" in type(towers[name].module).__name__:
-            limit = longest or limit
-        made = tokenizer(prompts, padding="max_length", max_length=limit, truncation=False, return_tensors="pt")
-        check_length(made["input_ids"], limit, prompts)
-        maps[name] = text_map(made["input_ids"], made.get("attention_mask"), tokenizer, None)
-    return maps
-
-
-def _join(maps: dict[str, TokenMap], denoiser: str) -> None:
-    """The streams of a joint-attention transformer: SD3 puts the picture first, Flux the text."""
-    picture = maps["denoiser"]
-    flux = denoiser.startswith("Flux")
-    encoders = [name for name in maps if name.split("_")[0] == "text"]
-    spoken = [maps[encoders[-1]]] if flux else [maps[encoders[0]], *([maps["text_3"]] if "text_3" in maps else [])]
-    text = _side_by_side(spoken)
-    maps["denoiser.image"], maps["denoiser.text"] = picture, text
-    maps["denoiser.joint"] = _side_by_side([text, picture] if flux else [picture, text])
-
-
-def _side_by_side(maps: list[TokenMap]) -> TokenMap:
-    return TokenMap(**{name: np.concatenate([getattr(m, name) for m in maps], 1) for name in vars(maps[0])})

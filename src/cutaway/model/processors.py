@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from cutaway.errors import SiteError
+from cutaway.model.blocks import IMAGE_PROMPTED
 
 if TYPE_CHECKING:
     from cutaway.model.attention import AttentionTap
@@ -86,7 +87,7 @@ class _Catch(TorchFunctionMode):
         q, k, v = (given.pop(name) for name in names[:3])
         self.calls += 1
         if self.calls > 1:
-            if "IPAdapter" not in type(self._plain).__name__:
+            if type(self._plain).__name__ not in IMAGE_PROMPTED:
                 raise _unreadable(self._plain, "attends several times, and which is meant is not known")
             return func(self._tap.query if q is self._query else q, k, v, **given)
         self._query, mask, scale = q, given.get("attn_mask"), given.get("scale")

@@ -11,6 +11,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from cutaway.model.table import Drawing
+from cutaway.model.towers import PIPELINES, TOWERS
+
 UNNAMED = ""  # a guidance row of a call that nothing says the meaning of
 
 
@@ -64,7 +67,7 @@ class Schedule:
         if batch % (len(known) * (self.rows or 1)):  # a call of another kind beside those of the loop
             return (UNNAMED,) * max(1, batch // self.rows if self.rows and batch % self.rows == 0 else 1)
         if self.calls > 1 and known == ("cond",):  # the same timestep once more: what the guidance is against
-            return ("uncond",) if self.calls == 2 and "Flux" in type(self.pipeline).__name__ else (UNNAMED,)
+            return ("uncond",) if self.calls == 2 and _apart(self.pipeline) else (UNNAMED,)
         return known
 
 
@@ -93,12 +96,16 @@ def _running(pipeline: Any) -> bool:
     return False
 
 
+def _apart(pipeline: Any) -> bool:
+    """Whether the denoiser is called a second time at a timestep for what the guidance is against."""
+    rows = (TOWERS.get(type(part).__name__) for part in pipeline.components.values())
+    return any(row.apart for row in rows if row is not None)
+
+
 def _rows(pipeline: Any) -> tuple[str, ...]:
     """What a pipeline puts into one batch, by its own flags of this moment."""
     guided = bool(getattr(pipeline, "do_classifier_free_guidance", False))
-    if "InstructPix2Pix" in type(pipeline).__name__:
-        return ("cond", "image", "uncond") if guided else ("cond",)
-    names = ("uncond", "cond") if guided else ("cond",)
+    names = PIPELINES.get(type(pipeline).__name__, Drawing()).guided if guided else ("cond",)
     return (*names, "perturbed") if getattr(pipeline, "do_perturbed_attention_guidance", False) else names
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cutaway.model.sites import Site
 from cutaway.model.table import Kind
+from cutaway.model.table import Tower as Row
 from cutaway.model.wrapped import core
 
 ATTENTION_KINDS = ("q", "k", "v", "scores", "pattern")
@@ -48,7 +49,10 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Tower:
-    """A tower of a live model: its root module, its blocks in order of execution, what lies on its token axis."""
+    """A tower of a live model: its root module, its blocks in order of execution, what lies on its token axis.
+
+    `row` is what the table says of its class.
+    """
 
     name: str
     module: nn.Module
@@ -60,6 +64,7 @@ class Tower:
     causal: bool = False
     tokens: str = ""
     calls: Literal["once", "step", "prompt"] = "once"
+    row: Row = field(default=Row(""), repr=False)
 
     @property
     def stepped(self) -> bool:
@@ -125,7 +130,7 @@ def norm_scale(norm: nn.Module, entering: Float[Tensor, "*rows d"]) -> Float[Ten
 
 
 def is_rms(norm: nn.Module) -> bool:
-    """Whether a norm leaves the mean in (RMSNorm)."""
+    """Whether a norm leaves the mean in (RMSNorm). Each model has a class of its own; the name is all they share."""
     return "RMS" in type(core(norm)).__name__
 
 

@@ -10,36 +10,37 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from cutaway.errors import InputError
+from cutaway.model.inputs import as_list
+from cutaway.model.modality import Asked, Modality
 from cutaway.model.pictures import numbers
-from cutaway.model.texts import check_length
-from cutaway.model.tools import Tools, need
+from cutaway.model.texts import TEXTS, check_length
 
 
-def sound_inputs(module: Any, tools: Tools, sounds: list[Any], texts: list[str]) -> dict[str, Tensor]:
+def _made(asked: Asked) -> dict[str, Tensor]:
     """Features of sounds, and the ids their decoder begins with: the start token, then the text."""
-    extractor = need(tools.sounds, "a feature extractor", module)
+    sounds, texts, extractor = asked.given["audio"], asked.given["text"], asked.need(SOUNDS)
     waves = [_wave(sound, extractor) for sound in sounds]
     made = dict(extractor(waves, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
     if len(texts) > 1 and len(sounds) not in (1, len(texts)):
         raise InputError(f"{len(sounds)} sounds and {len(texts)} texts do not pair up", expected="a text a sound")
     if len(texts) > len(sounds) == 1:
         made = {name: value.expand(len(texts), *value.shape[1:]) for name, value in made.items()}
-    return made | _begun(module, tools, max(len(sounds), len(texts)), texts)
+    return made | _begun(asked, max(len(sounds), len(texts)), texts)
 
 
-def _begun(module: Any, tools: Tools, rows: int, texts: list[str]) -> dict[str, Tensor]:
+def _begun(asked: Asked, rows: int, texts: list[str]) -> dict[str, Tensor]:
     """The decoder's ids, padded behind; a text that brings the start token is not given another."""
-    start = int(module.config.decoder_start_token_id)
+    config = asked.module.config
+    start = int(config.decoder_start_token_id)
     if not texts:
         return {"decoder_input_ids": torch.full((rows, 1), start)}
-    tokenizer = need(tools.tokenizer, "a tokenizer", module)
-    words = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    words = asked.need(TEXTS)(texts, add_special_tokens=False)["input_ids"]
     each = [torch.tensor(ids if ids[:1] == [start] else [start, *ids]) for ids in words]
     ids, mask = (
         pad_sequence(part, batch_first=True, padding_value=fill).expand(rows, -1)
         for part, fill in ((each, start), ([torch.ones_like(one) for one in each], 0))
     )
-    check_length(ids, getattr(module.config, "max_target_positions", None), texts)
+    check_length(ids, getattr(config, "max_target_positions", None), texts)
     return {"decoder_input_ids": ids} | ({"decoder_attention_mask": mask} if not bool(mask.all()) else {})
 
 
@@ -68,3 +69,6 @@ def _wave(source: Any, extractor: Any) -> np.ndarray:
             "padding='longest', return_attention_mask=True",
         )  # fmt: skip
     return array.astype(np.float32)
+
+
+SOUNDS = Modality("audio", called="sound", tool="sounds", tokens=("frames",), read=as_list, make=_made, texts=True)

@@ -1,7 +1,8 @@
 """The words in which `blocks.py` and `towers.py` describe architectures: frozen dataclasses, nothing that runs a model.
 
 A `Port` is where a tensor passes: what a module takes in or gives out. A `Block` says where the parts of one block
-class are, a `Tower` where a stack of blocks and its ends are, a `Family` what a whole model adds to its towers.
+class are, a `Tower` where a stack of blocks and its ends are, a `Family` what a whole model adds to its towers, a
+`Drawing` what a pipeline does with its own.
 """
 
 from __future__ import annotations
@@ -85,11 +86,28 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Joint:
+    """How the streams of a joint-attention denoiser lie behind one another.
+
+    `first` of them is the picture or the text; the text is what the prompt `encoders` of these numbers give (those that
+    are there). A position holds `patch` by `patch` places of the latent picture; 0: the config says how many.
+    """
+
+    first: Literal["image", "text"]
+    encoders: tuple[int, ...]
+    patch: int = 0
+
+
+@dataclass(frozen=True)
 class Tower:
     """One tower class: its default name, where its blocks are (in order of execution), what it has once.
 
     `prefix` are the kinds of the positions before the patches (an entry `register*NAME` repeats by a config value).
-    `packed` towers have no batch axis: all pictures lie behind one another.
+    `packed` towers have no batch axis: all pictures lie behind one another. `pooled` is where it is read at its end: at
+    its class token, its first end token, its last one, or at all of them through a pooling attention head; a decoder is
+    read at the last token of its row, through the unembedding, without a word here. `endless` prompt encoders have no
+    positions of their own, so that the pipeline says how long a prompt is. `joint` is of denoisers that attend to
+    picture and text at once, `apart` of those that are called a second time at a timestep for what guidance is against.
     """
 
     name: str
@@ -99,16 +117,35 @@ class Tower:
     packed: bool = False
     causal: bool = False
     tokens: Literal["", "patches", "packed", "ids", "frames", "latent", "joint"] = ""
+    pooled: Literal["", "cls", "eos", "last", "pool"] = ""
+    endless: bool = False
+    joint: Joint | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True)
 class Family:
     """What a whole model adds: its family, ports outside its towers, how picture tokens lie among the text tokens.
 
-    `feature_layer` names the config value that says which vision layer the rest of the model reads.
+    `feature_layer` names the config value that says which vision layer the rest of the model reads. `marks`: a picture
+    without a place in the text is given one by a mark in front, unless the model's processor puts it there by itself.
+    `beside` are tensors of its processor that only this model needs.
     """
 
     kind: Literal["contrastive", "generative", "diffusion", "encoder", "unknown"]
     once: Mapping[str, Port] = field(default_factory=dict)
     image_tokens: Literal["", "grid", "anyres", "thw", "query"] = ""
     feature_layer: str = ""
+    marks: bool = True
+    beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a pipeline does with its towers: the rows that it puts into one batch under guidance, in order.
+
+    `early` is a prompt encoder that it reads before its last layer, and how many layers before.
+    """
+
+    guided: tuple[str, ...] = ("uncond", "cond")
+    early: tuple[str, int] | None = None

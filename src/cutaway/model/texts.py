@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from cutaway.errors import InputError
+from cutaway.model.inputs import as_list
+from cutaway.model.modality import Asked, Modality
 from cutaway.model.seats import Tower
-from cutaway.model.tools import need
+from cutaway.model.towers import READ_THEIR_PADDING
 
 Rows = Sequence[dict[str, Tensor]]
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids")
@@ -26,14 +28,12 @@ def a_text(source: Any) -> str:
     return source
 
 
-def text_inputs(module: Any, towers: dict[str, Tower], tokenizer: Any, texts: list[str]) -> dict[str, Tensor]:
+def _made(asked: Asked) -> dict[str, Any]:
     """Token ids of texts for the encoder or else the first tower that takes ids."""
+    module, towers, texts, tokenizer = asked.module, asked.towers, asked.given["text"], asked.need(TEXTS)
     tower = towers.get("encoder") or next((tower for tower in towers.values() if tower.tokens == "ids"), None)
-    if tower is None and towers:
-        raise InputError("this model takes no text", exists=f"the towers {', '.join(towers)}")
-    need(tokenizer, "a tokenizer", module)
     limit = text_limit(tower)
-    if type(module).__name__.startswith("Siglip"):  # reads its padding, so that a text is always as long
+    if type(module).__name__ in READ_THEIR_PADDING:
         options = {"padding": "max_length", "max_length": limit, "padding_side": "right"}
         made = dict(tokenizer(texts, return_tensors="pt", truncation=False, **options))
         made.pop("attention_mask", None)
@@ -46,6 +46,13 @@ def text_inputs(module: Any, towers: dict[str, Tower], tokenizer: Any, texts: li
     if getattr(module.config, "is_encoder_decoder", False):
         made["decoder_input_ids"] = torch.full((len(texts), 1), module.config.decoder_start_token_id)
     return made
+
+
+def _read(text: Any) -> list[str]:
+    return [a_text(one) for one in as_list(text)]
+
+
+TEXTS = Modality("text", called="text", tool="tokenizer", tokens=("ids",), read=_read, make=_made)
 
 
 def text_limit(tower: Tower | None) -> int | None:

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from cutaway.errors import InputError
+
+Tool = Literal["tokenizer", "images", "sounds"]
+
+
+class Part(NamedTuple):
+    """What a part is called, the attribute of a processor that holds it, and one that only such a part has itself."""
+
+    called: str
+    attribute: str
+    own: str
+
+
+PARTS: dict[Tool, Part] = {
+    "tokenizer": Part("a tokenizer", "tokenizer", "decode"),
+    "images": Part("an image processor", "image_processor", "image_mean"),
+    "sounds": Part("a feature extractor", "feature_extractor", "sampling_rate"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,19 +39,20 @@ class Tools:
         """Take a processor, a bare tokenizer or a bare image processor apart."""
         if processor is None:
             return cls()
-        tokenizer = getattr(processor, "tokenizer", processor if hasattr(processor, "decode") else None)
-        images = getattr(processor, "image_processor", processor if hasattr(processor, "image_mean") else None)
-        sounds = getattr(processor, "feature_extractor", processor if hasattr(processor, "sampling_rate") else None)
-        complete = hasattr(processor, "apply_chat_template") and callable(processor) and tokenizer is not processor
-        return cls(processor if complete else None, tokenizer, images, sounds)
+        found: dict[str, Any] = {
+            name: getattr(processor, part.attribute, processor if hasattr(processor, part.own) else None)
+            for name, part in PARTS.items()
+        }
+        complete = hasattr(processor, "apply_chat_template") and callable(processor)
+        return cls(processor if complete and found["tokenizer"] is not processor else None, **found)
 
-
-def need(tool: Any, what: str, module: Any) -> Any:
-    """The tool, or an error that says what the model came without."""
-    if tool is None:
-        raise InputError(
-            f"this {type(module).__name__} came without {what}",
-            expected="a processor next to the weights, or `cutaway.load(model, processor=…)`",
-            do="or pass prepared tensors by name: `model.inputs(pixel_values=…, input_ids=…)`",
-        )
-    return tool
+    def need(self, tool: Tool, module: Any) -> Any:
+        """The part, or an error that says what the model came without."""
+        found = getattr(self, tool)
+        if found is None:
+            raise InputError(
+                f"this {type(module).__name__} came without {PARTS[tool].called}",
+                expected="a processor next to the weights, or `cutaway.load(model, processor=…)`",
+                do="or pass prepared tensors by name: `model.inputs(pixel_values=…, input_ids=…)`",
+            )
+        return found

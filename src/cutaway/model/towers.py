@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cutaway.model.table import ATTENTION, HEADS, POOLED, SCALE, Family, Port, Tower
+from cutaway.model.table import ATTENTION, HEADS, POOLED, SCALE, Drawing, Family, Joint, Port, Tower
 
 _FINAL = {"embed": Port("embed_tokens"), "norm.scale": Port("norm", "scale", SCALE), "final": Port("norm")}
 _LOGITS = {"logits": Port("lm_head", axes=("batch", "token", "vocab"))}
@@ -16,6 +16,7 @@ _CLIP_VISION = Tower(
     },
     prefix=("cls",),
     tokens="patches",
+    pooled="cls",
 )
 _PROBE = ("batch", "query", "d_model")  # SigLIP pools with one learned query
 _PROBE_HEADS = ("batch", "query", "head", "d_head")
@@ -39,6 +40,7 @@ _SIGLIP_VISION = Tower(
         "pool.out": Port("head", axes=POOLED, optional=True),
     },
     tokens="patches",
+    pooled="pool",
 )
 _QWEN_VISION = Tower("vision", ("blocks",), {"embed": Port("patch_embed")}, packed=True, tokens="packed")
 _LLAMA = Tower("text", ("layers",), _FINAL, causal=True, tokens="ids")
@@ -59,6 +61,7 @@ TOWERS: dict[str, Tower] = {
         },
         causal=True,
         tokens="ids",
+        pooled="eos",
     ),
     "SiglipVisionModel": _SIGLIP_VISION,
     "SiglipTextModel": Tower(
@@ -71,6 +74,7 @@ TOWERS: dict[str, Tower] = {
             "joint": Port("head", axes=POOLED),
         },
         tokens="ids",
+        pooled="last",
     ),
     "ViTModel": Tower(
         "vision",
@@ -78,6 +82,7 @@ TOWERS: dict[str, Tower] = {
         {"embed": Port("embeddings"), "norm.scale": Port("layernorm", "scale", SCALE), "final": Port("layernorm")},
         prefix=("cls",),
         tokens="patches",
+        pooled="cls",
     ),
     **{
         name: Tower(
@@ -86,6 +91,7 @@ TOWERS: dict[str, Tower] = {
             {"embed": Port("embeddings"), "norm.scale": Port("layernorm", "scale", SCALE), "final": Port("layernorm")},
             prefix=("cls", "register*num_register_tokens"),
             tokens="patches",
+            pooled="cls",
         )
         for name in ("Dinov2Model", "Dinov2WithRegistersModel")
     },
@@ -155,14 +161,22 @@ TOWERS: dict[str, Tower] = {
     "Blip2QFormerModel": Tower("connector", ("encoder.layer",), {"embed": Port("layernorm")}),
     # diffusion
     "UNet2DConditionModel": Tower("denoiser", _UNET, {"out": _NOISE}, tokens="latent"),
-    "SD3Transformer2DModel": Tower("denoiser", ("transformer_blocks",), {"out": _NOISE}, tokens="joint"),
+    "SD3Transformer2DModel": Tower(
+        "denoiser",
+        ("transformer_blocks",),
+        {"out": _NOISE},
+        tokens="joint",
+        joint=Joint("image", encoders=(0, 2)),  # both CLIPs are one stretch of positions, T5 follows
+    ),
     "FluxTransformer2DModel": Tower(
         "denoiser",
         ("transformer_blocks", "single_transformer_blocks"),
         {"out": Port("", axes=("batch", "token", "channel"))},
         tokens="joint",
+        joint=Joint("text", encoders=(-1,), patch=2),  # of CLIP only the pooled vector; the pipeline packs the latents
+        apart=True,
     ),
-    "T5EncoderModel": Tower("text", (), {"final": Port("encoder.final_layer_norm")}, tokens="ids"),
+    "T5EncoderModel": Tower("text", (), {"final": Port("encoder.final_layer_norm")}, tokens="ids", endless=True),
     "AutoencoderKL": Tower(
         "vae", (), {"latent": Port("decoder", "in", _NOISE.axes), "out": Port("decoder", axes=_NOISE.axes)}
     ),
@@ -171,8 +185,20 @@ TOWERS: dict[str, Tower] = {
 _JOINT = {"vision.joint": Port("visual_projection", axes=POOLED), "text.joint": Port("text_projection", axes=POOLED)}
 _TEXT_OUT = {f"text.{part}": port for part, port in _LOGITS.items()}
 
-# Pipelines that read a prompt encoder before its last layer: tower and how many layers before the end.
-READS_EARLY: dict[str, tuple[str, int]] = {"StableDiffusionXLPipeline": ("text", 1)}
+_SDXL = (
+    "", "Img2Img", "Inpaint", "Adapter", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint", "ControlNetUnion",
+    "ControlNetUnionImg2Img", "ControlNetUnionInpaint", "ControlNetXS", "PAG", "PAGImg2Img", "PAGInpaint",
+    "ControlNetPAG", "ControlNetPAGImg2Img",
+)  # fmt: skip
+PIPELINES: dict[str, Drawing] = {
+    # of the second encoder the end is read as well
+    **{f"StableDiffusionXL{what}Pipeline": Drawing(early=("text", 1)) for what in _SDXL},
+    "StableDiffusionInstructPix2PixPipeline": Drawing(("cond", "image", "uncond")),
+    "StableDiffusionXLInstructPix2PixPipeline": Drawing(("cond", "image", "uncond"), early=("text", 1)),
+}
+
+# Models that were trained on texts filled up to the length of their tower and read the filling: it has no mask.
+READ_THEIR_PADDING = ("SiglipModel", "SiglipTextModel", "Siglip2Model", "Siglip2TextModel")
 
 FAMILIES: dict[str, Family] = {
     "CLIPModel": Family("contrastive", _JOINT),
@@ -189,7 +215,13 @@ FAMILIES: dict[str, Family] = {
     ),
     "LlavaForConditionalGeneration": Family("generative", _TEXT_OUT, "grid", "vision_feature_layer"),
     "LlavaNextForConditionalGeneration": Family("generative", _TEXT_OUT, "anyres", "vision_feature_layer"),
-    "PaliGemmaForConditionalGeneration": Family("generative", _TEXT_OUT, "grid"),
+    "PaliGemmaForConditionalGeneration": Family(
+        "generative",
+        _TEXT_OUT,
+        "grid",
+        marks=False,
+        beside=("token_type_ids",),  # which ids are the prefix
+    ),
     "Qwen2VLForConditionalGeneration": Family("generative", _TEXT_OUT, "thw"),
     "Qwen2_5_VLForConditionalGeneration": Family("generative", _TEXT_OUT, "thw"),
     "Blip2ForConditionalGeneration": Family("generative", {"connector.out": Port("language_projection")}, "query"),

@@ -16,22 +16,10 @@ from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.seats import is_rms, norm_eps
 from cutaway.model.sites import Site
+from cutaway.model.towers import TOWERS
 from cutaway.model.wrapped import at_rest, present
 
 Pooled = Literal["cls", "eos", "last", "highest", "pool"]
-
-# Where a tower of this class is read at its end: at its class token, its first end token, its last, or at all of them
-# through a pooling attention head. A decoder is read at the last token of its row, through the unembedding.
-POOLED: dict[str, Pooled] = {
-    "CLIPVisionModel": "cls",
-    "CLIPTextModel": "eos",
-    "SiglipVisionModel": "pool",
-    "SiglipTextModel": "last",
-    "ViTModel": "cls",
-    "Dinov2Model": "cls",
-    "Dinov2WithRegistersModel": "cls",
-}
-
 
 READERS: dict[Pooled, str] = {
     "cls": "class token", "eos": "end token", "last": "last token", "highest": "end token", "pool": "pooling head",
@@ -154,15 +142,16 @@ def readout(model: Model, tower: str) -> Readout:
     """The end of a tower that is read at one position; SiteError for a tower that is read otherwise."""
     if tower not in model.towers:
         raise SiteError(f"no tower '{tower}'", exists=", ".join(model.towers) or "no named tower")
-    kind = type(model.towers[tower].module).__name__
+    kind, row = type(model.towers[tower].module).__name__, model.towers[tower].row
     speaks = model.towers[tower].causal and f"{tower}.logits" in model.sites
-    at = POOLED.get(kind, "last" if speaks else None)
+    at: Pooled | None = row.pooled or ("last" if speaks else None)
     pooled = at == "pool"
     if at is None or f"{tower}.norm.scale" not in model.sites or (pooled and _pool(model, tower) is None):
+        known = [name for name, one in TOWERS.items() if one.pooled]
         raise SiteError(
             f"it is not known at which position the '{tower}' tower ({kind}) is read",
-            expected=f"a decoder with a last norm, or one of {', '.join(POOLED)}, with its pooling head if it has one",
-            do="add the class to `POOLED` in model/weights.py",
+            expected=f"a decoder with a last norm, or one of {', '.join(known)}, with its pooling head if it has one",
+            do="say where it is read (`pooled=`) in its row of model/towers.py",
         )
     norm = model.engine.seat(f"{tower}.norm.scale").module
     gain, bias = (weight.detach() for weight in norm_weights(norm))

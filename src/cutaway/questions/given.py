@@ -14,6 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from cutaway import data
+from cutaway.data import worlds
 from cutaway.errors import InputError, SiteError
 from cutaway.model.load import load
 from cutaway.model.model import Model
@@ -22,8 +23,9 @@ from cutaway.model.weights import readout
 from cutaway.questions.bank import TextBank, emoji_bank, file_bank, file_texts
 from cutaway.questions.rows import embedded
 from cutaway.source import Source
+from cutaway.zoo.trained import spec_of
 
-EMOJIWORLD = "emojiworld"
+EMOJIWORLD = worlds.EMOJIWORLD
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FITS = "CLIP, SigLIP and models built like them (`tiny:clip`, `tiny:siglip`, `zoo:emoji-clip`)"
 
@@ -52,8 +54,8 @@ def opened(model: Model | Source | str | Path) -> Model:
 
 def untrained(model: Model) -> Model | None:
     """The same model before training, for models of the zoo; None where there is no such twin."""
-    known = model.name.startswith("zoo:") and "@" not in model.name
-    return load(f"{model.name}@untrained", device=model.device, dtype=model.dtype) if known else None
+    spec = spec_of(model.name)
+    return load(spec.floor, device=model.device, dtype=model.dtype) if spec and spec.floor else None
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -204,10 +206,12 @@ def _opens(file: Path) -> bool:
 
 
 def crowd(source: str | Path | None, name: str, count: int, *, skip_bad: bool = False) -> Sequence[Any] | None:
-    """Many pictures, against which one is seen: a folder's, scenes of EmojiWorld, or for a zoo model these unasked."""
-    if source is None and not name.startswith("zoo:"):
+    """Many pictures, against which one is seen: a folder's, scenes of EmojiWorld, or unasked those of its spec."""
+    spec = spec_of(name)
+    source = spec.crowd if source is None and spec else source
+    if source is None:
         return None
-    if source is None or str(source) == EMOJIWORLD:
+    if str(source) == EMOJIWORLD:
         return [data.scene_at("test", index) for index in range(count)]
     return Folder(source, count, skip=skip_bad)
 
@@ -275,10 +279,10 @@ def check_bank(source: str | Path | None) -> None:
 
 
 def bank_of(source: str | Path | None, model: Model) -> TextBank | None:
-    """A bank of texts: a file's, one a line; EmojiWorld's phrases, for a zoo model unasked; else none."""
-    if source is None and not model.name.startswith("zoo:"):
-        return None
-    return read_bank(source or EMOJIWORLD, model)
+    """A bank of texts: a file's, one a line; EmojiWorld's phrases; unasked that of the model's spec, else none."""
+    spec = spec_of(model.name)
+    source = spec.bank if source is None and spec else source
+    return None if source is None else read_bank(source, model)
 
 
 def read_bank(source: str | Path, model: Model) -> TextBank:

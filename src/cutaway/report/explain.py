@@ -193,7 +193,7 @@ def _snippets(
     if isinstance(case.crowd, Folder):
         crowd_of, skipped = str(pictures), len(case.crowd.skipped)
     kind = ""
-    if case.bank is not None and (bank is not None or case.model.name.startswith("zoo:")):
+    if case.bank is not None:
         kind = EMOJIWORLD if bank is None or str(bank) == EMOJIWORLD else "file"
     return Snippets(folder, name, case.texts, kind, crowd_of, len(case.crowd or ()) + skipped, skipped > 0)
 

@@ -23,7 +23,7 @@ from cutaway.questions.given import check_folder
 from cutaway.report import findings_heads, findings_layers, findings_scenes
 from cutaway.report.findings_page import About, page
 from cutaway.report.findings_plots import draw_all
-from cutaway.zoo.trained import TRAINED
+from cutaway.zoo.trained import TRAINED, spec_of
 
 SMALLEST = 48  # scenes: fewer leave a class without items
 SETS = 2  # of scenes: what is said must hold in both, and heads picked on one are tried on the other
@@ -52,13 +52,17 @@ def write_findings(
             expected="a path of a Markdown page",
             do=f"call it '{out.with_suffix('.md')}'",
         )
-    if not model_name.startswith("zoo:") or "@" in model_name:
+    spec = spec_of(model_name)
+    if spec is None or spec.floor is None or spec.asked != "match":
         raise InputError(
-            f"'{model_name}' has no untrained floor", expected="a trained model of the zoo, which has one",
-            exists=", ".join(f"zoo:{name}" for name in TRAINED), do="name one of these",
+            f"'{model_name}' has no untrained floor"
+            if spec is None or spec.floor is None
+            else f"'{model_name}' answers in words, and the page is about which texts a picture matches",
+            expected="a trained model of the zoo, which has a floor, that matches pictures with texts",
+            exists=", ".join(one.title for one in TRAINED.values() if one.asked == "match"), do="name one of these",
         )  # fmt: skip
     check_folder(out.parent)
-    model, floor = load(model_name), load(f"{model_name}@untrained")
+    model, floor = load(model_name), load(spec.floor)
     return write(model, floor, out, n, seed, work=work, console=console)
 
 

@@ -13,7 +13,7 @@ from cutaway.model.load import device_of
 from cutaway.report.tables import heading
 from cutaway.zoo import make
 from cutaway.zoo.evaluate import Row
-from cutaway.zoo.trained import TRAINED, build, trained
+from cutaway.zoo.trained import TRAINED, trained
 from cutaway.zoo.training import seconds_spent, steps_done
 
 
@@ -23,23 +23,23 @@ def print_zoo(console: Console | None = None) -> None:
     table = Table(*names)
     for model in TRAINED.values():
         if not model.here:
-            table.add_row(f"zoo:{model.name}", "", "", model.about, "not trained here yet")
+            table.add_row(model.title, "", "", model.about, "not trained here yet")
             continue
         measured = model.measured()
         best = next(iter(measured["rows"]), None)
         size = sum(file.stat().st_size for file in model.folder.glob("*.safetensors")) / 1e6
         said = f"{best['measure']}, {best['of']}: {100 * best['value']:.1f} %" if best else "nothing"
-        table.add_row(f"zoo:{model.name}", f"{measured['parameters'] / 1e6:.2f} M", f"{size:.1f} MB", model.about, said)
+        table.add_row(model.title, f"{measured['parameters'] / 1e6:.2f} M", f"{size:.1f} MB", model.about, said)
     (console or Console()).print(table)
 
 
 def evaluate_zoo(name: str, n: int, console: Console | None = None) -> list[Row]:
     """Measure a model of the zoo and print the table."""
-    console, entry = console or Console(), trained(name)
-    module, processor = build(name)
+    console, spec = console or Console(), trained(name)
+    module, processor = spec.open()
     with console.status("measuring") as status:
-        rows = entry.making.measure(module, processor, n, lambda what: status.update(f"measuring: {what}"))
-    print_rows(f"zoo:{name.removeprefix('zoo:')}", rows, console)
+        rows = spec.measure(module, processor, n, lambda what: status.update(f"measuring: {what}"))
+    print_rows(spec.title, rows, console)
     return rows
 
 
@@ -50,14 +50,14 @@ def train_zoo(
 
     Without `work` and `out`, `runs/NAME` and `runs/NAME/model`.
     """
-    entry = trained(name)
-    work = work or Path("runs") / entry.name
+    spec = trained(name)
+    work = work or Path("runs") / spec.name
     out = out or work / "model"
     make.check_new(out)
     device_of(device)
     console = Console()
-    recipe = entry.making.recipe(**chosen)
-    module, steps = make.training(entry, recipe, work, device)
+    recipe = spec.recipe(**chosen)
+    module, steps = make.training(spec, recipe, work, device)
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -71,7 +71,7 @@ def train_zoo(
             bar.update(task, completed=step.step, now=f"loss {step.loss:.2f}, {100 * step.hits:.0f} % right")
     with console.status("measuring") as status:
         rows = make.finish(
-            entry, module, recipe, out, seconds=seconds_spent(work), device=device, n=measure,
+            spec, module, recipe, out, seconds=seconds_spent(work), device=device, n=measure,
             told=lambda what: status.update(f"measuring: {what}"),
         )  # fmt: skip
     print_rows(str(out), rows, console)

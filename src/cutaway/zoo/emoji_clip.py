@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import count, islice
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from cutaway import data
+from cutaway.data.worlds import EMOJIWORLD
 from cutaway.errors import InputError
 from cutaway.zoo.contrastive import Pairs, Recipe, train
-from cutaway.zoo.evaluate import Eyes, evaluate
-from cutaway.zoo.make import Making
+from cutaway.zoo.evaluate import Eyes, Row, evaluate
+from cutaway.zoo.spec import Spec, Told
 from cutaway.zoo.tiny_text import KINDS, word_tokenizer
-from cutaway.zoo.training import Step
 
 SIDE, PATCH, LONGEST = 64, 8, 32
 # How often the pairs of each factor are shown in training: more of what random captions rarely ask for.
@@ -114,10 +114,6 @@ def _training_pairs(factor: str, seed: int, step: int) -> Any:
                 yield pair
 
 
-def _steps(module: Any, recipe: Recipe, work: Path, device: str) -> Iterator[Step]:
-    return train(module, batches(recipe), recipe, work, device)
-
-
 def _lost(module: Any, shipped: Any) -> float:
     """The largest change of a cosine of 500 test scenes and their captions."""
     items = list(data.items("test", 500))
@@ -128,6 +124,13 @@ def _lost(module: Any, shipped: Any) -> float:
     return (cosines[0] - cosines[1]).abs().max().item()
 
 
-MAKING = Making(
-    Recipe, untrained, processor, _steps, lambda module, tools, n, told: evaluate(module, tools, n=n, told=told), _lost
-)
+def _measure(module: Any, tools: Any, n: int, told: Told) -> list[Row]:
+    return evaluate(module, tools, n=n, told=told)
+
+
+SPEC = Spec(
+    "emoji-clip", "a small CLIP trained on the drawn scenes of EmojiWorld",
+    start=untrained, processor=processor, recipe=Recipe, batches=batches, train=train,
+    measure=_measure, lost=_lost, template=Path(__file__).with_suffix(".md"),
+    asked="match", crowd=EMOJIWORLD, bank=EMOJIWORLD,
+)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ import torch
 from torch.nn.functional import avg_pool2d, normalize
 
 from cutaway import data
+from cutaway.data.worlds import EMOJIWORLD
 from cutaway.zoo import emoji_clip
 from cutaway.zoo.contexts import AGAIN, SHARES, SINGLE, conversation, some_scene
 from cutaway.zoo.conversations import Batch, batch
-from cutaway.zoo.evaluate import Eyes
+from cutaway.zoo.evaluate import Eyes, Row
 from cutaway.zoo.evaluate_llava import evaluate, pictured
 from cutaway.zoo.language import Named, Recipe, scored, train
-from cutaway.zoo.make import Making
-from cutaway.zoo.training import Step
+from cutaway.zoo.spec import Spec, Told
 from cutaway.zoo.vocabulary import BEGIN, END, PAD, PICTURE, tokenizer, vocabulary
 
 LAYERS, WIDTH, INNER, HEADS = 6, 192, 512, 6
@@ -42,9 +42,7 @@ def untrained(seed: int = 0) -> Any:
     """Before training: the vision tower of `zoo:emoji-clip`, a decoder drawn by `seed`, a connector between."""
     from transformers import CLIPModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    from cutaway.zoo.trained import trained
-
-    clip = CLIPModel.from_pretrained(trained("emoji-clip").found(), dtype=torch.float32)
+    clip = CLIPModel.from_pretrained(emoji_clip.SPEC.found(), dtype=torch.float32)
     text = LlamaConfig(
         hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         num_key_value_heads=HEADS, vocab_size=len(vocabulary()), max_position_embeddings=LONGEST,
@@ -144,10 +142,6 @@ def named(scenes: Sequence[data.Scene]) -> Named:
     return Named(data.tensor(scenes), words)
 
 
-def _steps(module: Any, recipe: Recipe, work: Path, device: str) -> Iterator[Step]:
-    return train(module, batches(recipe), recipe, work, device)
-
-
 @torch.inference_mode()
 def _lost(module: Any, shipped: Any) -> float:
     """The largest change of a logit of the answers about 100 test scenes."""
@@ -155,6 +149,13 @@ def _lost(module: Any, shipped: Any) -> float:
     return (scored(module, made)[0] - scored(shipped, made)[0]).abs().max().item()
 
 
-MAKING = Making(
-    Recipe, untrained, processor, _steps, lambda module, tools, n, told: evaluate(module, n=n // 4, told=told), _lost
-)
+def _measure(module: Any, _: Any, n: int, told: Told) -> list[Row]:
+    return evaluate(module, n=n // 4, told=told)
+
+
+SPEC = Spec(
+    "emoji-llava", "a small LLaVA that answers questions about these scenes",
+    start=untrained, processor=processor, recipe=Recipe, batches=batches, train=train,
+    measure=_measure, lost=_lost, template=Path(__file__).with_suffix(".md"),
+    asked="answer", crowd=EMOJIWORLD,
+)  # fmt: skip

@@ -47,7 +47,7 @@ class Recipe(training.Plan):
     def rate_at(self, step: int) -> float:
         """Linear up to `rate`: for names, for conversations, once `again`; level; down to a hundredth, twice."""
         begin = max(start for start in (0, self.naming, self.again) if start <= step)
-        end = self.again if step < self.again else self.steps
+        end = min((one for one in (self.again, self.steps) if one > step), default=self.steps)
         return self.rate * min((step - begin + 1) / self.warmup, 1.0, 0.01 + 0.99 * (end - step) / self.cool)
 
     def share_at(self, part: str, step: int) -> float:
