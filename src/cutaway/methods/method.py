@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cutaway.errors import MethodError, near
 from cutaway.methods.result import Result
 from cutaway.questions.question import Question
-
-if TYPE_CHECKING:
-    from cutaway.methods.shown import Page
-    from cutaway.views.kinds import View
 
 # The rows of the taxonomy (arXiv 2502.17516): seven from language models, five of multi-modal models' own.
 ROWS = (
@@ -38,7 +34,7 @@ class Method:
     `takes` are parameters and parts (`{"clean": "inputs"}`); `needs` parts that must be there besides; `fitting` says
     why a question that has all of them is not worth asking, "" where it is. `chosen` are options that follow from the
     question and those given; `options` those of the command line, with a line of help each; `many` how large a crowd is
-    unless said. `table` makes what the command line prints, `show` the views of a report.
+    unless said. `table` makes what the command line prints.
     """
 
     function: Callable[..., Result]
@@ -51,7 +47,6 @@ class Method:
     options: Mapping[str, str] = field(default_factory=dict)
     many: int = 256
     table: Callable[[Any, Question], Any] | None = None
-    show: Callable[[Page], Iterable[View]] | None = None
 
     @property
     def name(self) -> str:

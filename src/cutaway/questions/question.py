@@ -11,6 +11,7 @@ from numpy import ndarray
 from PIL.Image import Image
 
 from cutaway.data import Scene, render
+from cutaway.errors import InputError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import (
@@ -71,6 +72,12 @@ class Question:
     truth: Mapping[str, ndarray] = field(default_factory=dict)
     seed: int = 0
     code: str = "# `question` is the one that was given"
+
+    def number(self) -> float:
+        """What is explained, of the first row: the target of a run. Raises InputError where there is none."""
+        if self.inputs is None or self.target is None:
+            raise InputError("this question has no number", expected="inputs and a target", do=LACKS["target"][1])
+        return float(self.target(self.model.run(self.inputs))[0])
 
     @cached_property
     def texts(self) -> TextBank | None:
@@ -183,7 +190,7 @@ def ask(
 
     given = [] if pictures is None else list(pictures) if isinstance(pictures, list | tuple) else [pictures]
     images = tuple(read_picture(one) for one in given)
-    inputs = model.inputs(text=text, **({"image": list(images)} if images else {}))
+    inputs = model.inputs(text=text, image=list(images) or None)
     words, target = _answered(model, inputs, answer, rival)
     made = Question(
         model=model, kind="ask", inputs=inputs, target=target, words=words, pictures=images, text=text, **more

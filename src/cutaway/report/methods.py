@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -43,7 +44,7 @@ def questions() -> dict[str, Question]:
     one, other = tiny.picture(), tiny.picture(3)
     clip, llava, sd = (load(f"tiny:{name}") for name in ("clip", "llava", "sd"))
     crowd = [tiny.picture(seed) for seed in range(8)]
-    many = {"crowd": crowd, "labels": {"half": np.array([0, 1] * 4)}}
+    many: dict[str, Any] = {"crowd": crowd, "labels": {"half": np.array([0, 1] * 4)}}
     bank = text_bank(clip, ["a dog", "a cat", "a bird"], progress=False)
     return {
         "contrastive": match(clip, one, ["a dog", "a cat"], other, bank=bank, **many),
@@ -56,8 +57,9 @@ def rows() -> list[Row]:
     """The whole table, in the order of the taxonomy."""
     made = []
     for row in ROWS:
-        for method in [*in_row(row)] or [None]:
-            fits = {name: method is not None and not method.why_not(asked) for name, asked in questions().items()}
+        there: list[Method | None] = [*in_row(row)]
+        for method in there or [None]:
+            fits = {name: bool(method and not method.why_not(asked)) for name, asked in questions().items()}
             made.append(Row(row, method, fits))
     return made
 

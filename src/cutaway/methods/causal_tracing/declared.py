@@ -15,8 +15,9 @@ SHARE = 1e-3  # of the number itself, for targets of any other unit
 
 def _apart(question: Question) -> str:
     """Inputs that the model tells apart: else there is nothing to bring back."""
-    sides = [question, question.counterpart]
-    values = [float(side.target(side.model.run(side.inputs))[0]) for side in sides]  # type: ignore[union-attr, misc]
+    if question.counterpart is None:
+        return ""
+    values = [side.number() for side in (question, question.counterpart)]
     cosine = question.target is not None and question.target.unit == "cosine"
     if abs(values[0] - values[1]) >= (LEAST if cosine else SHARE * max(map(abs, values))):
         return ""
@@ -26,10 +27,10 @@ def _apart(question: Question) -> str:
 
 def _of_one_size(question: Question, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of a denoiser whose maps grow and shrink, the sites of the size that most of them have."""
-    if question.kind != "draw" or options.get("sites"):
+    if question.inputs is None or question.kind != "draw" or options.get("sites"):
         return {}
     axis = options.get("over", "token")
-    run = question.model.run(question.inputs, record=usual_sites(question.model, (axis,)))  # type: ignore[arg-type]
+    run = question.model.run(question.inputs, record=usual_sites(question.model, (axis,)))
     by_size: dict[int, list[str]] = {}
     for name in run:
         by_size.setdefault(run[name].shape[run.sites[name].axes.index(axis)], []).append(name)
