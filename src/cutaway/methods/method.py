@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from matplotlib.axes import Axes
+
 from cutaway.errors import MethodError, near
 from cutaway.methods.result import Result
 from cutaway.questions.question import Question
@@ -34,7 +36,8 @@ class Method:
     `takes` are parameters and parts (`{"clean": "inputs"}`); `needs` parts that must be there besides; `fitting` says
     why a question that has all of them is not worth asking, "" where it is. `chosen` are options that follow from the
     question and those given; `options` those of the command line, with a line of help each; `many` how large a crowd is
-    unless said. `table` makes what the command line prints.
+    unless said. `table` and `plot` make what the command line prints and draws,
+    where that is more than the result alone can.
     """
 
     function: Callable[..., Result]
@@ -47,6 +50,7 @@ class Method:
     options: Mapping[str, str] = field(default_factory=dict)
     many: int = 256
     table: Callable[[Any, Question], Any] | None = None
+    plot: Callable[[Any, Question], Axes] | None = None
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -38,10 +39,15 @@ def answer(
             method.check(lacking(part))
     question = asked(model, **asking, floor="floor" in method.parts)
     made = method.apply(question, progress=True, **options).result
-    finish(made, out, plot, overwrite, None if method.table is None else method.table(made, question))
+    finish(
+        made, out, plot, overwrite, None if method.table is None else method.table(made, question),
+        None if method.plot is None or plot is None else method.plot(made, question),
+    )  # fmt: skip
 
 
-def finish(result: Result, out: Path | None, plot: Path | None, overwrite: bool, table: Any = None) -> None:
+def finish(
+    result: Result, out: Path | None, plot: Path | None, overwrite: bool, table: Any = None, drawn: Axes | None = None
+) -> None:
     """Print the table of a result and write its files; ones that exist are kept unless `overwrite`."""
     console = Console()
     show(result.summary() if table is None else table, repr(result), console)
@@ -51,7 +57,7 @@ def finish(result: Result, out: Path | None, plot: Path | None, overwrite: bool,
         result.save(out, overwrite=overwrite)
         console.print(f"wrote {out} (open it with cutaway.methods.result.load)", markup=False, soft_wrap=True)
     if plot is not None:
-        result.plot().figure.savefig(plot)
+        (drawn or result.plot()).figure.savefig(plot)
         console.print(f"wrote {plot}", markup=False, soft_wrap=True)
 
 

@@ -87,12 +87,19 @@ class Patching(Result):
         shown = self["mean"]
         if shown.ndim == 1:
             self._curve(ax, shown)
-        elif "row" in shown.coords and (shown["row"] >= 0).any():
+        elif self._of_patches():
             self._mosaic(ax)
         elif shown.ndim == 2:
             heat(ax, shown, "mean recovery", diverging=True)
         else:
             super()._draw(ax)
+
+    def _of_patches(self) -> bool:
+        """Whether positions are the patches of a picture and no more than one kind beside, so not words as well."""
+        shown = self["mean"]
+        if "row" not in shown.coords or not (shown["row"] >= 0).any():
+            return False
+        return len(set(self["token_kind"].values[self["row"].values < 0])) <= 1
 
     def _curve(self, ax: Axes, shown: xarray.DataArray) -> None:
         places, dim = range(shown.size), str(shown.dims[0])

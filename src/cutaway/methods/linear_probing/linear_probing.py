@@ -56,15 +56,22 @@ class Probes(Result):
         return table.to_dataframe().reset_index()[["label", "site", *names]]
 
     def _draw(self, ax: Axes) -> None:
-        places = range(self.data.sizes["site"])
-        for name in labels(self["mean"], "label"):
-            one = self.data.sel(label=name)
-            (line,) = ax.plot(places, one["mean"], marker="o", label=str(name))
-            ax.fill_between(places, one["low"], one["high"], alpha=0.2, color=line.get_color())
-            ax.plot(places, one["control"].mean("seed"), linestyle=":", color=line.get_color())
+        """A scale for each metric: accuracy on the left, R² on the right where both are there."""
+        places, names = range(self.data.sizes["site"]), labels(self["mean"], "label")
+        metrics = dict.fromkeys(str(self["metric"].sel(label=name).values) for name in names)
+        axes = {metric: ax if place == 0 else ax.twinx() for place, metric in enumerate(metrics)}
+        lines = []
+        for at, name in enumerate(names):
+            one, colour = self.data.sel(label=name), f"C{at}"
+            metric = str(one["metric"].values)
+            side = axes[metric]
+            lines += side.plot(places, one["mean"], marker="o", color=colour, label=f"{name} ({metric})")
+            side.fill_between(places, one["low"], one["high"], alpha=0.2, color=colour)
+            side.plot(places, one["control"].mean("seed"), linestyle=":", color=colour)
         ax.set_xticks(places, [str(site) for site in self["site"].values], rotation=40, ha="right", fontsize=7)
-        ax.set(ylabel="held-out score (dotted: control)")
-        ax.legend(fontsize=8)
+        for metric, side in axes.items():
+            side.set_ylabel(f"held-out {metric} (dotted: control)")
+        ax.legend(handles=lines, fontsize=8)
 
 
 def linear_probing(

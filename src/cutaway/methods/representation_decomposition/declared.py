@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cutaway.methods.method import Method
 from cutaway.methods.representation_decomposition.representation_decomposition import (
@@ -26,6 +28,28 @@ def by_layer(made: Decomposition, question: Question) -> Any:
     return grouped.rename_axis(["layer", "part"]).reset_index()
 
 
+def drawn(made: Decomposition, question: Question) -> Axes:
+    """With texts, what the parts of each layer add to each of them; without, the result's own drawing."""
+    if question.texts is None:
+        return made.plot()
+    frame = by_layer(made, question).set_index(["layer", "part"])
+    ax = Figure(figsize=(6.4, 0.24 * len(frame) + 1.4), dpi=120, layout="constrained").subplots()
+    places = np.arange(len(frame))
+    height = 0.8 / len(frame.columns)
+    for at, text in enumerate(frame.columns):
+        ax.barh(places + at * height, frame[text], height, label=str(text))
+    ax.set_yticks(
+        places + 0.4 - height / 2,
+        [part if layer == part else f"{layer} {part}" for layer, part in frame.index],
+        fontsize=7,
+    )
+    ax.invert_yaxis()
+    ax.axvline(0, color="gray", linewidth=0.8)
+    ax.set(xlabel="cosine, mean over the pictures", title="What each part adds to the similarity")
+    ax.legend(fontsize=8)
+    return ax
+
+
 METHODS = (
     Method(
         function=representation_decomposition,
@@ -35,5 +59,6 @@ METHODS = (
         options={"by_token": "Split every head by the token that it reads."},
         cannot="Direct effects only: what an early layer prepares for a later one counts for nothing.",
         table=by_layer,
+        plot=drawn,
     ),
 )
