@@ -4,6 +4,8 @@ import doctest
 import importlib
 import pkgutil
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,18 @@ MODULES = sorted(
 
 
 def test_the_readme_example_runs(capsys):
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[:2])
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102, the page is ours
     assert "Knockout" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["methods.md", "adding-a-method.md"])
+def test_the_pages_on_methods_run(page, capsys):
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S))
+    module = types.ModuleType("page")
+    sys.modules["page"] = module  # where dataclasses look up their own names
+    exec(compile(code.replace("from __future__", "#"), page, "exec"), module.__dict__)  # noqa: S102, the page is ours
+    assert "question." in capsys.readouterr().out
 
 
 def test_the_guide_runs_from_top_to_bottom(capsys):

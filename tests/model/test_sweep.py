@@ -251,6 +251,19 @@ def patching(name: str = "llama", text: str = TEXT, other: str = "a blue cat on 
     return model, inputs, model.grid(Patch("text.*.resid_post", source), token=range(1, len(inputs.tokens["text"])))
 
 
+def test_maps_of_every_size_of_a_unet_are_patched():
+    """The smaller maps inside a UNet have fewer positions than its latents; a run of the same sizes fits."""
+    model = opened("sd")
+    here, there = (model.inputs(prompt=prompt, step=1, steps=3) for prompt in ("a red dog", "a cat"))
+    donor = model.run(there, record="denoiser.*.resid_post")
+    small = min(donor, key=lambda name: donor[name].shape[donor.sites[name].axes.index("token")])
+    assert donor[small].shape[donor.sites[small].axes.index("token")] < len(here.tokens["denoiser"])
+    target = targets.distance(outcome(model.run(there)))
+    edits = [Patch(small, donor, token=at) for at in (0, 5)]
+    swept = model.sweep(here, [[edit] for edit in edits], target, progress=False).values.values[:, 0]
+    assert list(swept) == pytest.approx([float(target(model.run(here, edits=[edit]))) for edit in edits], rel=1e-10)
+
+
 def test_a_grid_comes_back_labelled():
     model, inputs, cells = patching()
     swept = model.sweep(inputs, cells, targets.logit_diff("dog", "cat"), progress=False)
