@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cutaway.errors import MethodError, near
@@ -13,7 +13,7 @@ from cutaway.questions.question import Question
 
 if TYPE_CHECKING:
     from cutaway.methods.shown import Page
-    from cutaway.views.kinds import View
+    from cutaway.views.kinds import Opening, View
 
 # The rows of the taxonomy (arXiv 2502.17516): seven from language models, five of multi-modal models' own.
 ROWS = (
@@ -32,13 +32,31 @@ def _always(_: Question) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One way in which a report applies a method: its name, which is that of its file, and what is special to it.
+
+    `options` are the function's, `takes` stands before what the method takes; `when` says whether a question is one
+    for it.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    takes: Mapping[str, str] = field(default_factory=dict)
+    when: Callable[[Question], bool] = lambda _: True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One method: its function, which part of a `Question` each parameter takes, and what the function can not tell.
 
     `takes` are parameters and parts (`{"clean": "inputs"}`); `needs` parts that must be there besides; `fitting` says
     why a question with all of them does not fit, "" where it does. `chosen` are options that follow from the question
     and those given; `options` those of the command line, with a line of help each; `many` how large a crowd is unless
-    said. `table` makes what the command line prints, `show` the views of a report.
+    said. `table` makes what the command line prints.
+
+    In a report: `reported` are the ways in which it is applied there, `beside` whether to the counterpart and the floor of a
+    question too; `show` makes its views, `tell` sentences on what was found; `lead`, of a method that can, the
+    beginning of the page and its sentences.
     """
 
     function: Callable[..., Result]
@@ -51,7 +69,11 @@ class Method:
     options: Mapping[str, str] = field(default_factory=dict)
     many: int = 256
     table: Callable[[Any, Question], Any] | None = None
+    reported: tuple[Entry, ...] = ()
+    beside: bool = False
     show: Callable[[Page], Iterable[View]] | None = None
+    tell: Callable[[Page], Iterable[str]] | None = None
+    lead: Callable[[Page], tuple[Opening, tuple[str, ...]]] | None = None
 
     @property
     def name(self) -> str:
@@ -67,6 +89,12 @@ class Method:
     def parts(self) -> tuple[str, ...]:
         """Every part of a question that must be there."""
         return tuple(dict.fromkeys((*self.takes.values(), *self.needs)))
+
+    def entries(self, question: Question) -> Iterator[tuple[Entry, Method]]:
+        """The ways in which a report applies it to a question, each with the method as it is declared for that."""
+        for entry in self.reported:
+            if entry.when(question):
+                yield entry, replace(self, takes={**self.takes, **entry.takes})
 
     def why_not(self, question: Question) -> str:
         """Why the method does not fit a question, and what to give; "" where it fits."""
@@ -85,7 +113,8 @@ class Method:
         why = self.why_not(question)
         if why:
             raise MethodError(f"{self.name} does not fit this question", expected=why)
-        given = {**self.chosen(question, options), **options}
+        seed = {"seed": question.seed} if "seed" in known and question.seed else {}
+        given = {**seed, **self.chosen(question, options), **options}
         taken = {parameter: question.part(part) for parameter, part in self.takes.items()}
         silent = {"progress": False} if "progress" in known and "progress" not in given else {}
         return Applied(self, question, given, self.function(**taken, **given, **silent))
@@ -100,16 +129,29 @@ class Applied:
     options: Mapping[str, Any]
     result: Any
 
-    def code(self, look: str = "print(found.summary())") -> str:
-        """The call as a programme of public names; `look` is what it does with the result, `found`."""
+    @property
+    def call(self) -> str:
+        """The call as it was made, an expression."""
         known = inspect.signature(self.method.function).parameters
         given = []
         for parameter, part in self.method.takes.items():
             plain = known[parameter].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
             given.append(f"question.{part}" if plain else f"{parameter}=question.{part}")
         given += [f"{name}={value!r}" for name, value in self.options.items()]
-        call = f"found = {self.method.name}({', '.join(given)})"
-        if len(call) > 100:
-            call = f"found = {self.method.name}(\n    {', '.join(given)},\n)"
-        lines = ["import cutaway", "from cutaway import questions", f"from cutaway.methods import {self.method.name}"]
-        return "\n".join([*lines, "", self.question.code, call, look])
+        call = f"{self.method.name}({', '.join(given)})"
+        return call if len(call) <= 92 else f"{self.method.name}(\n    {', '.join(given)},\n)"
+
+    def code(self, look: str = "print(found.summary())", *imports: str) -> str:
+        """The call as a programme of public names; `look` is what it does with the result, `found`.
+
+        `imports` are lines that it needs for that.
+        """
+        return programme([(self, look)], *imports)
+
+
+def programme(calls: Iterable[tuple[Applied, str]], *imports: str) -> str:
+    """Calls on one question as a programme of public names, each with what it does with the result, `found`."""
+    made = list(calls)
+    homes = {f"from cutaway.methods import {one.method.name}" for one, _ in made}
+    lines = ["import cutaway", "from cutaway import questions", *sorted({*homes, *imports}), "", made[0][0].question.code]
+    return "\n".join([*lines, *(f"found = {one.call}\n{look}" for one, look in made)])

@@ -7,16 +7,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import xarray
 from numpy import ndarray
 from PIL.Image import Image
 
+from cutaway.errors import InputError, SiteError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import Target, denoising_error, log_prob, logit_diff, margin, token_id
+from cutaway.model.weights import readout
 from cutaway.questions.bank import TextBank
 from cutaway.questions.rows import embedded
 
 Kind = Literal["match", "ask", "draw", "many"]
+AMONG = 63  # pictures of a crowd that one is read among, where all are held at once
 MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one is named
 
 # What a question may lack: what it is, and how it is given, on the command line and in Python.
@@ -27,6 +31,7 @@ LACKS = {
     "texts": ("texts in the space of the pictures, which a model that matches has (CLIP, SigLIP)", "--text TEXT"),
     "counterpart": ("a second input that differs in one thing", "--counterfactual FILE, or a text or prompt"),
     "crowd": ("many pictures", "--pictures FOLDER (`pictures=`)"),
+    "among": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "bank": ("a bank of texts to explain in", "--bank FILE, one text a line (`bank=`)"),
     "floor": ("the model before training, which the models of the zoo have", "a model of `cutaway zoo list`"),
     "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
@@ -68,16 +73,47 @@ class Question:
         vectors = embedded(self.model, self.words, "text", progress=False)
         return TextBank(self.words, ("asked",) * len(self.words), vectors, self.model.name)
 
+    @cached_property
+    def value(self) -> float:
+        """The number itself, as the model gives it."""
+        if self.inputs is None or self.target is None:
+            raise InputError(
+                "this question has no number", expected="inputs and a target",
+                do="make it with `questions.match`, `ask` or `draw`",
+            )  # fmt: skip
+        return float(self.target(self.model.run(self.inputs))[0])
+
+    @property
+    def among(self) -> list[Any] | None:
+        """The pictures with some of the crowd behind them; None without a crowd."""
+        return None if self.crowd is None else [*self.pictures, *self.crowd[:AMONG]]
+
     @property
     def space(self) -> str | None:
-        """The space that pictures and texts share; None where there is none."""
-        return "joint" if self.model.family.kind == "contrastive" and "vision" in self.model.towers else None
+        """The space that pictures and texts share, where it is known how the picture tower ends in it; else None."""
+        if self.model.family.kind != "contrastive" or not {"vision", "text"} <= set(self.model.towers):
+            return None
+        try:
+            return readout(self.model, "vision").space
+        except SiteError:
+            return None
 
     @property
     def aim(self) -> str:
         """What the number is about, in words."""
         quoted = [f"“{word}”" for word in self.words[:2]]
         return " rather than ".join(quoted) or "nothing in particular"
+
+    def aimed(self, values: xarray.DataArray) -> xarray.DataArray:
+        """Of numbers with an axis `text`, those of the first of the words, less those of its rival if there is one."""
+        first = values.isel(text=0, drop=True)
+        return first if len(self.words) < 2 else first - values.isel(text=1, drop=True)
+
+    def other(self, picture: Any) -> Inputs:
+        """The inputs with another picture in the place of the first."""
+        texts = list(self.words) if self.kind == "match" else self.text
+        images: Any = picture if self.kind == "match" else [picture, *self.pictures[1:]]
+        return self.model.inputs(image=images, text=texts)
 
     def part(self, path: str) -> Any:
         """What the question has of that name, such as `pictures` or `counterpart.inputs`; None where it is lacking."""

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.methods.method import Method
+from cutaway.methods.method import Entry, Method
 from cutaway.methods.representation_decomposition.representation_decomposition import (
     Decomposition,
     representation_decomposition,
 )
+from cutaway.methods.representation_decomposition.verdict import lead
+from cutaway.methods.representation_decomposition.views import ENTRY, show
 from cutaway.questions.question import Question
 
 
@@ -35,5 +37,9 @@ METHODS = (
         options={"by_token": "Split every head by the token that it reads."},
         cannot="Direct effects only: what an early layer prepares for a later one counts for nothing.",
         table=by_layer,
+        reported=(Entry(name=ENTRY, options={"by_token": True}, when=lambda question: question.texts is not None),),
+        beside=True,
+        show=show,
+        lead=lead,
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -132,7 +132,9 @@ def picture_texts(
     (1, 2)
     """
     mean = unit(embedded(model, crowd, "vision", progress=progress).double()).mean(0)
-    return splice(embedded(model, pictures, "vision", progress=False), bank, penalty=penalty, mean=mean, seed=seed)
+    vectors = embedded(model, pictures, "vision", progress=False)
+    made = splice(vectors, bank, penalty=penalty, mean=mean, seed=seed)
+    return replace(made, provenance=replace(made.provenance, model=model.name, revision=model.revision))
 
 
 def _lambda(penalty: float, named: str) -> float:
