@@ -88,7 +88,7 @@ class Method:
     @property
     def parts(self) -> tuple[str, ...]:
         """Every part of a question that must be there."""
-        return tuple(dict.fromkeys((*self.takes.values(), *self.needs)))
+        return tuple(dict.fromkeys((*self.needs, *self.takes.values())))
 
     def entries(self, question: Question) -> Iterator[tuple[Entry, Method]]:
         """The ways in which a report applies it to a question, each with the method as it is declared for that."""

@@ -103,7 +103,7 @@ def applied(question: Question, methods: Iterable[Method], *, told: Told = lambd
         fits = [one for one in methods if one.beside and not one.why_not(side)]
         found = [_entries(one, side, lambda said, what=what: told(f"{said} {what}")) for one in fits]  # type: ignore[misc]
         sides.append(Page(side, {name: one for part in found for name, one in part.items()}))
-    said = (f"Not measured: {' and '.join(names)}; {why}." for why, names in missing.items())
+    said = (f"Not measured: {', '.join(names)}. {why[0].upper()}{why[1:]}." for why, names in missing.items())
     return Page(question, made, tuple(said), *sides)
 
 

@@ -37,12 +37,11 @@ def show(page: Page) -> Iterator[PatchingMap]:
 
 
 def tell(page: Page) -> Iterator[str]:
-    """Which position and which head brings back most."""
-    for entry, axis in (("patching_token", "token"), ("patching_head", "head")):
-        if entry in page.applied:
-            found = page.made(entry)
-            places = positions(page.question, found).labels if axis == "token" else None
-            yield f"{_strongest(found, axis, places)} of the gap to the counterfactual."
+    """Which position and which head brings back most of the gap."""
+    if "patching_token" in page.applied:
+        yield _position_told(page.question, page.made("patching_token"))
+    if "patching_head" in page.applied:
+        yield _head_told(page.made("patching_head"))
 
 
 def unrelated(question: Question) -> xarray.DataArray | None:
@@ -92,6 +91,7 @@ def _called(known: TokenMap, at: int) -> str:
     if row < 0:
         return text or str(known.kind[0, at])
     which = f"picture {known.image[0, at] + 1}, " if known.image.max() > 0 else ""
+    which += f"crop {known.tile[0, at]}, " if known.tile.max() > 0 else ""
     return f"{which}row {row}, column {column}"
 
 
@@ -110,19 +110,18 @@ def by_position(page: Page) -> PatchingMap:
     found, question = page.made("patching_token"), page.question
     grid, (values, low, high) = _grid(_map(question, found)), _sides(found, "token")
     places = positions(question, found) if grid is None else Axis.patches(*grid)
-    front = values.shape[1] - len(places.labels)
-    kept, layers = values[:, front:], _layers(found)
-    what = "position" if grid is None else "patch"
-    aim, here, there = page.names.aim, signed(question.value), signed(_there(page))
+    front, layers = values.shape[1] - len(places.labels), _layers(found)
+    this, seen = ("input", "is given") if _text_changed(question) else ("picture", "looks at")
+    here, there = signed(question.value), signed(_there(page))
+    whole, patched = question.model.sites.towers()[_tower(found)], len(layers.labels)
     return PatchingMap(
         title=f"Patching by layer and {'token' if grid is None else 'patch'}",
-        seen="While the model looks at the counterfactual, one state after another is replaced by that of this "
-        f"{'picture' if question.pictures else 'input'}. 100% brings back all of the gap in {page.number} for {aim} "
-        f"between the two {'pictures' if grid else 'inputs'} ({here:+.3f} here, {there:+.3f} there), 0% nothing. The "
-        f"strongest single {what} is {_best(kept, layers, places)}.{_lead(values, layers) if grid and front else ''}"
-        f"{_skipped(question, found)}",
+        seen=f"While the model {seen} the counterfactual, one state after another is replaced by that of this {this}. "
+        f"100% brings back all of the gap in {page.number} for {page.names.aim} between the two {this}s ({here:+.3f} "
+        f"here, {there:+.3f} there), 0% nothing. {_position_told(question, found)}"
+        + ("" if patched >= whole else f" Of {whole} layers, {patched} were patched."),
         limits=_LIMITS + (" Single patches rarely bring back much where a thing covers many." if grid else ""),
-        row_axis=layers, column_axis=places, values=kept, grid=grid, **_common(page, "patching_token"),
+        row_axis=layers, column_axis=places, values=values[:, front:], grid=grid, **_common(page, "patching_token"),
         low=None if low is None else low[:, front:], high=None if high is None else high[:, front:],
     )  # fmt: skip
 
@@ -131,28 +130,27 @@ def by_head(page: Page) -> PatchingMap:
     """Layer × head of the attention's results."""
     found = page.made("patching_head")
     values, low, high = _sides(found, "head")
-    layers, heads = _layers(found), Axis.count("head", values.shape[1])
     strange, at = unrelated(page.question), np.unravel_index(np.nanargmax(values), values.shape)
     beside = "" if strange is None else f" From unrelated pictures the same head brings {signed(strange.values[at]):.1%}."
     return PatchingMap(
         title="Patching by layer and head",
-        seen="The same for the result of each head, at all positions at once. "
-        f"{_strongest(found, 'head')} of the gap.{beside} A head with a small direct effect and a large number here "
-        "acts through later layers.",
+        seen=f"The same for the result of each head, at all positions at once. {_head_told(found)}{beside} A head with "
+        "a small direct effect and a large number here acts through later layers.",
         limits=_LIMITS + " Heads that do the same job hide one another.",
-        row_axis=layers, column_axis=heads, values=values, low=low, high=high, **_common(page, "patching_head"),
+        row_axis=_layers(found), column_axis=Axis.count("head", values.shape[1]), values=values, low=low, high=high,
+        **_common(page, "patching_head"),
     )  # fmt: skip
 
 
 def _common(page: Page, entry: str) -> dict[str, Any]:
     """What both maps have."""
     here, there = f"{signed(page.question.value):+.3f}", f"{signed(_there(page)):+.3f}"
-    given, changed = page.question, page.question.counterpart
+    changed = page.question.counterpart
     other = None if page.counterpart is None else page.counterpart.picture
-    words = f" {quoted(changed.text)}" if changed is not None and changed.text != given.text else ""
+    words = f" {quoted(changed.text)}" if changed is not None and _text_changed(page.question) else ""
     return {
         "clean": page.picture, "counterfactual": None if other is None else replace(other, alt="the counterfactual picture"),
-        "captions": (f"this {'picture' if given.pictures else 'input'}: {here}", f"counterfactual{words}: {there}"),
+        "captions": (f"{next(iter(page.beside))}: {here}", f"counterfactual{words}: {there}"),
         "code": page.applied[entry].code('print(found["recovery"])'), "provenance": origin(page.made(entry)),
         "unit": UNIT, "folded": True,
     }  # fmt: skip
@@ -173,34 +171,34 @@ def _sides(found: Patching, axis: str) -> tuple[ndarray, ndarray | None, ndarray
     return found["mean"].transpose(..., axis).values, low, high
 
 
-def _best(values: ndarray, layers: Axis, places: Axis) -> str:
-    """The strongest cell in words."""
-    layer, place = np.unravel_index(np.nanargmax(values), values.shape)
-    named = places.labels[place] if places.name != "head" else f"head {places.labels[place]}"
-    return f"{layers.name} {layers.labels[layer]}, {named}: {signed(values[layer, place]):.1%}"
-
-
-def _strongest(found: Patching, axis: str, labels: tuple[str, ...] | None = None) -> str:
-    """Which head or position brings back most, as the start of a sentence."""
-    values, layers = _sides(found, axis)[0], _layers(found)
-    layer, place = np.unravel_index(np.nanargmax(values), values.shape)
-    named = f"{axis} {place}" if labels is None else quoted(labels[place])
-    return (
-        f"{layers.name.capitalize()} {layers.labels[layer]}, {named} brings back most: "
-        f"{signed(values[layer, place]):.1%}"
+def _position_told(question: Question, found: Patching) -> str:
+    """What brings back most beside the position that the answer is read at, and from which layer on that holds it."""
+    grid, values, layers = _grid(_map(question, found)), _sides(found, "token")[0], _layers(found)
+    front = values.shape[1] - grid[0] * grid[1] if grid else 0
+    reader = "class token" if front else "last position" if question.kind == "ask" else ""
+    rest = values[:, front:] if grid else values[:, :-1] if reader and values.shape[1] > 1 else values
+    layer, place = np.unravel_index(np.nanargmax(rest), rest.shape)
+    said = (
+        f"The strongest single {'patch' if grid else 'position'} is {layers.name} {layers.labels[layer]}, "
+        f"{positions(question, found).labels[front + place]}: {signed(rest[layer, place]):.1%}."
     )
+    if not reader:
+        return said
+    read = values[:, 0 if front else -1]
+    half = next((layers.labels[at] for at, value in enumerate(read) if value >= 0.5), "")
+    return f"{said} The {reader} {f'holds half of it from layer {half} on' if half else 'never holds half'}."
 
 
-def _lead(values: ndarray, layers: Axis) -> str:
-    """From which layer on the class token, the first position, holds half of the gap."""
-    half = next((layers.labels[at] for at, value in enumerate(values[:, 0]) if value >= 0.5), "")
-    return f" The class token holds half of it from layer {half} on." if half else " The class token never holds half."
+def _head_told(found: Patching) -> str:
+    """Which head brings back most."""
+    values, layers = _sides(found, "head")[0], _layers(found)
+    layer, head = np.unravel_index(np.nanargmax(values), values.shape)
+    most = f"{signed(values[layer, head]):.1%}"
+    return f"{layers.name.capitalize()} {layers.labels[layer]}, head {head} brings back most: {most} of the gap."
 
 
-def _skipped(question: Question, found: Patching) -> str:
-    """How many layers there are, where some were left out."""
-    whole, patched = question.model.sites.towers()[_tower(found)], len(found.provenance.sites)
-    return "" if patched >= whole else f" Of {whole} layers, {patched} were patched."
+def _text_changed(question: Question) -> bool:
+    return question.counterpart is not None and question.counterpart.text != question.text
 
 
 def _there(page: Page) -> float:
