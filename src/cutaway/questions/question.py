@@ -14,7 +14,7 @@ from PIL.Image import Image
 from cutaway.errors import InputError, SiteError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.targets import Target, denoising_error, log_prob, logit_diff, margin, token_id
+from cutaway.model.targets import Target, denoising_error, distance, log_prob, logit_diff, margin, outcome, token_id
 from cutaway.model.weights import readout
 from cutaway.questions.bank import TextBank
 from cutaway.questions.rows import embedded
@@ -189,13 +189,16 @@ def draw(
     model: Model, prompt: str, *, step: int | None = None, steps: int = 20, counterpart: str | None = None,
     image: Any = None, seed: int = 0, **more: Any,
 ) -> Question:  # fmt: skip
-    """How far a denoiser is from the noise that is there, at one step of drawing a prompt (mean squared error).
+    """What a denoiser gives at one step of drawing a prompt; `step` is in the middle unless named.
 
-    The latents are those of the drawing from `seed`, or `image` with noise added; `step` is in the middle unless named.
-    `counterpart` is another prompt.
+    With an `image`, which noise is added to, it is how far that lies from the noise that is there (mean squared
+    error). Without one the latents are those of the drawing from `seed`, and it is how far what the denoiser gives
+    lies from what it gives for this prompt (mean squared difference): 0, and more for the `counterpart`, another
+    prompt.
 
     >>> import cutaway
-    >>> draw(cutaway.load("tiny:sd"), "a red dog", step=1, steps=3).target
+    >>> from cutaway.zoo import tiny
+    >>> draw(cutaway.load("tiny:sd"), "a red dog", step=1, steps=3, image=tiny.picture()).target
     denoising_error()
     """
     from cutaway.questions.given import read_picture
@@ -203,9 +206,11 @@ def draw(
     at = int(steps * MIDDLE) if step is None else step
     picture = None if image is None else read_picture(image)
     fixed = {"step": at, "steps": steps, "seed": seed} | ({} if picture is None else {"image": picture})
+    inputs = model.inputs(prompt=prompt, **fixed)
+    target = distance(outcome(model.run(inputs)).detach()) if picture is None else denoising_error()
     made = Question(
-        model=model, kind="draw", inputs=model.inputs(prompt=prompt, **fixed), target=denoising_error(),
-        words=(prompt,), pictures=() if picture is None else (picture,), text=prompt, seed=seed, **more,
+        model=model, kind="draw", inputs=inputs, target=target, words=(prompt,),
+        pictures=() if picture is None else (picture,), text=prompt, seed=seed, **more,
     )  # fmt: skip
     if counterpart is None:
         return made

@@ -10,7 +10,7 @@ from cutaway.methods.causal_tracing.views import show, tell
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
 
-LEAST = 0.02  # of the target's unit: inputs closer than this are not told apart
+LEAST = {"cosine": 0.02, "logits": 0.02, "nats": 0.02}  # inputs closer than this are not told apart
 RUNS = 1200  # at most so many runs for a map of positions; larger models skip layers evenly
 
 
@@ -19,22 +19,23 @@ def _apart(question: Question) -> str:
     sides = [question, question.counterpart]
     other = question.counterpart
     gap = 0.0 if other is None else abs(question.value - other.value)
-    if gap >= LEAST:
+    if gap > LEAST.get(question.target.unit if question.target is not None else "", 0.0):
         return ""
     return f"the model gives both nearly the same number ({gap:.3f} between them), so nothing can be brought back"
 
 
 def _some_layers(question: Question, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The sites of every so many layers, where a map of all positions and layers would take more than `RUNS` runs."""
-    pattern = usual_sites(question.model)
-    tower, *part = pattern.split(".*.")
-    known = None if question.inputs is None else question.inputs.tokens.get(tower)
+    sites = question.model.sites[usual_sites(question.model)]
+    known = None if question.inputs is None else question.inputs.tokens.get(sites[0].tower)
     if given.get("sites") or "token" not in given.get("over", "token") or known is None:
         return {}
-    layers = question.model.sites.towers()[tower]
-    step = -(-layers * len(known) // RUNS)
-    chosen = [f"{tower}.{layer}.{part[0]}" for layer in range((layers - 1) % step, layers, step)]
-    return {} if step == 1 else {"sites": chosen}
+    step = -(-len(sites) * len(known) // RUNS)
+    return {} if step == 1 else {"sites": [str(site) for site in sites[(len(sites) - 1) % step :: step]]}
+
+
+def _drawn(question: Question) -> bool:
+    return question.kind == "draw"
 
 
 METHODS = (
@@ -48,8 +49,10 @@ METHODS = (
         cannot="A share of recovery is no share of responsibility: places in a row each recover all, places side by "
         "side may each recover nothing.",
         reported=(
-            Entry(name="patching_token", options={"over": "token"}),
-            Entry(name="patching_head", options={"over": "head"}),
+            Entry(name="patching_token", options={"over": "token"}, when=lambda question: not _drawn(question)),
+            Entry(name="patching_head", options={"over": "head"}, when=lambda question: not _drawn(question)),
+            # a denoiser has positions and heads of several numbers, so its sites are patched whole
+            Entry(name="patching_part", options={"over": (), "sites": "denoiser.*.out"}, when=_drawn),
         ),
         show=show,
         tell=tell,

@@ -34,6 +34,8 @@ def show(page: Page) -> Iterator[PatchingMap]:
         yield by_position(page)
     if "patching_head" in page.applied:
         yield by_head(page)
+    if "patching_part" in page.applied:
+        yield by_part(page)
 
 
 def tell(page: Page) -> Iterator[str]:
@@ -42,6 +44,8 @@ def tell(page: Page) -> Iterator[str]:
         yield _position_told(page.question, page.made("patching_token"))
     if "patching_head" in page.applied:
         yield _head_told(page.made("patching_head"))
+    if "patching_part" in page.applied:
+        yield _part_told(page.made("patching_part"))
 
 
 def unrelated(question: Question) -> xarray.DataArray | None:
@@ -142,6 +146,32 @@ def by_head(page: Page) -> PatchingMap:
     )  # fmt: skip
 
 
+def by_part(page: Page) -> PatchingMap:
+    """Layer × part: what each attention, MLP or convolution of a layer adds, at all positions at once."""
+    found = page.made("patching_part")
+    sites = [Site.parse(str(one)) for one in found["site"].values]
+    layers = sorted({site.layer for site in sites if site.layer is not None})
+    parts = list(dict.fromkeys(_part(site) for site in sites))
+    values = np.full((len(layers), len(parts)), np.nan)
+    for site, value in zip(sites, found["mean"].values, strict=True):
+        if site.layer is not None:
+            values[layers.index(site.layer), parts.index(_part(site))] = value
+    here, there = signed(page.question.value), signed(_there(page))
+    return PatchingMap(
+        title="Patching by layer and part",
+        seen="While the model is given the counterfactual, what one part of a layer adds is replaced by that of this "
+        f"input. 100% brings back all of the gap in {page.number} ({here:+.3f} here, {there:+.3f} there), 0% nothing. "
+        f"{_part_told(found)}",
+        limits=_LIMITS + " It is one step of the drawing: earlier and later ones may be carried elsewhere.",
+        row_axis=Axis("layer", tuple(map(str, layers))), column_axis=Axis("part", tuple(parts)), values=values,
+        **_common(page, "patching_part"),
+    )  # fmt: skip
+
+
+def _part(site: Site) -> str:
+    return ".".join(filter(None, (site.stream, site.part)))
+
+
 def _common(page: Page, entry: str) -> dict[str, Any]:
     """What both maps have."""
     here, there = f"{signed(page.question.value):+.3f}", f"{signed(_there(page)):+.3f}"
@@ -195,6 +225,12 @@ def _head_told(found: Patching) -> str:
     layer, head = np.unravel_index(np.nanargmax(values), values.shape)
     most = f"{signed(values[layer, head]):.1%}"
     return f"{layers.name.capitalize()} {layers.labels[layer]}, head {head} brings back most: {most} of the gap."
+
+
+def _part_told(found: Patching) -> str:
+    """Which part of which layer brings back most."""
+    best = found["mean"].isel(site=int(np.nanargmax(found["mean"].values)))
+    return f"“{best['site'].item()}” brings back most: {signed(float(best)):.1%} of the gap."
 
 
 def _text_changed(question: Question) -> bool:
