@@ -54,8 +54,8 @@ class Method:
     and those given; `options` those of the command line, with a line of help each; `many` how large a crowd is unless
     said. `table` makes what the command line prints.
 
-    In a report: `reported` are the ways in which it is applied there, `beside` whether to the counterpart and the floor of a
-    question too; `show` makes its views, `tell` sentences on what was found; `lead`, of a method that can, the
+    In a report: `reported` are the ways in which it is applied there, `beside` whether to the counterpart and the floor
+    of a question too; `show` makes its views, `tell` sentences on what was found; `lead`, of a method that can, the
     beginning of the page and its sentences.
     """
 
@@ -153,5 +153,11 @@ def programme(calls: Iterable[tuple[Applied, str]], *imports: str) -> str:
     """Calls on one question as a programme of public names, each with what it does with the result, `found`."""
     made = list(calls)
     homes = {f"from cutaway.methods import {one.method.name}" for one, _ in made}
-    lines = ["import cutaway", "from cutaway import questions", *sorted({*homes, *imports}), "", made[0][0].question.code]
+    lines = [
+        "import cutaway",
+        "from cutaway import questions",
+        *sorted({*homes, *imports}),
+        "",
+        made[0][0].question.code,
+    ]
     return "\n".join([*lines, *(f"found = {one.call}\n{look}" for one, look in made)])

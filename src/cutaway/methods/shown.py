@@ -72,7 +72,6 @@ class Page:
         named = f"the picture that is held against {question.words[0]}" if question.kind == "match" else "the picture"
         return Picture.of(as_seen(question.model, question.pictures[0], given=question.inputs.tensors), named)
 
-
     @property
     def seen(self) -> Picture:
         """The same, for methods that take pictures."""

@@ -16,7 +16,6 @@ RUNS = 1200  # at most so many runs for a map of positions; larger models skip l
 
 def _apart(question: Question) -> str:
     """Inputs that the model tells apart: else there is nothing to bring back."""
-    sides = [question, question.counterpart]
     other = question.counterpart
     gap = 0.0 if other is None else abs(question.value - other.value)
     if gap > LEAST.get(question.target.unit if question.target is not None else "", 0.0):

@@ -135,7 +135,9 @@ def by_head(page: Page) -> PatchingMap:
     found = page.made("patching_head")
     values, low, high = _sides(found, "head")
     strange, at = unrelated(page.question), np.unravel_index(np.nanargmax(values), values.shape)
-    beside = "" if strange is None else f" From unrelated pictures the same head brings {signed(strange.values[at]):.1%}."
+    beside = (
+        "" if strange is None else f" From unrelated pictures the same head brings {signed(strange.values[at]):.1%}."
+    )
     return PatchingMap(
         title="Patching by layer and head",
         seen=f"The same for the result of each head, at all positions at once. {_head_told(found)}{beside} A head with "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cutaway.methods.logit_lens.logit_lens import Lens, logit_lens
-from cutaway.methods.method import Entry, Method
 from cutaway.methods.logit_lens.views import show
+from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
 
 
@@ -28,7 +28,9 @@ METHODS = (
         reported=(
             Entry(name="lens"),
             Entry(
-                name="lens_centred", options={"centre": True}, takes={"pictures": "among"},
+                name="lens_centred",
+                options={"centre": True},
+                takes={"pictures": "among"},
                 when=lambda question: len(question.words) > 1,
             ),
         ),

@@ -92,7 +92,7 @@ def by_layer(page: Page) -> kinds.Lens:
         unit="cosine", pooled=pooled, values=values, signed=True, reader=reader, provenance=origin(lens),
         code=page.applied["lens"].code(
             'print(found["pooled"].isel(picture=0).to_pandas().round(3))  # what reads the patches\n'
-            'for layer in found["layer"].values:\n'
+            'for layer in found["layer"].values.tolist():\n'
             '    print(layer, found.heat_map(question.words[0], layer=layer).values.round(3), sep="\\n")'
         ),
     )  # fmt: skip
