@@ -173,7 +173,7 @@ def ask(
 
     given = [] if pictures is None else list(pictures) if isinstance(pictures, list | tuple) else [pictures]
     images = tuple(read_picture(one) for one in given)
-    inputs = model.inputs(text=text, **({"image": list(images)} if images else {}))
+    inputs = model.inputs(text=text, image=list(images) if images else None)
     words, target = _answered(model, inputs, answer, rival)
     made = Question(
         model=model, kind="ask", inputs=inputs, target=target, words=words, pictures=images, text=text, **more
@@ -205,7 +205,7 @@ def draw(
 
     at = int(steps * MIDDLE) if step is None else step
     picture = None if image is None else read_picture(image)
-    fixed = {"step": at, "steps": steps, "seed": seed} | ({} if picture is None else {"image": picture})
+    fixed: dict[str, Any] = {"step": at, "steps": steps, "seed": seed} | ({} if picture is None else {"image": picture})
     inputs = model.inputs(prompt=prompt, **fixed)
     target = distance(outcome(model.run(inputs)).detach()) if picture is None else denoising_error()
     made = Question(

@@ -179,9 +179,10 @@ def _common(page: Page, entry: str) -> dict[str, Any]:
     here, there = f"{signed(page.question.value):+.3f}", f"{signed(_there(page)):+.3f}"
     changed = page.question.counterpart
     other = None if page.counterpart is None else page.counterpart.picture
+    seen = None if other is None else replace(other, alt="the counterfactual picture")
     words = f" {quoted(changed.text)}" if changed is not None and _text_changed(page.question) else ""
     return {
-        "clean": page.picture, "counterfactual": None if other is None else replace(other, alt="the counterfactual picture"),
+        "clean": page.picture, "counterfactual": seen,
         "captions": (f"{next(iter(page.beside))}: {here}", f"counterfactual{words}: {there}"),
         "code": page.applied[entry].code('print(found["recovery"])'), "provenance": origin(page.made(entry)),
         "unit": UNIT, "folded": True,

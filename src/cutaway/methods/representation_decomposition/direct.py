@@ -58,7 +58,8 @@ class Direct:
     @cached_property
     def cosines(self) -> Float[ndarray, "text"]:
         """The cosine of the picture with each of the words, as the model gives it."""
-        run = self.question.model.run(self.question.inputs)
+        question = self.question
+        run = question.model.run(question.model.inputs(image=question.pictures[0], text=list(question.words)))
         return np.array([float(similarity(text)(run)[0]) for text in range(len(self.question.words))])
 
     @cached_property
