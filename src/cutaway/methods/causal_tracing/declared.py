@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cutaway.methods.causal_tracing.activation_patching import activation_patching, usual_sites
@@ -34,7 +34,18 @@ def _some_layers(question: Question, given: Mapping[str, Any]) -> Mapping[str, A
 
 
 def _drawn(question: Question) -> bool:
+    """Whether a denoiser is patched: it has positions and heads of several numbers, so its sites are patched whole."""
     return question.kind == "draw"
+
+
+def _over(axis: str) -> Callable[[Question], bool]:
+    """Whether the tower that is patched can be gone over along an axis: a tower without attention has no heads."""
+
+    def has(question: Question) -> bool:
+        tower, part = usual_sites(question.model, (axis,)).split(".*.")
+        return not _drawn(question) and any(site.tower == tower and site.part == part for site in question.model.sites)
+
+    return has
 
 
 METHODS = (
@@ -48,9 +59,8 @@ METHODS = (
         cannot="A share of recovery is no share of responsibility: places in a row each recover all, places side by "
         "side may each recover nothing.",
         reported=(
-            Entry(name="patching_token", options={"over": "token"}, when=lambda question: not _drawn(question)),
-            Entry(name="patching_head", options={"over": "head"}, when=lambda question: not _drawn(question)),
-            # a denoiser has positions and heads of several numbers, so its sites are patched whole
+            Entry(name="patching_token", options={"over": "token"}, when=_over("token")),
+            Entry(name="patching_head", options={"over": "head"}, when=_over("head")),
             Entry(name="patching_part", options={"over": (), "sites": "denoiser.*.out"}, when=_drawn),
         ),
         show=show,
