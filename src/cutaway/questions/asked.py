@@ -123,7 +123,8 @@ def _made(model: Model, how: Mapping[str, Any], more: Mapping[str, Any]) -> Ques
     if kind == "generative" and "audio" in model.towers:
         raise InputError(
             f"'{model.name}' answers to a sound, and a question has none",
-            expected="a model of pictures, texts or prompts", do="`model.inputs(audio=…)` goes to `model.run` and to every method that takes inputs",
+            expected="a model of pictures, texts or prompts",
+            do="`model.inputs(audio=…)` goes to `model.run` and to every method that takes inputs",
         )  # fmt: skip
     if kind == "generative" and texts:
         if len(texts) > 1:
