@@ -94,16 +94,19 @@ def applied(question: Question, methods: Iterable[Method], *, told: Told = lambd
             missing.setdefault(why, []).append(method.name.replace("_", " "))
         else:
             made |= _entries(method, question, told)
-    sides: list[Page | None] = []
-    for side, what in ((question.counterpart, "of the counterfactual"), (question.floor, "before training")):
-        if side is None:
-            sides.append(None)
-            continue
-        fits = [one for one in methods if one.beside and not one.why_not(side)]
-        found = [_entries(one, side, lambda said, what=what: told(f"{said} {what}")) for one in fits]  # type: ignore[misc]
-        sides.append(Page(side, {name: one for part in found for name, one in part.items()}))
     said = (f"Not measured: {', '.join(names)}. {why[0].upper()}{why[1:]}." for why, names in missing.items())
-    return Page(question, made, tuple(said), *sides)
+    other = _beside(question.counterpart, methods, lambda name: told(f"{name} of the counterfactual"))
+    floor = _beside(question.floor, methods, lambda name: told(f"{name} before training"))
+    return Page(question, made, tuple(said), other, floor)
+
+
+def _beside(side: Question | None, methods: Iterable[Method], told: Told) -> Page | None:
+    """The page of what a question stands beside."""
+    if side is None:
+        return None
+    fits = (one for one in methods if one.beside and not one.why_not(side))
+    found = [_entries(one, side, told) for one in fits]
+    return Page(side, {name: made for part in found for name, made in part.items()})
 
 
 def _entries(method: Method, question: Question, told: Told) -> dict[str, Applied]:
