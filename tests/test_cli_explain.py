@@ -1,5 +1,6 @@
 """`explain`, `demo` and `run`, as a user types them."""
 
+import importlib
 import itertools
 import re
 import subprocess
@@ -15,9 +16,9 @@ from typer.testing import CliRunner
 import cutaway
 from cutaway import data
 from cutaway.cli import app, main
+from cutaway.methods.causal_tracing import declared as patching
 from cutaway.methods.result import load
 from cutaway.questions import given
-from cutaway.report import battery, explain
 from cutaway.zoo import tiny
 from cutaway.zoo.spec import MODELS
 
@@ -45,6 +46,14 @@ def test_explain_writes_a_report_and_says_where_and_what(photos):
     assert stopped.value.code == 2
     assert run(app, ["explain", "tiny:clip", "--image", "b.png", *TEXTS, "--out", "reports/tiny-clip-a",
                      "--overwrite"]).exit_code == 0  # fmt: skip
+
+
+def test_explain_asks_a_model_that_answers(photos):
+    told = run(app, ["explain", "tiny:llava", "--image", "a.png", "--text", "what is this", "--answer", "dog",
+                     "--rival", "cat", "--counterfactual", "what is that"])  # fmt: skip
+    assert told.exit_code == 0, told.output
+    assert "“dog” rather than “cat”" in told.output
+    assert (photos / "reports" / "tiny-llava-a" / "patching_token.nc").is_file()
 
 
 @pytest.mark.parametrize(
@@ -226,8 +235,10 @@ def test_probing_takes_folders_as_classes(photos):
 
 @trained_here
 def test_demo_writes_a_report_and_says_what_it_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(explain, "crowd", lambda *_, **__: list(data.scenes("test", 12)))  # as it is, but sooner
-    monkeypatch.setattr(battery, "RUNS", 130)
+    monkeypatch.setattr(
+        importlib.import_module("cutaway.questions.asked"), "crowd", lambda *_, **__: list(data.scenes("test", 12))
+    )  # as it is, but sooner
+    monkeypatch.setattr(patching, "RUNS", 130)
     told = run(app, ["demo", "--out", str(tmp_path / "demo")])
     assert told.exit_code == 0, told.output
     again = run(app, ["demo", "--out", str(tmp_path / "demo")])

@@ -174,6 +174,17 @@ def test_no_prints(name: str) -> None:
     report(name, prints, "return the value, or raise; only cli/ talks, and it talks through rich")
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("report/")])
+def test_the_report_names_no_method(name: str) -> None:
+    if name.startswith("report/findings"):
+        pytest.skip("a programme of its own")
+    folders = {path.name for path in (SRC / "methods").iterdir() if path.is_dir()}
+    parts = [(line, dotted.split(".")) for line, dotted in imports(name)]
+    named = [f"line {line}: {'.'.join(words)}" for line, words in parts
+             if words[1:2] == ["methods"] and (len(words) < 3 or words[2] in folders)]  # fmt: skip
+    report(name, named, "take methods from cutaway.methods.table: what they show stands beside them")
+
+
 @each_file
 def test_no_broad_except(name: str) -> None:
     handlers = (node for node in ast.walk(tree(name)) if isinstance(node, ast.ExceptHandler))

@@ -1,5 +1,6 @@
 """The report on a picture: what is on it, what it says, what it refuses."""
 
+import importlib
 import re
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -13,18 +14,27 @@ from PIL import Image
 import cutaway
 from cutaway import data
 from cutaway.errors import InputError
+from cutaway.methods import representation_decomposition
+from cutaway.methods.causal_tracing import declared as patching
+from cutaway.methods.causal_tracing.views import unrelated
+from cutaway.methods.logit_lens.views import conflict
+from cutaway.methods.representation_decomposition import Direct
+from cutaway.methods.representation_decomposition.views import PATCHES
 from cutaway.methods.result import load
+from cutaway.methods.table import method
+from cutaway.model.targets import margin
 from cutaway.questions import given
 from cutaway.questions.rows import embedded
-from cutaway.report import battery, explain, lenses, sections
+from cutaway.report import explain
 from cutaway.report.explain import explained
-from cutaway.report.words import signed
 from cutaway.views.kinds import Bars, HeadTable, PatchingMap, Table
 from cutaway.views.kinds import Lens as LensView
+from cutaway.views.words import inside, mass, signed
 from cutaway.zoo import tiny
 from cutaway.zoo.spec import MODELS
 
 TEXTS = ("a red dog", "a cat on the left")
+ASKED = importlib.import_module("cutaway.questions.asked")  # the package hands out a function of that name
 trained_here = pytest.mark.skipif(not (MODELS / "emoji-clip").is_dir(), reason="zoo:emoji-clip is not in the package")
 
 
@@ -52,7 +62,16 @@ def full(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def views(full):
-    return explain.views(full.battery, explain._snippets(full.folder, "tiny:clip", full.battery, "words.txt", "many"))
+    return full.views
+
+
+def direct(made):
+    """What the decomposition on a report says."""
+    return Direct(made.shown.question, made.shown.made("decomposition"))
+
+
+def lens_line(made, text=0):
+    return made.shown.made("lens")["pooled"].isel(picture=0, text=text).values
 
 
 def test_the_page_and_its_arrays_are_written(full):
@@ -64,19 +83,19 @@ def test_the_page_and_its_arrays_are_written(full):
 
 
 def test_every_sum_is_the_number_of_the_model(full, views):
-    model, own = full.battery.case.model, full.battery.own
-    run = model.run(model.inputs(image=full.battery.case.picture, text=list(TEXTS)))
+    question = full.shown.question
+    run = question.model.run(question.model.inputs(image=question.pictures[0], text=list(TEXTS)))
     cosines = [float(cutaway.targets.similarity(text)(run)) for text in (0, 1)]
     wanted = [cosines[0] - cosines[1], *cosines]
     sums = [view for view in views if isinstance(view, Bars)]
     for view, number in zip(sums, wanted, strict=True):
         assert view.total == pytest.approx(number, abs=1e-6)
         assert sum(bar.value for bar in view.bars) == pytest.approx(number, abs=1e-5)
-    assert own.margin == pytest.approx(wanted[0], abs=1e-6)
+    assert question.value == pytest.approx(wanted[0], abs=1e-6)
 
 
 def test_patches_and_heads_count_the_same_thing(full, views):
-    own = full.battery.own
+    own = direct(full)
     heads = next(view for view in views if isinstance(view, HeadTable))
     assert sum(head.effect for head in heads.heads) == pytest.approx(float(own.heads.sum()), abs=1e-6)
     assert len(heads.heads) == own.heads.size
@@ -87,19 +106,18 @@ def test_patches_and_heads_count_the_same_thing(full, views):
 
 def test_the_class_token_curve_ends_at_the_models_own_number(full, views):
     lens = next(view for view in views if isinstance(view, LensView))
-    assert lens.pooled[:, -1] == pytest.approx(full.battery.own.similarity, abs=1e-5)
+    assert lens.pooled[:, -1] == pytest.approx(direct(full).cosines, abs=1e-5)
 
 
 def test_a_model_with_a_pooling_head_is_explained_too(tmp_path):
     found = explained("tiny:siglip", tiny.picture(), TEXTS, counterfactual=tiny.picture(3), out=tmp_path / "new")
-    own = found.battery.own
+    own, made = direct(found), found.views
     assert own.reader == "pooling head" and own.all_read
-    made = explain.views(found.battery, explain._snippets(found.folder, "tiny:siglip", found.battery, None, None))
     first = next(view for view in made if isinstance(view, Bars))
-    assert sum(bar.value for bar in first.bars) == pytest.approx(own.margin, abs=1e-5)
+    assert sum(bar.value for bar in first.bars) == pytest.approx(found.shown.question.value, abs=1e-5)
     assert "MLP of the pooling head" in {bar.label for bar in first.bars}
     lens = next(view for view in made if isinstance(view, LensView))
-    assert lens.pooled[:, -1] == pytest.approx(own.similarity, abs=1e-5) and lens.reader == "pooling head"
+    assert lens.pooled[:, -1] == pytest.approx(own.cosines, abs=1e-5) and lens.reader == "pooling head"
     said = " ".join([*found.findings, *(view.seen + view.limits for view in made)])
     assert "class token" not in said and "nan" not in re.findall("[a-z]+", said)
 
@@ -108,7 +126,7 @@ def test_patching_maps_lie_on_the_grid(full, views):
     by_patch, by_head = (view for view in views if isinstance(view, PatchingMap))
     assert by_patch.grid == (4, 4) and by_patch.values.shape == (3, 16) and by_head.values.shape == (3, 4)
     assert by_patch.values[-1] == pytest.approx(np.zeros(16), abs=1e-4)  # patches of the last layer are never read
-    assert full.battery.unrelated.shape == (3, 4)
+    assert unrelated(full.shown.question).shape == (3, 4)
 
 
 def test_every_view_says_what_it_shows_with_numbers(views):
@@ -128,56 +146,57 @@ def numbers(text):
 def both(values):
     """What is added on either side of zero, and the ninth with most of the side on which all is."""
     side = -1 if values.sum() < 0 else 1
-    return [values[values > 0].sum(), values[values < 0].sum(), sections.mass(side * values)[1]]
+    return [values[values > 0].sum(), values[values < 0].sum(), mass(side * values)[1]]
 
 
 def found_by_hand(full):
     """What the sentence of each view must say, from the arrays alone, in the order of the sentence."""
-    battery = full.battery
-    own, other = battery.own, battery.other
-    model, case = battery.case.model, battery.case
-    run = model.run(model.inputs(image=case.picture, text=list(TEXTS)))
+    shown, own, question = full.shown, direct(full), full.shown.question
+    model, other = question.model, question.counterpart
+    run = model.run(model.inputs(image=question.pictures[0], text=list(TEXTS)))
     cosine = [float(cutaway.targets.similarity(text)(run)) for text in (0, 1)]
     margin, patches = cosine[0] - cosine[1], own.patches.values[0] - own.patches.values[1]
     heads = own.heads.values
     side = 1 if margin > 0 else -1
     lead = float(heads.flat[(side * heads).argmax()])
-    recovery = {over: result["recovery"].isel(pair=0).transpose("layer", over).values
-                for over, result in battery.patching.items()}  # fmt: skip
+    recovery = {over: shown.made(f"patching_{over}")["recovery"].isel(pair=0).transpose("layer", over).values
+                for over in ("token", "head")}  # fmt: skip
     layer, head = np.unravel_index(recovery["head"].argmax(), recovery["head"].shape)
-    pooled = own.lens["pooled"].isel(picture=0).transpose("text", "layer").values
-    curve = pooled[0] - pooled[1]
+    curve = lens_line(full, 0) - lens_line(full, 1)
     step = int(abs(np.diff(curve)).argmax())
-    centred = battery.centred["patch"].isel(picture=0, layer=-1).transpose("text", "row", "col").values
-    near, chance = battery.nearest.values, float(battery.centred["random"].values[-1])
+    centred = shown.made("lens_centred")
+    last = centred["patch"].isel(picture=0, layer=-1).transpose("text", "row", "col").values
+    near = own.parts.cosines(given.with_asked(own.texts, question.bank)).values[0]
+    chance = float(centred["random"].values[-1])
     strongest = patches.min() if patches.sum() < 0 else patches.max()
-    by_word = {f"“{text}” word by word": by_word_by_hand(battery, text) for text in TEXTS}
-    bank = battery.case.bank.directions(centre=True).double()
-    words = battery.own.texts.directions(centre=False).double()
+    by_word = {f"“{text}” word by word": by_word_by_hand(full, text) for text in TEXTS}
+    bank = question.bank.directions(centre=True).double()
+    words = own.texts.directions(centre=False).double()
     wanted = (words[0] - words[1]) / (words[0] - words[1]).norm()
-    fits = battery.spans.data.isel(pick=0)["fit"].values
+    spans = shown.made("head_texts")
+    fits = spans.data.isel(pick=0)["fit"].values
     near_bank = float((bank @ wanted).abs().max())
     return by_word | {
         "What each patch adds": [patches.sum(), margin, *both(patches), strongest],
         "Heads": [lead, lead / margin, fits.flat[(side * heads).argmax()],
-                  float(battery.spans["random_fit"].isel(pick=0).mean()), *[near_bank] * (near_bank < 0.5)],
-        "Patching by layer and patch": [margin, other.margin, recovery["token"][:, 1:].max()],
-        "Patching by layer and head": [recovery["head"].max(), float(battery.unrelated.values[layer, head])],
+                  float(spans["random_fit"].isel(pick=0).mean()), *[near_bank] * (near_bank < 0.5)],
+        "Patching by layer and patch": [margin, other.value, recovery["token"][:, 1:].max()],
+        "Patching by layer and head": [recovery["head"].max(), float(unrelated(question).values[layer, head])],
         "Where the answer appears": [curve[step + 1] - curve[step], curve[-1]],
-        "Layer by layer": [pooled[0, 0], cosine[0]],
-        "What each patch says at the last layer": [centred[0].max(), chance, (centred[0] > 2 * chance).mean()],
+        "Layer by layer": [lens_line(full)[0], cosine[0]],
+        "What each patch says at the last layer": [last[0].max(), chance, (last[0] > 2 * chance).mean()],
         "Nearest texts": [near[0], near[2:].max()],
-        "The embedding as a few texts": [float(battery.splice[name].values[0]) for name in ("cosine", "random")],
+        "The embedding as a few texts": [float(shown.made("splice")[name].values[0]) for name in ("cosine", "random")],
         "Beside chance": [margin],
     }  # fmt: skip
 
 
-def by_word_by_hand(battery, text):
+def by_word_by_hand(full, text):
     """What the patches add for the word that matters most, from the model's own cosines of shorter texts."""
-    model, words = battery.case.model, text.split()
+    parts, words = full.shown.made("decomposition"), text.split()
     texts = [text, *(" ".join(words[:at] + words[at + 1 :]) for at in range(len(words)))]
-    effect = battery.own.parts.effect(embedded(model, texts, "text"), "head_tokens").sum(("layer", "head"))
-    grid = battery.own.parts.on_grid(effect).isel(item=0).values
+    vectors = embedded(full.shown.question.model, texts, "text")
+    grid = parts.on_grid(parts.effect(vectors, "head_tokens").sum(("layer", "head"))).isel(item=0).values
     maps = grid[0] - grid[1:]
     best = maps[abs(maps.sum((1, 2))).argmax()]
     return [best.sum(), best[best > 0].sum(), best[best < 0].sum()]
@@ -201,16 +220,16 @@ def test_the_sentence_of_a_sum_adds_up(views):
 
 
 def test_the_findings_are_the_numbers_of_the_arrays(full):
-    own, other = full.battery.own, full.battery.other
+    own, value = direct(full), full.shown.question.value
     verdict, first, second, third = (numbers(finding) for finding in full.findings)
-    assert verdict == pytest.approx([abs(own.margin)], abs=6e-4)
-    assert first == pytest.approx([*own.similarity, own.margin, other.margin], abs=6e-4)
-    side = 1 if own.margin > 0 else -1
+    assert verdict == pytest.approx([abs(value)], abs=6e-4)
+    assert first == pytest.approx([*own.cosines, value, full.shown.question.counterpart.value], abs=6e-4)
+    side = 1 if value > 0 else -1
     heads = own.heads.values
-    patches = sections.aimed(own)
+    patches = own.added.values
     assert second == pytest.approx([heads.sum(), side * (side * heads).max(), *both(patches)], abs=6e-4)
-    added, area = sections.inside(patches, full.battery.case.truth["the left half"])
-    brought = float(full.battery.patching["head"]["mean"].max())
+    added, area = inside(patches, full.shown.question.truth["the left half"])
+    brought = float(full.shown.made("patching_head")["mean"].max())
     assert third == pytest.approx([area, added, patches.sum() - added, brought], abs=6e-4)
 
 
@@ -245,12 +264,11 @@ def test_the_code_of_each_sum_gives_the_number_on_the_page(views):
 
 def test_texts_that_look_like_code_stay_texts(tmp_path):
     made = explained("tiny:clip", tiny.picture(), ["texts[0]", "a 'cat'"], out=tmp_path / "new")
-    code = explain._snippets(made.folder, "tiny:clip", made.battery, None, None).bars(1)
-    assert "texts = " + repr(["texts[0]", "a 'cat'"]) in code and "sel(text=texts[1])" in code
+    assert all("text=" + repr(["texts[0]", "a 'cat'"]) in view.code for view in made.views)
 
 
 def test_findings_and_floors_are_told(full, views):
-    assert 3 <= len(full.findings) <= 4 and f"{signed(full.battery.own.margin):+.3f}" in full.findings[1]
+    assert 3 <= len(full.findings) <= 4 and f"{signed(full.shown.question.value):+.3f}" in full.findings[1]
     floors = next(view for view in views if view.title == "Beside chance")
     assert isinstance(floors, Table) and any("left half" in str(row[0]) for row in floors.cells)
     assert "No untrained twin" in floors.seen
@@ -273,8 +291,7 @@ def test_a_turned_photo_is_set_upright(tmp_path):
 
 def test_one_text_and_no_bank_leave_views_out_and_say_so(tmp_path):
     made = explained("tiny:clip", tiny.picture(), ["a dog"], out=tmp_path)
-    titles = [view.title for view in explain.views(made.battery, explain._snippets(tmp_path, "tiny:clip", made.battery,
-              None, None))]  # fmt: skip
+    titles = [view.title for view in made.views]
     assert not {"Nearest texts", "The embedding as a few texts"} & set(titles) and "Heads" in titles
     page = made.page.read_text(encoding="utf-8")
     assert "--pictures" in page and "--bank" in page and "--counterfactual" in page
@@ -282,24 +299,22 @@ def test_one_text_and_no_bank_leave_views_out_and_say_so(tmp_path):
 
 def test_pictures_that_the_model_hardly_tells_apart_are_not_patched(tmp_path):
     made = explained("tiny:clip", tiny.picture(), TEXTS, counterfactual=tiny.picture(), out=tmp_path)
-    assert not made.battery.patching and "nothing for patching" in " ".join(made.battery.left_out)
+    assert made.shown.made("patching_token") is None and "nothing can be brought back" in " ".join(made.notes)
 
 
 def test_hostile_texts_stay_texts(tmp_path):
     evil = "</script><img src=x> '\"\\"
     made = explained("tiny:clip", tiny.picture(), [evil, "a cat"], out=tmp_path)
     assert "<img src=x" not in made.page.read_text(encoding="utf-8")
-    code = explain._snippets(tmp_path, "tiny:clip", made.battery, None, None).similarity()
-    exec(compile(code, "a view", "exec"), {"print": lambda *_: None})  # noqa: S102
+    exec(compile(made.views[0].code, "a view", "exec"), {"print": lambda *_: None})  # noqa: S102
 
 
 def test_an_opened_model_is_taken_as_it_is(tmp_path):
     module, processor = tiny.build("clip")
     model = cutaway.load(module, processor=processor)
     made = explained(model, tiny.picture(), TEXTS, out=tmp_path)
-    code = explain._snippets(tmp_path, model, made.battery, None, None).patches()
     with redirect_stdout(StringIO()):
-        exec(compile(code, "a view", "exec"), {"model": model})  # noqa: S102
+        exec(compile(made.views[0].code, "a view", "exec"), {"model": model})  # noqa: S102
 
 
 def test_a_picture_is_shown_as_it_is_cropped(tmp_path):
@@ -324,8 +339,11 @@ def test_a_picture_is_shown_as_it_is_cropped(tmp_path):
         ({"image": "half.png"}, "damaged"),
         ({"texts": []}, "There is no text"),
         ({"texts": ["  "]}, "There is no text"),
-        ({"model": "tiny:llava"}, "no contrastive model.*generative.*Expected.*CLIP"),
-        ({"model": "tiny:siglip2"}, "no contrastive model.*unknown.*Expected.*SigLIP"),
+        ({"model": "tiny:llava"}, "2 texts.*answers one.*--answer"),
+        ({"model": "tiny:llava", "texts": "what is this", "image": None, "prompt": "a dog"}, "draws nothing"),
+        ({"model": "tiny:sd"}, "no prompt.*--prompt"),
+        ({"image": None}, "no image.*a picture to hold"),
+        ({"model": "tiny:siglip2"}, "asked nothing.*unknown.*Expected.*SigLIP"),
         ({"bank": "none.txt"}, "No file at"),
         ({"pictures": "none"}, "no folder"),
         ({"pictures": "words.png"}, "is a file.*Expected: a folder.*--image"),
@@ -377,12 +395,12 @@ def test_overwrite_leaves_no_file_of_an_earlier_report(tmp_path):
 
 def test_without_a_bank_there_is_no_bank(tmp_path):
     made = explained("tiny:clip", tiny.picture(), TEXTS, out=tmp_path / "new")
-    assert made.battery.case.bank is None and made.battery.nearest is None
+    assert made.shown.question.bank is None and "Nearest texts" not in {view.title for view in made.views}
     assert "--bank" in " ".join(made.notes)
 
 
 def test_nothing_is_opened_before_what_is_cheap_is_checked(tmp_path, monkeypatch):
-    monkeypatch.setattr(explain, "opened", lambda _: pytest.fail("the model was opened"))
+    monkeypatch.setattr(ASKED, "load", lambda _: pytest.fail("the model was opened"))
     (tmp_path / "empty.txt").write_text("# nothing\n")
     (tmp_path / "taken.txt").write_text("mine")
     for wrong in ({"bank": tmp_path / "empty.txt"}, {"pictures": tmp_path}, {"out": tmp_path / "taken.txt" / "x"},
@@ -400,28 +418,28 @@ def test_words_the_model_has_no_entry_for_are_named(tmp_path):
 def test_a_region_and_a_ninth_are_found():
     values = np.zeros((6, 6))
     values[0, 5] = 2.0
-    assert sections.mass(values) == ("top right", 1.0)
+    assert mass(values) == ("top right", 1.0)
     mask = np.zeros((60, 60), bool)
     mask[:10, 50:] = True
-    assert sections.inside(values, mask) == (2.0, pytest.approx(1 / 36))
+    assert inside(values, mask) == (2.0, pytest.approx(1 / 36))
 
 
 def test_a_margin_needs_two_texts():
     model = cutaway.load("tiny:clip")
     run = model.run(model.inputs(image=tiny.picture(), text=list(TEXTS)))
     cosines = [cutaway.targets.similarity(text)(run) for text in (0, 1)]
-    assert battery.margin(1, 0)(run) == pytest.approx(cosines[1] - cosines[0])
-    assert battery.margin(1)(run) == pytest.approx(cosines[1]) and battery.margin().unit == "cosine"
+    assert margin(1, 0)(run) == pytest.approx(cosines[1] - cosines[0])
+    assert margin(1)(run) == pytest.approx(cosines[1]) and margin().unit == "cosine"
     with pytest.raises(cutaway.errors.TargetError, match="own rival"):
-        battery.margin(0, 0)(run)
+        margin(0, 0)(run)
 
 
 def test_large_models_are_patched_at_some_layers_only(full, monkeypatch):
-    monkeypatch.setattr(battery, "RUNS", 20)
-    found = battery.patch(full.battery.case, tiny.picture(0), tiny.picture(3), "token")
-    assert found["recovery"]["layer"].values.tolist() == [2]
-    whole = full.battery.patching["token"]["recovery"].sel(layer=2)
-    assert np.allclose(found["recovery"].values[0, 0], whole.values[0], atol=1e-4)
+    monkeypatch.setattr(patching, "RUNS", 20)
+    made = method("activation_patching").apply(full.shown.question, over="token")
+    assert made.result["recovery"]["layer"].values.tolist() == [2] and "'vision.2.resid_post'" in made.code()
+    whole = full.shown.made("patching_token")["recovery"].sel(layer=2)
+    assert np.allclose(made.result["recovery"].values[0, 0], whole.values[0], atol=1e-4)
 
 
 def blocks(page):
@@ -435,11 +453,46 @@ def test_the_page_on_reports_runs(tmp_path, monkeypatch, capsys):
     assert "report.html" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["tiny:llava", "tiny:qwen2-vl"])
+def test_a_model_that_answers_is_explained_by_what_fits(name, tmp_path):
+    made = explained(name, tiny.picture(), text="what is this", counterfactual=tiny.picture(3), out=tmp_path)
+    question, (by_token, by_head) = made.shown.question, made.views
+    known = question.inputs.tokens["text"]
+    at = int(known.where(row=1, col=2).numpy().argmax())
+    assert by_token.column_axis.labels[at] == "row 1, column 2" and by_token.column_axis.labels[-1] == "this"
+    assert by_token.grid is None and by_token.clean is not None
+    recovery = made.shown.made("patching_token")["recovery"].isel(pair=0).values
+    assert np.allclose(by_token.values, recovery, atol=1e-6) and by_head.values.shape == (3, 4)
+    assert numbers(made.findings[0]) == pytest.approx([question.value, question.counterpart.value], abs=6e-4)
+    assert numbers(made.findings[1])[0] == pytest.approx(recovery[:, :-1].max(), abs=6e-4)  # but where it is read
+    assert "logit lens" in made.notes[0] and "--bank" not in made.notes[0]
+    for view in made.views:
+        with redirect_stdout(StringIO()) as said:
+            exec(compile(view.code, "a view", "exec"), {})  # noqa: S102
+        assert "recovery" in said.getvalue()
+
+
+def test_a_text_is_explained_beside_another_without_a_picture(tmp_path):
+    made = explained("tiny:llama", text="what is this", answer="dog", rival="cat", counterfactual="who is this",
+                     out=tmp_path)  # fmt: skip
+    assert made.views[0].column_axis.labels == ("<s>", "what", "is", "this") and made.views[0].clean is None
+    assert "counterfactual “who is this”" in made.views[0].captions[1]
+    assert not list(tmp_path.glob("*.png")) and "counterfactual='who is this'" in made.views[0].code
+
+
+def test_a_drawing_is_explained_by_its_parts(tmp_path):
+    made = explained("tiny:sd3", prompt="a red dog", counterfactual="a blue dog", out=tmp_path)
+    (view,) = made.views
+    assert view.column_axis.name == "part" and "image.mlp.out" in view.column_axis.labels
+    best = float(made.shown.made("patching_part")["mean"].max())
+    assert numbers(view.seen)[-1] == pytest.approx(best, abs=6e-4) and np.nanmax(view.values) == np.float32(best)
+
+
 @trained_here
 def test_the_report_in_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(explain, "crowd", lambda *_, **__: list(data.scenes("test", 12)))  # as in the page, but sooner
-    monkeypatch.setattr(battery, "RUNS", 130)
+    monkeypatch.setattr(ASKED, "crowd", lambda *_, **__: list(data.scenes("test", 12)))  # as in the page, but sooner
+    monkeypatch.setattr(patching, "RUNS", 130)
     code = next(code for code in blocks("README.md") if "explain(" in code)
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102
     assert (tmp_path / "reports" / "written-word" / "report.html").is_file()
@@ -454,31 +507,31 @@ def test_the_trained_model_finds_the_written_word(tmp_path):
         counterfactual=data.render(replace(pair.a, canvas=(128, 128))), out=tmp_path, many=48,
         truth={"the word": data.label_mask(written)},
     )  # fmt: skip
-    found = made.battery
-    assert found.own.margin > 0.1 > found.other.margin and found.floor is not None
-    added, area = sections.inside(sections.aimed(found.own), found.case.truth["the word"])
-    assert added > 2 * area * sections.aimed(found.own).sum()
-    assert added > abs(sections.inside(sections.aimed(found.floor), found.case.truth["the word"])[0])
-    assert any("Nearest" in view.title for view in explain.views(found, explain._snippets(tmp_path, "", found, None,
-               None)))  # fmt: skip
+    question, added = made.shown.question, direct(made).added.values
+    assert question.value > 0.1 > question.counterpart.value and question.floor is not None
+    mask = question.truth["the word"]
+    here, area = inside(added, mask)
+    assert here > 2 * area * added.sum()
+    floor = made.shown.floor
+    assert here > abs(inside(Direct(floor.question, floor.made("decomposition")).added.values, mask)[0])
+    assert any("Nearest" in view.title for view in made.views)
 
 
 def test_a_text_that_the_patches_speak_against_is_told_so(tmp_path, full):
-    margin = full.battery.own.margin
-    lower = TEXTS[0] if margin < 0 else TEXTS[1]
-    made = explained("tiny:clip", full.battery.case.picture, [lower], out=tmp_path)
-    added = sections.aimed(made.battery.own)
+    question = full.shown.question
+    lower = TEXTS[0] if question.value < 0 else TEXTS[1]
+    made = explained("tiny:clip", question.pictures[0], [lower], out=tmp_path)
+    added = direct(made).added.values
     stance = "against" if added.sum() < 0 else "for"
     assert f"speak {stance} it ({signed(added.sum()):+.3f})" in made.findings[0]
-    view = next(view for view in explain.views(made.battery, explain._snippets(tmp_path, "tiny:clip", made.battery,
-                None, None)) if view.title == sections.PATCHES)  # fmt: skip
+    view = next(view for view in made.views if view.title == PATCHES)
     assert f"of what speaks {stance} it" in view.seen
 
 
 def test_a_map_that_contradicts_the_first_says_so(full, views):
-    added = sections.aimed(full.battery.own)
-    assert "contradicts" in lenses.conflict(full.battery, -added)
-    assert not lenses.conflict(full.battery, added)
+    added = direct(full).added.values
+    assert "contradicts" in conflict(full.shown, -added)
+    assert not conflict(full.shown, added)
     read = [view for view in views if view.title in ("Layer by layer", "What each patch says at the last layer")]
     assert all(view.folded for view in read) and read[1].palette == "reads"
 
@@ -486,7 +539,7 @@ def test_a_map_that_contradicts_the_first_says_so(full, views):
 def test_the_code_of_a_curve_and_of_a_map_gives_what_the_page_shows(full, views):
     for title, wanted in (
         ("Where the answer appears", lambda view: view.lines[0].values),
-        (sections.PATCHES, lambda view: view.values[0]),
+        (PATCHES, lambda view: view.values[0]),
     ):
         view, said = next(view for view in views if view.title == title), StringIO()
         with redirect_stdout(said):
@@ -497,9 +550,8 @@ def test_the_code_of_a_curve_and_of_a_map_gives_what_the_page_shows(full, views)
 
 def test_the_pictures_that_move_a_head_are_those_in_which_it_adds_most_and_least(full, views):
     view = next(view for view in views if isinstance(view, HeadTable))
-    effect = (
-        full.battery.crowd.effect(full.battery.own.texts, "heads").transpose("text", "item", "layer", "head").values
-    )
+    crowd = representation_decomposition(full.shown.question.model, full.shown.question.crowd)
+    effect = crowd.effect(direct(full).texts, "heads").transpose("text", "item", "layer", "head").values
     usual = effect[0] - effect[1]
     for head in view.heads:
         one = usual[:, head.layer, head.head]

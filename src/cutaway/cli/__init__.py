@@ -220,26 +220,32 @@ def findings(
 @opens
 def explain(
     model: Source,
-    image: Annotated[Path, typer.Option(help="The picture file.")],
+    image: Annotated[Path | None, typer.Option(help="The picture file.")] = None,
     text: Texts = None,
+    answer: Annotated[str, typer.Option(metavar="WORD", help="What a model that answers may say; else its own.")] = "",
+    rival: Annotated[str, typer.Option(metavar="WORD", help="What it may say instead; else its next choice.")] = "",
+    prompt: Annotated[str, typer.Option(help="What a model that draws is to draw.")] = "",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the report goes; else reports/MODEL-PICTURE.")
     ] = None,
     counterfactual: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A second picture that differs in one thing, for patching.")
+        str | None,
+        typer.Option(metavar="FILE", help="A second picture (or text, or prompt) that differs in one thing."),
     ] = None,
     bank: Bank = None,
     pictures: Pictures = None,
     skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Explain why a CLIP or SigLIP gives a picture its similarity with a text: one HTML page and the arrays behind it.
+    """Explain what a model makes of a picture, a text or a prompt: one HTML page and the arrays behind it.
 
-    The first --text is explained. With a second one, its rival, everything is about the first rather than the second.
+    A CLIP or SigLIP holds the picture against each --text: the first is explained, with a second one, its rival, the
+    first rather than the second. A model that answers is asked one --text, of the picture or alone. A pipeline draws
+    the --prompt.
 
     Try: cutaway explain zoo:emoji-clip --image photo.png --text "a red car" --text "a blue car" ·
     cutaway explain openai/clip-vit-base-patch32 --image photo.jpg --text "a dog" --text "a wolf" --pictures ~/photos
-    --bank words.txt
+    --bank words.txt · cutaway explain tiny:llava --image a.png --text "what is this" --counterfactual b.png
     """
     from rich.console import Console
 
@@ -249,8 +255,9 @@ def explain(
 
     with steps() as told:
         made = explained(
-            model, image, text or [], out=out, counterfactual=counterfactual, bank=bank, pictures=pictures,
-            overwrite=overwrite, told=told, skip_bad=skip_bad,
+            model, image, text or [], answer=answer, rival=rival, prompt=prompt, out=out,
+            counterfactual=counterfactual, bank=bank, pictures=pictures, overwrite=overwrite, told=told,
+            skip_bad=skip_bad,
         )  # fmt: skip
     announce(made, Console())
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 
 from cutaway.errors import MethodError, near
 from cutaway.methods.result import Result
 from cutaway.questions.question import Question
+
+if TYPE_CHECKING:
+    from cutaway.methods.shown import Page
+    from cutaway.views.kinds import Opening, View
 
 # The rows of the taxonomy (arXiv 2502.17516): seven from language models, five of multi-modal models' own.
 ROWS = (
@@ -30,14 +34,32 @@ def _always(_: Question) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One way in which a report applies a method: its name, which is that of its file, and what is special to it.
+
+    `options` are the function's, `takes` stands before what the method takes; `when` says whether a question is one
+    for it.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    takes: Mapping[str, str] = field(default_factory=dict)
+    when: Callable[[Question], bool] = lambda _: True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One method: its function, which part of a `Question` each parameter takes, and what the function can not tell.
 
     `takes` are parameters and parts (`{"clean": "inputs"}`); `needs` parts that must be there besides; `fitting` says
     why a question that has all of them is not worth asking, "" where it is. `chosen` are options that follow from the
     question and those given; `options` those of the command line, with a line of help each; `many` how large a crowd is
-    unless said. `table` and `plot` make what the command line prints and draws,
-    where that is more than the result alone can.
+    unless said. `table` and `plot` make what the command line prints and draws, where that is more than the result
+    alone can.
+
+    In a report: `reported` are the ways in which it is applied there, `beside` whether to the counterpart and the floor
+    of a question too; `show` makes its views, `tell` sentences on what was found; `lead`, of a method that can, the
+    beginning of the page and its sentences.
     """
 
     function: Callable[..., Result]
@@ -51,6 +73,11 @@ class Method:
     many: int = 256
     table: Callable[[Any, Question], Any] | None = None
     plot: Callable[[Any, Question], Axes] | None = None
+    reported: tuple[Entry, ...] = ()
+    beside: bool = False
+    show: Callable[[Page], Iterable[View]] | None = None
+    tell: Callable[[Page], Iterable[str]] | None = None
+    lead: Callable[[Page], tuple[Opening, tuple[str, ...]]] | None = None
 
     @property
     def name(self) -> str:
@@ -65,7 +92,13 @@ class Method:
     @property
     def parts(self) -> tuple[str, ...]:
         """Every part of a question that must be there."""
-        return tuple(dict.fromkeys((*self.takes.values(), *self.needs)))
+        return tuple(dict.fromkeys((*self.needs, *self.takes.values())))
+
+    def entries(self, question: Question) -> Iterator[tuple[Entry, Method]]:
+        """The ways in which a report applies it to a question, each with the method as it is declared for that."""
+        for entry in self.reported:
+            if entry.when(question):
+                yield entry, replace(self, takes={**self.takes, **entry.takes})
 
     def lacks(self, question: Question) -> str:
         """What a question lacks, and how it is given; "" where it has every part."""
@@ -90,7 +123,8 @@ class Method:
                     exists=near(name, [one for one in known if one not in self.takes]), do=f"see help({self.name})",
                 )  # fmt: skip
         self.check(self.lacks(question))
-        given = {**self.chosen(question, options), **options}
+        seed = {"seed": question.seed} if "seed" in known and question.seed else {}
+        given = {**seed, **self.chosen(question, options), **options}
         taken = {parameter: question.part(part) for parameter, part in self.takes.items()}
         shown = {"progress": progress} if "progress" in known else {}
         return Applied(self, question, given, self.function(**taken, **given, **shown))
@@ -105,16 +139,35 @@ class Applied:
     options: Mapping[str, Any]
     result: Any
 
-    def code(self, look: str = "print(found.summary())") -> str:
-        """The call as a programme of public names; `look` is what it does with the result, `found`."""
+    @property
+    def call(self) -> str:
+        """The call as it was made, an expression."""
         known = inspect.signature(self.method.function).parameters
         given = []
         for parameter, part in self.method.takes.items():
             plain = known[parameter].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
             given.append(f"question.{part}" if plain else f"{parameter}=question.{part}")
         given += [f"{name}={value!r}" for name, value in self.options.items()]
-        call = f"found = {self.method.name}({', '.join(given)})"
-        if len(call) > 100:
-            call = f"found = {self.method.name}(\n    {', '.join(given)},\n)"
-        lines = ["import cutaway", "from cutaway import questions", f"from cutaway.methods import {self.method.name}"]
-        return "\n".join([*lines, "", self.question.code, call, look])
+        call = f"{self.method.name}({', '.join(given)})"
+        return call if len(call) <= 92 else f"{self.method.name}(\n    {', '.join(given)},\n)"
+
+    def code(self, look: str = "print(found.summary())", *imports: str) -> str:
+        """The call as a programme of public names; `look` is what it does with the result, `found`.
+
+        `imports` are lines that it needs for that.
+        """
+        return programme([(self, look)], *imports)
+
+
+def programme(calls: Iterable[tuple[Applied, str]], *imports: str) -> str:
+    """Calls on one question as a programme of public names, each with what it does with the result, `found`."""
+    made = list(calls)
+    homes = {f"from cutaway.methods import {one.method.name}" for one, _ in made}
+    lines = [
+        "import cutaway",
+        "from cutaway import questions",
+        *sorted({*homes, *imports}),
+        "",
+        made[0][0].question.code,
+    ]
+    return "\n".join([*lines, *(f"found = {one.call}\n{look}" for one, look in made)])

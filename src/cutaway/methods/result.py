@@ -265,6 +265,11 @@ def _class_of(name: str, file: str) -> type[Result]:
     return Result._kinds[name]
 
 
+def origin(result: Result) -> dict[str, object]:
+    """What a view says of where its numbers come from: the provenance without what is empty."""
+    return {name: value for name, value in asdict(result.provenance).items() if value not in ("", None, (), {}, 0)}
+
+
 # --- helpers for methods ----------------------------------------------------------------------------------------------
 
 

@@ -126,9 +126,9 @@ def _check_lengths(engine: Engine, inputs: Inputs, cells: Cells) -> None:
             continue
         for site in engine.sites[edit.pattern]:
             tensor, known = edit.source.get(str(site)), inputs.tokens.get(site.tower)
-            if tensor is None or known is None or "token" not in site.axes or site.part.startswith("cross."):
+            if "step" in site.axes:  # streams and levels of a denoiser have positions of their own
                 continue
-            if engine.towers[site.tower].tokens == "latent":  # a UNet's maps shrink: its sites have sizes of their own
+            if tensor is None or known is None or "token" not in site.axes or site.part.startswith("cross."):
                 continue
             if tensor.dim() == len(site.axes) and tensor.shape[site.axes.index("token")] != len(known):
                 raise EditError(

@@ -1,6 +1,6 @@
 """What is asked of a model, and what there is to compare the answer with."""
 
-from cutaway.questions.asked import asked
+from cutaway.questions.asked import asked, written
 from cutaway.questions.question import Question, ask, draw, match
 
-__all__ = ["Question", "ask", "asked", "draw", "match"]
+__all__ = ["Question", "ask", "asked", "draw", "match", "written"]

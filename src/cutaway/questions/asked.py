@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from cutaway.questions.question import Question, ask, draw, match
 from cutaway.source import Source
 
 Pictures = Any  # a picture as `model.inputs` takes it, a path, or several
+LOADABLE = re.compile(r"(zoo|tiny):|.+/.+")  # names of opened models by which they can be opened again
 
 
 def asked(
@@ -40,11 +43,14 @@ def asked(
     >>> asked("tiny:llava", image=tiny.picture(), text="what is this", answer="dog", rival="cat").kind
     'ask'
     """
+    given = {key: value for key, value in locals().items() if key != "model"}
     check_bank(bank)
     name = model.name if isinstance(model, Model) else str(model)
     known = _labelled(name, pictures, labels, many, skip_bad) if labels else None
     others = None if labels else crowd(pictures, name, many, skip_bad=skip_bad)
     images = [read_picture(one) for one in (image if isinstance(image, list | tuple) else [image]) if one is not None]
+    if isinstance(counterfactual, Path):
+        counterfactual = read_picture(counterfactual)
     found = model if isinstance(model, Model) else load(model)
     more = {
         "crowd": known[0] if known else others, "labels": known[1] if known else None, "truth": truth or {},
@@ -55,8 +61,49 @@ def asked(
         "prompt": prompt, "counterfactual": counterfactual, "step": step,
     }  # fmt: skip
     made = _made(found, how, more)
+    made = replace(made, code=written(model, **given))
     twin = untrained(found) if floor and made.inputs is not None else None
-    return made if twin is None else replace(made, floor=_made(twin, how, {"seed": seed, "truth": truth or {}}))
+    if twin is None:
+        return made
+    before = _made(twin, how, {"seed": seed, "truth": truth or {}})
+    return replace(made, floor=replace(before, words=made.words, target=made.target))
+
+
+def written(model: Model | Source | str | Path, **given: Any) -> str:
+    """The lines that ask such a question, with the arguments of `asked` that differ from its own.
+
+    A model that was opened by hand is `model` in them, and what has no writing, a picture in memory, goes by the name
+    of its argument: a comment says so.
+
+    >>> print(written("tiny:clip", image="a.png", text=["a dog", "a cat"], many=256))
+    model = cutaway.load('tiny:clip')
+    question = questions.asked(model, image='a.png', text=['a dog', 'a cat'])
+    """
+    usual = {name: one.default for name, one in inspect.signature(asked).parameters.items()}
+    lines, said = [_opening(model)], []
+    for name, value in given.items():
+        one = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        plain = isinstance(one, str | int) or (isinstance(one, list) and all(isinstance(item, str) for item in one))
+        if value is None or (plain and one in (usual[name], [])):
+            continue
+        if not plain:
+            lines.append(f"# `{name}` is what was given")
+        said.append(f"{name}={one!r}" if plain else f"{name}={name}")
+    call = f"question = questions.asked(model, {', '.join(said)})"
+    if len(call) > 100:
+        call = "\n".join(["question = questions.asked(", "    model,", *(f"    {one}," for one in said), ")"])
+    return "\n".join([*lines, call])
+
+
+def _opening(model: Model | Source | str | Path) -> str:
+    """The line that opens a model, or says which it is."""
+    if isinstance(model, Model) and not LOADABLE.match(model.name):
+        return "# `model` is the one that was given"
+    how = [] if not isinstance(model, Source) else [
+        f"{one.name}={getattr(model, one.name)!r}" for one in fields(model)[1:]
+        if getattr(model, one.name) != one.default
+    ]  # fmt: skip
+    return f"model = cutaway.load({', '.join([repr(model.name if isinstance(model, Model) else str(model)), *how])})"
 
 
 def _made(model: Model, how: Mapping[str, Any], more: Mapping[str, Any]) -> Question:
@@ -73,6 +120,12 @@ def _made(model: Model, how: Mapping[str, Any], more: Mapping[str, Any]) -> Ques
     if kind == "contrastive" and texts and images:
         made = match(model, images[0], how["text"], other, **more)
         return replace(made, pictures=tuple(images))
+    if kind == "generative" and "audio" in model.towers:
+        raise InputError(
+            f"'{model.name}' answers to a sound, and a question has none",
+            expected="a model of pictures, texts or prompts",
+            do="`model.inputs(audio=…)` goes to `model.run` and to every method that takes inputs",
+        )  # fmt: skip
     if kind == "generative" and texts:
         if len(texts) > 1:
             raise InputError(

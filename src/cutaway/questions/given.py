@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
@@ -216,22 +216,28 @@ def crowd(source: str | Path | None, name: str, count: int, *, skip_bad: bool = 
     return Folder(source, count, skip=skip_bad)
 
 
-def as_seen(model: Model, whole: Image.Image, longest: int = 448) -> Image.Image:
+def as_seen(
+    model: Model, whole: Image.Image, longest: int = 448, given: Mapping[str, Any] | None = None
+) -> Image.Image:
     """The part of a picture that the model is given, in the shape it is given, finer where the file is finer.
 
-    The processor's tensor says what the model sees. Its cropping is done again on the whole picture; where the two
-    disagree, the tensor itself is the picture.
+    The processor's tensor says what the model sees, `given` with others or made for it. Its cropping is done again on
+    the whole picture; where the two disagree, the tensor itself is the picture. A picture that the model is given in
+    pieces, or not at all, is the whole one.
     """
-    tensor = model.inputs(image=whole).tensors["pixel_values"][0].float().cpu()
+    pixels = (model.inputs(image=whole).tensors if given is None else given).get("pixel_values")
+    if pixels is None or pixels.dim() != 4 or pixels.shape[1] != 3:
+        return whole
+    tensor = pixels[0].float().cpu()
     tool = model.engine.tools.images
     mean, spread = (torch.tensor(getattr(tool, name, None) or [0.5] * 3) for name in ("image_mean", "image_std"))
     array = (tensor * spread[:, None, None] + mean[:, None, None]).clamp(0, 1).permute(1, 2, 0).numpy()
-    given = Image.fromarray((array * 255).round().astype(np.uint8))
-    times = max(1, longest // max(given.size))
-    size = (given.width * times, given.height * times)
-    fine = whole.resize(size, Image.Resampling.BICUBIC, box=_crop(tool, whole, given))
-    gap = np.abs(np.asarray(fine.resize(given.size, Image.Resampling.BICUBIC), float) - np.asarray(given, float)).mean()
-    return fine if gap < 12 else given.resize(size, Image.Resampling.NEAREST)
+    seen = Image.fromarray((array * 255).round().astype(np.uint8))
+    times = max(1, longest // max(seen.size))
+    size = (seen.width * times, seen.height * times)
+    fine = whole.resize(size, Image.Resampling.BICUBIC, box=_crop(tool, whole, seen))
+    gap = np.abs(np.asarray(fine.resize(seen.size, Image.Resampling.BICUBIC), float) - np.asarray(seen, float)).mean()
+    return fine if gap < 12 else seen.resize(size, Image.Resampling.NEAREST)
 
 
 def _crop(tool: Any, whole: Image.Image, given: Image.Image) -> tuple[float, float, float, float]:

@@ -7,27 +7,21 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import xarray
 from numpy import ndarray
 from PIL.Image import Image
 
 from cutaway.data import Scene, render
-from cutaway.errors import InputError
+from cutaway.errors import InputError, SiteError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.targets import (
-    Target,
-    denoising_error,
-    distance,
-    log_prob,
-    logit_diff,
-    margin,
-    outcome,
-    token_id,
-)
+from cutaway.model.targets import Target, denoising_error, distance, log_prob, logit_diff, margin, outcome, token_id
+from cutaway.model.weights import readout
 from cutaway.questions.bank import TextBank
 from cutaway.questions.rows import embedded
 
 Kind = Literal["match", "ask", "draw", "many"]
+AMONG = 63  # pictures of a crowd that one is read among, where all are held at once
 MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one is named
 
 # What a question may lack: what it is, and how it is given, on the command line and in Python.
@@ -38,6 +32,7 @@ LACKS = {
     "texts": ("texts in the space of the pictures, which a model that matches has (CLIP, SigLIP)", "--text TEXT"),
     "counterpart": ("a second input that differs in one thing", "--counterfactual FILE, or a text or prompt"),
     "crowd": ("many pictures", "--pictures FOLDER (`pictures=`)"),
+    "among": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "bank": ("a bank of texts to explain in", "--bank FILE, one text a line (`bank=`)"),
     "floor": ("the model before training, which the models of the zoo have", "a model of `cutaway zoo list`"),
     "rows": ("many pictures", "--pictures FOLDER (`pictures=`)"),
@@ -73,12 +68,6 @@ class Question:
     seed: int = 0
     code: str = "# `question` is the one that was given"
 
-    def number(self) -> float:
-        """What is explained, of the first row: the target of a run. Raises InputError where there is none."""
-        if self.inputs is None or self.target is None:
-            raise InputError("this question has no number", expected="inputs and a target", do=LACKS["target"][1])
-        return float(self.target(self.model.run(self.inputs))[0])
-
     @cached_property
     def texts(self) -> TextBank | None:
         """The words as directions in the space of the pictures, for a model that matches; one is enough."""
@@ -86,6 +75,21 @@ class Question:
             return None
         vectors = embedded(self.model, self.words, "text", progress=False)
         return TextBank(self.words, ("asked",) * len(self.words), vectors, self.model.name)
+
+    @cached_property
+    def value(self) -> float:
+        """The number itself, as the model gives it."""
+        if self.inputs is None or self.target is None:
+            raise InputError(
+                "this question has no number", expected="inputs and a target",
+                do="make it with `questions.match`, `ask` or `draw`",
+            )  # fmt: skip
+        return float(self.target(self.model.run(self.inputs))[0])
+
+    @property
+    def among(self) -> list[Any] | None:
+        """The pictures with some of the crowd behind them; None without a crowd."""
+        return None if self.crowd is None else [*self.pictures, *self.crowd[:AMONG]]
 
     @property
     def rows(self) -> Sequence[Any] | None:
@@ -99,14 +103,30 @@ class Question:
 
     @property
     def space(self) -> str | None:
-        """The space that pictures and texts share; None where there is none."""
-        return "joint" if self.model.family.kind == "contrastive" and "vision" in self.model.towers else None
+        """The space that pictures and texts share, where it is known how the picture tower ends in it; else None."""
+        if self.model.family.kind != "contrastive" or not {"vision", "text"} <= set(self.model.towers):
+            return None
+        try:
+            return readout(self.model, "vision").space
+        except SiteError:
+            return None
 
     @property
     def aim(self) -> str:
         """What the number is about, in words."""
         quoted = [f"“{word}”" for word in self.words[:2]]
         return " rather than ".join(quoted) or "nothing in particular"
+
+    def aimed(self, values: xarray.DataArray) -> xarray.DataArray:
+        """Of numbers with an axis `text`, those of the first of the words, less those of its rival if there is one."""
+        first = values.isel(text=0, drop=True)
+        return first if len(self.words) < 2 else first - values.isel(text=1, drop=True)
+
+    def other(self, picture: Any) -> Inputs:
+        """The inputs with another picture in the place of the first."""
+        texts = list(self.words) if self.kind == "match" else self.text
+        images: Any = picture if self.kind == "match" else [picture, *self.pictures[1:]]
+        return self.model.inputs(image=images, text=texts)
 
     def part(self, path: str) -> Any:
         """What the question has of that name, such as `pictures` or `counterpart.inputs`; None where it is lacking."""
@@ -206,33 +226,32 @@ def draw(
     model: Model, prompt: str, *, step: int | None = None, steps: int = 20, counterpart: str | None = None,
     image: Any = None, seed: int = 0, **more: Any,
 ) -> Question:  # fmt: skip
-    """What a denoiser makes of a prompt at one step of drawing it, on the latents of the drawing from `seed`.
+    """What a denoiser gives at one step of drawing a prompt; `step` is in the middle unless named.
 
-    With `image` the number is how far it is from the noise that was added to it (mean squared error); without, how far
-    its answer is from that to the `counterpart`, another prompt (mean squared difference); with neither there is none.
-    `step` is in the middle unless named.
+    With an `image`, which noise is added to, it is how far that lies from the noise that is there (mean squared
+    error). Without one the latents are those of the drawing from `seed`, and it is how far what the denoiser gives
+    lies from what it gives for this prompt (mean squared difference): 0, and more for the `counterpart`, another
+    prompt.
 
     >>> import cutaway
-    >>> draw(cutaway.load("tiny:sd"), "a red dog", step=1, steps=3, counterpart="a red cat").target.unit
-    'squared difference'
+    >>> from cutaway.zoo import tiny
+    >>> draw(cutaway.load("tiny:sd"), "a red dog", step=1, steps=3, image=tiny.picture()).target
+    denoising_error()
     """
     from cutaway.questions.given import read_picture
 
     at = int(steps * MIDDLE) if step is None else step
     picture = None if image is None else read_picture(image)
     fixed: dict[str, Any] = {"step": at, "steps": steps, "seed": seed} | ({} if picture is None else {"image": picture})
-    there = None if counterpart is None else model.inputs(prompt=counterpart, **fixed)
-    target: Target | None = None
-    if picture is not None:
-        target = denoising_error()
-    elif there is not None:
-        target = distance(outcome(model.run(there)))
+    inputs = model.inputs(prompt=prompt, **fixed)
+    target = distance(outcome(model.run(inputs)).detach()) if picture is None else denoising_error()
     made = Question(
-        model=model, kind="draw", inputs=model.inputs(prompt=prompt, **fixed), target=target, words=(prompt,),
+        model=model, kind="draw", inputs=inputs, target=target, words=(prompt,),
         pictures=() if picture is None else (picture,), text=prompt, seed=seed, **more,
     )  # fmt: skip
     if counterpart is None:
         return made
+    there = model.inputs(prompt=counterpart, **fixed)
     return replace(made, counterpart=replace(made, inputs=there, text=counterpart, words=(counterpart,)))
 
 

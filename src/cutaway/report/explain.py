@@ -1,11 +1,11 @@
-"""`explain`: one picture, some texts and a contrastive model in; a report with its labelled arrays out."""
+"""`explain`: a model and a question in; a report with its labelled arrays out. What is on it the methods say."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +13,54 @@ from numpy import ndarray
 
 from cutaway.errors import InputError
 from cutaway.methods.result import versions
+from cutaway.methods.shown import Page, Told, applied, measured
+from cutaway.methods.table import METHODS
 from cutaway.model.model import Model
-from cutaway.questions.given import (
-    EMOJIWORLD,
-    Folder,
-    as_seen,
-    bank_of,
-    check_bank,
-    check_folder,
-    crowd,
-    opened,
-    read_picture,
-    read_texts,
-    unknown_words,
-    untrained,
-)
-from cutaway.report import lenses, page, sections, words
-from cutaway.report.battery import RESULTS, Battery, Case, Told, examine
-from cutaway.report.heads import heads
-from cutaway.report.patching import maps
-from cutaway.report.snippets import BANK, OTHER, PICTURE, Snippets
-from cutaway.report.verdict import opening, summary
+from cutaway.questions import Question, asked, written
+from cutaway.questions.given import EMOJIWORLD, Folder, check_folder, read_picture, unknown_words
+from cutaway.report import page
 from cutaway.source import Source
-from cutaway.views.kinds import Overlay, View
-from cutaway.views.picture import Picture
+from cutaway.views.kinds import Opening, View
+from cutaway.views.words import LONG, quoted, signed
 
-REPORT = "report.html"
-FILES = (REPORT, PICTURE, OTHER, BANK, *(f"{result}.nc" for result in RESULTS))  # all that a report may write
-LOADABLE = re.compile(r"(zoo|tiny):|.+/.+")
+REPORT, PICTURE, OTHER, BANK = "report.html", "picture.png", "counterfactual.png", "bank.txt"
+ENTRIES = tuple(entry.name for method in METHODS for entry in method.reported)
+FILES = (REPORT, PICTURE, OTHER, BANK, *(f"{name}.nc" for name in ENTRIES))  # all that a report may write
+EXPECTED = {
+    "prompt": "a prompt to draw", "image": "a picture to hold the texts against",
+    "text": "at least one text, for instance 'a dog'; of a model that matches better two: what the picture shows, and "
+    "what it might be mistaken for",
+}  # fmt: skip
+Name = Model | Source | str | Path
 
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """A written report: its folder and page, what was measured, four sentences at most on it, what is not on it."""
+    """A written report: its folder and page, what was measured, its views, a few sentences on it, what is not on it."""
 
     folder: Path
     page: Path
-    battery: Battery
+    shown: Page
+    views: tuple[View, ...]
     findings: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
 def explain(
-    model: Model | Source | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
-    counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
-    overwrite: bool = False, many: int = 256, seed: int = 0, skip_bad: bool = False,
+    model: Name, image: Any = None, text: str | Sequence[str] = (), *, answer: str = "", rival: str = "",
+    prompt: str = "", counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
+    out: str | Path | None = None, overwrite: bool = False, many: int = 256, seed: int = 0, skip_bad: bool = False,
 ) -> Path:  # fmt: skip
-    """Run what fits a contrastive model on a picture and texts; write `report.html` and its arrays, return the page.
+    """Run every method that fits a model and a question; write `report.html` and its arrays, return the page.
 
-    `image` and `counterfactual` are pictures or paths. The first text is explained, the second is its rival: with two,
-    every number is about the first rather than the second. `bank` is a file with one text a line and `pictures` a
-    folder (or both "emojiworld"), in which heads and embedding are put in words; models of the zoo have both unasked.
-    At most `many` pictures are used; ones that cannot be read are an error, unless `skip_bad`. `out` is the folder, by
-    default `reports/<model>-<picture>`; an earlier report is replaced only with `overwrite`. Raises InputError for a
-    picture, a text or a model that does not fit.
+    For a model that matches, `image` is held against `text`: the first is explained, the second is its rival. For one
+    that answers, `text` is what is asked, of a picture or alone; `answer` and `rival` are words, by default the model's
+    own first and second choice. For one that draws there is a `prompt`. `counterfactual` is the same with one thing
+    changed: a picture, or a text or prompt. `bank` is a file with one text a line and `pictures` a folder (or both
+    "emojiworld"), in which heads and embedding are put in words; models of the zoo have both unasked. At most `many`
+    pictures are used; ones that cannot be read are an error, unless `skip_bad`. `out` is the folder, by default
+    `reports/<model>-<picture>`; an earlier report is replaced only with `overwrite`. Raises InputError for what does
+    not fit.
 
     >>> import tempfile
     >>> from cutaway.zoo import tiny
@@ -75,65 +69,82 @@ def explain(
     ['decomposition.nc', 'lens.nc', 'picture.png', 'report.html']
     """
     return explained(
-        model, image, texts, out=out, counterfactual=counterfactual, bank=bank, pictures=pictures,
-        overwrite=overwrite, many=many, seed=seed, skip_bad=skip_bad,
+        model, image, text, answer=answer, rival=rival, prompt=prompt, counterfactual=counterfactual, bank=bank,
+        pictures=pictures, out=out, overwrite=overwrite, many=many, seed=seed, skip_bad=skip_bad,
     ).page  # fmt: skip
 
 
 def explained(
-    model: Model | Source | str | Path, image: Any, texts: Sequence[str], *, out: str | Path | None = None,
-    counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
-    overwrite: bool = False, many: int = 256, seed: int = 0, truth: Mapping[str, ndarray] | None = None,
-    title: str = "", told: Told = lambda _: None, skip_bad: bool = False,
+    model: Name, image: Any = None, text: str | Sequence[str] = (), *, answer: str = "", rival: str = "",
+    prompt: str = "", counterfactual: Any = None, bank: str | Path | None = None, pictures: str | Path | None = None,
+    out: str | Path | None = None, overwrite: bool = False, many: int = 256, seed: int = 0, skip_bad: bool = False,
+    truth: Mapping[str, ndarray] | None = None, title: str = "", told: Told = lambda _: None,
 ) -> Explained:  # fmt: skip
     """`explain`, giving back more than the page; `truth` names regions of the picture, `told` hears the steps."""
     started = time.perf_counter()
-    told("reading the picture")
-    asked, whole = read_texts(texts), read_picture(image)
-    other = None if counterfactual is None else read_picture(counterfactual)
-    name = model.name if isinstance(model, Model) else str(model)
-    folder = _folder(out, name, image, overwrite)
-    check_bank(bank)
-    many_pictures = crowd(pictures, name, many, skip_bad=skip_bad)
-    told("opening the model")
-    found = opened(model)
-    told("reading the bank of texts")
-    case = Case(
-        found, whole, asked, other, bank_of(bank, found), many_pictures, untrained(found), truth or {}, seed
-    )  # fmt: skip
-    battery = examine(case, told=told)
-    code = _snippets(folder, model, battery, bank, pictures)
+    told("reading what was given")
+    whole = None if image is None else read_picture(image)
+    folder = _folder(out, model.name if isinstance(model, Model) else str(model), image, overwrite)
+    plain: dict[str, Any] = {
+        "text": text, "answer": answer, "rival": rival, "prompt": prompt, "many": many, "skip_bad": skip_bad,
+        "seed": seed,
+    }  # fmt: skip
+    question = asked(
+        model, image=whole, counterfactual=counterfactual, pictures=pictures, bank=bank, truth=truth, **plain
+    )
+    _check(question, picture=whole is not None)
+    saved = _saved(question, bank)
+    paths = {name: folder / file for name, file in saved.items()}
+    given = {"counterfactual": counterfactual, "bank": bank, "pictures": pictures}
+    question = replace(question, code=written(model, **{**plain, **given, **paths}))
+    made = applied(question, METHODS, told=told)
     told("writing the page")
+    shown = tuple(view for method in METHODS if method.show and made.has(method) for view in method.show(made))
+    opening, findings = _opening(made)
+    notes = tuple(_left_out(made))
     _remove_report(folder, [image, counterfactual, bank])
-    _write_inputs(folder, case, bank if code.bank == "file" else None)
-    for file, result in battery.results():
+    _write_inputs(folder, question, saved, bank)
+    for file, result in made.results():
         result.save(folder / f"{file}.nc", overwrite=True)
-    findings, notes = summary(battery), tuple(_left_out(battery))
-    made = views(battery, code)
-    lead = next(view for view in made if isinstance(view, Overlay))
     page.write(
-        folder / REPORT, title or _title(found.name, asked[0], image), made, summary="\n\n".join(notes),
-        provenance=_provenance(battery, image, time.perf_counter() - started), overwrite=True,
-        opening=opening(battery, lead),
+        folder / REPORT, title or _title(question, image), shown, summary="\n\n".join(notes),
+        provenance=_provenance(made, image, time.perf_counter() - started), overwrite=True, opening=opening,
     )  # fmt: skip
-    return Explained(folder, folder / REPORT, battery, findings, notes)
+    return Explained(folder, folder / REPORT, made, shown, findings, notes)
 
 
-def views(found: Battery, code: Snippets) -> list[View]:
-    """All views of a report, in the order in which they are best read; after the first two they are folded."""
-    case = found.case
-    picture = Picture.of(as_seen(case.model, case.picture), f"the picture that is held against {case.texts[0]}")
-    sums = sections.bars(found, code)
-    made: list[View | None] = [sections.patches(found, picture, code), heads(found, picture, code)]
-    made += [sections.floors(found, code)]
-    made += [sections.by_word(found, words, picture, code) for words in found.words]
-    made += [sums[0]]
-    if case.counterfactual is not None:
-        other = Picture.of(as_seen(case.model, case.counterfactual), "the counterfactual picture")
-        made += maps(found, picture, other, code)
-    made += [lenses.growth(found, code), lenses.by_layer(found, picture, code)]
-    made += [lenses.last_layer(found, picture, code), sections.nearest(found, code), sections.sparse(found, code)]
-    return [view for view in [*made, *sums[1:]] if view is not None]
+def _check(question: Question, picture: bool) -> None:
+    """Refuse a question that asks nothing."""
+    model = question.model
+    if question.inputs is not None:
+        return
+    if model.family.kind not in ("contrastive", "generative", "diffusion"):
+        raise InputError(
+            f"'{model.name}' can be asked nothing: its family is {model.family.kind}, with the towers "
+            f"{', '.join(model.towers) or 'none'}",
+            expected="a model that matches (CLIP, SigLIP), answers (LLaVA) or draws",
+            do="`cutaway sites`, `model.run` and `model.sweep` take the others",
+        )  # fmt: skip
+    what = "prompt" if model.family.kind == "diffusion" else "text" if picture else "image"
+    raise InputError(
+        f"there is no {what} to ask '{model.name}' with", expected=EXPECTED[what], do=f"give --{what} (`{what}=`)"
+    )
+
+
+def _opening(made: Page) -> tuple[Opening, tuple[str, ...]]:
+    """How the page begins, and what was found: as a method says that leads, else the number and a sentence of each."""
+    for method in METHODS:
+        if method.lead is not None and made.has(method):
+            return method.lead(made)
+    told = [said for method in METHODS if method.tell and made.has(method) for said in method.tell(made)]
+    values = tuple(f"{signed(side.question.value):+.3f}" for side in made.beside.values())
+    target = made.question.target
+    row = ("", made.question.aim.replace("“", "").replace("”", ""), *values)
+    opened = Opening(
+        verdict=measured(made), columns=tuple(made.beside), texts=(row,), evidence=tuple(told),
+        heading=f"{target.unit} for" if target is not None else "",
+    )  # fmt: skip
+    return opened, (measured(made), *told)
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -169,64 +180,65 @@ def _remove_report(folder: Path, given: Sequence[Any]) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _title(model: str, text: str, image: Any) -> str:
-    named = Path(image).name if isinstance(image, str | Path) else "a picture"
-    return f"{model}: {words.quoted(text)}" if len(text) <= words.LONG else f"{model} looks at {named}"
+def _saved(question: Question, bank: str | Path | None) -> dict[str, str]:
+    """What the programmes on the page start from: arguments that are files, by the name of the copy."""
+    other = question.counterpart
+    drawn = other is not None and bool(other.pictures) and other.text == question.text
+    files = {"image": (PICTURE, bool(question.pictures)), "counterfactual": (OTHER, drawn),
+             "bank": (BANK, bank is not None and str(bank) != EMOJIWORLD)}  # fmt: skip
+    return {name: file for name, (file, there) in files.items() if there}
 
 
-def _write_inputs(folder: Path, case: Case, bank: str | Path | None) -> None:
-    """What the programs on the page start from."""
+def _write_inputs(folder: Path, question: Question, saved: Mapping[str, str], bank: str | Path | None) -> None:
+    """The copies."""
     folder.mkdir(parents=True, exist_ok=True)
-    case.picture.save(folder / PICTURE)
-    if case.counterfactual is not None:
-        case.counterfactual.save(folder / OTHER)
-    if bank is not None and Path(bank).resolve() != (folder / BANK).resolve():
+    if "image" in saved:
+        question.pictures[0].save(folder / PICTURE)
+    if "counterfactual" in saved and question.counterpart is not None:
+        question.counterpart.pictures[0].save(folder / OTHER)
+    if bank is not None and "bank" in saved and Path(bank).resolve() != (folder / BANK).resolve():
         (folder / BANK).write_bytes(Path(bank).read_bytes())
 
 
-def _snippets(
-    folder: Path, model: Any, found: Battery, bank: str | Path | None, pictures: str | Path | None
-) -> Snippets:
-    case = found.case
-    name = case.model.name if LOADABLE.match(case.model.name) or isinstance(model, Source | str | Path) else ""
-    crowd_of, skipped = "" if case.crowd is None else EMOJIWORLD, 0
-    if isinstance(case.crowd, Folder):
-        crowd_of, skipped = str(pictures), len(case.crowd.skipped)
-    kind = ""
-    if case.bank is not None:
-        kind = EMOJIWORLD if bank is None or str(bank) == EMOJIWORLD else "file"
-    return Snippets(folder, name, case.texts, kind, crowd_of, len(case.crowd or ()) + skipped, skipped > 0)
+def _title(question: Question, image: Any) -> str:
+    named = Path(image).name if isinstance(image, str | Path) else "a picture"
+    first = question.text or question.words[0]
+    return (
+        f"{question.model.name}: {quoted(first)}" if len(first) <= LONG else f"{question.model.name} looks at {named}"
+    )
 
 
-def _left_out(found: Battery) -> list[str]:
+def _left_out(made: Page) -> list[str]:
     """What is not on the page, and words the model does not know."""
-    notes = list(found.left_out)
-    skipped = found.case.crowd.skipped if isinstance(found.case.crowd, Folder) else ()
+    question, notes = made.question, list(made.missing)
+    skipped = question.crowd.skipped if isinstance(question.crowd, Folder) else ()
     if skipped:
         notes.append(f"Left out because they cannot be read: {', '.join(skipped)}.")
-    unknown = unknown_words(found.case.model, found.case.texts)
+    unknown = unknown_words(question.model, [text for text in (*question.words, question.text) if text])
     if unknown:
         notes.insert(
             0,
-            f"This model has no entry for {', '.join(map(words.quoted, unknown))} and reads any such word as the "
+            f"This model has no entry for {', '.join(map(quoted, unknown))} and reads any such word as the "
             "same blank, so do not trust what it says of texts with it.",
         )
     return [" ".join(notes)] if notes else []
 
 
-def _provenance(found: Battery, image: Any, seconds: float) -> dict[str, object]:
-    case = found.case
+def _provenance(made: Page, image: Any, seconds: float) -> dict[str, object]:
+    question = made.question
+    sizes = [f", {one.width} × {one.height} pixels" for one in question.pictures[:1]] or [""]
+    named = Path(image).name if isinstance(image, str | Path) else "given in memory" if question.pictures else "none"
     return {
-        "model": case.model.name,
-        "architecture": repr(case.model).splitlines()[0],
-        "revision": case.model.revision or "as it was opened",
-        "picture": f"{Path(image).name if isinstance(image, str | Path) else 'given in memory'}, "
-        f"{case.picture.width} × {case.picture.height} pixels",
-        "texts": list(case.texts),
-        "bank": f"{len(case.bank)} texts" if case.bank is not None else "none",
-        "pictures": f"{len(case.crowd)}" if case.crowd is not None else "none",
-        "seed": case.seed,
+        "model": question.model.name,
+        "architecture": repr(question.model).splitlines()[0],
+        "revision": question.model.revision or "as it was opened",
+        "picture": f"{named}{sizes[0]}",
+        **({"text": question.text} if question.text else {}),
+        "texts": list(question.words),
+        "bank": f"{len(question.bank)} texts" if question.bank is not None else "none",
+        "pictures": f"{len(question.crowd)}" if question.crowd is not None else "none",
+        "seed": question.seed,
         "seconds": round(seconds, 1),
         "versions": versions(),
-        "files": sorted(f"{name}.nc" for name, _ in found.results()),
+        "files": sorted(f"{name}.nc" for name, _ in made.results()),
     }

@@ -104,7 +104,8 @@ def _opening(opening: Opening, names: Mapping[str, str], pool: dict[str, str]) -
         rows.append(f'<tr><th scope="row"><b>{_text(letter)}</b> <span dir="auto">{said}</span></th>{cells}</tr>')
     hint = " <small>(a word opens its map)</small>" if any(opening.words) else ""
     texts = f"""<div class="scroller"><table class="texts">
-<thead><tr><th scope="col">cosine with{hint}</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>"""
+<thead><tr><th scope="col">{_text(opening.heading)}{hint}</th>{head}</tr></thead>
+<tbody>{"".join(rows)}</tbody></table></div>"""
     evidence = "".join(f"<li>{_text(said)}</li>" for said in opening.evidence)
     return f"""<p class="verdict">{_text(opening.verdict)}</p>
 {lead}

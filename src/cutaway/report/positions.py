@@ -14,8 +14,8 @@ from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.questions.given import read_picture, unknown_words
 from cutaway.report.tables import print_recording, print_tokens
-from cutaway.report.words import quoted
 from cutaway.source import Source
+from cutaway.views.words import quoted
 
 
 def show_tokens(

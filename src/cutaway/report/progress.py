@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-STEPS = 12  # of a report with everything in it
+STEPS = 13  # of a report with everything in it
 
 
 @contextmanager

@@ -197,11 +197,12 @@ class Bars(View):
 class PatchingMap(View):
     """What patching each place brings back: `values` (and `low`, `high`) are (row, column) over two named axes.
 
-    With `grid` = (rows, columns), the column axis is the patches of the clean picture and can be folded onto it.
+    With `grid` = (rows, columns), the column axis is the patches of the clean picture and can be folded onto it. Inputs
+    without pictures have none here.
     """
 
-    clean: Picture
-    counterfactual: Picture
+    clean: Picture | None
+    counterfactual: Picture | None
     captions: tuple[str, str]
     row_axis: Axis
     column_axis: Axis
@@ -275,8 +276,8 @@ class Table(View):
 class Opening:
     """How a page begins: a verdict of one sentence, one map, the texts with their numbers, the evidence.
 
-    `texts` has a row for each text: what it goes by, the text, numbers under `columns`. `words` are titles of the views
-    that a word of the text opens, one for each row, "" for none.
+    `texts` has a row for each text: what it goes by, the text, numbers under `columns`, which are what `heading` says.
+    `words` are titles of the views that a word of the text opens, one for each row, "" for none.
     """
 
     verdict: str
@@ -285,6 +286,7 @@ class Opening:
     texts: tuple[tuple[str, ...], ...] = ()
     words: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
+    heading: str = "cosine with"
 
 
 KINDS: dict[str, type] = {

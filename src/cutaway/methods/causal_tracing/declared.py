@@ -2,39 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cutaway.methods.causal_tracing.activation_patching import activation_patching, usual_sites
-from cutaway.methods.method import Method
+from cutaway.methods.causal_tracing.views import show, tell
+from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
 
-LEAST = 0.02  # cosine: inputs closer than this are not told apart
-SHARE = 1e-3  # of the number itself, for targets of any other unit
+LEAST = {"cosine": 0.02, "logits": 0.02, "nats": 0.02}  # inputs closer than this are not told apart
+RUNS = 1200  # at most so many runs for a map of positions; larger models skip layers evenly
 
 
 def _apart(question: Question) -> str:
     """Inputs that the model tells apart: else there is nothing to bring back."""
-    if question.counterpart is None:
+    other = question.counterpart
+    gap = 0.0 if other is None else abs(question.value - other.value)
+    if gap > LEAST.get(question.target.unit if question.target is not None else "", 0.0):
         return ""
-    values = [side.number() for side in (question, question.counterpart)]
-    cosine = question.target is not None and question.target.unit == "cosine"
-    if abs(values[0] - values[1]) >= (LEAST if cosine else SHARE * max(map(abs, values))):
-        return ""
-    gap = abs(values[0] - values[1])
     return f"the model gives both nearly the same number ({gap:.3f} between them), so nothing can be brought back"
+
+
+def _sites(question: Question, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is patched unless sites are named."""
+    if options.get("sites"):
+        return {}
+    return _of_one_size(question, options) if _drawn(question) else _some_layers(question, options)
 
 
 def _of_one_size(question: Question, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of a denoiser whose maps grow and shrink, the sites of the size that most of them have."""
-    if question.inputs is None or question.kind != "draw" or options.get("sites"):
-        return {}
     axis = options.get("over", "token")
+    if question.inputs is None or not axis:
+        return {}
+    axis = axis if isinstance(axis, str) else axis[0]
     run = question.model.run(question.inputs, record=usual_sites(question.model, (axis,)))
     by_size: dict[int, list[str]] = {}
     for name in run:
         by_size.setdefault(run[name].shape[run.sites[name].axes.index(axis)], []).append(name)
     return {"sites": max(by_size.values(), key=len)} if len(by_size) > 1 else {}
+
+
+def _some_layers(question: Question, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The sites of every so many layers, where a map of all positions and layers would take more than `RUNS` runs."""
+    sites = question.model.sites[usual_sites(question.model)]
+    known = None if question.inputs is None else question.inputs.tokens.get(sites[0].tower)
+    if "token" not in given.get("over", "token") or known is None:
+        return {}
+    step = -(-len(sites) * len(known) // RUNS)
+    return {} if step == 1 else {"sites": [str(site) for site in sites[(len(sites) - 1) % step :: step]]}
+
+
+def _drawn(question: Question) -> bool:
+    """Whether a denoiser is patched: it has positions and heads of several numbers, so its sites are patched whole."""
+    return question.kind == "draw"
+
+
+def _over(axis: str) -> Callable[[Question], bool]:
+    """Whether the tower that is patched can be gone over along an axis: a tower without attention has no heads."""
+
+    def has(question: Question) -> bool:
+        tower, part = usual_sites(question.model, (axis,)).split(".*.")
+        return not _drawn(question) and any(site.tower == tower and site.part == part for site in question.model.sites)
+
+    return has
 
 
 METHODS = (
@@ -43,9 +74,16 @@ METHODS = (
         row="causal tracing and circuits",
         takes={"model": "model", "clean": "inputs", "counterfactual": "counterpart.inputs", "target": "target"},
         fitting=_apart,
-        chosen=_of_one_size,
+        chosen=_sites,
         options={"over": "Patch by token or by head.", "sites": "Sites to patch; by default what fits --over."},
         cannot="A share of recovery is no share of responsibility: places in a row each recover all, places side by "
         "side may each recover nothing.",
+        reported=(
+            Entry(name="patching_token", options={"over": "token"}, when=_over("token")),
+            Entry(name="patching_head", options={"over": "head"}, when=_over("head")),
+            Entry(name="patching_part", options={"over": (), "sites": "denoiser.*.out"}, when=_drawn),
+        ),
+        show=show,
+        tell=tell,
     ),
 )

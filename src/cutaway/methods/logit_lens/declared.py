@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cutaway.methods.logit_lens.logit_lens import Lens, logit_lens
-from cutaway.methods.method import Method
+from cutaway.methods.logit_lens.views import show
+from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
 
 
@@ -20,8 +21,20 @@ METHODS = (
         function=logit_lens,
         row="logit lens",
         takes={"model": "model", "pictures": "pictures", "bank": "texts"},
+        needs=("space",),
         options={"centre": "Subtract the means over pictures and over texts."},
         cannot="A low number does not mean that a state knows nothing, only that the output's own words do not say so.",
         table=by_layer,
+        reported=(
+            Entry(name="lens"),
+            Entry(
+                name="lens_centred",
+                options={"centre": True},
+                takes={"pictures": "among"},
+                when=lambda question: len(question.words) > 1,
+            ),
+        ),
+        beside=True,
+        show=show,
     ),
 )

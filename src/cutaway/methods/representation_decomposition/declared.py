@@ -8,11 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cutaway.methods.method import Method
+from cutaway.methods.method import Entry, Method
 from cutaway.methods.representation_decomposition.representation_decomposition import (
     Decomposition,
     representation_decomposition,
 )
+from cutaway.methods.representation_decomposition.verdict import lead
+from cutaway.methods.representation_decomposition.views import ENTRY, show
 from cutaway.questions.question import Question
 
 
@@ -60,5 +62,9 @@ METHODS = (
         cannot="Direct effects only: what an early layer prepares for a later one counts for nothing.",
         table=by_layer,
         plot=drawn,
+        reported=(Entry(name=ENTRY, options={"by_token": True}, when=lambda question: question.texts is not None),),
+        beside=True,
+        show=show,
+        lead=lead,
     ),
 )

@@ -78,6 +78,15 @@ class Decomposition(Result):
         effect = xarray.dot(self.terms() if of == "terms" else self[of], towards, dim="joint")
         return effect / self._length() if cosine else effect
 
+    def cosines(self, bank: TextBank) -> xarray.DataArray:
+        """The cosine of each embedding with each text of a bank, (item, text)."""
+        texts = same_space(bank, self.data.sizes["joint"], self.provenance.model)
+        embedding = torch.from_numpy(self["embedding"].values).to(texts.dtype)
+        return xarray.DataArray(
+            (unit(embedding) @ unit(texts).T).numpy(force=True), dims=("item", "text"), name="cosine",
+            coords={"text": list(bank.texts), "topic": ("text", list(bank.topics))},
+        )  # fmt: skip
+
     def on_grid(self, effect: xarray.DataArray) -> xarray.DataArray:
         """Fold the token axis of an effect (`of="head_tokens"`) onto the patch grid: (…, row, col) for `token`."""
         rows, cols = (self[name].values for name in ("row", "col"))

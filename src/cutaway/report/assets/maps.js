@@ -209,7 +209,9 @@ DRAW.PatchingMap = (view, stage) => {
     make(
       "figure",
       {},
-      make("img", { src: picture.uri, alt: picture.alt, width: picture.width, height: picture.height }),
+      ...(picture
+        ? [make("img", { src: picture.uri, alt: picture.alt, width: picture.width, height: picture.height })]
+        : []),
       make("figcaption", {}, make("b", { text: what }), make("span", { text, dir: "auto" })),
     );
   stage.append(

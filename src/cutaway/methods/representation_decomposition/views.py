@@ -1,0 +1,169 @@
+"""The decomposition on a page: what patches and words add, the sums, and the texts that are nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import xarray
+
+from cutaway.methods.representation_decomposition.chance import beside_chance
+from cutaway.methods.representation_decomposition.direct import Direct
+from cutaway.methods.representation_decomposition.heads import heads
+from cutaway.methods.result import origin
+from cutaway.methods.shown import Page
+from cutaway.questions.bank import TextBank
+from cutaway.questions.given import with_asked
+from cutaway.views.kinds import Bar, Bars, Overlay, Table, View
+from cutaway.views.words import balance, mostly, quoted, signed
+
+ENTRY = "decomposition"
+HOME = "from cutaway.methods.representation_decomposition import Direct"
+PATCHES = "What each patch adds"
+SHOWN = 3  # texts that get bars of their own
+NEAREST = 12
+
+
+def direct(page: Page | None) -> Direct | None:
+    """What the decomposition on a page says of its question; None where there is none."""
+    parts = None if page is None else page.made(ENTRY)
+    return None if page is None or parts is None else Direct(page.question, parts)
+
+
+def show(page: Page) -> Iterator[View]:
+    """All views of it, in the order in which they are best read; after the first two they are folded."""
+    own = Direct(page.question, page.made(ENTRY))
+    yield patches(page, own)
+    yield heads(page, own)
+    yield beside_chance(page, {name: Direct(side.question, side.made(ENTRY)) for name, side in page.beside.items()})
+    for text in own.taken_apart:
+        yield by_word(page, own, text)
+    yield from bars(page, own)
+    if page.question.bank is not None:
+        yield nearest(page, own, page.question.bank)
+
+
+def patches(page: Page, own: Direct) -> Overlay:
+    """What each patch adds to the similarity with each text, through attention."""
+    values, names, aim = own.patches.values, page.names.labels, page.names.aim
+    if len(page.names) > 1:
+        values, names = np.concatenate([own.added.values[None], values]), (aim, *names)
+    total = values[0].sum()
+    at = values[0].argmin() if total < 0 else values[0].argmax()
+    row, col = np.unravel_index(at, values[0].shape)
+    whole = f"{_reads(own)} {signed(total):+.3f} of the {signed(page.question.value):+.3f} for {aim}"
+    return Overlay(
+        title=PATCHES,
+        seen=f"{whole}: {balance(values[0])}. {mostly(values[0])}. The strongest such patch, row {row}, column {col}, "
+        f"adds {signed(values[0].flat[at]):+.3f}. These numbers are parts of an exact sum.",
+        limits=f"It counts what a patch hands on to the {own.reader} directly. By the later layers a patch may hold "
+        "what it has gathered from its neighbours, so a bright patch is where something was read, not always where the "
+        f"thing stands. What {'the embeddings of the patches' if own.all_read else f'the {own.reader}'}, MLPs and "
+        "biases add is not on this map.",
+        picture=page.seen, texts=names, values=values, unit="cosine", signed=True, provenance=origin(own.parts),
+        code=page.applied[ENTRY].code("print(Direct(question, found).added.to_pandas().round(3))", HOME),
+    )  # fmt: skip
+
+
+def by_word_title(page: Page, text: int) -> str:
+    """The title of the view of the words of a text."""
+    return f"{page.names[text]} word by word"
+
+
+def by_word(page: Page, own: Direct, at: int) -> Overlay:
+    """What the patches add for a text by each of its words."""
+    added, text = own.by_word(at), page.names[at]
+    values, words = added.values, [str(word) for word in added["word"].values]
+    most = int(np.abs(values.sum((1, 2))).argmax())
+    return Overlay(
+        title=by_word_title(page, at),
+        seen=f"One word of {text} is left out at a time; each map shows what the patches add for {text}, less what "
+        f"they add without the word. {quoted(words[most])} matters most: the patches give "
+        f"{signed(values[most].sum()):+.3f} for it, {balance(values[most])}. Choose a word to see its map.",
+        limits="A text without a word may be read differently in other ways than by this word, most of all where it is "
+        "no longer a sentence. The maps of the words do not add up to the map of the text.",
+        picture=page.seen, texts=tuple(words), values=values, unit="cosine", signed=True, caption=True, folded=True,
+        provenance=origin(own.parts),
+        code=page.applied[ENTRY].code(
+            f"for added in Direct(question, found).by_word({at}):\n"
+            '    print(added["word"].item(), added.values.round(3), sep="\\n")', HOME,
+        ),
+    )  # fmt: skip
+
+
+def bars(page: Page, own: Direct) -> Iterator[Bars]:
+    """The number that is explained, then the similarity with each text, as sums."""
+    effect = own.parts.effect(own.texts).isel(item=0)
+    code, look = page.applied[ENTRY].code, "print(added.to_series().round(4))\nprint(float(added.sum()))  # the model's"
+    begin = "effect = found.effect(question.texts).isel(item=0)  # cosine, one number a term\n"
+    if len(page.names) > 1:
+        aimed = code(f"{begin}added = question.aimed(effect)\n{look}")
+        yield _sum(own, page.question.aimed(effect), page.names.aim, page.question.value, aimed)
+    for at in range(len(page.names))[:SHOWN]:
+        one = code(f"{begin}added = effect.isel(text={at})\n{look}")
+        yield _sum(own, effect.isel(text=at), page.names[at], float(own.cosines[at]), one)
+
+
+def _sum(own: Direct, effect: xarray.DataArray, what: str, total: float, code: str) -> Bars:
+    """One sum: the embedding, the heads of each layer together, the MLPs, and all that is constant."""
+    terms = {str(name): float(value) for name, value in zip(effect["term"].values, effect.values, strict=True)}
+    layers = range(own.parts.data.sizes["layer"])
+    heads = [sum(v for name, v in terms.items() if name.startswith(f"{layer}.head.")) for layer in layers]
+    mlps = {f"MLP of layer {layer}": terms[f"{layer}.mlp"] for layer in layers}
+    mlps |= {"MLP of the pooling head": terms["pool_mlp"]} if "pool_mlp" in terms else {}
+    biases = sum(terms[f"{layer}.attn_bias"] for layer in layers)
+    first = "patches and positions" if own.all_read else f"{own.reader} and position"
+    made = [Bar(first, "embedding", terms["embed"])]
+    made += [Bar(f"heads of layer {layer}", "heads", value) for layer, value in enumerate(heads)]
+    made += [Bar(title, "MLPs", value) for title, value in mlps.items()]
+    made += [Bar("attention biases", "constants", biases), Bar("norm and projection bias", "constants",
+             terms["norm_bias"] + terms["offset"])]  # fmt: skip
+    summed = sum(terms.values())
+    most = max(made, key=lambda bar: abs(bar.value or 0))
+    return Bars(
+        title=f"What adds up to {what}",
+        seen=f"The heads add {signed(sum(heads)):+.3f}, the MLPs {signed(sum(mlps.values())):+.3f}, everything else "
+        f"{signed(summed - sum(heads) - sum(mlps.values())):+.3f}; the largest single bar is {most.label} with "
+        f"{signed(most.value or 0):+.3f}. "
+        f"Together {signed(summed):+.3f}: the model's own number is {signed(total):+.3f}, and the gap of "
+        f"{abs(summed - total):.0e} is rounding.",
+        limits="These are direct effects: what a layer writes that reaches the output unchanged. An early layer that "
+        "only prepares the ground for a later one shows up as nothing. The final norm is held at its scale for this "
+        "picture.",
+        folded=True, bars=tuple(made), unit="cosine", total=total, code=code, provenance=origin(own.parts),
+    )  # fmt: skip
+
+
+def nearest(page: Page, own: Direct, bank: TextBank) -> Table:
+    """The texts of the bank that fit the picture best, and where the question's own stand among them."""
+    found = own.parts.cosines(with_asked(own.texts, bank)).isel(item=0)
+    values, texts, topics = found.values, found["text"].values, found["topic"].values
+    order, asked = np.argsort(-values), len(page.names)
+    rank = {int(index): place for place, index in enumerate(order, 1)}
+    shown = sorted({*order[:NEAREST].tolist(), *range(asked)}, key=rank.__getitem__)
+    mean, spread = values.mean(), values.std() or 1.0
+    cells = tuple(
+        (rank[i], str(texts[i]), str(topics[i]), float(values[i]), float((values[i] - mean) / spread)) for i in shown
+    )
+    best = next(int(index) for index in order if index >= asked or len(values) == asked)
+    return Table(
+        title="Nearest texts",
+        seen=f"Of {len(values)} texts, the {asked} asked and the rest of the bank, {page.names[0]} is number "
+        f"{rank[0]} ({signed(values[0]):+.3f}); the best of the bank is {quoted(str(texts[best]))} "
+        f"({signed(values[best]):+.3f}). The last column counts standard deviations above the mean of all texts.",
+        limits="Longer texts and common phrases sit nearer to every picture, so ranks of unlike texts say little. A "
+        "text that is near is not thereby true.",
+        columns=("rank", "text", "topic", "cosine", "above the mean (sd)"), cells=cells, folded=True,
+        provenance=origin(own.parts) | {"texts": len(values)},
+        code=page.applied[ENTRY].code(
+            "cosine = found.cosines(question.bank).isel(item=0).to_series().sort_values(ascending=False)\n"
+            f"print(cosine.head({NEAREST}).round(3))"
+        ),
+    )  # fmt: skip
+
+
+def _reads(own: Direct) -> str:
+    """How the reader comes to what the patches add, as the start of a sentence."""
+    if own.all_read:
+        return "The pooling head gets from the patches, through the attention of all layers,"
+    return f"The {own.reader} gathers from the patches, through its attention,"
