@@ -93,7 +93,7 @@ def test_what_goes_wrong_is_one_paragraph_before_a_model_is_opened(arguments, ph
         (["activation-patching", "tiny:clip", *PAIR, *TEXTS, "--over", "layer"], "go over layer"),
         (["head-texts", "tiny:clip"], "needs many pictures: --pictures FOLDER"),
         (["head-texts", "tiny:clip", "--pictures", "emojiworld", "--count", "4"], "needs a bank of texts"),
-        (["logit-lens", "tiny:llava", "--image", "a.png", "--text", "what is it"], "texts in the space of"),
+        (["logit-lens", "tiny:llava", "--image", "a.png", "--text", "what is it"], "ends in the space of texts"),
         (["activation-patching", "tiny:llava", *PAIR, *TEXTS],
          "2 texts to 'tiny:llava', which answers one"),
         (["activation-patching", "tiny:clip", "--prompt", "a dog", "--counterfactual", "b.png"], "draws nothing"),

@@ -98,7 +98,7 @@ def test_a_call_is_printed_as_it_was_made_and_refusals_name_what_is_missing(llav
     space = {"question": asked, "print": lambda *_: None}
     exec(made.code(), space)  # noqa: S102
     assert (space["found"]["recovery"].values == made.result["recovery"].values).all()
-    with pytest.raises(MethodError, match="needs texts in the space of the pictures"):
+    with pytest.raises(MethodError, match="ends in the space of texts"):
         method("logit_lens").apply(asked)
     with pytest.raises(MethodError, match="has no option 'ower'"):
         method("activation-patching").apply(asked, ower="head")

@@ -16,7 +16,7 @@ from cutaway import data
 from cutaway.errors import InputError
 from cutaway.model.load import load
 from cutaway.model.model import Model
-from cutaway.questions.given import EMOJIWORLD, Folder, bank_of, check_bank, crowd, read_picture, untrained
+from cutaway.questions.given import EMOJIWORLD, Folder, bank_of, check_bank, crowd, read_picture, read_texts, untrained
 from cutaway.questions.labels import LABELS, scene_labels
 from cutaway.questions.question import Question, ask, draw, match
 from cutaway.source import Source
@@ -45,6 +45,8 @@ def asked(
     """
     given = {key: value for key, value in locals().items() if key != "model"}
     check_bank(bank)
+    if not isinstance(text, str) and len(text) > 1:
+        read_texts(text)
     name = model.name if isinstance(model, Model) else str(model)
     known = _labelled(name, pictures, labels, many, skip_bad) if labels else None
     others = None if labels else crowd(pictures, name, many, skip_bad=skip_bad)
