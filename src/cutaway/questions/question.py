@@ -23,6 +23,7 @@ from cutaway.model.targets import (
     outcome,
     token_id,
 )
+from cutaway.model.voice import speaking
 from cutaway.questions.bank import TextBank
 from cutaway.questions.rows import embedded
 
@@ -42,6 +43,8 @@ LACKS = {
     "rows": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
     "eyes": ("a tower that looks at pictures", "a model that has one"),
+    "voice": ("a tower that ends in words, as that of every model that writes does", "a model that writes"),
+    "tokens": ("words that the number is about", "--answer WORD, --rival WORD"),
     "space": ("a picture tower that ends in the space of texts, as those of CLIP and SigLIP do", "such a model"),
 }  # fmt: skip
 
@@ -89,6 +92,17 @@ class Question:
     def eyes(self) -> str | None:
         """The tower that looks at pictures; None where there is none."""
         return "vision" if "vision" in self.model.towers else None
+
+    @property
+    def voice(self) -> str | None:
+        """The tower that ends in words; None where there is none."""
+        return next(iter(speaking(self.model.engine)), None)
+
+    @property
+    def tokens(self) -> tuple[str | int, ...]:
+        """The words that the number is about, as the model's tokens: numbers where it chose them itself."""
+        chosen = (self.target.word, self.target.other) if isinstance(self.target, logit_diff) else self.words
+        return tuple(word for word in chosen if isinstance(word, str | int))
 
     @property
     def space(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cutaway.methods.logit_lens.logit_lens import Lens, logit_lens
+from cutaway.methods.logit_lens.word_lens import word_lens
 from cutaway.methods.method import Method
 from cutaway.questions.question import Question
 
@@ -23,5 +24,12 @@ METHODS = (
         options={"centre": "Subtract the means over pictures and over texts."},
         cannot="A low number does not mean that a state knows nothing, only that the output's own words do not say so.",
         table=by_layer,
+    ),
+    Method(
+        function=word_lens,
+        row="logit lens",
+        takes={"model": "model", "inputs": "inputs", "words": "tokens", "tower": "voice"},
+        options={"top": "How many words of each layer are kept."},
+        cannot="That the model uses what is read; an early layer may hold a word in another basis.",
     ),
 )
