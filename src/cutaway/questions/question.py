@@ -44,7 +44,6 @@ LACKS = {
     "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
     "eyes": ("a tower that looks at pictures", "a model that has one"),
     "voice": ("a tower that ends in words, as that of every model that writes does", "a model that writes"),
-    "tokens": ("words that the number is about", "--answer WORD, --rival WORD"),
     "space": ("a picture tower that ends in the space of texts, as those of CLIP and SigLIP do", "such a model"),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A run of a model that writes, as its lenses see it: every position that is a row's own, every layer, a few at a time."""
+"""A run of a model that writes, as its lenses see it: every layer, at every position that is a row's own."""
 
 from __future__ import annotations
 
@@ -56,10 +56,9 @@ class Heard:
         error = float((read - own).abs().max()) / most if read.shape == own.shape else torch.nan
         if not error <= coarse**0.5:
             raise MethodError(
-                f"the end of '{self.voice.tower}' does not give the logits of {self.run.context.module.config.model_type}"
-                f": they differ by {error:.1%} of the largest",
-                expected="logits that follow from the last layer by the last norm and the unembedding, and from nothing "
-                "that is held around them or added behind them",
+                f"the last layer of '{self.voice.tower}', read through the model's own end, does not give its logits: "
+                f"they differ by {error:.1%} of the largest",
+                expected="logits that follow from the last layer by its norm and unembedding alone",
                 exists=", ".join(type(module).__name__ for module in self.voice.modules),
                 do="take off edits and hooks at its end; or say what its class does behind its unembedding "
                 "(`shift`, `cap`) in its row of model/towers.py",

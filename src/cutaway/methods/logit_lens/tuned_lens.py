@@ -55,9 +55,9 @@ def tuned_lens(
     Units: `config["kl"]` has the nats that are left at each layer, the mean of the last tenth of the steps. Source:
     Belrose et al. 2023, arXiv 2303.08112, section 3; they use SGD with momentum, and weight decay.
 
-    What it can NOT tell: that the layer itself says what its translator makes of it: a translator is trained to foretell
-    the answer, so it may compute what later layers would. Positions of a kind it has not seen (pictures, for texts
-    alone) are read badly.
+    What it can NOT tell: that a layer itself says what its translator makes of it: this is trained to foretell the
+    answer, and may compute what later layers would. Positions of a kind it has not seen (pictures, for texts alone)
+    are read badly.
 
     >>> import cutaway
     >>> model = cutaway.load("tiny:llama")

@@ -117,9 +117,11 @@ class WordLens(Result):
         image = ax.imshow(size, aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=1)
         for (i, j), word in np.ndenumerate(here["top"].values):
             dark = size[i, j] < 0.6
-            ax.text(j, i, _seen(word)[:LETTERS], ha="center", va="center", fontsize=6, color="w" if dark else "k")
+            ax.text(j, i, _seen(word)[:LETTERS], ha="center", va="center", fontsize=6, color="w" if dark else "k",
+                    parse_math=False)  # fmt: skip
         words = [_seen(word)[:LETTERS] for word in here["token_text"].values]
-        ax.set_xticks(range(len(shown)), [f"{word}\n{at}" for word, at in zip(words, shown, strict=True)], fontsize=6)
+        names = [f"{word}\n{at}" for word, at in zip(words, shown, strict=True)]
+        ax.set_xticks(range(len(shown)), names, fontsize=6, parse_math=False)
         ax.set_yticks(range(len(layers)), [str(one) for one in here["layer"].values], fontsize=6)
         ax.set(xlabel="position", ylabel="layer", title="the first word of each layer")
         ax.figure.colorbar(image, ax=ax, label="probability")
@@ -238,7 +240,8 @@ def _checked(ids: list[int], top: int, draws: int, vocabulary: int) -> list[int]
     if wrong or not 1 <= top <= vocabulary or draws < 1:
         raise MethodError(
             f"no token {wrong[0]}" if wrong else f"top {top}, {draws} draws",
-            expected=f"tokens from 0 to {vocabulary - 1}, top from 1 to {vocabulary}, a draw at least", do="choose such",
+            expected=f"tokens from 0 to {vocabulary - 1}, top from 1 to {vocabulary}, one draw at least",
+            do="choose such",
         )  # fmt: skip
     return ids
 
@@ -296,7 +299,7 @@ def _nothing(values: ndarray) -> Any:
 
 
 def _since(so: ndarray, layers: ndarray) -> ndarray:
-    """The first layer from which on something is so to the end, layers on the second axis; NaN where it ends otherwise."""
+    """The first layer (second axis) from which on something is so to the end; NaN where it is not so there."""
     count = np.flip(so, 1).cumprod(1).sum(1)
     return np.where(count > 0, layers[len(layers) - np.maximum(count, 1)], np.nan)
 
