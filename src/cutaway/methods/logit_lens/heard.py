@@ -46,11 +46,15 @@ class Heard:
         rows, places = self.places
         return self.run[site][rows[at], places[at]]
 
+    def read(self, states: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
+        """The logits of any states, in the dtype and on the device of the model's own."""
+        return self.voice(states).to(self.run.logits)
+
     def final(self, at: Int[Tensor, "m"]) -> Float[Tensor, "m vocab"]:
         """The model's own logits at some of the own positions, after a look at whether the voice gives the same."""
         rows, places = self.places
         own = self.run.logits[rows[at], places[at]]
-        read = self.voice(self.states(self.sites[-1], at)).to(own.device)
+        read = self.read(self.states(self.sites[-1], at))
         coarse = max(torch.finfo(one).eps for one in (own.dtype, self.voice.dtype))
         most = float(own.abs().max().clamp(min=1e-30))
         error = float((read - own).abs().max()) / most if read.shape == own.shape else torch.nan

@@ -110,8 +110,8 @@ class _Fit:
         final, left = log_probs(heard.final(at)), []
         for site, change, bias in zip(heard.sites, self.changes, self.biases, strict=False):
             with torch.enable_grad():
-                said = log_probs(heard.voice(_translated(heard.states(site, at), change, bias)))
-                loss = nn.functional.kl_div(said, final.to(said.device), reduction="batchmean", log_target=True)
+                said = log_probs(heard.read(_translated(heard.states(site, at), change, bias)))
+                loss = nn.functional.kl_div(said, final, reduction="batchmean", log_target=True)
             change.grad, bias.grad = torch.autograd.grad(loss, [change, bias])
             left.append(float(loss))
         self.adam.step()

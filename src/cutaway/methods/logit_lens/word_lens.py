@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from numpy import ndarray
 from torch import Tensor
-from torch.nn.functional import kl_div
+from torch.linalg import vecdot
 
 from cutaway.errors import MethodError
 from cutaway.methods.logit_lens.heard import Heard, hear, log_probs
@@ -181,6 +181,20 @@ def word_lens(
 
 
 @dataclass(frozen=True, eq=False)
+class _End:
+    """What the model itself says at some positions: probabilities p, and sum p log p."""
+
+    sure: Float[Tensor, "m vocab"]
+    own: Float[Tensor, "m"]
+
+    @classmethod
+    def of(cls, heard: Heard, at: Int[Tensor, "m"]) -> _End:
+        said = log_probs(heard.final(at))
+        sure = said.exp()
+        return cls(sure, vecdot(sure, said))
+
+
+@dataclass(frozen=True, eq=False)
 class _Reader:
     """Logits of some positions at one layer, boiled down at once: none are kept."""
 
@@ -191,36 +205,36 @@ class _Reader:
 
     def __call__(self, at: Int[Tensor, "m"]) -> dict[str, Tensor]:
         """Every number of every layer at some positions, (layer, position, …)."""
-        final = log_probs(self.heard.final(at))
+        end = _End.of(self.heard, at)
         layers = zip(self.heard.layers, self.heard.sites, strict=True)
-        return _stacked([self._read(self.heard.states(site, at), layer, final) for layer, site in layers])
+        return _stacked([self._read(self.heard.states(site, at), layer, end) for layer, site in layers])
 
     def chance(self, draws: int, seed: int) -> dict[str, ndarray]:
         """The mean numbers of random directions, as long as the states at positions chosen by chance, by layer."""
         dice = torch.Generator().manual_seed(seed)
         at = torch.randint(int(self.heard.own.sum()), (draws,), generator=dice)
-        final, read = log_probs(self.heard.final(at)), []
+        end, read = _End.of(self.heard, at), []
         for layer, site in zip(self.heard.layers, self.heard.sites, strict=True):
             state = self.heard.states(site, at)
             noise = torch.randn(state.shape, generator=dice, dtype=torch.float64).to(state)
-            read.append(self._read(noise * (state.norm(dim=-1) / noise.norm(dim=-1))[:, None], layer, final))
+            read.append(self._read(noise * (state.norm(dim=-1) / noise.norm(dim=-1))[:, None], layer, end))
         means = {name: value.double().mean(1).numpy() for name, value in _stacked(read).items()}
         return {f"random_{name.removeprefix('word_')}": x for name, x in means.items() if not name.startswith("top")}
 
-    def _read(self, state: Float[Tensor, "m d"], layer: int, final: Float[Tensor, "m vocab"]) -> dict[str, Tensor]:
+    def _read(self, state: Float[Tensor, "m d"], layer: int, end: _End) -> dict[str, Tensor]:
         """What is kept of the logits of one layer."""
         if self.tuned is not None:
             state = self.tuned.translated(state, layer)
-        logits = self.heard.voice(state).to(final.device)
+        logits = self.heard.read(state)
         said = log_probs(logits)
         best = said.topk(self.top)
         kept = {
-            "top_id": best.indices, "top_probability": best.values.exp(), "entropy": -(said.exp() * said).sum(-1),
-            "kl": kl_div(said, final, log_target=True, reduction="none").sum(-1),
+            "top_id": best.indices, "top_probability": best.values.exp(), "entropy": -vecdot(said.exp(), said),
+            "kl": (end.own - vecdot(end.sure, said)).clamp(min=0),  # below 0 is rounding
         }  # fmt: skip
         if self.ids:
             asked = logits[:, self.ids]
-            ranks = [(logits > one[:, None]).sum(-1) + 1 for one in asked.unbind(-1)]
+            ranks = [(logits > one[:, None]).sum(-1, dtype=torch.int32) + 1 for one in asked.unbind(-1)]
             kept |= {
                 "word_logit": asked,
                 "word_probability": said[:, self.ids].exp(),
