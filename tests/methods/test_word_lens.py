@@ -237,7 +237,7 @@ def sentences(count: int, seed: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tuned() -> TunedLens:
-    return tuned_lens(opened("llama"), sentences(32, 0), steps=30, rate=1e-2, progress=False)
+    return tuned_lens(opened("llama"), sentences(32, 0), steps=20, rate=1e-2, progress=False)
 
 
 def test_a_tuned_lens_is_nearer_to_the_end_on_texts_it_has_not_seen(tuned, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -65,13 +67,12 @@ def voice(engine: Engine, tower: str) -> Voice:
 
 def _behind(engine: Engine, head: nn.Module) -> tuple[Tensor | None, float | None]:
     """What the model that owns an unembedding does to its logits: a bias of its own, a bound."""
-    for root in engine.roots.values():
-        for module in root.modules():
-            row = FAMILIES.get(type(module).__name__)
-            kind = type(module).__name__
-            paths = [] if row is None else [port.path for name, port in row.once.items() if name.endswith(".logits")]
-            if row is None or not any(has(module, path) and child(module, path, kind) is head for path in paths):
-                continue
+    for module in chain.from_iterable(root.modules() for root in engine.roots.values()):
+        kind = type(module).__name__
+        row = FAMILIES.get(kind)
+        paths = [] if row is None else [port.path for name, port in row.once.items() if name.endswith(".logits")]
+        if row is not None and any(has(module, path) and child(module, path, kind) is head for path in paths):
+            config: Any = module.config
             shift = getattr(module, row.shift) if row.shift else None
-            return shift, getattr(module.config.get_text_config(), row.cap, None) if row.cap else None
+            return shift, getattr(config.get_text_config(), row.cap, None) if row.cap else None
     return None, None
