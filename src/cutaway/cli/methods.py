@@ -89,9 +89,13 @@ def _help(one: Method) -> str:
         "pictures": '--image photo.png --text "a dog"', "inputs": '--image photo.png --text "a dog" --text "a cat"',
         "counterpart": "--counterfactual other.png", "labels": "--label place",
     }  # fmt: skip
+    writes = "voice" in one.parts
+    if writes:
+        given["inputs"] = '--image photo.png --text "what is this" --answer dog'
     parts = dict.fromkeys(part.split(".")[0] for part in one.takes.values())
     example = " ".join(given[part] for part in parts if part in given)
+    model = "tiny:llava" if writes else "zoo:emoji-clip"
     return (
         f"{one.line}\n\nWhat it can not tell: {one.cannot}\n\n"
-        f"Try: cutaway run {one.name.replace('_', '-')} zoo:emoji-clip {example}".rstrip()
+        f"Try: cutaway run {one.name.replace('_', '-')} {model} {example}".rstrip()
     )

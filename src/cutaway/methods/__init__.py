@@ -2,7 +2,7 @@
 
 from cutaway.methods.causal_tracing import activation_patching
 from cutaway.methods.linear_probing import erase, linear_probing
-from cutaway.methods.logit_lens import logit_lens
+from cutaway.methods.logit_lens import logit_lens, tuned_lens, word_lens
 from cutaway.methods.representation_decomposition import representation_decomposition
 from cutaway.methods.text_explanation import head_texts, picture_texts, splice, text_span
 
@@ -16,4 +16,6 @@ __all__ = [
     "representation_decomposition",
     "splice",
     "text_span",
+    "tuned_lens",
+    "word_lens",
 ]

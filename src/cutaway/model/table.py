@@ -129,7 +129,8 @@ class Family:
 
     `feature_layer` names the config value that says which vision layer the rest of the model reads. `marks`: a picture
     without a place in the text is given one by a mark in front, unless the model's processor puts it there by itself.
-    `beside` are tensors of its processor that only this model needs.
+    `beside` are tensors of its processor that only this model needs. Behind its unembedding, `shift` is a bias it keeps
+    itself, `cap` the config value that it squashes logits to.
     """
 
     kind: Literal["contrastive", "generative", "diffusion", "encoder", "unknown"]
@@ -138,6 +139,8 @@ class Family:
     feature_layer: str = ""
     marks: bool = True
     beside: tuple[str, ...] = ()
+    shift: str = ""
+    cap: str = ""
 
 
 @dataclass(frozen=True)

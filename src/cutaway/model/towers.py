@@ -118,6 +118,7 @@ TOWERS: dict[str, Tower] = {
             "embed": Port("embed_tokens"),
             "norm.scale": Port("final_layer_norm", "scale", SCALE, optional=True),
             "final": Port("final_layer_norm", optional=True),
+            "out": Port("project_out", optional=True),
         },
         causal=True,
         tokens="ids",
@@ -183,6 +184,7 @@ TOWERS: dict[str, Tower] = {
 }
 
 _JOINT = {"vision.joint": Port("visual_projection", axes=POOLED), "text.joint": Port("text_projection", axes=POOLED)}
+_CAP = "final_logit_softcapping"
 _TEXT_OUT = {f"text.{part}": port for part, port in _LOGITS.items()}
 
 _SDXL = (
@@ -221,6 +223,7 @@ FAMILIES: dict[str, Family] = {
         "grid",
         marks=False,
         beside=("token_type_ids",),  # which ids are the prefix
+        cap=_CAP,
     ),
     "Qwen2VLForConditionalGeneration": Family("generative", _TEXT_OUT, "thw"),
     "Qwen2_5_VLForConditionalGeneration": Family("generative", _TEXT_OUT, "thw"),
@@ -233,13 +236,13 @@ FAMILIES: dict[str, Family] = {
             "Qwen2",
             "Qwen3",
             "Gemma",
-            "Gemma2",
             "Phi3",
             "SmolLM3",
             "OPT",
             "Mamba",
         )
     },
+    "Gemma2ForCausalLM": Family("generative", _TEXT_OUT, cap=_CAP),
     "GPT2LMHeadModel": Family("generative", _TEXT_OUT),
-    "BartForConditionalGeneration": Family("generative", _TEXT_OUT),
+    "BartForConditionalGeneration": Family("generative", _TEXT_OUT, shift="final_logits_bias"),
 }

@@ -16,6 +16,7 @@ from cutaway.errors import InputError, SiteError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import Target, denoising_error, distance, log_prob, logit_diff, margin, outcome, token_id
+from cutaway.model.voice import speaking
 from cutaway.model.weights import readout
 from cutaway.questions.bank import TextBank
 from cutaway.questions.rows import embedded
@@ -38,6 +39,7 @@ LACKS = {
     "rows": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
     "eyes": ("a tower that looks at pictures", "a model that has one"),
+    "voice": ("a tower that ends in words, as that of every model that writes does", "a model that writes"),
     "space": ("a picture tower that ends in the space of texts, as those of CLIP and SigLIP do", "such a model"),
 }  # fmt: skip
 
@@ -100,6 +102,17 @@ class Question:
     def eyes(self) -> str | None:
         """The tower that looks at pictures; None where there is none."""
         return "vision" if "vision" in self.model.towers else None
+
+    @property
+    def voice(self) -> str | None:
+        """The tower that ends in words; None where there is none."""
+        return next(iter(speaking(self.model.engine)), None)
+
+    @property
+    def tokens(self) -> tuple[str | int, ...]:
+        """The words that the number is about, as the model's tokens: numbers where it chose them itself."""
+        chosen = (self.target.word, self.target.other) if isinstance(self.target, logit_diff) else self.words
+        return tuple(word for word in chosen if isinstance(word, str | int))
 
     @property
     def space(self) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from cutaway.methods.logit_lens.logit_lens import Lens, logit_lens
 from cutaway.methods.logit_lens.views import show
+from cutaway.methods.logit_lens.word_lens import word_lens
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
 
@@ -36,5 +37,12 @@ METHODS = (
         ),
         beside=True,
         show=show,
+    ),
+    Method(
+        function=word_lens,
+        row="logit lens",
+        takes={"model": "model", "inputs": "inputs", "words": "tokens", "tower": "voice"},
+        options={"top": "How many words of each layer are kept."},
+        cannot="That the model uses what is read; an early layer may hold a word in another basis.",
     ),
 )

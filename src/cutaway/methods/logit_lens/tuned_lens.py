@@ -1,0 +1,150 @@
+"""A lens that has learned how each layer speaks: an affine translator in front of the model's own end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from cutaway.errors import MethodError
+from cutaway.methods.logit_lens.heard import Heard, hear, log_probs, sites_of
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
+from cutaway.questions.rows import Rows, check_rows, feed, tracked
+from cutaway.store.fitted import Fitted, Origin
+
+SOURCE = "Belrose et al. 2023, arXiv 2303.08112 (tuned lens)"
+
+
+class TunedLens(Fitted):
+    """x + C x + b for each layer but the last (`change`, `bias`), to read with `word_lens(…, tuned=…)`."""
+
+    kind: ClassVar[str] = "tuned_lens"
+
+    def fits(self, model: Model, tower: str) -> None:
+        """Raise StoreError unless it was fitted on this very model, at this tower."""
+        self.check(model, *sites_of(model, tower)[:-1])
+
+    def to(self, device: torch.device | str) -> TunedLens:
+        """The same with its tensors on a device."""
+        return TunedLens({name: value.to(device) for name, value in self.tensors.items()}, self.config, self.on)
+
+    def translated(self, state: Float[Tensor, "n d_model"], layer: int) -> Float[Tensor, "n d_model"]:
+        """A state of a layer (-1: what enters the first) in the words of the last one; that one's own as they are."""
+        if layer + 1 == len(self.tensors["bias"]):
+            return state
+        change, bias = (self.tensors[name][layer + 1].to(state.device) for name in ("change", "bias"))
+        return _translated(state, change, bias)
+
+
+@torch.no_grad()
+def tuned_lens(
+    model: Model, rows: Rows, *, tower: str = "text", steps: int = 250, rate: float = 1e-3, batch: int = 8,
+    positions: int = 512, seed: int = 0, progress: bool = True,
+) -> TunedLens:  # fmt: skip
+    """Learn, for each layer, the affine change after which the model's own end says what the model will say.
+
+    For each layer l but the last C_l and b_l minimise KL(p_final || p_l), p_l = softmax(U N(x_l + C_l x_l + b_l)), mean
+    over positions, by Adam with a `rate` that falls to zero; both begin at 0, where the tuned lens is the logit lens.
+    A step takes `batch` rows, and of their own positions at most `positions` by chance. `rows` are texts, or ready
+    Inputs (with pictures); a list is gone over in a new order as often as it takes, a stream once.
+
+    Units: `config["kl"]` has the nats that are left at each layer, the mean of the last tenth of the steps. Source:
+    Belrose et al. 2023, arXiv 2303.08112, section 3; they use SGD with momentum, and weight decay.
+
+    What it can NOT tell: that a layer itself says what its translator makes of it: this is trained to foretell the
+    answer, and may compute what later layers would. Positions of a kind it has not seen (pictures, for texts alone)
+    are read badly.
+
+    >>> import cutaway
+    >>> model = cutaway.load("tiny:llama")
+    >>> made = tuned_lens(model, ["a red dog", "a cat on the left"], steps=3, progress=False)
+    >>> made
+    TunedLens(bias 3x32, change 3x32x32; text.0.resid_pre, text.0.resid_post, text.1.resid_post of 'tiny:llama')
+    """
+    if steps < 1 or rate <= 0 or positions < 1:
+        raise MethodError(
+            f"{steps} steps at a rate of {rate} on {positions} positions", expected="one step at least, a rate above 0",
+            do="leave them out",
+        )  # fmt: skip
+    check_rows(model, rows, tower)
+    dice = torch.Generator().manual_seed(seed)
+    fit: _Fit | None = None
+    done, left = 0, []
+    for inputs in tracked(_stream(model, rows, tower, batch, steps, dice), "tuning", steps, show=progress):
+        heard = hear(model, inputs, tower)
+        fit = fit or _Fit(heard, rate, steps)
+        picked = torch.randperm(int(heard.own.sum()), generator=dice)[:positions]
+        left.append(fit.step(heard, picked))
+        done += 1
+    if fit is None or done < steps:
+        raise MethodError(
+            f"the rows gave {done} batches, and {steps} steps were asked for", expected="a batch for each step",
+            do=f"give a list, which is gone over again, or more rows; or ask for {max(1, done)} steps",
+        )  # fmt: skip
+    kl = torch.tensor(left[-max(1, steps // 10) :]).mean(0).tolist()
+    config = {
+        "tower": tower, "steps": steps, "rate": rate, "batch": batch, "positions": positions, "seed": seed, "kl": kl,
+        "source": SOURCE,
+    }  # fmt: skip
+    return TunedLens(fit.tensors(), config, Origin.of(model, *sites_of(model, tower)[:-1]))
+
+
+class _Fit:
+    """Translators in training, in single precision at least: one matrix and one bias a layer."""
+
+    def __init__(self, heard: Heard, rate: float, steps: int) -> None:
+        like = [heard.run[site] for site in heard.sites[:-1]]
+        dtype = torch.promote_types(heard.voice.dtype, torch.float32)
+        size = like[0].shape[-1]
+        self.changes = [torch.zeros(size, size, dtype=dtype, device=x.device, requires_grad=True) for x in like]
+        self.biases = [torch.zeros(size, dtype=dtype, device=x.device, requires_grad=True) for x in like]
+        self.adam = torch.optim.Adam([*self.changes, *self.biases], lr=rate)
+        self.falling = torch.optim.lr_scheduler.LambdaLR(self.adam, lambda step: 1 - step / steps)
+
+    def step(self, heard: Heard, at: Int[Tensor, "m"]) -> list[float]:
+        """One step on some positions; the nats that lay between each layer and the end before it."""
+        final, left = log_probs(heard.final(at)), []
+        for site, change, bias in zip(heard.sites, self.changes, self.biases, strict=False):
+            with torch.enable_grad():
+                said = log_probs(heard.read(_translated(heard.states(site, at), change, bias)))
+                loss = nn.functional.kl_div(said, final, reduction="batchmean", log_target=True)
+            change.grad, bias.grad = torch.autograd.grad(loss, [change, bias])
+            left.append(float(loss))
+        self.adam.step()
+        self.falling.step()
+        return left
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What is kept, layers in front."""
+        both = {"change": self.changes, "bias": self.biases}
+        return {name: torch.stack([x.detach().cpu() for x in each]) for name, each in both.items()}
+
+
+def _translated(
+    state: Float[Tensor, "n d"], change: Float[Tensor, "d d"], bias: Float[Tensor, "d"]
+) -> Float[Tensor, "n d"]:
+    exact = state.to(change.dtype)
+    return (exact + exact @ change.T + bias).to(state.dtype)
+
+
+def _stream(
+    model: Model, rows: Rows, tower: str, batch: int, steps: int, dice: torch.Generator
+) -> Iterator[Inputs]:  # fmt: skip
+    """The inputs of each step: a list again and again, in an order of its own each time; a stream as it comes."""
+    given = 0
+    while given < steps:
+        before = given
+        each: Any = rows
+        if isinstance(rows, Sequence):
+            each = [rows[i] for i in torch.randperm(len(rows), generator=dice).tolist()]
+        for inputs in feed(model, each, tower, batch=batch, progress=False):
+            yield inputs
+            given += 1
+            if given == steps:
+                return
+        if not isinstance(rows, Sequence | Inputs) or given == before:
+            return
