@@ -43,6 +43,7 @@ LACKS = {
     "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
     "eyes": ("a tower that looks at pictures", "a model that has one"),
     "space": ("a picture tower that ends in the space of texts, as those of CLIP and SigLIP do", "such a model"),
+    "voice": ("a model that writes, such as a LLaVA or a language model", "such a model"),
 }  # fmt: skip
 
 
@@ -94,6 +95,11 @@ class Question:
     def space(self) -> str | None:
         """The space that pictures and texts share; None where there is none."""
         return "joint" if self.model.family.kind == "contrastive" and "vision" in self.model.towers else None
+
+    @property
+    def voice(self) -> str | None:
+        """The tower that ends in words; None where the model does not write."""
+        return "text" if self.model.family.kind == "generative" and "text.logits" in self.model.sites else None
 
     @property
     def aim(self) -> str:

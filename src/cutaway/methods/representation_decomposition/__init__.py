@@ -1,5 +1,6 @@
-"""Embeddings as exact sums over layers, heads, MLPs and positions."""
+"""Embeddings and logits as exact sums over layers, heads, MLPs and positions."""
 
+from cutaway.methods.representation_decomposition.logit_decomposition import LogitDecomposition, logit_decomposition
 from cutaway.methods.representation_decomposition.representation_decomposition import (
     AblationCurve,
     Decomposition,
@@ -8,4 +9,12 @@ from cutaway.methods.representation_decomposition.representation_decomposition i
     representation_decomposition,
 )
 
-__all__ = ["AblationCurve", "Decomposition", "accumulated_ablation", "decompositions", "representation_decomposition"]
+__all__ = [
+    "AblationCurve",
+    "Decomposition",
+    "LogitDecomposition",
+    "accumulated_ablation",
+    "decompositions",
+    "logit_decomposition",
+    "representation_decomposition",
+]
