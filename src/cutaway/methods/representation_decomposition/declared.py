@@ -60,7 +60,7 @@ METHODS = (
             "by_neuron": "Split every MLP by its hidden units.",
             "depth": "2: split what a head reads by what wrote it; 3: go on through the connector of a LLaVA.",
         },
-        cannot="Direct effects only, with norms, patterns and gates held as they were: what an early layer prepares for a "
-        "later one counts for nothing.",
+        cannot="Direct effects only, with norms, patterns and gates held as they were: what an early layer prepares "
+        "for a later one counts for nothing.",
     ),
 )

@@ -54,10 +54,10 @@ class LogitDecomposition(Result):
     """The terms of a logit difference of each row, in logits.
 
     `embed` (row): what enters the first block; `heads` (row, layer, head); `biases`, `mlps` (row, layer);
-    `cross_heads`, `cross_biases` where there is cross-attention; `norm_bias`, `offset` (row): biases of the last norm and of the
-    unembedding; `rounding` (row): what the last norm gives beside its formula. Each has a `…_chance`: the root mean
-    square of the same term for random pairs of words. `total` (row) is the model's own number, `error` (row) how far
-    the sum of the terms is from it.
+    `cross_heads`, `cross_biases` where there is cross-attention; `norm_bias`, `offset` (row): biases of the last norm
+    and of the unembedding; `rounding` (row): what the last norm gives beside its formula. Each has a `…_chance`: the
+    root mean square of the same term for random pairs of words. `total` (row) is the model's own number, `error` (row)
+    how far the sum of the terms is from it.
 
     `head_tokens` (row, layer, head, token): heads by source token. `neurons` (row, layer, neuron), `mlp_biases` (row,
     layer): MLPs by hidden unit. `written` (row, layer, head, token, writer): source tokens by what wrote the value that
@@ -126,10 +126,11 @@ class LogitDecomposition(Result):
     def note(self) -> str:
         """What the total is, and what is held."""
         mean, most = float(self["total"].mean()), float(self["error"].max())
-        return (
-            f"They sum to the model's own {mean:.3f} logits (largest gap {most:.1g}). Direct effects only, the last "
-            "norm held at its scale."
-        )
+        told = f"They sum to the model's own {mean:.3f} logits (gap {most:.1g}), the last norm held at its scale."
+        if "head_tokens" not in self.data:
+            return told
+        entering = self.entering().mean()
+        return f"{told} It enters at {', '.join(f'{kind}: {value:.3f}' for kind, value in entering.items())}."
 
     def to_dataframe(self, name: str | None = None) -> Any:
         """A variable as a tidy table; by default every term of every row, with its size for random words."""
