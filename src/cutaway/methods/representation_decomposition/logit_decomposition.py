@@ -22,7 +22,6 @@ from cutaway.methods.representation_decomposition.logit_terms import (
     Terms,
     asked,
     check_model,
-    check_options,
     check_target,
     directions,
     exact,
@@ -169,8 +168,7 @@ def logit_decomposition(
     `depth=2` splits each source token once more: v = W_V N_l(x_j) + b_V with the norm before layer l held at its scale,
     and x_j = embedding + what earlier layers wrote at j. `depth=3` goes on through the connector of a LLaVA: the
     embedding of a picture token is W_2 (a * (W_1 y + b_1)) + b_2 with its non-linearity held at the observed gate
-    a = act(z) / z, and y is a sum over the vision tower at that patch. Here <u, …> is summed over all heads that read
-    the token.
+    a = act(z) / z, and y is a sum over the vision tower at that patch; all heads that read the token are summed.
 
     Units: logits. Every sum is exact and is checked; a gap beyond rounding is an error. Libraries take RMS norms in
     single precision: `rounding` is what the last norm gave beside its formula, the writer `rounding` the same of the
@@ -194,11 +192,7 @@ def logit_decomposition(
     (('row', 'layer', 'head', 'token'), True)
     """
     started = time.perf_counter()
-    check_target(target)
-    check_model(model)
-    check_options(depth, pairs)
-    if depth > 2:
-        check_connector(model)
+    _check_asked(model, inputs, target, depth, pairs)
     reading = Terms(model, readout(model, TOWER), by_neuron)
     run = model.run(inputs, record=reading.sites, tokens=[target.position])  # type: ignore[attr-defined]
     total, words = exact(target(run)), asked(run, target)
@@ -221,6 +215,19 @@ def logit_decomposition(
 
 
 # --- the sums are checked ---------------------------------------------------------------------------------------------
+
+
+def _check_asked(model: Model, inputs: Inputs, target: Target, depth: int, pairs: int) -> None:
+    check_target(target)
+    check_model(model)
+    if depth not in (1, 2, 3) or pairs < 1:
+        raise MethodError(
+            f"depth {depth} with {pairs} random pairs", expected="a depth of 1 to 3 and one pair at least",
+            exists="1: heads, by source token if asked; 2: and by what wrote there; 3: and through the connector",
+            do="give other options",
+        )  # fmt: skip
+    if depth > 2:
+        check_connector(model, inputs)
 
 
 def _said(run: Run, target: Any, words: Int[Tensor, "row word"]) -> Float[ndarray, "row word"]:

@@ -60,7 +60,7 @@ class Routes:
 
     def found(self) -> dict[str, Any]:
         """`head_tokens`, deeper `written`, deeper still `seen`, with their axes."""
-        shares, written, reading = [], [], 0
+        shares, written, readings = [], [], []
         for layer in self.layers:
             pattern, seen = self._reads(layer)
             v = exact(self.run[f"{TOWER}.{layer}.attn.v"])
@@ -69,13 +69,13 @@ class Routes:
             if self.depth > 1:
                 back = self._back(layer, pattern, seen, shares[-1])
                 written.append(back.shares)
-                reading = reading + back.reading
+                readings.append(back.reading)
         axes = ("row", "layer", "head", "token")
         made: dict[str, Any] = {"head_tokens": (axes, torch.stack(shares, 1).cpu().numpy())}
         if self.depth > 1:
             made["written"] = ((*axes, "writer"), torch.stack(written, 1).cpu().numpy())
             made["writer"] = self._writers
-        return made | (self._seen(torch.as_tensor(reading)) if self.depth > 2 else {})
+        return made | (self._seen(torch.stack(readings).sum(0)) if self.depth > 2 else {})
 
     def tokens(self) -> dict[str, Any]:
         """What each position is."""
@@ -162,8 +162,9 @@ class Routes:
         where = np.argwhere(said.kind == "image")
         found = np.array([place[said.image[r, t], said.row[r, t], said.col[r, t]] for r, t in where])
         dropped = len(eyes) - self.run["connector.pre"].shape[1]
-        both = torch.from_numpy(np.concatenate([where, found], 1)).to(self.u.device)
-        return _Patches(*both.T, both[:, 3] - dropped)
+        row, token = torch.from_numpy(where).to(self.u.device).T
+        picture, patch = torch.from_numpy(found).to(self.u.device).T
+        return _Patches(row, token, picture, patch, patch - dropped)
 
 
 class _Back(NamedTuple):
@@ -189,8 +190,13 @@ def lit(model: Model) -> list[int]:
     return [layer for layer in layers if not model.sites.one(f"{EYES}.{layer}.mlp.out").dead]
 
 
-def check_connector(model: Model) -> None:
+def check_connector(model: Model, inputs: Inputs) -> None:
     """Raise SiteError unless picture tokens are one patch each, read by a connector of two layers from one layer."""
+    if EYES in model.towers and EYES not in inputs.tokens:
+        raise SiteError(
+            "these inputs have no picture, so nothing comes through the connector", expected="inputs with a picture",
+            exists=", ".join(inputs.tokens), do="`model.inputs(image=…, text=…)`, or stay at `depth=2`",
+        )  # fmt: skip
     sites = ("connector.pre", "connector.post", f"{EYES}.0.resid_pre")
     fits = model.family.image_tokens == "grid" and all(site in model.sites for site in sites)
     if fits:

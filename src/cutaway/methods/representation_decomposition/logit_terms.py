@@ -62,16 +62,6 @@ def check_model(model: Model) -> None:
     head_weights(model, TOWER, 0)
 
 
-def check_options(depth: int, pairs: int) -> None:
-    """Raise MethodError for numbers that mean nothing."""
-    if depth not in (1, 2, 3) or pairs < 1:
-        raise MethodError(
-            f"depth {depth} with {pairs} random pairs", expected="a depth of 1 to 3 and one pair at least",
-            exists="1: heads, by source token if asked; 2: and by what wrote there; 3: and through the connector",
-            do="give other options",
-        )  # fmt: skip
-
-
 # --- the sum ----------------------------------------------------------------------------------------------------------
 
 
