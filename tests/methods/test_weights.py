@@ -13,12 +13,31 @@ from cutaway.errors import SiteError
 from cutaway.methods.representation_decomposition import representation_decomposition
 from cutaway.model.linear import linear_map, norm_weights
 from cutaway.model.texts import writes
-from cutaway.model.weights import head_weights, readout
+from cutaway.model.weights import head_weights, readout, value_weights
 from cutaway.zoo import tiny
 from world import KNOWN, PIPELINES, clean, fresh, gap, given, moved, noise, opened
 
 HEADS = [("clip", "vision"), ("clip", "text"), ("siglip", "vision"), ("dinov2", "vision"), ("vit", "vision"),
          ("llama", "text"), ("gpt2", "text"), ("bert", "text")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "phi3", "opt", "whisper"])
+def test_values_come_from_the_residual(name):
+    """Alone or behind queries and keys, with biases or without, and with fewer heads than queries have."""
+    weight, bias = value_weights(opened(name), "text", 1)
+    x, scale, v = (clean(name)[f"text.1.{part}"] for part in ("resid_pre", "attn.norm.scale", "attn.v"))
+    assert gap(torch.einsum("btd,hed->bthe", x / scale[..., None], weight) + bias, v) < 1e-6  # norms in float32 inside
+
+
+def test_a_block_whose_values_are_not_in_the_table_says_so():
+    with pytest.raises(SiteError, match="which projection of CLIPEncoderLayer makes"):
+        value_weights(opened("clip"), "vision", 0)
+
+
+def test_heads_of_cross_attention_add_up_too():
+    weight, bias = head_weights(opened("whisper"), "text", 1, "cross")
+    z, out = (clean("whisper")[f"text.1.cross.{part}"] for part in ("z", "out"))
+    assert gap(torch.einsum("bthe,hed->btd", z, weight) + bias, out) < 1e-12
 
 
 @pytest.mark.parametrize(("name", "tower"), HEADS)

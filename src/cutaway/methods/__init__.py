@@ -3,7 +3,7 @@
 from cutaway.methods.causal_tracing import activation_patching
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import logit_lens, tuned_lens, word_lens
-from cutaway.methods.representation_decomposition import representation_decomposition
+from cutaway.methods.representation_decomposition import logit_decomposition, representation_decomposition
 from cutaway.methods.text_explanation import head_texts, picture_texts, splice, text_span
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "erase",
     "head_texts",
     "linear_probing",
+    "logit_decomposition",
     "logit_lens",
     "picture_texts",
     "representation_decomposition",

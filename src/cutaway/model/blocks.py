@@ -5,7 +5,7 @@ from __future__ import annotations
 from cutaway.model.table import HEADS, PLANES, TOKENS, UNITS, Attn, Block, Mlp, Port
 
 _GATED = Mlp("mlp.gate_proj", "mlp.down_proj", "mlp", norm="post_attention_layernorm")
-_LLAMA = Block(attn=Attn("self_attn", "self_attn.o_proj", "input_layernorm"), mlp=_GATED)
+_LLAMA = Block(attn=Attn("self_attn", "self_attn.o_proj", "input_layernorm", v="self_attn.v_proj"), mlp=_GATED)
 _CLIP = Block(
     attn=Attn("self_attn", "self_attn.out_proj", "layer_norm1"),
     mlp=Mlp("mlp.fc1", "mlp.fc2", "mlp", norm="layer_norm2"),
@@ -15,7 +15,7 @@ _DINO = Block(
     mlp=Mlp("mlp.fc1", "mlp.fc2", "layer_scale2", norm="norm2"),
 )
 _QWEN_VISION = Attn("attn", "attn.proj", "norm1")
-_SPEECH_ATTN = Attn("self_attn", "self_attn.out_proj", "self_attn_layer_norm")
+_SPEECH_ATTN = Attn("self_attn", "self_attn.out_proj", "self_attn_layer_norm", v="self_attn.v_proj")
 _SPEECH_CROSS = Attn("encoder_attn", "encoder_attn.out_proj", "encoder_attn_layer_norm")
 _SPEECH_MLP = Mlp("fc1", "fc2", "fc2", norm="final_layer_norm")
 _BERT_ATTN = Attn("attention", "attention.output.dense", "attention.output.LayerNorm", out="attention.output.dense",
@@ -73,10 +73,12 @@ BLOCKS: dict[str, Block] = {
         mlp=Mlp("mlp.gate_proj", "mlp.down_proj", "post_feedforward_layernorm", norm="pre_feedforward_layernorm"),
     ),
     "Phi3DecoderLayer": Block(
-        attn=_LLAMA.attn,
+        attn=Attn("self_attn", "self_attn.o_proj", "input_layernorm", v="self_attn.qkv_proj"),
         mlp=Mlp("mlp.gate_up_proj", "mlp.down_proj", "mlp", "post_attention_layernorm", pre_view="first_half"),
     ),
-    "GPT2Block": Block(attn=Attn("attn", "attn.c_proj", "ln_1"), mlp=Mlp("mlp.c_fc", "mlp.c_proj", "mlp", norm="ln_2")),
+    "GPT2Block": Block(
+        attn=Attn("attn", "attn.c_proj", "ln_1", v="attn.c_attn"), mlp=Mlp("mlp.c_fc", "mlp.c_proj", "mlp", norm="ln_2")
+    ),
     "OPTDecoderLayer": Block(_SPEECH_ATTN, mlp=_SPEECH_MLP, post_norm="!do_layer_norm_before", flat=True),
     "MambaBlock": Block(
         extra={

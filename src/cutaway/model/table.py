@@ -48,6 +48,7 @@ class Attn:
     """An attention sublayer: its module, its output projection, what it adds to the residual, the norm before it.
 
     `caller` is the module that calls the attention function when that is not `path` itself (BERT's inner `self`).
+    `v` is the projection whose last outputs are the values, if it is known: alone, or behind queries and keys.
     """
 
     path: str
@@ -56,6 +57,7 @@ class Attn:
     out: str = ""
     caller: str = ""
     optional: bool = False
+    v: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cutaway.errors import SiteError
+from cutaway.model.blocks import BLOCKS
 from cutaway.model.inputs import Inputs
 from cutaway.model.linear import linear_map, norm_weights
 from cutaway.model.model import Model
+from cutaway.model.paths import child
 from cutaway.model.run import Run
 from cutaway.model.seats import is_rms, norm_eps
 from cutaway.model.sites import Site
@@ -169,13 +171,13 @@ def readout(model: Model, tower: str) -> Readout:
 
 
 def head_weights(
-    model: Model, tower: str, layer: int
+    model: Model, tower: str, layer: int, sublayer: Literal["attn", "cross"] = "attn"
 ) -> tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, "d_model"]]:
     """W and b with `attn.out` = sum over heads of `attn.z` W + b: what each head of a layer writes to the residual.
 
-    A layer scale behind the output projection (DINOv2) is folded in.
+    A layer scale behind the output projection (DINOv2) is folded in. `sublayer="cross"`: the same of cross-attention.
     """
-    z, out = (model.sites.one(f"{tower}.{layer}.attn.{part}") for part in ("z", "out"))
+    z, out = (model.sites.one(f"{tower}.{layer}.{sublayer}.{part}") for part in ("z", "out"))
     inner, outer = model.engine.seat(z).module, model.engine.seat(out).module
     matrix, bias = linear_map(inner, str(z), model.dtype)
     if getattr(outer, "lambda1", None) is not None:
@@ -189,6 +191,36 @@ def head_weights(
             do="use another model, or the activations themselves",
         )
     return matrix.T.unflatten(0, (z.sizes["head"], -1)), bias
+
+
+def value_weights(
+    model: Model, tower: str, layer: int
+) -> tuple[Float[Tensor, "kv_head d_head d_model"], Float[Tensor, "kv_head d_head"]]:
+    """W and b with `attn.v` = W x / s + b: how a layer's values come from the residual x at a position.
+
+    s is `attn.norm.scale`, the denominator of the norm before the attention; its gain, mean and bias are folded in.
+    Raises SiteError where the table does not say which projection makes the values.
+    """
+    block, v = model.towers[tower].blocks[layer], f"{tower}.{layer}.attn.v"
+    kind = type(block).__name__
+    row = BLOCKS[kind].attn
+    if row is None or not row.v:
+        raise SiteError(
+            f"it is not known which projection of {kind} makes '{v}'",
+            expected="the name of it in the row of its attention",
+            do="add it (`v=`) to its row in model/blocks.py, or use the values themselves",
+        )
+    matrix, bias = linear_map(child(block, row.v, kind), v, model.dtype)
+    norm = model.engine.seat(f"{tower}.{layer}.attn.norm.scale").module
+    gain, shift = (weight.detach() for weight in norm_weights(norm))
+    sizes = model.sites.one(v).sizes
+    heads = sizes.get("kv_head", sizes.get("head"))
+    assert heads is not None
+    count = heads * sizes["d_head"]
+    matrix, bias = matrix[-count:], bias[-count:] + matrix[-count:] @ shift
+    scaled = matrix * gain
+    scaled = scaled if is_rms(norm) else scaled - scaled.mean(-1, keepdim=True)
+    return scaled.unflatten(0, (heads, -1)), bias.unflatten(0, (heads, -1))
 
 
 def _projection(model: Model, tower: str, gain: Tensor) -> tuple[str, Tensor, Tensor]:

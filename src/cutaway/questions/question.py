@@ -39,8 +39,8 @@ LACKS = {
     "rows": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
     "eyes": ("a tower that looks at pictures", "a model that has one"),
-    "voice": ("a tower that ends in words, as that of every model that writes does", "a model that writes"),
     "space": ("a picture tower that ends in the space of texts, as those of CLIP and SigLIP do", "such a model"),
+    "voice": ("a model that writes, such as a LLaVA or a language model", "such a model"),
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
-"""Embeddings as exact sums over layers, heads, MLPs and positions."""
+"""Embeddings and logits as exact sums over layers, heads, MLPs and positions."""
 
 from cutaway.methods.representation_decomposition.direct import Direct
+from cutaway.methods.representation_decomposition.logit_decomposition import LogitDecomposition, logit_decomposition
 from cutaway.methods.representation_decomposition.representation_decomposition import (
     AblationCurve,
     Decomposition,
@@ -13,7 +14,9 @@ __all__ = [
     "AblationCurve",
     "Decomposition",
     "Direct",
+    "LogitDecomposition",
     "accumulated_ablation",
     "decompositions",
+    "logit_decomposition",
     "representation_decomposition",
 ]

@@ -8,7 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cutaway.errors import MethodError, SiteError
 from cutaway.methods.method import Entry, Method
+from cutaway.methods.representation_decomposition.logit_decomposition import logit_decomposition
+from cutaway.methods.representation_decomposition.logit_terms import check_model, check_target
 from cutaway.methods.representation_decomposition.representation_decomposition import (
     Decomposition,
     representation_decomposition,
@@ -52,6 +55,16 @@ def drawn(made: Decomposition, question: Question) -> Axes:
     return ax
 
 
+def a_sum(question: Question) -> str:
+    """Why the number is no sum over the parts of this model; "" where it is one."""
+    try:
+        check_model(question.model)
+        check_target(question.target)
+    except (MethodError, SiteError) as error:
+        return str(error)
+    return ""
+
+
 METHODS = (
     Method(
         function=representation_decomposition,
@@ -66,5 +79,19 @@ METHODS = (
         beside=True,
         show=show,
         lead=lead,
+    ),
+    Method(
+        function=logit_decomposition,
+        row="representation decomposition",
+        takes={"model": "model", "inputs": "inputs", "target": "target"},
+        needs=("voice",),
+        fitting=a_sum,
+        options={
+            "by_token": "Split every head by the token that it reads.",
+            "by_neuron": "Split every MLP by its hidden units.",
+            "depth": "2: split what a head reads by what wrote it; 3: go on through the connector of a LLaVA.",
+        },
+        cannot="Direct effects only, with norms, patterns and gates held as they were: what an early layer prepares "
+        "for a later one counts for nothing.",
     ),
 )

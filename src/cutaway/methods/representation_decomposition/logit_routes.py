@@ -1,0 +1,210 @@
+"""What heads bring to a logit, by source token, by what wrote the value there, and back into the vision tower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cutaway.errors import SiteError
+from cutaway.methods.representation_decomposition.logit_terms import TOWER, exact
+from cutaway.model.inputs import Inputs
+from cutaway.model.linear import linear_map
+from cutaway.model.model import Model
+from cutaway.model.run import Run
+from cutaway.model.weights import head_weights, value_weights
+
+EYES = "vision"
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The ways into a logit through one head at the position `places`; `u` is what is read of the last state there."""
+
+    model: Model
+    inputs: Inputs
+    depth: int
+    u: Float[Tensor, "row d_model"]
+    places: Int[Tensor, "row"]
+
+    @property
+    def layers(self) -> range:
+        """The layers of the decoder."""
+        return range(self.model.sites.towers()[TOWER])
+
+    @property
+    def sites(self) -> list[str]:
+        """What is read of a run, at all positions."""
+        found = [f"{TOWER}.*.attn.pattern", f"{TOWER}.*.attn.v"]
+        if self.depth > 1:
+            found += [f"{TOWER}.*.resid_pre", f"{TOWER}.*.attn.norm.scale", *(f"{TOWER}.*.{p}.out" for p in self.parts)]
+        if self.depth > 2:
+            found += ["connector.pre", "connector.post", f"{EYES}.0.resid_pre"]
+            found += [f"{EYES}.{layer}.{part}" for layer in lit(self.model) for part in ("attn.z", "mlp.out")]
+        return found
+
+    @property
+    def parts(self) -> list[str]:
+        """The sublayers that write to the stream, in their order."""
+        return ["attn", *(["cross"] if f"{TOWER}.0.cross.out" in self.model.sites else []), "mlp"]
+
+    @cached_property
+    def run(self) -> Run:
+        """The run that is read."""
+        return self.model.run(self.inputs, record=self.sites)
+
+    def found(self) -> dict[str, Any]:
+        """`head_tokens`, deeper `written`, deeper still `seen`, with their axes."""
+        shares, written, readings = [], [], []
+        for layer in self.layers:
+            pattern, seen = self._reads(layer)
+            v = exact(self.run[f"{TOWER}.{layer}.attn.v"])
+            v = v.repeat_interleave(seen.shape[1] // v.shape[2], dim=2)
+            shares.append(torch.einsum("rhj,rjhe,rhe->rhj", pattern, v, seen))
+            if self.depth > 1:
+                back = self._back(layer, pattern, seen, shares[-1])
+                written.append(back.shares)
+                readings.append(back.reading)
+        axes = ("row", "layer", "head", "token")
+        made: dict[str, Any] = {"head_tokens": (axes, torch.stack(shares, 1).cpu().numpy())}
+        if self.depth > 1:
+            made["written"] = ((*axes, "writer"), torch.stack(written, 1).cpu().numpy())
+            made["writer"] = self._writers
+        return made | (self._seen(torch.stack(readings).sum(0)) if self.depth > 2 else {})
+
+    def tokens(self) -> dict[str, Any]:
+        """What each position is."""
+        known = self.inputs.tokens[TOWER]
+        columns = {"token_kind": known.kind.astype(str), "token_text": known.text.astype(str), "image": known.image,
+                   "tile": known.tile, "patch_row": known.row, "patch_col": known.col}  # fmt: skip
+        return {name: (("row", "token"), column) for name, column in columns.items()}
+
+    # --- one head back ------------------------------------------------------------------------------------------------
+
+    def _reads(self, layer: int) -> tuple[Float[Tensor, "row head token"], Float[Tensor, "row head d_head"]]:
+        """Where the heads of a layer look from the position, and what of a value each of them brings to the logit."""
+        weight, _ = head_weights(self.model, TOWER, layer)
+        pattern = exact(self.run[f"{TOWER}.{layer}.attn.pattern"])
+        rows = torch.arange(len(pattern), device=pattern.device)
+        return pattern[rows, :, self.places.to(pattern.device)], torch.einsum("hed,rd->rhe", exact(weight), self.u)
+
+    @property
+    def _writers(self) -> list[str]:
+        return ["embed", *(f"{layer}.{part}" for layer in self.layers for part in self.parts), "bias", "rounding"]
+
+    def _back(self, layer: int, pattern: Tensor, seen: Tensor, whole: Tensor) -> _Back:
+        """The values of a layer by what wrote the stream there, the norm before them held at its scale."""
+        weight, bias = (exact(part) for part in value_weights(self.model, TOWER, layer))
+        group = seen.shape[1] // len(weight)
+        toward = torch.einsum("rhe,hed->rhd", seen, weight.repeat_interleave(group, 0))
+        share = pattern / exact(self.run[f"{TOWER}.{layer}.attn.norm.scale"])[:, None]
+        shares = share.new_zeros(*share.shape, len(self._writers))
+        sites = [f"{TOWER}.0.resid_pre", *(f"{TOWER}.{n}.{part}.out" for n in range(layer) for part in self.parts)]
+
+        def read(site: str) -> Tensor:
+            return share * torch.einsum("rhd,rjd->rhj", toward, exact(self.run[site]))
+
+        for at, site in enumerate(sites):
+            shares[..., at] = read(site)
+        shares[..., -2] = pattern * torch.einsum("rhe,he->rh", seen, bias.repeat_interleave(group, 0))[..., None]
+        shares[..., -1] = whole - read(f"{TOWER}.{layer}.resid_pre") - shares[..., -2]
+        return _Back(shares, torch.einsum("rhj,rhd->rjd", share, toward))
+
+    # --- through the connector ----------------------------------------------------------------------------------------
+
+    def _seen(self, reading: Float[Tensor, "row token d_model"]) -> dict[str, Any]:
+        """What the embeddings of picture tokens give, by the parts of the connector and of the vision tower."""
+        at = self._patches()
+        first, second = (self._connector(part) for part in ("pre", "post"))
+        pre, post = (exact(self.run[f"connector.{part}"])[at.picture, at.entry] for part in ("pre", "post"))
+        gate = torch.where(pre == 0, 0, post / pre)
+        read = reading[at.row, at.token]  # picture token, d_model
+        toward = (read @ second[0]) * gate
+        bias = read @ second[1] + toward @ first[1]
+        found = {"connector_bias": bias} | self._eyes(toward @ first[0], at)
+        whole = reading.new_zeros(*reading.shape[:2], len(found))
+        whole[at.row, at.token] = torch.stack([*found.values()], 1)
+        return {"seen": (("row", "token", "part"), whole.cpu().numpy()), "part": [*found]}
+
+    def _connector(self, part: str) -> tuple[Tensor, Tensor]:
+        module = self.model.engine.seat(f"connector.{part}").module
+        matrix, bias = linear_map(module, f"connector.{part}", self.model.dtype)
+        return exact(matrix), exact(bias)
+
+    def _eyes(self, toward: Float[Tensor, "patch d_vision"], at: _Patches) -> dict[str, Tensor]:
+        """The state of the vision tower that the connector reads, patch by patch and part by part."""
+
+        def here(site: str) -> Tensor:
+            return exact(self.run[site])[at.picture, at.patch]
+
+        found = {"patch": (here(f"{EYES}.0.resid_pre") * toward).sum(1)}
+        for layer in lit(self.model):
+            weight, bias = head_weights(self.model, EYES, layer)
+            z = here(f"{EYES}.{layer}.attn.z")
+            heads = torch.einsum("phe,hed,pd->hp", z, exact(weight), toward)
+            found |= {f"{layer}.head.{head}": value for head, value in enumerate(heads)}
+            found[f"{layer}.attn_bias"] = toward @ exact(bias)
+            found[f"{layer}.mlp"] = (here(f"{EYES}.{layer}.mlp.out") * toward).sum(1)
+        return found
+
+    def _patches(self) -> _Patches:
+        """Which patch each picture token is: places in the decoder, in the vision tower and in the connector."""
+        said, eyes = self.inputs.tokens[TOWER], self.inputs.tokens[EYES]
+        place = {
+            (eyes.image[n, p], eyes.row[n, p], eyes.col[n, p]): (n, p)
+            for n, p in np.argwhere(eyes.row >= 0)
+        }  # fmt: skip
+        where = np.argwhere(said.kind == "image")
+        found = np.array([place[said.image[r, t], said.row[r, t], said.col[r, t]] for r, t in where])
+        dropped = len(eyes) - self.run["connector.pre"].shape[1]
+        row, token = torch.from_numpy(where).to(self.u.device).T
+        picture, patch = torch.from_numpy(found).to(self.u.device).T
+        return _Patches(row, token, picture, patch, patch - dropped)
+
+
+class _Back(NamedTuple):
+    """Shares of each head and source token by writer, and what all heads of a layer read of the stream there."""
+
+    shares: Float[Tensor, "row head token writer"]
+    reading: Float[Tensor, "row token d_model"]
+
+
+class _Patches(NamedTuple):
+    """For each picture token: row and token of the decoder, picture and patch of the vision tower, connector entry."""
+
+    row: Int[Tensor, "patch"]
+    token: Int[Tensor, "patch"]
+    picture: Int[Tensor, "patch"]
+    patch: Int[Tensor, "patch"]
+    entry: Int[Tensor, "patch"]
+
+
+def lit(model: Model) -> list[int]:
+    """The layers of the vision tower that the rest of the model reads."""
+    layers = range(model.sites.towers()[EYES])
+    return [layer for layer in layers if not model.sites.one(f"{EYES}.{layer}.mlp.out").dead]
+
+
+def check_connector(model: Model, inputs: Inputs) -> None:
+    """Raise SiteError unless picture tokens are one patch each, read by a connector of two layers from one layer."""
+    if EYES in model.towers and EYES not in inputs.tokens:
+        raise SiteError(
+            "these inputs have no picture, so nothing comes through the connector", expected="inputs with a picture",
+            exists=", ".join(inputs.tokens), do="`model.inputs(image=…, text=…)`, or stay at `depth=2`",
+        )  # fmt: skip
+    sites = ("connector.pre", "connector.post", f"{EYES}.0.resid_pre")
+    fits = model.family.image_tokens == "grid" and all(site in model.sites for site in sites)
+    if fits:
+        matrix, _ = linear_map(model.engine.seat("connector.pre").module, "connector.pre", model.dtype)
+        fits = matrix.shape[1] == model.sites.one(f"{EYES}.0.resid_pre").sizes["d_model"]
+    if not fits:
+        raise SiteError(
+            f"what {type(model.module).__name__} does between its vision tower and its decoder is not such a sum",
+            expected="a LLaVA: a connector of two layers that reads each patch at one layer of the vision tower",
+            exists=", ".join(model.towers), do="stay at `depth=2`: the embedding of a picture token is one term there",
+        )  # fmt: skip
