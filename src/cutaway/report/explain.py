@@ -85,7 +85,9 @@ def explained(
     told("reading what was given")
     whole = None if image is None else read_picture(image)
     if not text and not prompt:
-        raise InputError("there is nothing to ask", expected=EXPECTED["text"], do="give --text, or --prompt to draw")
+        raise InputError(
+            "there is no text and no prompt", expected=EXPECTED["text"], do="give --text, or --prompt to draw"
+        )
     folder = _folder(out, model.name if isinstance(model, Model) else str(model), image, overwrite)
     plain: dict[str, Any] = {
         "text": text, "answer": answer, "rival": rival, "prompt": prompt, "many": many, "skip_bad": skip_bad,
