@@ -12,10 +12,12 @@ from cutaway.errors import MethodError, SiteError, StoreError, TargetError
 from cutaway.methods.logit_lens import TunedLens, WordLens, tuned_lens, word_lens
 from cutaway.methods.logit_lens.heard import sites_of
 from cutaway.methods.result import load
+from cutaway.methods.table import method
 from cutaway.model.edits import Add, Scale, Set
 from cutaway.model.tokens import Where
 from cutaway.model.voice import speaking, voice
 from cutaway.model.weights import readout
+from cutaway.questions.question import ask
 from cutaway.store.fitted import Origin
 from cutaway.zoo import tiny
 from cutaway.zoo.tiny_text import tokenizer
@@ -117,6 +119,13 @@ def test_positions_are_each_rows_own():
         assert rest["kl"].isnull().all() and (rest["token_text"] == "").all()
         one, other = both.by_layer(prompt=1), alone[1].by_layer()
         assert (one["word"] == other["word"]).all() and np.allclose(one["kl"], other["kl"], atol=1e-12)
+
+
+def test_logits_that_are_no_numbers_are_named():
+    """In float64 the library's Gemma 2 lets its padding, which is NaN, into the rows."""
+    model = opened("gemma2")
+    with pytest.raises(MethodError, match=r"own logits are NaN in row 1.*padding in 1 of 2 rows"):
+        lens(model, model.inputs(text=TEXTS))
 
 
 def test_it_is_read_a_few_positions_at_a_time(monkeypatch):
@@ -274,3 +283,22 @@ def test_it_learns_from_pictures_and_from_streams_that_are_long_enough():
         tuned_lens(model, TEXTS, steps=0, progress=False)
     with pytest.raises(SiteError, match="writes no words"):
         tuned_lens(opened("clip"), TEXTS, progress=False)
+
+
+# --- as a declared method ---------------------------------------------------------------------------------------------
+
+
+def test_a_question_names_the_tokens_that_the_model_chose_itself():
+    """What it finds first need not be a word that is one token where it follows another: it goes by its number."""
+    model = opened("llava")
+    made = method("word-lens").apply(ask(model, tiny.picture(), "what is this"), top=2)
+    assert made.question.voice == "text" and all(isinstance(token, int) for token in made.question.tokens)
+    assert (made.result["word_rank"].values[0, -1, -1] == [1, 2]).all() and made.result.data.sizes["rank"] == 2
+    assert "word_lens(question.model, question.inputs, question.tokens, tower=question.voice, top=2)" in made.code()
+    assert ask(model, tiny.picture(), "what is this", "dog", "cat").tokens == ("dog", "cat")
+
+
+def test_tokens_go_by_their_numbers_where_nothing_spells_them():
+    model = cutaway.load(opened("llama").module)
+    found = lens(model, model.inputs(input_ids=given("llama").tensors["input_ids"]), [7])
+    assert found.words == ["token 7"] and str(found["top"].values[0, 0, 0, 0]).startswith("token ")

@@ -55,6 +55,12 @@ class Heard:
         rows, places = self.places
         own = self.run.logits[rows[at], places[at]]
         read = self.read(self.states(self.sites[-1], at))
+        if own.isnan().any():
+            raise MethodError(
+                f"the model's own logits are NaN in row {int(rows[at[own.isnan().any(-1).cpu()]][0])}",
+                expected="numbers", exists=f"padding in {int((~self.own).any(1).sum())} of {len(self.own)} rows",
+                do="run rows without padding, or load the model in another dtype",
+            )  # fmt: skip
         coarse = max(torch.finfo(one).eps for one in (own.dtype, self.voice.dtype))
         most = float(own.abs().max().clamp(min=1e-30))
         error = float((read - own).abs().max()) / most if read.shape == own.shape else torch.nan
