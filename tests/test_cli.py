@@ -199,7 +199,9 @@ def test_narrow_tables_do_not_break_words():
     assert max(map(len, told.splitlines())) <= 48 and "Decomposition(representation_decomposition" in told
 
 
-@pytest.mark.parametrize("command", ["sites", "tokens", "explain", "run logit-lens", "run linear-probing"])
+@pytest.mark.parametrize(
+    "command", ["sites", "tokens", "explain", "demo", "findings", "run logit-lens", "run word-lens"]
+)
 def test_every_command_that_opens_a_model_says_how(command):
     """Device, dtype and revision are options of each, and go with the name to where it is opened."""
     told = run(app, [*command.split(), "--help"]).output

@@ -16,6 +16,9 @@ from cutaway.cli.options import Bank, Overwrite, Pictures, SkipBad, Texts, opens
 from cutaway.source import Source
 
 
+OURS = Source("zoo:emoji-clip")
+
+
 class Declared(TyperGroup):
     """The commands of the declared methods, which are imported when one is asked for."""
 
@@ -197,8 +200,9 @@ def zoo_train(
 
 
 @app.command()
+@opens
 def findings(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of the zoo.")] = "zoo:emoji-clip",
+    model: Source = OURS,
     out: Annotated[Path, typer.Option(metavar="FILE.md", help="The page to write.")] = Path("reports/findings.md"),
     n: Annotated[int, typer.Option(help="How many scenes a set; n / 16 to n / 4 pairs a factor.")] = 640,
     seed: Annotated[int, typer.Option(help="Other scenes: the two sets are of this seed and the next.")] = 0,
@@ -263,10 +267,9 @@ def explain(
 
 
 @app.command()
+@opens
 def demo(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="zoo:emoji-clip, or a generative `tiny:` model.")
-    ] = "zoo:emoji-clip",
+    model: Source = OURS,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the report goes; else reports/demo.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -274,7 +277,7 @@ def demo(
 
     Try: cutaway demo · cutaway demo tiny:llava (cuts attention edges of a random model instead, no report)
     """
-    if model.startswith("tiny:"):
+    if str(model).startswith("tiny:"):
         from cutaway.report.tiny_demo import run_tiny_demo
 
         run_tiny_demo(model)

@@ -42,10 +42,16 @@ Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag 
 OPENING = {"device": Device, "dtype": Dtype, "revision": Revision}
 
 
+def _named(model: inspect.Parameter) -> inspect.Parameter:
+    """The parameter of a model as typed: a name, by default that of the default."""
+    default = model.default
+    return model.replace(annotation=ModelName, default=str(default) if isinstance(default, Source) else default)
+
+
 def opens(command: Callable[..., None]) -> Callable[..., None]:
     """A command on a MODEL with the options by which that is opened: it gets them with the name, as one `Source`."""
     own = inspect.signature(command, eval_str=True).parameters
-    shown = [one.replace(annotation=ModelName) if name == "model" else one for name, one in own.items()]
+    shown = [_named(one) if name == "model" else one for name, one in own.items()]
     none = {"default": None, "kind": inspect.Parameter.KEYWORD_ONLY}
     more = [inspect.Parameter(name, annotation=kind, **none) for name, kind in OPENING.items()]  # type: ignore[arg-type]
 

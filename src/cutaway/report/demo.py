@@ -10,13 +10,14 @@ from rich.console import Console
 from cutaway import data
 from cutaway.report.explain import Explained, explained
 from cutaway.report.progress import steps
+from cutaway.source import Source
 
 MODEL = "zoo:emoji-clip"
 SIDE = 448  # pixels; the model sees 64
 
 
 def run_demo(
-    model: str = MODEL, out: Path | None = None, *, overwrite: bool = False, console: Console | None = None
+    model: Source | str = MODEL, out: Path | None = None, *, overwrite: bool = False, console: Console | None = None
 ) -> Explained:
     """Explain a drawn scene with a written word, beside the same scene without it; print what was found and where."""
     console = console or Console()

@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from cutaway.questions.given import check_folder
 from cutaway.report import findings_heads, findings_layers, findings_scenes
 from cutaway.report.findings_page import About, page
 from cutaway.report.findings_plots import draw_all
+from cutaway.source import Source
 from cutaway.zoo.trained import TRAINED, spec_of
 
 SMALLEST = 48  # scenes: fewer leave a class without items
@@ -32,7 +34,7 @@ Found = dict[str, xarray.Dataset]
 
 
 def write_findings(
-    model_name: str, out: str | Path, n: int = 640, seed: int = 0, *, work: str | Path | None = None,
+    model: Source | str, out: str | Path, n: int = 640, seed: int = 0, *, work: str | Path | None = None,
     console: Console | None = None,
 ) -> Path:  # fmt: skip
     """Measure a model of the zoo and its untrained floor, and write a Markdown page with figures beside it.
@@ -52,6 +54,8 @@ def write_findings(
             expected="a path of a Markdown page",
             do=f"call it '{out.with_suffix('.md')}'",
         )
+    source = model if isinstance(model, Source) else Source(model)
+    model_name = source.name
     spec = spec_of(model_name)
     if spec is None or spec.floor is None or spec.asked != "match":
         raise InputError(
@@ -62,8 +66,8 @@ def write_findings(
             exists=", ".join(one.title for one in TRAINED.values() if one.asked == "match"), do="name one of these",
         )  # fmt: skip
     check_folder(out.parent)
-    model, floor = load(model_name), load(spec.floor)
-    return write(model, floor, out, n, seed, work=work, console=console)
+    opened, floor = load(source), load(replace(source, name=spec.floor))
+    return write(opened, floor, out, n, seed, work=work, console=console)
 
 
 def write(

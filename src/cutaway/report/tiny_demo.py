@@ -10,10 +10,11 @@ from cutaway.model.edits import Edit, Knockout, Patch, Scale
 from cutaway.model.load import load
 from cutaway.model.tokens import Where
 from cutaway.report.tables import heading, print_sites, print_tokens
+from cutaway.source import Source
 from cutaway.zoo import tiny
 
 
-def run_tiny_demo(name: str = "tiny:llava", console: Console | None = None) -> None:
+def run_tiny_demo(name: Source | str = "tiny:llava", console: Console | None = None) -> None:
     """Open a tiny model, ask it about a picture, and compare its answer under four edits."""
     console = console or Console()
     model = load(name)
