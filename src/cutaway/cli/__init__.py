@@ -15,7 +15,6 @@ from typer.core import TyperGroup
 from cutaway.cli.options import Bank, Overwrite, Pictures, SkipBad, Texts, opens
 from cutaway.source import Source
 
-
 OURS = Source("zoo:emoji-clip")
 
 
