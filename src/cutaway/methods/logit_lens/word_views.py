@@ -106,25 +106,26 @@ def by_layer(page: Page, found: WordLens) -> kinds.Table:
 
 
 def maps(page: Page, found: WordLens) -> kinds.Lens:
-    """The log-probability of each word asked about at every picture token, by layer."""
-    values, chance = log_maps(found), np.log(found["random_probability"].values[:, 0])
+    """How likely each word asked about is at every picture token, by layer, against chance."""
+    values, names = log_maps(found), _layers(found)
     layer, row, col = np.unravel_index(np.nanargmax(values[0]), values[0].shape)
-    above, count = int((values[0, layer] > chance[layer]).sum()), int(np.isfinite(values[0, layer]).sum())
-    names = _layers(found)
+    above, count = int((values[0, layer] > 0).sum()), int(np.isfinite(values[0, layer]).sum())
+    most, chance = float(values[0, layer, row, col]), float(found["random_probability"].values[layer, 0])
     return kinds.Lens(
         title="What each picture token reads as",
-        seen="Every picture token is read after every layer as if it were the last position; the map is the "
-        f"log-probability of the word there. {page.names[0]} is likeliest at row {row}, column {col} "
-        f"{_at(names[layer])}: {signed(values[0, layer, row, col]):.3f} nats; there a random direction has "
-        f"{signed(chance[layer]):.3f} (log of the mean probability), and {above} of {count} tokens have more.",
+        seen="Every picture token is read after every layer as if it were the last position. The map is the "
+        "log-probability of the word there, less the log of its mean probability for random directions as long as the "
+        f"states: above zero the word is likelier than by chance. {page.names[0]} is likeliest so at row {row}, column "
+        f"{col} {_at(names[layer])}: {signed(most):+.3f} nats, a probability of {chance * np.exp(most):.4f} for "
+        f"{chance:.4f} by chance. There, {above} of {count} tokens are above zero.",
         limits="It is correlational: that a token reads as a word does not mean that the model uses it (patch the "
         "state to see). It may have been taught so by the text around pictures in training, or hold what attention "
         f"brought from other places, which is not what lies there. {_BASIS}",
-        picture=page.seen, texts=page.names.labels[: len(values)], layers=names, values=values,
-        unit="log-probability (nats)", pooled=_logs(_last(found)["word_probability"].transpose("word", "layer")),
+        picture=page.seen, texts=page.names.labels[: len(values)], layers=names, values=values, signed=True,
+        unit="log-probability above chance (nats)", pooled=_above(found, _last(found)["word_probability"]),
         reader="last position", folded=True, provenance=origin(found),
         code=page.applied[ENTRY].code(
-            'read = np.log(found.on_grid("word_probability"))\n'
+            'read = np.log(found.on_grid("word_probability") / found["random_probability"])\n'
             'for layer in found["layer"].values.tolist():\n'
             '    print(layer, read.sel(layer=layer).isel(word=0).values.round(3), sep="\\n")', "import numpy as np",
         ),
@@ -137,13 +138,17 @@ def line(found: WordLens) -> ndarray:
 
 
 def log_maps(found: WordLens) -> ndarray:
-    """The log-probability of each word at the tokens of the first picture, (word, layer, row, column)."""
-    return _logs(found.on_grid("word_probability").transpose("word", "layer", "row", "col"))
+    """How likely each word is at the tokens of the first picture, against chance, (word, layer, row, column)."""
+    return _above(found, found.on_grid("word_probability"))
 
 
-def _logs(probability: xarray.DataArray) -> ndarray:
-    """Logs; a probability below single precision as its smallest number."""
-    return np.log(np.maximum(probability.values, np.finfo(np.float32).tiny))
+def _above(found: WordLens, probability: xarray.DataArray) -> ndarray:
+    """The log of a probability less that of chance, (word, layer, …); one below single precision as its smallest."""
+    least = np.finfo(np.float32).tiny
+    values = probability.transpose("word", "layer", ...).values.astype(float)
+    chance = found["random_probability"].transpose("word", "layer").values
+    chance = chance.reshape(*chance.shape, *[1] * (values.ndim - 2))
+    return np.asarray(np.log(np.maximum(values, least)) - np.log(np.maximum(chance, least)))
 
 
 def _aimed(logits: xarray.DataArray) -> ndarray:

@@ -36,10 +36,10 @@ def tell(page: Page) -> Iterator[str]:
     """Which head adds most, and where the number enters."""
     found = page.made(ENTRY)
     layer, head = _largest(found["heads"].isel(row=0).values)
-    one = {"row": 0, "layer": layer, "head": head}
+    effect, chance = (float(found[name][0, layer, head]) for name in ("heads", "heads" + CHANCE))
     yield (
         f"Of all heads, layer {layer} head {head} has the largest direct effect on {page.number} for "
-        f"{page.names.aim}: {_signed(found['heads'].isel(one))} (for two random words ±{float(found['heads' + CHANCE].isel(one)):.3f})."
+        f"{page.names.aim}: {_signed(effect)} (for two random words ±{chance:.3f})."
     )
     yield _entering_told(page)
 
@@ -132,7 +132,7 @@ def bars(page: Page, found: LogitDecomposition) -> Bars:
     for name, title in HEADS.items():
         if name in data:
             each = enumerate(data[name].sum("head").values)
-            made += [Bar(f"{title.lower()}, layer {layer}", "heads", float(value)) for layer, value in each]
+            made += [Bar(f"{title.lower()} of layer {layer}", "heads", float(value)) for layer, value in each]
     made += [Bar(f"MLP of layer {layer}", "MLPs", float(value)) for layer, value in enumerate(data["mlps"].values)]
     biases = sum(float(data[name].sum()) for name in ("biases", "cross_biases") if name in data)
     constant = {"attention biases": biases, "bias of the last norm": float(data["norm_bias"]),
@@ -176,11 +176,12 @@ def heads(page: Page, found: LogitDecomposition, name: str) -> HeadTable:
     return HeadTable(
         title=HEADS[name],
         seen=f"What each head adds directly to {page.number}, for {page.names.aim}, at the last position. Layer "
-        f"{layer}, head {head} has the largest effect: {_signed(values[layer, head])}. {above} of {values.size} heads have more "
-        "than twice the effect that they have on two random words (root mean square).",
+        f"{layer}, head {head} has the largest effect: {_signed(values[layer, head])}. {above} of "
+        f"{values.size} heads have more than twice the effect that they have on two random words (root mean square).",
         limits="A direct effect is not the whole effect: a head can act through later layers, or at other positions, "
         "which patching shows and this does not. A head that is large for random words too says little of these.",
-        heads=tuple(rows), effect="direct effect", direct="share of all", provenance=origin(found), folded=True,
+        heads=tuple(rows), effect="direct effect", direct="share of all", provenance=origin(found),
+        folded=name != "heads",
         code=page.applied[ENTRY].code(
             f'print(found["{name}"].isel(row=0).to_pandas().round(3))\n'
             f'print(found["{name}{CHANCE}"].isel(row=0).to_pandas().round(3))  # two random words'
