@@ -58,7 +58,7 @@ def growth(page: Page, found: WordLens) -> kinds.Curve:
     lines.append(kinds.Line("random directions (mean)", chance, baseline=True))
     names, step = _layers(found), int(np.abs(np.diff(own)).argmax())
     kept = np.flatnonzero(np.sign(own) != np.sign(own[-1]))
-    since = found["layer"].values[kept[-1] + 1 if len(kept) else 0]
+    since = float(found["layer"].values[kept[-1] + 1 if len(kept) else 0])
     return kinds.Curve(
         title="Where the answer appears",
         seen=f"For {page.names.aim}, {page.number}, read at the last position, changes most at layer "

@@ -113,7 +113,7 @@ def picture_tokens(page: Page, found: LogitDecomposition) -> Overlay:
     return Overlay(
         title=MAP,
         seen=f"{_entering_told(page)}{rest} On the map, {balance(known)}; {mostly(known)}. The strongest token, row "
-        f"{row}, column {col}, adds {_signed(values[row, col])}. These numbers are parts of an exact sum.",
+        f"{row}, column {col}, adds {_signed(float(values[row, col]))}. These numbers are parts of an exact sum.",
         limits="It counts what a picture token hands on to the last position directly, through one head. What goes "
         "through another token first, a word that has read the picture, counts for that token. By the later layers a "
         "picture token may hold what it has gathered from others, so a bright one is where something was read, not "
@@ -176,7 +176,7 @@ def heads(page: Page, found: LogitDecomposition, name: str) -> HeadTable:
     return HeadTable(
         title=HEADS[name],
         seen=f"What each head adds directly to {page.number}, for {page.names.aim}, at the last position. Layer "
-        f"{layer}, head {head} has the largest effect: {_signed(values[layer, head])}. {above} of "
+        f"{layer}, head {head} has the largest effect: {_signed(float(values[layer, head]))}. {above} of "
         f"{values.size} heads have more than twice the effect that they have on two random words (root mean square).",
         limits="A direct effect is not the whole effect: a head can act through later layers, or at other positions, "
         "which patching shows and this does not. A head that is large for random words too says little of these.",
