@@ -456,17 +456,18 @@ def test_the_page_on_reports_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["tiny:llava", "tiny:qwen2-vl"])
 def test_a_model_that_answers_is_explained_by_what_fits(name, tmp_path):
     made = explained(name, tiny.picture(), text="what is this", counterfactual=tiny.picture(3), out=tmp_path)
-    question, (by_token, by_head) = made.shown.question, made.views
+    question = made.shown.question
+    by_token, by_head = (view for view in made.views if isinstance(view, PatchingMap))
     known = question.inputs.tokens["text"]
     at = int(known.where(row=1, col=2).numpy().argmax())
     assert by_token.column_axis.labels[at] == "row 1, column 2" and by_token.column_axis.labels[-1] == "this"
     assert by_token.grid is None and by_token.clean is not None
     recovery = made.shown.made("patching_token")["recovery"].isel(pair=0).values
     assert np.allclose(by_token.values, recovery, atol=1e-6) and by_head.values.shape == (3, 4)
-    assert numbers(made.findings[0]) == pytest.approx([question.value, question.counterpart.value], abs=6e-4)
-    assert numbers(made.findings[1])[0] == pytest.approx(recovery[:, :-1].max(), abs=6e-4)  # but where it is read
+    assert numbers(made.findings[1]) == pytest.approx([question.value, question.counterpart.value], abs=6e-4)
+    assert numbers(made.findings[4])[0] == pytest.approx(recovery[:, :-1].max(), abs=6e-4)  # but where it is read
     assert "logit lens" in made.notes[0] and "--bank" not in made.notes[0]
-    for view in made.views:
+    for view in (by_token, by_head):
         with redirect_stdout(StringIO()) as said:
             exec(compile(view.code, "a view", "exec"), {})  # noqa: S102
         assert "recovery" in said.getvalue()
@@ -475,9 +476,10 @@ def test_a_model_that_answers_is_explained_by_what_fits(name, tmp_path):
 def test_a_text_is_explained_beside_another_without_a_picture(tmp_path):
     made = explained("tiny:llama", text="what is this", answer="dog", rival="cat", counterfactual="who is this",
                      out=tmp_path)  # fmt: skip
-    assert made.views[0].column_axis.labels == ("<s>", "what", "is", "this") and made.views[0].clean is None
-    assert "counterfactual “who is this”" in made.views[0].captions[1]
-    assert not list(tmp_path.glob("*.png")) and "counterfactual='who is this'" in made.views[0].code
+    view = next(view for view in made.views if isinstance(view, PatchingMap))
+    assert view.column_axis.labels == ("<s>", "what", "is", "this") and view.clean is None
+    assert "counterfactual “who is this”" in view.captions[1]
+    assert not list(tmp_path.glob("*.png")) and "counterfactual='who is this'" in view.code
 
 
 def test_a_drawing_is_explained_by_its_parts(tmp_path):

@@ -43,6 +43,12 @@ class Page:
         """The labelled arrays by the name of their entry, which is that of their file."""
         yield from ((name, applied.result) for name, applied in self.applied.items())
 
+    def told(self) -> Iterator[str]:
+        """A sentence or more of each method that was applied, on what it found."""
+        for method in {made.method.name: made.method for made in self.applied.values()}.values():
+            if method.tell is not None:
+                yield from method.tell(self)
+
     @property
     def beside(self) -> Mapping[str, Page]:
         """This page and those it stands beside, by what they are called."""

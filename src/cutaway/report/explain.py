@@ -140,12 +140,12 @@ def _opening(made: Page) -> tuple[Opening, tuple[str, ...]]:
     for method in METHODS:
         if method.lead is not None and made.has(method):
             return method.lead(made)
-    told = [said for method in METHODS if method.tell and made.has(method) for said in method.tell(made)]
+    told = tuple(made.told())
     values = tuple(f"{signed(side.question.value):+.3f}" for side in made.beside.values())
     target = made.question.target
     row = ("", made.question.aim.replace("“", "").replace("”", ""), *values)
     opened = Opening(
-        verdict=measured(made), columns=tuple(made.beside), texts=(row,), evidence=tuple(told),
+        verdict=measured(made), columns=tuple(made.beside), texts=(row,), evidence=told,
         heading=f"{target.unit} for" if target is not None else "",
     )  # fmt: skip
     return opened, (measured(made), *told)

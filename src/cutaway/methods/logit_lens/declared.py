@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cutaway.methods.logit_lens import word_views
 from cutaway.methods.logit_lens.logit_lens import Lens, logit_lens
 from cutaway.methods.logit_lens.views import show
 from cutaway.methods.logit_lens.word_lens import word_lens
@@ -44,5 +45,9 @@ METHODS = (
         takes={"model": "model", "inputs": "inputs", "words": "tokens", "tower": "voice"},
         options={"top": "How many words of each layer are kept."},
         cannot="That the model uses what is read; an early layer may hold a word in another basis.",
+        reported=(Entry(name=word_views.ENTRY, when=lambda question: question.kind == "ask"),),
+        beside=True,
+        show=word_views.show,
+        tell=word_views.tell,
     ),
 )

@@ -79,11 +79,11 @@ class WordLens(Result):
         """What each layer says at one position (-1: the row's last), as a table; of each asked word, its rank."""
         at = range(self.lengths[prompt])[token]
         here = self.data.isel(prompt=prompt, token=at)
-        table = {"layer": here["layer"].values, "word": [_seen(word) for word in here["top"].values[:, 0]]}
+        table = {"layer": here["layer"].values, "word": [plain(word) for word in here["top"].values[:, 0]]}
         table |= {"probability": here["top_probability"].values[:, 0]}
         table |= {name: here[name].values for name in ("entropy", "kl")}
         for i, word in enumerate(self.words):
-            table[f"rank of {_seen(word)}"] = here["word_rank"].values[:, i].astype(int)
+            table[f"rank of {plain(word)}"] = here["word_rank"].values[:, i].astype(int)
         columns = {name: ("line", values) for name, values in table.items()}
         return xarray.Dataset(columns).to_dataframe().reset_index(drop=True)
 
@@ -117,9 +117,9 @@ class WordLens(Result):
         image = ax.imshow(size, aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=1)
         for (i, j), word in np.ndenumerate(here["top"].values):
             dark = size[i, j] < 0.6
-            ax.text(j, i, _seen(word)[:LETTERS], ha="center", va="center", fontsize=6, color="w" if dark else "k",
+            ax.text(j, i, plain(word)[:LETTERS], ha="center", va="center", fontsize=6, color="w" if dark else "k",
                     parse_math=False)  # fmt: skip
-        words = [_seen(word)[:LETTERS] for word in here["token_text"].values]
+        words = [plain(word)[:LETTERS] for word in here["token_text"].values]
         names = [f"{word}\n{at}" for word, at in zip(words, shown, strict=True)]
         ax.set_xticks(range(len(shown)), names, fontsize=6, parse_math=False)
         ax.set_yticks(range(len(layers)), [str(one) for one in here["layer"].values], fontsize=6)
@@ -330,6 +330,6 @@ def _known(heard: Heard, inputs: Inputs, tower: str) -> dict[str, Any]:
     return made
 
 
-def _seen(word: Any) -> str:
+def plain(word: Any) -> str:
     """A token as it is shown: without the blanks around it, and never as nothing."""
     return str(word).strip() or repr(str(word))

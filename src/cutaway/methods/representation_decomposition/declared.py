@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from cutaway.errors import MethodError, SiteError
 from cutaway.methods.method import Entry, Method
+from cutaway.methods.representation_decomposition import logit_views
 from cutaway.methods.representation_decomposition.logit_decomposition import logit_decomposition
 from cutaway.methods.representation_decomposition.logit_terms import check_model, check_target
 from cutaway.methods.representation_decomposition.representation_decomposition import (
@@ -61,7 +62,7 @@ def a_sum(question: Question) -> str:
         check_model(question.model)
         check_target(question.target)
     except (MethodError, SiteError) as error:
-        return str(error)
+        return error.failed
     return ""
 
 
@@ -93,5 +94,12 @@ METHODS = (
         },
         cannot="Direct effects only, with norms, patterns and gates held as they were: what an early layer prepares "
         "for a later one counts for nothing.",
+        reported=(
+            Entry(name=logit_views.ENTRY, options={"by_token": True}, when=lambda question: question.kind == "ask"),
+        ),
+        beside=True,
+        show=logit_views.show,
+        tell=logit_views.tell,
+        lead=logit_views.lead,
     ),
 )

@@ -156,12 +156,12 @@ def _lead(page: Page, overlay: Overlay) -> Overlay:
     return Overlay(
         title=overlay.title, limits=overlay.limits, picture=overlay.picture, texts=overlay.texts[:1],
         values=overlay.values[:1], unit=overlay.unit, signed=True,
-        seen=f"Left: what the model sees{_shape(page)}. Right: what each patch adds to "
+        seen=f"Left: what the model sees{shape(page)}. Right: what each patch adds to "
         f"the cosine; orange speaks for {page.names.aim}, blue against.",
     )  # fmt: skip
 
 
-def _shape(page: Page) -> str:
+def shape(page: Page) -> str:
     """What the model does to the shape of the picture, where it does something."""
     whole, seen = page.question.pictures[0], page.seen
     if abs(np.log((whole.width / whole.height) / (seen.width / seen.height))) < 0.02:

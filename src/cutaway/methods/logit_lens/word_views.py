@@ -1,0 +1,179 @@
+"""The lens of a model that writes on a page: the answer by layer, the first words, and what picture tokens read as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import xarray
+from numpy import ndarray
+
+from cutaway.methods.logit_lens.word_lens import WordLens, plain
+from cutaway.methods.result import origin
+from cutaway.methods.shown import Page
+from cutaway.views import kinds
+from cutaway.views.words import quoted, signed
+
+ENTRY = "word_lens"
+FIRST = 3  # words shown of each layer
+_BASIS = (
+    "An early layer may hold a word in another basis, in which the model's own end finds nothing: late here is no late "
+    "decision."
+)
+
+
+def show(page: Page) -> Iterator[kinds.View]:
+    """The number by layer, the words by layer, and the maps where there is a picture."""
+    found = page.made(ENTRY)
+    yield growth(page, found)
+    yield by_layer(page, found)
+    if page.picture is not None and bool((found["row"].values >= 0).any()):
+        yield maps(page, found)
+
+
+def tell(page: Page) -> Iterator[str]:
+    """From which layer on the answer stays first, or where it stands if it never does."""
+    found, name = page.made(ENTRY), page.names[0]
+    last = _last(found)
+    since = float(last["word_settles"].values[0])
+    if not np.isnan(since):
+        yield f"Read at the last position, {name} stays the first word {_from(since)}."
+        return
+    rank, chance = int(last["word_rank"].values[-1, 0]), float(found["random_rank"].values[-1, 0])
+    first = quoted(plain(last["top"].values[-1, 0]))
+    yield (
+        f"Read at the last position, {name} does not end as the first word: it is number {rank} (a random "
+        f"direction puts it at {chance:.1f} on average), and {first} stays first {_from(float(last['settles']))}."
+    )
+
+
+def growth(page: Page, found: WordLens) -> kinds.Curve:
+    """The number that is explained at each layer, beside the counterfactual, the untrained model and chance."""
+    own, chance = line(found), _aimed(found["random_logit"])
+    lines = [
+        kinds.Line(name.replace("counterfactual", "the counterfactual"), line(side.made(ENTRY)),
+                   baseline=side is page.floor)
+        for name, side in page.beside.items() if side.made(ENTRY) is not None
+    ]  # fmt: skip
+    lines.append(kinds.Line("random directions (mean)", chance, baseline=True))
+    names, step = _layers(found), int(np.abs(np.diff(own)).argmax())
+    kept = np.flatnonzero(np.sign(own) != np.sign(own[-1]))
+    since = float(found["layer"].values[kept[-1] + 1 if len(kept) else 0])
+    return kinds.Curve(
+        title="Where the answer appears",
+        seen=f"For {page.names.aim}, {page.number}, read at the last position, changes most at layer "
+        f"{names[step + 1]} (by {signed(own[step + 1] - own[step]):+.3f}) and ends at {signed(own[-1]):+.3f}, the "
+        f"model's own number. {_from(since).capitalize()} it has the sign that it ends with. Random directions of the "
+        f"same length give {signed(chance[-1]):+.3f} on average at the last layer.",
+        limits="The curve is read through the model's last norm and unembedding at every layer. A step says that the "
+        f"answer turned into the output's words there, not that it was worked out there. {_BASIS}",
+        x=kinds.Axis("layer", names), lines=tuple(lines), unit="logits", provenance=origin(found), folded=True,
+        code=page.applied[ENTRY].code(
+            'print(found["word_logit"].isel(prompt=0, token=-1).to_pandas().round(3))\n'
+            'print(found["random_logit"].to_pandas().round(3))  # random directions'
+        ),
+    )  # fmt: skip
+
+
+def by_layer(page: Page, found: WordLens) -> kinds.Table:
+    """The first words of each layer at the last position, with probability and rank of the words asked about."""
+    last, asked = _last(found), range(len(found.words))
+    columns = ["layer", "first words, with probability"]
+    for at in asked:
+        columns += [f"rank of {page.names[at]}", "by chance", f"probability of {page.names[at]}"]
+    cells = []
+    for at, name in enumerate(_layers(found)):
+        here, cell = last.isel(layer=at), [name, _words(last.isel(layer=at))]
+        numbers: list[kinds.Cell] = []
+        for word in asked:
+            numbers += [int(here["word_rank"].values[word]), float(found["random_rank"].values[at, word]),
+                        float(here["word_probability"].values[word])]  # fmt: skip
+        cells.append((*cell, *numbers))
+    end = last.isel(layer=-1)
+    told = ", ".join(
+        f"{page.names[at]} number {int(end['word_rank'].values[at])} with a probability of "
+        f"{float(end['word_probability'].values[at]):.4f}" for at in asked
+    )  # fmt: skip
+    return kinds.Table(
+        title="The words of each layer",
+        seen=f"What each layer says at the last position, read as if it were the last one. At the end the first word "
+        f"is {quoted(plain(end['top'].values[0]))} with a probability of {float(end['top_probability'].values[0]):.4f}"
+        f"; {told}. “By chance” is the mean rank of the word for random directions as long as the state.",
+        limits=f"It does not say that the model uses what is read. {_BASIS}",
+        columns=tuple(columns), cells=tuple(cells), folded=True, provenance=origin(found),
+        code=page.applied[ENTRY].code("print(found.by_layer().to_string())"),
+    )  # fmt: skip
+
+
+def maps(page: Page, found: WordLens) -> kinds.Lens:
+    """How likely each word asked about is at every picture token, by layer, against chance."""
+    values, names = log_maps(found), _layers(found)
+    layer, row, col = np.unravel_index(np.nanargmax(values[0]), values[0].shape)
+    above, count = int((values[0, layer] > 0).sum()), int(np.isfinite(values[0, layer]).sum())
+    most, chance = float(values[0, layer, row, col]), float(found["random_probability"].values[layer, 0])
+    return kinds.Lens(
+        title="What each picture token reads as",
+        seen="Every picture token is read after every layer as if it were the last position. The map is the "
+        "log-probability of the word there, less the log of its mean probability for random directions as long as the "
+        f"states: above zero the word is likelier than by chance. {page.names[0]} is likeliest so at row {row}, column "
+        f"{col} {_at(names[layer])}: {signed(most):+.3f} nats, a probability of {chance * np.exp(most):.4f} for "
+        f"{chance:.4f} by chance. There, {above} of {count} tokens are above zero.",
+        limits="It is correlational: that a token reads as a word does not mean that the model uses it (patch the "
+        "state to see). It may have been taught so by the text around pictures in training, or hold what attention "
+        f"brought from other places, which is not what lies there. {_BASIS}",
+        picture=page.seen, texts=page.names.labels[: len(values)], layers=names, values=values, signed=True,
+        unit="log-probability above chance (nats)", pooled=_above(found, _last(found)["word_probability"]),
+        reader="last position", folded=True, provenance=origin(found),
+        code=page.applied[ENTRY].code(
+            'read = np.log(found.on_grid("word_probability") / found["random_probability"])\n'
+            'for layer in found["layer"].values.tolist():\n'
+            '    print(layer, read.sel(layer=layer).isel(word=0).values.round(3), sep="\\n")', "import numpy as np",
+        ),
+    )  # fmt: skip
+
+
+def line(found: WordLens) -> ndarray:
+    """The number by layer at the last position, as the lens reads it: a logit, or a difference of two."""
+    return _aimed(_last(found)["word_logit"])
+
+
+def log_maps(found: WordLens) -> ndarray:
+    """How likely each word is at the tokens of the first picture, against chance, (word, layer, row, column)."""
+    return _above(found, found.on_grid("word_probability"))
+
+
+def _above(found: WordLens, probability: xarray.DataArray) -> ndarray:
+    """The log of a probability less that of chance, (word, layer, …); one below single precision as its smallest."""
+    least = np.finfo(np.float32).tiny
+    values = probability.transpose("word", "layer", ...).values.astype(float)
+    chance = found["random_probability"].transpose("word", "layer").values
+    chance = chance.reshape(*chance.shape, *[1] * (values.ndim - 2))
+    return np.asarray(np.log(np.maximum(values, least)) - np.log(np.maximum(chance, least)))
+
+
+def _aimed(logits: xarray.DataArray) -> ndarray:
+    values = logits.transpose("layer", "word").values
+    return np.asarray(values[:, 0] if values.shape[1] < 2 else values[:, 0] - values[:, 1])
+
+
+def _last(found: WordLens) -> xarray.Dataset:
+    """What is read at the last position of the one prompt."""
+    return found.data.isel(prompt=0, token=-1)
+
+
+def _words(here: xarray.Dataset) -> str:
+    """The first words of a layer, each with its probability."""
+    pairs = zip(here["top"].values[:FIRST], here["top_probability"].values[:FIRST], strict=True)
+    return ", ".join(f"{quoted(plain(word))} {float(chance):.3f}" for word, chance in pairs)
+
+
+def _layers(found: WordLens) -> tuple[str, ...]:
+    return tuple("input" if layer < 0 else str(layer) for layer in found["layer"].values)
+
+
+def _at(layer: str) -> str:
+    return "at the input" if layer == "input" else f"after layer {layer}"
+
+
+def _from(layer: float) -> str:
+    return "from the input on" if layer < 0 else f"from layer {int(layer)} on"
