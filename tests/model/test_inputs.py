@@ -166,3 +166,9 @@ def test_inputs_print_as_one_line_and_an_unknown_tower_names_those_there_are():
 def test_nothing_stacks_to_nothing():
     with pytest.raises(InputError, match="Nothing to stack"):
         Inputs.stack([])
+
+
+@pytest.mark.parametrize(("name", "said"), [("blip2", "without a picture"), ("whisper", "without a sound")])
+def test_what_a_model_cannot_do_without_is_asked_for(name, said):
+    with pytest.raises(InputError, match=said):
+        opened(name).inputs(text="what is this")

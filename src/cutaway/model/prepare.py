@@ -28,6 +28,13 @@ from cutaway.model.tools import Tools
 MODALITIES = (PICTURES, TEXTS, SOUNDS)
 OWN = (*(one.argument for one in MODALITIES), "prompt")
 
+# What makes the tensors that a model may need.
+MADE_OF = {
+    "pixel_values": ("a picture", "image"),
+    "input_features": ("a sound", "audio"),
+    "input_ids": ("a text", "text"),
+}
+
 
 def prepare(
     module: Any, towers: dict[str, Tower], family: Family, tools: Tools, given: Mapping[str, Any],
@@ -50,9 +57,27 @@ def prepare(
             expected="`image=`, `text=`, `audio=`, or tensors by name",
             do="see `help(model.inputs)`",
         )
+    call = _call(module, family, whole)
+    if isinstance(call, Forward):
+        _check_needed(module, towers, whole)
     maps = token_maps(towers, family, module, whole, tools.tokenizer, tools.sounds)
     begun = ("decoder_input_ids",) if unasked and "decoder_input_ids" not in tensors else ()
-    return Inputs(whole, maps, tuple(flat(things["image"])), _call(module, family, whole), unasked=begun)
+    return Inputs(whole, maps, tuple(flat(things["image"])), call, unasked=begun)
+
+
+def _check_needed(module: Any, towers: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse a call without what the model cannot do without, where it would fail inside the library."""
+    known = inspect.signature(module.forward).parameters.values()
+    needed = [one.name for one in known if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    if "audio" in towers and "encoder_outputs" not in given:
+        needed.append("input_features")
+    missing = next((name for name in needed if name not in given and name in MADE_OF), None)
+    if missing is not None:
+        what, argument = MADE_OF[missing]
+        raise InputError(
+            f"{type(module).__name__} cannot run without {what}", expected=f"`{argument}=` as well",
+            exists=", ".join(given), do=f"give `{argument}=`, or the tensor `{missing}=`",
+        )  # fmt: skip
 
 
 def _call(module: Any, family: Family, tensors: Mapping[str, Any]) -> Forward:

@@ -88,7 +88,8 @@ def mostly(values: ndarray) -> str:
 def balance(values: ndarray, what: str = "it") -> str:
     """What patches add on either side of zero, as a clause."""
     above, below = values[values > 0], values[values < 0]
-    return f"{len(above)} patches speak for {what} ({_total(above)}), {len(below)} against it ({_total(below)})"
+    speak = "1 patch speaks" if len(above) == 1 else f"{len(above)} patches speak"
+    return f"{speak} for {what} ({_total(above)}), {len(below)} against it ({_total(below)})"
 
 
 def _total(values: ndarray) -> str:
