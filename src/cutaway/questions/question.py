@@ -29,7 +29,7 @@ MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one
 LACKS = {
     "pictures": ("a picture", "--image FILE (`image=`)"),
     "inputs": ("a picture, a text or a prompt to run on", "--image FILE, --text TEXT or --prompt TEXT"),
-    "target": ("a number to explain", "--text TEXT, for a drawing --image FILE or --counterfactual PROMPT"),
+    "target": ("a number to explain", "--text TEXT or --prompt TEXT"),
     "texts": ("texts in the space of the pictures, which a model that matches has (CLIP, SigLIP)", "--text TEXT"),
     "counterpart": ("a second input that differs in one thing", "--counterfactual FILE, or a text or prompt"),
     "crowd": ("many pictures", "--pictures FOLDER (`pictures=`)"),
@@ -38,9 +38,9 @@ LACKS = {
     "floor": ("the model before training, which the models of the zoo have", "a model of `cutaway zoo list`"),
     "rows": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
-    "eyes": ("a tower that looks at pictures", "a model that has one"),
-    "space": ("a picture tower that ends in the space of texts, as those of CLIP and SigLIP do", "such a model"),
-    "voice": ("a model that writes, such as a LLaVA or a language model", "such a model"),
+    "eyes": ("a tower that looks at pictures", "open a model that has one"),
+    "space": ("a picture tower that ends in the space of texts, as those of CLIP and SigLIP do", "open zoo:emoji-clip, say"),
+    "voice": ("a model that writes, such as a LLaVA or a language model", "open zoo:emoji-llava, say"),
 }  # fmt: skip
 
 
