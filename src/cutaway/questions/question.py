@@ -39,7 +39,7 @@ LACKS = {
     "rows": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
     "eyes": ("a tower that looks at pictures", "open a model that has one"),
-    "space": ("a picture tower that ends in the space of texts, as those of CLIP and SigLIP do", "open zoo:emoji-clip, say"),
+    "space": ("a picture tower that ends in the space of texts, as CLIP and SigLIP have", "open zoo:emoji-clip, say"),
     "voice": ("a model that writes, such as a LLaVA or a language model", "open zoo:emoji-llava, say"),
 }  # fmt: skip
 
