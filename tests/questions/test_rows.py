@@ -150,7 +150,7 @@ def test_a_bar_needs_no_length(monkeypatch, capsys):
         (iter(()), "a tuple_iterator gave no row.*make it anew"),
         ((one for one in ()), "a generator gave no row"),
         (DataLoader(Streamed([])), "a DataLoader gave no row"),
-        ([{"label": 3}], r"nothing that the tower 'vision' reads.*picture, image.*label.*name it"),
+        ([{"label": 3}], r"has no picture.*picture, image.*label.*name it"),
         (Streamed([{"pixel_values": TENSORS[0]}]), r"pixel_values.*model.inputs\(\*\*row\)"),
     ],
 )

@@ -11,7 +11,7 @@ from cutaway.errors import MethodError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import Target, closer
-from cutaway.questions.rows import Rows, again, embedded, prepared
+from cutaway.questions.rows import Rows, again, embedded, prepared, reads_words
 
 
 def closer_to(model: Model, to: Rows, than: Rows, *, progress: bool = False) -> closer:
@@ -39,7 +39,7 @@ def minimal_pairs(
         if counterfactual is not None:
             raise MethodError("Pairs bring their counterparts", expected="Pairs alone", do="leave `counterfactual` out")
         scenes, words = zip(*(((p.a, p.b), (p.caption_a.text, p.caption_b.text)) for p in clean), strict=True)
-        mine, theirs = (words, scenes) if tower.startswith("text") else (scenes, words)
+        mine, theirs = (words, scenes) if reads_words(model, tower) else (scenes, words)
         clean, counterfactual = [one for one, _ in mine], [other for _, other in mine]
         told = ([to for to, _ in theirs], [than for _, than in theirs])
     if counterfactual is None or (not isinstance(clean, Inputs) and len(clean) != len(counterfactual)):

@@ -65,7 +65,7 @@ def feed(
         raise MethodError(f"batches of {batch} rows", expected="one at least", do="give `batch` from 1 on")
     size, given = _length(rows), 0
     total = None if size is None else -(-size // batch)
-    for part in tracked(_batches(_each(rows, tower), batch), what, total, show=progress):
+    for part in tracked(_batches(_each(rows, reads_words(model, tower)), batch), what, total, show=progress):
         given += 1
         yield part if isinstance(part, Inputs) else prepared(model, part, tower)
     if not given:
@@ -130,8 +130,14 @@ class _Numbered(Sequence[Any]):
 
 def prepared(model: Model, rows: Sequence[Any], tower: str) -> Inputs:
     """One batch of rows as the model takes them."""
-    given = [_row(one, tower) for one in rows]
-    return model.inputs(text=given) if tower.startswith("text") else model.inputs(image=given)
+    words = reads_words(model, tower)
+    given = [_row(one, words) for one in rows]
+    return model.inputs(text=given) if words else model.inputs(image=given)
+
+
+def reads_words(model: Model, tower: str) -> bool:
+    """Whether the positions of a tower are words; else they are parts of a picture."""
+    return model.towers[tower].tokens == "ids"
 
 
 def ended(model: Model, tower: str) -> Readout:
@@ -151,7 +157,7 @@ def embedded(
 ) -> Float[Tensor, "item joint"]:
     """What the model gives out for each row in its joint space, not normalised; from any tower that ends there."""
     names = [f"{tower}.{part}" for part in ("joint", "pool.out") if f"{tower}.{part}" in model.sites]
-    end = ended(model, tower) if not names or tower.startswith("text") else None
+    end = ended(model, tower) if not names or reads_words(model, tower) else None
     site = names[0] if names else str(end and end.space)
     found = []
     for inputs in feed(model, rows, tower, batch=batch, what=f"embedding ({tower})", progress=progress):
@@ -185,12 +191,12 @@ def _batches(rows: Iterator[Any], size: int) -> Iterator[list[Any] | Inputs]:
         yield held
 
 
-def _each(rows: Any, tower: str) -> Iterator[Any]:
+def _each(rows: Any, words: bool) -> Iterator[Any]:
     """Every row, what a loader has put together taken apart."""
     if isinstance(rows, DataLoader) and rows.batch_sampler is not None:
         columns = rows.collate_fn is default_collate
         for made in rows:
-            yield from _loaded(made, tower, columns)
+            yield from _loaded(made, words, columns)
     elif isinstance(rows, DataLoader):
         yield from (tuple(one) if isinstance(one, list) else one for one in rows)  # torch makes lists of tuples
     elif isinstance(rows, Iterable):
@@ -199,34 +205,34 @@ def _each(rows: Any, tower: str) -> Iterator[Any]:
         yield from (rows[i] for i in range(len(rows)))  # torch asks no end of a data set but its length
 
 
-def _loaded(made: Any, tower: str, columns: bool) -> Iterable[Any]:
+def _loaded(made: Any, words: bool, columns: bool) -> Iterable[Any]:
     """The rows of a loader's batch; torch's own collate makes a list of columns of tuples, and only then."""
     if isinstance(made, Inputs):
         return [made]
     if isinstance(made, Mapping):
-        return _named(made, tower)
+        return _named(made, words)
     columns = columns and isinstance(made, list) and not isinstance(made[0], str)
     return made[0] if columns or isinstance(made, tuple) else made
 
 
-def _row(one: Any, tower: str) -> Any:
+def _row(one: Any, words: bool) -> Any:
     """A row as `model.inputs` takes it."""
     if isinstance(one, Mapping):
-        one = _named(one, tower)
+        one = _named(one, words)
     if isinstance(one, tuple):
         one = one[0]
-    if isinstance(one, Scene) and not tower.startswith("text"):
+    if isinstance(one, Scene) and not words:
         return render(one)
     first = isinstance(one, Tensor) and one.dim() == 3 and one.shape[0] in (1, 3, 4)
     return one.movedim(0, -1) if first and one.shape[-1] not in (1, 3, 4) else one  # torch puts channels first
 
 
-def _named(example: Mapping[str, Any], tower: str) -> Any:
-    wanted = NAMES["text" if tower.startswith("text") else "picture"]
+def _named(example: Mapping[str, Any], words: bool) -> Any:
+    wanted = NAMES["text" if words else "picture"]
     found = [name for name in wanted if name in example]
     if not found:
         raise MethodError(
-            f"an example has nothing that the tower '{tower}' reads", expected=", ".join(wanted),
+            f"an example has no {'text' if words else 'picture'}", expected=", ".join(wanted),
             exists=", ".join(map(str, list(example)[:5])) or "nothing",
             do="name it: `(row['…'] for row in rows)`; of prepared tensors, `(model.inputs(**row) for row in rows)`",
         )  # fmt: skip

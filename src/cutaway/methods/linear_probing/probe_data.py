@@ -17,7 +17,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.model.tokens import Where
-from cutaway.questions.rows import Rows, ended, feed
+from cutaway.questions.rows import Rows, ended, feed, reads_words
 
 Pool = Literal["pooled", "mean"]
 
@@ -38,7 +38,7 @@ class Pooling:
                 exists="pooled (class or end token), mean (patches or words)", do='`pool="pooled"` (`--pool pooled`)',
             )  # fmt: skip
         if pool == "mean":
-            return cls(tower, "text" if tower.startswith("text") else "image")
+            return cls(tower, "text" if reads_words(model, tower) else "image")
         at = ended(model, tower).at
         if at == "pool":
             raise MethodError(
