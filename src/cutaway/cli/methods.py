@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cutaway.cli.options import Bank, Images, Out, Overwrite, Pictures, Plot, SkipBad, Texts, opens
+from cutaway.cli.options import Bank, Count, Images, Out, Overwrite, Pictures, Plot, SkipBad, Texts, opens
 from cutaway.methods.method import Method
 from cutaway.methods.table import METHODS
 from cutaway.source import Source
@@ -20,7 +20,6 @@ Labels = Annotated[
     list[str] | None,
     typer.Option("--label", help="What is known of drawn scenes: place, count, x, …; or folder."),
 ]
-Count = Annotated[int, typer.Option(min=3, help="How many pictures at most.")]
 Step = Annotated[int | None, typer.Option(help="Which step of a drawing; in the middle unless named.")]
 Answer = Annotated[str, typer.Option(metavar="WORD", help="What a model may answer; else its first choice.")]
 Rival = Annotated[str, typer.Option(metavar="WORD", help="What it may answer instead; else its next choice.")]

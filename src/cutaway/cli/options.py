@@ -28,7 +28,6 @@ Bank = Annotated[
 ]
 Images = Annotated[list[Path] | None, typer.Option("--image", help="A picture file; may be given more than once.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; may be given more than once.")]
-Tower = Annotated[str, typer.Option(help="Which tower: vision or text.")]
 Out = Annotated[Path | None, typer.Option(metavar="FILE.nc", help="Keep the labelled arrays (netCDF).")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw them.")]
 SkipBad = Annotated[

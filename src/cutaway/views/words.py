@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy import ndarray
 
 from cutaway.data import PLACES
+from cutaway.views.kinds import Bar
 
 LONG = 24  # letters; longer texts go by A and B
 
@@ -102,3 +104,15 @@ def inside(values: ndarray, mask: ndarray) -> tuple[float, float]:
     cells = [np.array_split(part, cols, axis=1) for part in np.array_split(mask.astype(float), rows, axis=0)]
     cover = np.array([[cell.mean() for cell in row] for row in cells])
     return float((values * cover).sum()), float(cover.mean())
+
+
+def adding_up(bars: Sequence[Bar], total: float) -> str:
+    """A sum in words: heads, MLPs and the rest, the largest part, and how far all together miss the model's number."""
+    heads, mlps = (sum(bar.value or 0 for bar in bars if bar.group == group) for group in ("heads", "MLPs"))
+    summed, most = sum(bar.value or 0 for bar in bars), max(bars, key=lambda bar: abs(bar.value or 0))
+    return (
+        f"The heads add {signed(heads):+.3f}, the MLPs {signed(mlps):+.3f}, everything else "
+        f"{signed(summed - heads - mlps):+.3f}; the largest single bar is {most.label} with "
+        f"{signed(most.value or 0):+.3f}. Together {signed(summed):+.3f}: the model's own number is "
+        f"{signed(total):+.3f}, and the gap of {abs(summed - total):.0e} is rounding."
+    )

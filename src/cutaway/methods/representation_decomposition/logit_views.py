@@ -12,7 +12,7 @@ from cutaway.methods.representation_decomposition.verdict import shape
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page, measured
 from cutaway.views.kinds import Bar, Bars, Head, HeadTable, Opening, Overlay, View
-from cutaway.views.words import balance, mostly, quoted, signed
+from cutaway.views.words import adding_up, balance, mostly, quoted, signed
 
 ENTRY = "logits"
 LEAST = 0.02  # logits: answers closer than this are hardly told apart
@@ -139,15 +139,9 @@ def bars(page: Page, found: LogitDecomposition) -> Bars:
                 "bias of the unembedding": float(data["offset"])}  # fmt: skip
     made += [Bar(label, "constants", value) for label, value in constant.items()]
     made.append(Bar("last norm, beside its formula", "rounding", float(data["rounding"])))
-    sums = {group: sum(bar.value or 0 for bar in made if bar.group == group) for group in ("heads", "MLPs")}
-    summed = sum(bar.value or 0 for bar in made)
-    most = max(made, key=lambda bar: abs(bar.value or 0))
     return Bars(
         title=f"What adds up to {page.names.aim}",
-        seen=f"The heads add {_signed(sums['heads'])}, the MLPs {_signed(sums['MLPs'])}, everything else "
-        f"{_signed(summed - sum(sums.values()))}; the largest single bar is {most.label} with "
-        f"{_signed(most.value or 0)}. Together {_signed(summed)}: the model's own number is {_signed(total)}, and the "
-        f"gap of {abs(summed - total):.0e} is rounding.",
+        seen=adding_up(made, total),
         limits="These are direct effects: what a layer writes that reaches the output unchanged. An early layer that "
         "only prepares the ground for a later one shows up as nothing, and so does all that other positions do before "
         "a head reads them. The last norm is held at its scale for this input.",

@@ -15,7 +15,7 @@ from cutaway.methods.shown import Page
 from cutaway.questions.bank import TextBank
 from cutaway.questions.given import with_asked
 from cutaway.views.kinds import Bar, Bars, Overlay, Table, View
-from cutaway.views.words import balance, mostly, quoted, signed
+from cutaway.views.words import adding_up, balance, mostly, quoted, signed
 
 ENTRY = "decomposition"
 HOME = "from cutaway.methods.representation_decomposition import Direct"
@@ -118,15 +118,9 @@ def _sum(own: Direct, effect: xarray.DataArray, what: str, total: float, code: s
     made += [Bar(title, "MLPs", value) for title, value in mlps.items()]
     made += [Bar("attention biases", "constants", biases), Bar("norm and projection bias", "constants",
              terms["norm_bias"] + terms["offset"])]  # fmt: skip
-    summed = sum(terms.values())
-    most = max(made, key=lambda bar: abs(bar.value or 0))
     return Bars(
         title=f"What adds up to {what}",
-        seen=f"The heads add {signed(sum(heads)):+.3f}, the MLPs {signed(sum(mlps.values())):+.3f}, everything else "
-        f"{signed(summed - sum(heads) - sum(mlps.values())):+.3f}; the largest single bar is {most.label} with "
-        f"{signed(most.value or 0):+.3f}. "
-        f"Together {signed(summed):+.3f}: the model's own number is {signed(total):+.3f}, and the gap of "
-        f"{abs(summed - total):.0e} is rounding.",
+        seen=adding_up(made, total),
         limits="These are direct effects: what a layer writes that reaches the output unchanged. An early layer that "
         "only prepares the ground for a later one shows up as nothing. The final norm is held at its scale for this "
         "picture.",
