@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,9 +19,9 @@ from cutaway.questions.given import EMOJIWORLD, Folder, bank_of, check_bank, cro
 from cutaway.questions.labels import LABELS, scene_labels
 from cutaway.questions.question import Question, ask, draw, match
 from cutaway.source import Source
+from cutaway.zoo import parted
 
 Pictures = Any  # a picture as `model.inputs` takes it, a path, or several
-LOADABLE = re.compile(r"(zoo|tiny):|.+/.+")  # names of opened models by which they can be opened again
 
 
 def asked(
@@ -99,7 +98,7 @@ def written(model: Model | Source | str | Path, **given: Any) -> str:
 
 def _opening(model: Model | Source | str | Path) -> str:
     """The line that opens a model, or says which it is."""
-    if isinstance(model, Model) and not LOADABLE.match(model.name):
+    if isinstance(model, Model) and not (parted(model.name)[0] or "/" in model.name):
         return "# `model` is the one that was given"
     how = [] if not isinstance(model, Source) else [
         f"{one.name}={getattr(model, one.name)!r}" for one in fields(model)[1:]
