@@ -43,6 +43,7 @@ def two_pictures():
     return model, model.inputs(image=[tiny.picture(1), tiny.picture(2)], text=text)
 
 
+@pytest.mark.checks("logit_decomposition", "truth")
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_sum_is_exact(name):
     model, inputs = opened(name), given(name)
@@ -156,6 +157,7 @@ def test_picture_tokens_lie_on_their_grid():
         found.on_grid("heads")
 
 
+@pytest.mark.checks("logit_decomposition", "baseline")
 def test_chance_is_the_size_for_random_words():
     model, inputs = opened("llama"), given("llama")
     found = logit_decomposition(model, inputs, TARGET, pairs=400)
@@ -171,6 +173,7 @@ def test_chance_is_the_size_for_random_words():
     assert set(found.to_dataframe().columns) == {"row", "term", "logits", "chance"}
 
 
+@pytest.mark.checks("logit_decomposition", "floor")
 def test_an_untrained_floor_stands_at_chance():
     """In a random model no head stands out for a pair of words: most are within three times their size by chance."""
     found = logit_decomposition(opened("llava"), given("llava"), TARGET)

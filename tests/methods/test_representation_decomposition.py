@@ -39,6 +39,7 @@ def tensor(array: xarray.DataArray) -> torch.Tensor:
     return torch.from_numpy(array.values)
 
 
+@pytest.mark.checks("representation_decomposition", "truth")
 @pytest.mark.parametrize(("name", "tower"), TOWERS)
 def test_the_terms_add_up(name, tower):
     found = made(name, tower, by_token=True, batch=2)
@@ -211,6 +212,7 @@ def planted(carrier: int, layers: int = 4, items: int = 24) -> tuple[Decompositi
     return Decomposition(data, Provenance("planted", "here")), bank, truth
 
 
+@pytest.mark.checks("representation_decomposition", "baseline")
 @pytest.mark.parametrize("carrier", [0, 2, 3])
 def test_accuracy_falls_with_the_layer_that_carries_the_class(carrier):
     parts, bank, truth = planted(carrier)
@@ -233,6 +235,7 @@ def test_ablating_what_carries_nothing_changes_nothing(tmp_path):
             accumulated_ablation(parts, bank, bad.pop("truth", truth), **bad)
 
 
+@pytest.mark.checks("representation_decomposition", "floor")
 def test_an_untrained_model_is_at_chance():
     model = opened("clip")
     shown = list(scenes("test", 60, 0, World(names=("dog", "cat", "pizza"), things=(1, 1))))
