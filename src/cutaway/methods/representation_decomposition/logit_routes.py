@@ -24,25 +24,30 @@ EYES = "vision"
 
 @dataclass(frozen=True)
 class Routes:
-    """The ways into a logit through one head at the position `places`; `u` is what is read of the last state there."""
+    """The ways into a number through one head at the position `places`; `u` is what is read of the last state there."""
 
     model: Model
     inputs: Inputs
     depth: int
     u: Float[Tensor, "row d_model"]
     places: Int[Tensor, "row"]
+    tower: str = TOWER
 
     @property
     def layers(self) -> range:
-        """The layers of the decoder."""
-        return range(self.model.sites.towers()[TOWER])
+        """The layers of the tower."""
+        return range(self.model.sites.towers()[self.tower])
 
     @property
     def sites(self) -> list[str]:
         """What is read of a run, at all positions."""
-        found = [f"{TOWER}.*.attn.pattern", f"{TOWER}.*.attn.v"]
+        found = [f"{self.tower}.*.attn.pattern", f"{self.tower}.*.attn.v"]
         if self.depth > 1:
-            found += [f"{TOWER}.*.resid_pre", f"{TOWER}.*.attn.norm.scale", *(f"{TOWER}.*.{p}.out" for p in self.parts)]
+            found += [
+                f"{self.tower}.*.resid_pre",
+                f"{self.tower}.*.attn.norm.scale",
+                *(f"{self.tower}.*.{p}.out" for p in self.parts),
+            ]
         if self.depth > 2:
             found += ["connector.pre", "connector.post", f"{EYES}.0.resid_pre"]
             found += [f"{EYES}.{layer}.{part}" for layer in lit(self.model) for part in ("attn.z", "mlp.out")]
@@ -51,7 +56,7 @@ class Routes:
     @property
     def parts(self) -> list[str]:
         """The sublayers that write to the stream, in their order."""
-        return ["attn", *(["cross"] if f"{TOWER}.0.cross.out" in self.model.sites else []), "mlp"]
+        return ["attn", *(["cross"] if f"{self.tower}.0.cross.out" in self.model.sites else []), "mlp"]
 
     @cached_property
     def run(self) -> Run:
@@ -63,7 +68,7 @@ class Routes:
         shares, written, readings = [], [], []
         for layer in self.layers:
             pattern, seen = self._reads(layer)
-            v = exact(self.run[f"{TOWER}.{layer}.attn.v"])
+            v = exact(self.run[f"{self.tower}.{layer}.attn.v"])
             v = v.repeat_interleave(seen.shape[1] // v.shape[2], dim=2)
             shares.append(torch.einsum("rhj,rjhe,rhe->rhj", pattern, v, seen))
             if self.depth > 1:
@@ -74,12 +79,12 @@ class Routes:
         made: dict[str, Any] = {"head_tokens": (axes, torch.stack(shares, 1).cpu().numpy())}
         if self.depth > 1:
             made["written"] = ((*axes, "writer"), torch.stack(written, 1).cpu().numpy())
-            made["writer"] = self._writers
+            made["writer"] = self.writers
         return made | (self._seen(torch.stack(readings).sum(0)) if self.depth > 2 else {})
 
     def tokens(self) -> dict[str, Any]:
         """What each position is."""
-        known = self.inputs.tokens[TOWER]
+        known = self.inputs.tokens[self.tower]
         columns = {"token_kind": known.kind.astype(str), "token_text": known.text.astype(str), "image": known.image,
                    "tile": known.tile, "patch_row": known.row, "patch_col": known.col}  # fmt: skip
         return {name: (("row", "token"), column) for name, column in columns.items()}
@@ -88,23 +93,27 @@ class Routes:
 
     def _reads(self, layer: int) -> tuple[Float[Tensor, "row head token"], Float[Tensor, "row head d_head"]]:
         """Where the heads of a layer look from the position, and what of a value each of them brings to the logit."""
-        weight, _ = head_weights(self.model, TOWER, layer)
-        pattern = exact(self.run[f"{TOWER}.{layer}.attn.pattern"])
+        weight, _ = head_weights(self.model, self.tower, layer)
+        pattern = exact(self.run[f"{self.tower}.{layer}.attn.pattern"])
         rows = torch.arange(len(pattern), device=pattern.device)
         return pattern[rows, :, self.places.to(pattern.device)], torch.einsum("hed,rd->rhe", exact(weight), self.u)
 
     @property
-    def _writers(self) -> list[str]:
+    def writers(self) -> list[str]:
+        """What wrote the values that heads read, in the order of the axis `writer`."""
         return ["embed", *(f"{layer}.{part}" for layer in self.layers for part in self.parts), "bias", "rounding"]
 
     def _back(self, layer: int, pattern: Tensor, seen: Tensor, whole: Tensor) -> _Back:
         """The values of a layer by what wrote the stream there, the norm before them held at its scale."""
-        weight, bias = (exact(part) for part in value_weights(self.model, TOWER, layer))
+        weight, bias = (exact(part) for part in value_weights(self.model, self.tower, layer))
         group = seen.shape[1] // len(weight)
         toward = torch.einsum("rhe,hed->rhd", seen, weight.repeat_interleave(group, 0))
-        share = pattern / exact(self.run[f"{TOWER}.{layer}.attn.norm.scale"])[:, None]
-        shares = share.new_zeros(*share.shape, len(self._writers))
-        sites = [f"{TOWER}.0.resid_pre", *(f"{TOWER}.{n}.{part}.out" for n in range(layer) for part in self.parts)]
+        share = pattern / exact(self.run[f"{self.tower}.{layer}.attn.norm.scale"])[:, None]
+        shares = share.new_zeros(*share.shape, len(self.writers))
+        sites = [
+            f"{self.tower}.0.resid_pre",
+            *(f"{self.tower}.{n}.{part}.out" for n in range(layer) for part in self.parts),
+        ]
 
         def read(site: str) -> Tensor:
             return share * torch.einsum("rhd,rjd->rhj", toward, exact(self.run[site]))
@@ -112,7 +121,7 @@ class Routes:
         for at, site in enumerate(sites):
             shares[..., at] = read(site)
         shares[..., -2] = pattern * torch.einsum("rhe,he->rh", seen, bias.repeat_interleave(group, 0))[..., None]
-        shares[..., -1] = whole - read(f"{TOWER}.{layer}.resid_pre") - shares[..., -2]
+        shares[..., -1] = whole - read(f"{self.tower}.{layer}.resid_pre") - shares[..., -2]
         return _Back(shares, torch.einsum("rhj,rhd->rjd", share, toward))
 
     # --- through the connector ----------------------------------------------------------------------------------------
