@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cutaway.errors import SiteError
 from cutaway.methods.representation_decomposition.logit_terms import TOWER, exact
+from cutaway.model.attach import blocks_read
 from cutaway.model.inputs import Inputs
 from cutaway.model.linear import linear_map
 from cutaway.model.model import Model
@@ -50,7 +51,7 @@ class Routes:
             ]
         if self.depth > 2:
             found += ["connector.pre", "connector.post", f"{EYES}.0.resid_pre"]
-            found += [f"{EYES}.{layer}.{part}" for layer in lit(self.model) for part in ("attn.z", "mlp.out")]
+            found += [f"{EYES}.{layer}.{part}" for layer in range(max(self._read)) for part in ("attn.z", "mlp.out")]
         return found
 
     @property
@@ -140,19 +141,32 @@ class Routes:
         whole[at.row, at.token] = torch.stack([*found.values()], 1)
         return {"seen": (("row", "token", "part"), whole.cpu().numpy()), "part": [*found]}
 
+    @property
+    def _read(self) -> tuple[int, ...]:
+        """How many blocks of the vision tower lie before each state that the connector reads."""
+        return blocks_read(self.model.module, self.model.family.feature_layer)
+
     def _connector(self, part: str) -> tuple[Tensor, Tensor]:
         module = self.model.engine.seat(f"connector.{part}").module
         matrix, bias = linear_map(module, f"connector.{part}", self.model.dtype)
         return exact(matrix), exact(bias)
 
-    def _eyes(self, toward: Float[Tensor, "patch d_vision"], at: _Patches) -> dict[str, Tensor]:
-        """The state of the vision tower that the connector reads, patch by patch and part by part."""
+    def _eyes(self, toward: Float[Tensor, "patch d_read"], at: _Patches) -> dict[str, Tensor]:
+        """The states of the vision tower that the connector reads side by side, patch by patch and part by part."""
+        found: dict[str, Tensor] = {}
+        for blocks, one in zip(self._read, toward.chunk(len(self._read), 1), strict=True):
+            for name, value in self._state(blocks, one, at).items():
+                found[name] = found[name] + value if name in found else value
+        return found
+
+    def _state(self, blocks: int, toward: Float[Tensor, "patch d_vision"], at: _Patches) -> dict[str, Tensor]:
+        """The state behind so many blocks of the vision tower, part by part."""
 
         def here(site: str) -> Tensor:
             return exact(self.run[site])[at.picture, at.patch]
 
         found = {"patch": (here(f"{EYES}.0.resid_pre") * toward).sum(1)}
-        for layer in lit(self.model):
+        for layer in range(blocks):
             weight, bias = head_weights(self.model, EYES, layer)
             z = here(f"{EYES}.{layer}.attn.z")
             heads = torch.einsum("phe,hed,pd->hp", z, exact(weight), toward)
@@ -193,14 +207,8 @@ class _Patches(NamedTuple):
     entry: Int[Tensor, "patch"]
 
 
-def lit(model: Model) -> list[int]:
-    """The layers of the vision tower that the rest of the model reads."""
-    layers = range(model.sites.towers()[EYES])
-    return [layer for layer in layers if not model.sites.one(f"{EYES}.{layer}.mlp.out").dead]
-
-
 def check_connector(model: Model, inputs: Inputs) -> None:
-    """Raise SiteError unless picture tokens are one patch each, read by a connector of two layers from one layer."""
+    """Raise SiteError unless picture tokens are one patch each, read by a connector of two layers."""
     if EYES in model.towers and EYES not in inputs.tokens:
         raise SiteError(
             "these inputs have no picture, so nothing comes through the connector", expected="inputs with a picture",
@@ -208,12 +216,9 @@ def check_connector(model: Model, inputs: Inputs) -> None:
         )  # fmt: skip
     sites = ("connector.pre", "connector.post", f"{EYES}.0.resid_pre")
     fits = model.family.image_tokens == "grid" and all(site in model.sites for site in sites)
-    if fits:
-        matrix, _ = linear_map(model.engine.seat("connector.pre").module, "connector.pre", model.dtype)
-        fits = matrix.shape[1] == model.sites.one(f"{EYES}.0.resid_pre").sizes["d_model"]
-    if not fits:
+    if not fits or not model.family.feature_layer:
         raise SiteError(
             f"what {type(model.module).__name__} does between its vision tower and its decoder is not such a sum",
-            expected="a LLaVA: a connector of two layers that reads each patch at one layer of the vision tower",
+            expected="a LLaVA: a connector of two layers that reads each patch at layers of the vision tower",
             exists=", ".join(model.towers), do="stay at `depth=2`: the embedding of a picture token is one term there",
         )  # fmt: skip
