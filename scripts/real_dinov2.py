@@ -29,7 +29,7 @@ def convert(onnx_file: bytes, to: Path) -> None:
     products = {node.name: node.input[1] for node in graph.node if node.op_type == "MatMul" and node.input[1] in given}
     to.mkdir(parents=True, exist_ok=True)
     save_file(weights(given, products), to / "model.safetensors", {"format": "pt"})
-    config(weights_layers(given)).save_pretrained(to)
+    config(layers_of(given)).save_pretrained(to)
     (to / "preprocessor_config.json").write_text(json.dumps(PROCESSOR, indent=2) + "\n", encoding="utf-8")
 
 
@@ -51,7 +51,7 @@ def weights(given: Mapping[str, np.ndarray], products: Mapping[str, str]) -> dic
     return {name: torch.from_numpy(np.array(value, dtype=np.float32, order="C")) for name, value in inside.items()}
 
 
-def weights_layers(given: Mapping[str, Any]) -> int:
+def layers_of(given: Mapping[str, Any]) -> int:
     """How many blocks there are."""
     return len({name.split(".")[3] for name in given if name.startswith(f"{PREFIX}encoder.layer.")})
 

@@ -1,6 +1,6 @@
 """Which cells of a sweep share a forward."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_layers_share_a_forward_where_that_is_fastest(cells: int, positions: int
         for cut in combinations(range(1, LAYERS), count):
             edges = [0, *cut, LAYERS]
             every.append(sum((LAYERS - a) * positions * ((b - a) * cells + READ / positions)
-                             for a, b in zip(edges, edges[1:], strict=False)))  # fmt: skip
+                             for a, b in pairwise(edges)))  # fmt: skip
     assert taken(made, positions) == pytest.approx(min(every))
 
 
