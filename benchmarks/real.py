@@ -1,7 +1,7 @@
 """Methods and sweeps on real models: `make real`, or python benchmarks/real.py [PART ...] [--models DIR] [--page FILE].
 
-Parts: lens, names, places, heads (SmolLM2-135M), pictures (DINOv2-small), sweeps. Each writes its table between its marks in
-docs/real-models.md, and its figure into docs/img. Times are processor time on one thread.
+Parts: lens, names, places, heads (SmolLM2-135M), pictures (DINOv2-small), sweeps. Each writes its table between its
+marks in docs/real-models.md, and its figure into docs/img. Times are processor time on one thread.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ def main() -> None:
             text, figures = words(part, given.models / "smollm2-135m")
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         machine = about("torch", "transformers")
-        text += (f"\n\n{time.process_time() - started:.0f} s of processor time on one thread, at most {most:.1f} GiB in "
-                 f"this process; {machine['date']}, torch {machine['torch']}.")  # fmt: skip
+        spent = f"{time.process_time() - started:.0f} s of processor time on one thread"
+        text += f"\n\n{spent}, at most {most:.1f} GiB in this process; {machine['date']}, torch {machine['torch']}."
         print(f"{part}\n{text}\n", flush=True)
         write(given.page, part, text)
         for name, figure in figures.items():

@@ -115,13 +115,10 @@ def by_patch(model: Model, twins: Sequence[Model], shown: dict[str, Image.Image]
         drawn = np.stack([told_apart(chance[:, at] - chance[:, at + 1]) for at in range(0, 2 * DRAWS, 2)])
         rows.append([f"decomposition, random directions, {label}", *_only_last(np.abs(drawn - 0.5).mean(0) + 0.5)])
     made = table(["after layer", *("embedding" if layer < 0 else str(layer) for layer in LAYERS)], rows)
-    return (
-        made
-        + f"\n\nShare of patches on their side, over {len(pairs(list(shown)))} pictures of two halves "
-        + (
-            "(standard deviation); a coin gives 50 %. Random directions have no side: theirs is the distance from a coin."
-        )
+    told = (
+        f"Share of patches on their side (standard deviation), over {len(mixed)} pictures of two halves; a coin gives "
     )
+    return f"{made}\n\n{told}50 %. Random directions have no side of their own: theirs is how far they are from a coin."
 
 
 def shares(model: Model, twin: Model, shown: dict[str, Image.Image]) -> str:

@@ -43,9 +43,11 @@ def loop(model: Model, inputs: Any, outs: list[Any], heads: int, token: int | No
     return found
 
 
-def race(model: Model, inputs: Any, outs: list[Any], heads: int, site: str, target: Any, read: Callable, token: int | None,
-         rounds: int) -> list[str]:  # fmt: skip
-    """Median seconds of processor time for all heads: a loop, a batched loop (both on a sample), a sweep; what it is of."""
+def race(
+    model: Model, inputs: Any, outs: list[Any], heads: int, site: str, target: Any, read: Callable, token: int | None,
+    rounds: int,
+) -> list[str]:  # fmt: skip
+    """Median seconds of processor time for all heads: a loop and a batched loop, both on a sample, and a sweep."""
     layers, where = len(outs), {} if token is None else {"token": [token]}
     cells = model.grid(Ablate(site), head=range(heads), **where)
     sample = [(at, at % heads) for at in range(0, layers, max(1, layers // 6))]
@@ -86,9 +88,7 @@ COLUMNS = ["", "heads", "plain loop", "a layer's heads as rows", "sweep", "× lo
 
 def speeds(rows: list[list[str]]) -> str:
     """The table."""
-    ways = []
-    for size in ((1, 576, 1536), (14, 576, 1536), (126, 576, 1536), (1134, 576, 1536)):
-        ways.append(f"{_rate(*size):.0f} for {size[0]}")
+    ways = [f"{_rate(rows, 576, 1536):.0f} for {rows}" for rows in (1, 14, 126, 1134)]
     note = f"Multiplying rows by 40 matrices of 576 × 1536 that no cache holds, GFLOP/s: {', '.join(ways)} rows."
     return table(COLUMNS, rows) + f"\n\n{note}"
 

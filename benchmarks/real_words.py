@@ -129,8 +129,8 @@ def lens(model: Model, twin: Model, steps: int = STEPS) -> tuple[str, Figure]:
     rows.append(["random directions: nats away", *(f"{noise[layer + 1]:.2f}" for layer in LAYERS)])
     made = table(["after layer", *("embedding" if layer < 0 else str(layer) for layer in LAYERS)], rows)
     positions = sum(one.lengths[0] for one in read["lens"])
-    made += (f"\n\n{len(FACTS)} prompts, {positions} positions. The tuned lens: {steps} steps of {POSITIONS} positions, "
-             f"{took:.0f} s of processor time.")  # fmt: skip
+    fit = f"{steps} steps of {POSITIONS} positions, {took:.0f} s of processor time"
+    made += f"\n\n{len(FACTS)} prompts, {positions} positions. The tuned lens: {fit}."
     figure = Figure(figsize=(5.2, 2.9), dpi=110, layout="constrained")
     ax = figure.subplots()
     for name, far in curves.items():
@@ -167,14 +167,15 @@ def places(model: Model, twin: Model) -> tuple[str, Figure]:
     words = [model.tokenizer.decode([i]) for i in own.question.inputs.tensors["input_ids"][0].tolist()]
     found, random = data["mean"], data["random"]
     rows = []
-    for at in (3, 10, len(words) - 1):
+    for at in (9, 10, len(words) - 1):
         one = [found.isel(token=at).sel(layer=layer) for layer in layers]
         unrelated = [random.isel(token=at).sel(layer=layer) for layer in layers]
         rows.append([f"{at}: {role(words, at)}", *(f"{float(value):+.2f}" for value in one)])
         rows.append([f"{at}: from an unrelated row", *(f"{float(value):+.2f}" for value in unrelated)])
     made = table(["position, after layer", *map(str, layers)], rows)
     gaps = [float(np.abs(one).mean()) for one in noise]
-    made += f"\n\n{len(own.rows)} rows. Text and swapped text lie {gaps[0]:.2f} logits apart, with random weights {gaps[1]:.2f}."
+    made += f"\n\n{len(own.rows)} rows. Text and swapped text lie {gaps[0]:.2f} logits apart, "
+    made += f"with random weights {gaps[1]:.2f}."
     figure = Figure(figsize=(5.6, 3.6), dpi=110, layout="constrained")
     ax = figure.subplots()
     values = found.transpose("layer", "token").values
@@ -203,8 +204,8 @@ def heads(model: Model, twins: Sequence[Model], templates: Sequence[str] = TEMPL
     rows = []
     for at in dict.fromkeys(order):
         layer, head = divmod(at, HEADS)
-        cells = [f"{mean[name][layer, head]:+.2f} ({min(v := [o[name][layer, head] for o in own]):+.2f} to {max(v):+.2f})"
-                 for name in mean]  # fmt: skip
+        each = [[one[name][layer, head] for one in own] for name in mean]
+        cells = [f"{np.mean(some):+.2f} ({min(some):+.2f} to {max(some):+.2f})" for some in each]
         rows.append([f"{layer}.{head}", *cells])
     floors = [_measures(Names(twin, templates[0])) for twin in twins]
     largest = [f"{max(float(np.abs(one[name]).max()) for one in floors):.3f}" for name in mean]

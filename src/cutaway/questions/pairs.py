@@ -28,7 +28,7 @@ def closer_to(model: Model, to: Rows, than: Rows, *, progress: bool = False) -> 
     >>> closer_to(cutaway.load("tiny:dinov2"), [tiny.picture(1)], [tiny.picture(2)])
     closer(1 rows)
     """
-    both = [again(model, given, "text") for given in (to, than)]
+    both = [again(model, given, "text" if "text" in model.towers else "vision") for given in (to, than)]
     towers = ["text" if all(isinstance(one, str) for one in given) else "vision" for given in both]
     alone = model.family.kind != "contrastive"
     given_out = _given_out if alone else embedded
