@@ -87,12 +87,11 @@ class Names:
         """What returns of it in the swapped text when one place is as in the text."""
         return method("activation_patching").apply(self.question, over=over, **options).result.data
 
-    def ablated(self, **axes: Any) -> xarray.DataArray:
+    def ablated(self, **axes: Any) -> np.ndarray:
         """How much of it is lost without a head (zero), mean over rows, (layer, head)."""
         cells = self.model.grid(Ablate("text.*.attn.z"), head=range(HEADS), **axes)
         made = self.model.sweep(self.question.inputs, cells, self.question.target, progress=False)
-        lost = -made.change.mean("row").squeeze()
-        return lost.drop_vars([name for name in lost.coords if name not in ("layer", "head")]).rename(site="layer")
+        return -made.change.mean("row").values.reshape(-1, HEADS)
 
 
 # --- the lens ---------------------------------------------------------------------------------------------------------
@@ -235,8 +234,8 @@ def _measures(asked: Names) -> dict[str, np.ndarray]:
     return {
         "direct": direct["heads"].mean("row").transpose("layer", "head").values,
         "patched": asked.patched("head", at=-1)["mean"].transpose("layer", "head").values,
-        "ablated": asked.ablated(token=[len(asked.question.inputs.tensors["input_ids"][0]) - 1]).values,
-        "everywhere": replace(asked, pairs=asked.pairs[:1]).ablated().values,
+        "ablated": asked.ablated(token=[len(asked.question.inputs.tensors["input_ids"][0]) - 1]),
+        "everywhere": replace(asked, pairs=asked.pairs[:1]).ablated(),
     }
 
 
