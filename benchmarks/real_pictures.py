@@ -17,6 +17,7 @@ from transformers import AutoModel
 
 import cutaway
 from cutaway.methods import logit_lens, representation_decomposition
+from cutaway.methods.representation_decomposition import decompositions
 from cutaway.model.model import Model
 from cutaway.questions.bank import TextBank, picture_bank
 
@@ -25,6 +26,7 @@ SHIPPED = {"cat": "chelsea.png", "cup": "coffee.png", "woman": "astronaut.png", 
 SAMPLES = {"temple": "china.jpg", "flower": "flower.jpg"}  # scikit-learn
 LAYERS = (-1, 2, 5, 7, 8, 9, 10, 11)
 DRAWS = 16
+FEW = 5  # pictures whose heads are held patch by patch
 
 
 def opened(folder: Path, seed: int | None = None) -> Model:
@@ -85,10 +87,10 @@ def alike(model: Model, twin: Model, shown: dict[str, Image.Image]) -> str:
     )
 
 
-def told_apart(difference: ndarray) -> ndarray:
-    """Of patches (…, row, col) with a lead of the left picture, the share that is on the side it says."""
-    right = np.concatenate([difference[..., : GRID // 2] > 0, difference[..., GRID // 2 :] < 0], -1)
-    return right.mean((-1, -2))
+def told_apart(lead: ndarray) -> ndarray:
+    """Of a lead by patch (…, row, col): how often a patch on the left has more of it than one on the right."""
+    left, right = (half.reshape(*lead.shape[:-2], -1) for half in (lead[..., : GRID // 2], lead[..., GRID // 2 :]))
+    return (left[..., :, None] > right[..., None, :]).mean((-1, -2))
 
 
 def by_patch(model: Model, twins: Sequence[Model], shown: dict[str, Image.Image]) -> str:
@@ -104,21 +106,23 @@ def by_patch(model: Model, twins: Sequence[Model], shown: dict[str, Image.Image]
             [told_apart(lead.sel(layer=list(LAYERS)).transpose("layer", "row", "col").values) for lead in leads]
         )
         rows.append([f"lens, {label}", *_spread(seen)])
-        parts = representation_decomposition(one, mixed, by_token=True, progress=False)
-        added = _added(parts, bank)
+        noise = torch.randn(2 * DRAWS, bank.embeddings.shape[1], generator=torch.Generator().manual_seed(0))
+        towards = [(_added(part, bank), _added(part, noise))
+                   for part in decompositions(one, mixed, by_token=True, batch=FEW, progress=False)]  # fmt: skip
+        added, chance = (np.concatenate(some) for some in zip(*towards, strict=True))
         said = np.stack(
             [added[at, shown_at[0]] - added[at, shown_at[1]] for at, shown_at in enumerate(_numbers(shown))]
         )
         rows.append([f"decomposition, {label}", *_only_last(told_apart(said))])
-        noise = torch.randn(2 * DRAWS, bank.embeddings.shape[1], generator=torch.Generator().manual_seed(0))
-        chance = _added(parts, noise)
         drawn = np.stack([told_apart(chance[:, at] - chance[:, at + 1]) for at in range(0, 2 * DRAWS, 2)])
         rows.append([f"decomposition, random directions, {label}", *_only_last(np.abs(drawn - 0.5).mean(0) + 0.5)])
     made = table(["after layer", *("embedding" if layer < 0 else str(layer) for layer in LAYERS)], rows)
     told = (
-        f"Share of patches on their side (standard deviation), over {len(mixed)} pictures of two halves; a coin gives "
+        f"Of a patch on the left and one on the right, how often the left one speaks more for the left picture: mean over "
+        f"{len(mixed)} pictures of two halves (standard deviation); a coin gives 50 %. Random directions have no side of "
+        "their own: theirs is how far they are from a coin."
     )
-    return f"{made}\n\n{told}50 %. Random directions have no side of their own: theirs is how far they are from a coin."
+    return f"{made}\n\n{told}"
 
 
 def shares(model: Model, twin: Model, shown: dict[str, Image.Image]) -> str:
@@ -127,7 +131,7 @@ def shares(model: Model, twin: Model, shown: dict[str, Image.Image]) -> str:
     for label, one in (("trained", model), ("random weights", twin)):
         made = representation_decomposition(one, list(shown.values()), progress=False)
         frame = made.summary().set_index("layer")
-        late = [f"{frame.loc[str(layer), 'all']:.0%}" for layer in (0, 4, 8, 9, 10, 11)]
+        late = [f"{round(frame.loc[str(layer), 'all'], 2) + 0.0:.0%}" for layer in (0, 4, 8, 9, 10, 11)]
         size = float(np.abs(made["embedding"]).max())
         rows.append([label, *late, f"{float(made['error'].max()) / size:.0e}"])
     return table(["", *(f"layer {layer}" for layer in (0, 4, 8, 9, 10, 11)), "error, of the largest entry"], rows)
