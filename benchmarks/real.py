@@ -42,7 +42,7 @@ def words(part: str, folder: Path) -> Made:
     elif part == "places":
         text, figure = real_words.places(model, twins[0])
     else:
-        text, figure = real_words.heads(model, twins)
+        text, figure = real_words.heads(model, twins[:1])
     return text, {part: figure}
 
 

@@ -118,7 +118,7 @@ def by_patch(model: Model, twins: Sequence[Model], shown: dict[str, Image.Image]
         rows.append([f"decomposition, random directions, {label}", *_only_last(np.abs(drawn - 0.5).mean(0) + 0.5)])
     made = table(["after layer", *("embedding" if layer < 0 else str(layer) for layer in LAYERS)], rows)
     told = (
-        "Of a patch on the left and one on the right, how often the left one speaks more for the left picture: mean over "
+        "Of a patch on the left and one on the right, how often the left one says more of the left picture: mean over "
         f"{len(mixed)} pictures of two halves (standard deviation); a coin gives 50 %. Random directions have no side "
         "of their own: theirs is how far they are from a coin."
     )

@@ -196,23 +196,25 @@ def role(words: Sequence[str], at: int) -> str:
 
 def heads(model: Model, twins: Sequence[Model], templates: Sequence[str] = TEMPLATES) -> tuple[str, Figure]:
     """Every head by four measures, over the templates; the same of twins with random weights."""
-    own = [_measures(Names(model, template)) for template in templates]
+    own = [_measures(Names(model, template, PAIRS[:2])) for template in templates]
     mean = {name: np.mean([one[name] for one in own], 0) for name in own[0]}
+    whole = Names(model, templates[0], PAIRS[:1]).ablated()
     order = np.argsort(-mean["direct"].ravel())[:5].tolist() + np.argsort(-mean["ablated"].ravel())[:5].tolist()
-    order += np.argsort(mean["direct"].ravel())[:2].tolist()
+    order += np.argsort(-whole.ravel())[:3].tolist() + np.argsort(mean["direct"].ravel())[:2].tolist()
     rows = []
     for at in dict.fromkeys(order):
         layer, head = divmod(at, HEADS)
         each = [[one[name][layer, head] for one in own] for name in mean]
         cells = [f"{np.mean(some):+.2f} ({min(some):+.2f} to {max(some):+.2f})" for some in each]
-        rows.append([f"{layer}.{head}", *cells])
-    floors = [_measures(Names(twin, templates[0])) for twin in twins]
+        rows.append([f"{layer}.{head}", *cells, f"{whole[layer, head]:+.2f}"])
+    floors = [_measures(Names(twin, templates[0], PAIRS[:1])) for twin in twins]
     largest = [f"{max(float(np.abs(one[name]).max()) for one in floors):.3f}" for name in mean]
-    rows.append([f"largest of any head, {len(twins)} twins", *largest])
+    rows.append(["largest of any head, random weights", *largest, ""])
     made = table(["layer.head", "direct effect, logits", "patched at the end, share",
                   "ablated at the end, logits lost", "ablated everywhere, logits lost"], rows)  # fmt: skip
-    pairs = [("direct", "patched"), ("direct", "ablated"), ("direct", "everywhere"), ("ablated", "everywhere")]
-    ranks = [f"{a} and {b} {spearmanr(mean[a].ravel(), mean[b].ravel())[0]:.2f}" for a, b in pairs]
+    both = {**mean, "everywhere": whole}
+    pairs = [("direct", "patched"), ("direct", "ablated"), ("patched", "ablated"), ("ablated", "everywhere")]
+    ranks = [f"{a} and {b} {spearmanr(both[a].ravel(), both[b].ravel())[0]:.2f}" for a, b in pairs]
     stable = np.mean([spearmanr(own[i]["direct"].ravel(), own[j]["direct"].ravel())[0]
                       for i in range(len(own)) for j in range(i)])  # fmt: skip
     made += f"\n\nRank correlation over all {mean['direct'].size} heads: {', '.join(ranks)}; "
@@ -220,22 +222,22 @@ def heads(model: Model, twins: Sequence[Model], templates: Sequence[str] = TEMPL
     figure = Figure(figsize=(6.4, 3.2), dpi=110, layout="constrained")
     for ax, name, said in zip(figure.subplots(1, 3), ("direct", "ablated", "everywhere"),
                               ("direct effect", "ablated at the end", "ablated everywhere"), strict=True):  # fmt: skip
-        most = float(np.abs(mean[name]).max())
-        image = ax.imshow(mean[name], aspect="auto", origin="lower", cmap="RdBu_r", vmin=-most, vmax=most)
+        most = float(np.abs(both[name]).max())
+        image = ax.imshow(both[name], aspect="auto", origin="lower", cmap="RdBu_r", vmin=-most, vmax=most)
         ax.set(xlabel="head", title=said)
         figure.colorbar(image, ax=ax)
     return made, figure
 
 
 def _measures(asked: Names) -> dict[str, np.ndarray]:
-    """Of each head, (layer, head): logits added directly, share brought back, logits lost at the end and everywhere."""
+    """Of each head, (layer, head), at the last position: logits added directly, share brought back, logits lost."""
     direct = asked.direct()
     assert float(direct["error"].max()) < 1e-2, float(direct["error"].max())
+    last = asked.question.inputs.tensors["input_ids"].shape[1] - 1
     return {
         "direct": direct["heads"].mean("row").transpose("layer", "head").values,
         "patched": asked.patched("head", at=-1)["mean"].transpose("layer", "head").values,
-        "ablated": asked.ablated(token=[len(asked.question.inputs.tensors["input_ids"][0]) - 1]),
-        "everywhere": replace(asked, pairs=asked.pairs[:1]).ablated(),
+        "ablated": asked.ablated(token=[last]),
     }
 
 
