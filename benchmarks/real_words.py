@@ -36,7 +36,7 @@ FACTS = (
     "The author of Romeo and Juliet is William", "A dog is a kind of",
 )  # fmt: skip
 LAYERS = (-1, 4, 9, 14, 19, 24, 27, 28, 29)
-STEPS, POSITIONS = 30, 12
+STEPS, POSITIONS, DRAWS = 24, 8, 4
 EVERY = 3  # layers between two that are patched by position
 HEADS = 9
 
@@ -108,12 +108,11 @@ def texts() -> list[str]:
 def lens(model: Model, twin: Model, steps: int = STEPS) -> tuple[str, Figure]:
     """How early each layer says what the model says at its end: as it stands, tuned, and with random weights."""
     started = time.process_time()
-    tuned = tuned_lens(model, texts(), steps=steps, positions=POSITIONS, batch=4, progress=False)
+    tuned = tuned_lens(model, texts(), steps=steps, positions=POSITIONS, batch=1, progress=False)
     took = time.process_time() - started
     read = {
-        "lens": [word_lens(model, model.inputs(text=text), progress=False) for text in FACTS],
-        "tuned": [word_lens(model, model.inputs(text=text), tuned=tuned, progress=False) for text in FACTS],
-        "random weights": [word_lens(twin, twin.inputs(text=text), progress=False) for text in FACTS],
+        name: [word_lens(one, one.inputs(text=text), tuned=fit, draws=DRAWS, progress=False) for text in FACTS]
+        for name, one, fit in (("lens", model, None), ("tuned", model, tuned), ("random weights", twin, None))
     }
     rows, curves = [], {}
     for name, found in read.items():
