@@ -61,7 +61,7 @@ def sweeps(models: Path, rounds: int) -> Made:
     asked = real_words.Names(model, real_words.TEMPLATES[0], real_words.PAIRS[:1])
     inputs = model.inputs(text=real_words.TEMPLATES[0].format(a="Mary", b="John", s="John"))
     last = inputs.tensors["input_ids"].shape[1] - 1
-    outs = [layer.self_attn.o_proj for layer in model.module.model.layers]
+    outs = [model.engine.seat(f"text.{layer}.attn.z").module for layer in range(model.sites.towers()["text"])]
     first, second = (targets.token_id(model.run(inputs), name) for name in asked.rows[0])
     target = targets.logit_diff(first, second)
     rows = []
@@ -71,7 +71,7 @@ def sweeps(models: Path, rounds: int) -> Made:
     model, shown = real_pictures.opened(models / "dinov2-small"), real_pictures.photographs()
     inputs = model.inputs(image=shown["cat"])
     aim = closer_to(model, [shown["woman"]], [shown["cup"]])
-    outs = [layer.attention.output.dense for layer in model.module.encoder.layer]
+    outs = [model.engine.seat(f"vision.{layer}.attn.z").module for layer in range(model.sites.towers()["vision"])]
 
     def read(final: torch.Tensor) -> float:
         unit = torch.nn.functional.normalize
