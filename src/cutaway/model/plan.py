@@ -18,18 +18,23 @@ SAID: dict[Way, str] = {
     "plain": "one ordinary forward a cell",
 }
 WASTE = 0.2  # share of positions in a chunk that its latest rows compute for nothing, at most
+READ = 20  # positions that a layer works on in the time in which its weights are read from memory
 SMALL = 96  # positions in a chunk below which waste is cheaper than another chunk
 
 
 @dataclass(frozen=True)
 class Need:
-    """What one cell needs: the way to run it, since when, from which position, what it costs at least (FLOPs)."""
+    """What one cell needs: the way to run it, since when, from which position, what it costs at least (FLOPs).
+
+    `positions` are those of all its rows, where it may share a forward with cells that begin in other layers; else 0.
+    """
 
     way: Way
     tower: str = ""
     since: int = -1
     start: int = 0
     flops: float = 0.0
+    positions: int = 0
     why: str = ""
 
 
@@ -90,16 +95,20 @@ class Plan:
         return "\n".join(lines)
 
 
-def chunked(needs: Sequence[Need], positions: int, most: dict[Way, int]) -> list[tuple[Need, tuple[int, ...]]]:
+Group = tuple[Need, tuple[int, ...]]
+
+
+def chunked(needs: Sequence[Need], positions: int, most: dict[Way, int]) -> list[Group]:
     """Group cells by way, tower and layer, neighbours in position together, at most `most[way]` in a group.
 
     Rows that start later than their group compute positions for nothing: a group closes when these would be more
-    than `WASTE` of it, unless it is small. Returns the earliest need of each group with its cells.
+    than `WASTE` of it, unless it is small. Groups of several layers are put together where that is faster. Returns the
+    earliest need of each group with its cells.
     """
     groups: dict[tuple[Way, str, int], list[int]] = {}
     for i, need in enumerate(needs):
         groups.setdefault((need.way, need.tower, need.since), []).append(i)
-    found: list[tuple[Need, tuple[int, ...]]] = []
+    found: list[Group] = []
     for (way, _, _), members in groups.items():
         members.sort(key=lambda i: needs[i].start)
         chunk: list[int] = []
@@ -114,4 +123,37 @@ def chunked(needs: Sequence[Need], positions: int, most: dict[Way, int]) -> list
             chunk.append(i)
         if chunk:
             found.append((needs[chunk[0]], tuple(chunk)))
-    return found
+    alike: dict[tuple[Way, str, int, int], list[Group]] = {}
+    for group in found:
+        need = group[0]
+        alike.setdefault((need.way, need.tower, need.start, need.positions), []).append(group)
+    return [one for some in alike.values() for one in _joined(some, most[some[0][0].way])]
+
+
+def _joined(groups: list[Group], most: int) -> list[Group]:
+    """Groups of cells that start at one position, in the order of their layers, cut into runs that share a forward.
+
+    Cells of later layers then go through earlier ones for nothing, but the weights of each layer are read once for all.
+    A run takes about f (n + READ / p) for n cells of p positions each, f the FLOPs of the earliest: the cut is the one
+    for which the sum is least.
+    """
+    groups = sorted(groups, key=lambda group: group[0].since)
+    positions = groups[0][0].positions
+    if not positions:
+        return groups
+    best, cuts = [0.0], [0]
+    for stop in range(1, len(groups) + 1):
+        cells, least = 0, (float("inf"), stop - 1)
+        for start in range(stop - 1, -1, -1):
+            cells += len(groups[start][1])
+            taken = groups[start][0].flops * (cells + READ / positions)
+            if start < stop - 1 and (cells > most or taken >= least[0]):
+                break
+            least = min(least, (best[start] + taken, start))
+        best.append(least[0])
+        cuts.append(least[1])
+    found, stop = [], len(groups)
+    while stop:
+        run, stop = groups[cuts[stop] : stop], cuts[stop]
+        found.append((run[0][0], tuple(cell for _, cells in run for cell in cells)))
+    return found[::-1]

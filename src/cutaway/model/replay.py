@@ -39,6 +39,7 @@ from cutaway.model.reach import since, start_of, steps_of
 from cutaway.model.run import Run
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower
 from cutaway.model.sites import Site
+from cutaway.model.work import Work
 
 
 class Replay:
@@ -54,8 +55,10 @@ class Replay:
         keep_last = (
             last_logits and last and "logits_to_keep" in inputs.call.takes(engine.module) and not edited
         )  # else logits would shift
+        self.costs: dict[tuple[Any, ...], float] = {}
         self.options = {**inputs.call.sweeping, **({"logits_to_keep": 1} if keep_last else {})}
         self._clean()
+        self.work = Work(self.known, self.units, self.homes)
         self.plan = self._planned()
 
     # --- the clean run ------------------------------------------------------------------------------------------------
@@ -100,7 +103,7 @@ class Replay:
     # --- planning -----------------------------------------------------------------------------------------------------
 
     def _planned(self) -> Plan:
-        forward = sum(self._flops(unit) for unit in self._outer(-1))
+        forward = sum(self.work.flops(unit) for unit in self.work.outer(-1))
         needs = [self._need(i, forward) for i in range(len(self.bound))]
         tokens = self.inputs.tokens.get("text")
         rows = self._rows_of(self.known.outputs)
@@ -144,7 +147,11 @@ class Replay:
             start = min(start_of(seat, edit, self.inputs, self._length(name)) for seat, edit in bound)
             way: Way = "suffix" if start > 0 and self._resumable(tower) else "tower"
             need = replace(need, way=way, start=start if way == "suffix" else 0)
-        return replace(need, flops=self._cost(need, (cell,)))
+        inside = need.way == "suffix" and any(
+            seat.kind in ATTENTION_KINDS for seat in seats
+        )  # keys are given row by row
+        positions = self._positions(need) if alone and not inside else 0
+        return replace(need, flops=self._cost(need, (cell,)), positions=positions)
 
     def _single(self, tower: Tower) -> str:
         if not self.inputs.call.batched:
@@ -198,38 +205,34 @@ class Replay:
         return seat.module if seat and hasattr(seat.module, "layer_idx") and hasattr(seat.module, "config") else None
 
     def _length(self, tower: str) -> int:
+        return self._entering(tower)[1]
+
+    def _entering(self, tower: str) -> tuple[int, int]:
+        """Rows and positions of the words that enter a tower; no positions where none do."""
         _, kwargs = self.known.arguments.get(tower, ((), {}))
         found = [value for name in ("inputs_embeds", "input_ids") if isinstance(value := kwargs.get(name), Tensor)]
-        return int(found[0].shape[1]) if found else 0
+        return (int(found[0].shape[0]), int(found[0].shape[1])) if found else (0, 0)
+
+    def _positions(self, need: Need) -> int:
+        rows, length = self._entering(need.tower)
+        return rows * (length - need.start) if need.way in ("suffix", "tower") else 0
 
     # --- costs --------------------------------------------------------------------------------------------------------
 
-    def _outer(self, until: int) -> list[nn.Module]:
-        """The blocks that run at or after a time, and towers without blocks."""
-        units = [u for u in self.units.values() if self.homes[id(u)].module is not u or not self.homes[id(u)].blocks]
-        return [u for u in units if any(call.ended >= until for call in self.known.calls.get(id(u), []))]
-
-    def _flops(self, unit: nn.Module, until: int = -1, share: float = 1.0) -> float:
-        """Twice the weights for each position it gives, and attention over all positions; for calls from a time on."""
-        calls = self.known.calls[id(unit)]
-        times = sum(call.ended >= until for call in calls) * share
-        shapes = [t.shape for t in tensors(next((c.output for c in calls if c.output is not None), None))]
-        weights = sum(parameter.numel() for parameter in unit.parameters() if parameter.dim() > 1)
-        if not shapes:
-            return 2.0 * weights * times
-        width = shapes[0][1] if len(shapes[0]) == 4 else shapes[0][-1]
-        positions = shapes[0].numel() / width
-        row = positions / shapes[0][0] if len(shapes[0]) > 2 else 1
-        return (2 * weights * positions + 4 * positions * row * width) * times
-
     def _cost(self, need: Need, cells: Sequence[int]) -> float:
         """FLOPs of one cell run this way, beside these others."""
-        live = self._outer(need.since)
+        key = (need.way, need.tower, need.since, need.start, self._last_mlp(cells) is None)
+        if key not in self.costs:
+            self.costs[key] = self._counted(need, cells)
+        return self.costs[key]
+
+    def _counted(self, need: Need, cells: Sequence[int]) -> float:
+        live = self.work.outer(need.since)
         if need.way in ("tower", "suffix") and self.engine.family.kind == "contrastive":
             live = [unit for unit in live if self.homes[id(unit)].name == need.tower]
         length = self._length(need.tower)
         share = (length - need.start) / length if need.way == "suffix" else 1.0
-        return sum(self._flops(unit, need.since, share) for unit in live) - self._left_out(need, cells)
+        return sum(self.work.flops(unit, need.since, share) for unit in live) - self._left_out(need, cells)
 
     def _left_out(self, need: Need, cells: Sequence[int]) -> float:
         """What an MLP does not compute that works on the last position alone."""
@@ -246,7 +249,7 @@ class Replay:
             return 1
         start, length = min(need.start for need in mine), 0
         most = 0
-        for unit in self._outer(-1):
+        for unit in self.work.outer(-1):
             given = tensors(self.known.calls[id(unit)][0].output)
             if given and given[0].dim() == 3:
                 (batch, length, width), element = given[0].shape, given[0].element_size()
@@ -384,15 +387,6 @@ class Replay:
 
         edits = tuple(repr(edit) for _, edit in self.bound[cell])
         return Run(part(outputs, self.known.outputs), self.inputs, edits=edits, context=self.engine)
-
-
-def last_logits_only(target: Any) -> bool:
-    """Whether a target says that it reads nothing but the logits of the last position; not one derived from it."""
-
-    def home(name: str) -> type | None:
-        return next((kind for kind in type(target).__mro__ if name in vars(kind)), None)
-
-    return home("reads") is home("__call__") and getattr(target, "reads", "all") == "last logits"
 
 
 def _spread(x: Tensor, n: int) -> Tensor:

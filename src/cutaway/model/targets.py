@@ -222,7 +222,8 @@ class margin(Target):  # noqa: N801
 class closer(Target):  # noqa: N801
     """How much nearer row i lies to one thing than to another: cos(y_i, to_i) - cos(y_i, than_i).
 
-    y is the embedding of the picture or text that is run alone; `to` and `than` are embeddings of the other modality.
+    y is the embedding of the picture or text that is run alone; `to` and `than` are embeddings of the other modality,
+    or of the same for a model that has one alone (DINOv2).
     """
 
     to: Float[Tensor, "row joint"]
@@ -238,10 +239,12 @@ class closer(Target):  # noqa: N801
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The difference of the two cosines."""
         own = getattr(run.outputs, "pooler_output", None)
-        if own is None or str(run.inputs.call) == "forward":
+        apart = run.context.family.kind != "contrastive" or str(run.inputs.call) != "forward"
+        if own is None or not apart:
             raise TargetError(
                 "this run has no embedding in a joint space", exists=f"output {type(run.outputs).__name__}",
-                expected="a contrastive model on pictures alone or on texts alone", do="give another target",
+                expected="a contrastive model on pictures or on texts alone, or one of pictures (DINOv2)",
+                do="give another target",
             )  # fmt: skip
         if own.shape != self.to.shape or own.shape != self.than.shape:
             raise TargetError(

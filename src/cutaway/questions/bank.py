@@ -14,7 +14,7 @@ from cutaway import data
 from cutaway.data.captions import at_place, on_ground
 from cutaway.errors import MethodError
 from cutaway.model.model import Model
-from cutaway.questions.rows import embedded, unit
+from cutaway.questions.rows import Rows, embedded, unit
 
 TOPICS = ("concept", "background", "place", "artist", "count")
 _NUMBERS = ("one thing", "two things", "three things", "four things")
@@ -86,6 +86,27 @@ def text_bank(
         )  # fmt: skip
     vectors = embedded(model, ordered, "text", batch=batch, progress=progress)
     return TextBank(tuple(ordered), tuple(kept[text] for text in ordered), vectors, model.name)
+
+
+def picture_bank(
+    model: Model, pictures: Rows, names: Sequence[str], *, tower: str = "vision", batch: int = 32, progress: bool = True
+) -> TextBank:  # fmt: skip
+    """Pictures in the place of texts, each under a name, embedded by the tower they are read with.
+
+    For a model of pictures alone (DINOv2): its states and heads are then read against what it gives for other pictures.
+
+    >>> import cutaway
+    >>> from cutaway.zoo import tiny
+    >>> picture_bank(cutaway.load("tiny:dinov2"), [tiny.picture(1), tiny.picture(2)], ["one", "other"])
+    TextBank(2 texts: 2 picture)
+    """
+    vectors = embedded(model, pictures, tower, batch=batch, progress=progress)
+    if len(set(names)) != len(vectors):
+        raise MethodError(
+            f"{len(vectors)} pictures and {len(set(names))} different names", expected="a name of its own for each",
+            do="name every picture",
+        )  # fmt: skip
+    return TextBank(tuple(names), ("picture",) * len(vectors), vectors, model.name)
 
 
 def file_bank(model: Model, path: str | Path, *, batch: int = 128, progress: bool = True) -> TextBank:

@@ -6,19 +6,39 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from cutaway.data import Pair
 from cutaway.errors import MethodError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.targets import Target, closer
-from cutaway.questions.rows import Rows, again, embedded, prepared, reads_words
+from cutaway.model.targets import Target, closer, outcome
+from cutaway.questions.rows import Rows, again, embedded, feed, prepared, reads_words
 
 
 def closer_to(model: Model, to: Rows, than: Rows, *, progress: bool = False) -> closer:
-    """The target `closer` from texts (for runs on pictures), or from pictures or scenes (for runs on texts)."""
-    both = [again(model, given, "text") for given in (to, than)]
+    """The target `closer` from texts (for runs on pictures), or from pictures or scenes (for runs on texts).
+
+    A model of pictures alone (DINOv2) has no texts: there both are pictures, and what is compared is what it gives out.
+
+    >>> import cutaway
+    >>> from cutaway.zoo import tiny
+    >>> closer_to(cutaway.load("tiny:dinov2"), [tiny.picture(1)], [tiny.picture(2)])
+    closer(1 rows)
+    """
+    both = [again(model, given, "text" if "text" in model.towers else "vision") for given in (to, than)]
     towers = ["text" if all(isinstance(one, str) for one in given) else "vision" for given in both]
-    return closer(*(embedded(model, *one, progress=progress) for one in zip(both, towers, strict=True)))
+    alone = model.family.kind != "contrastive"
+    given_out = _given_out if alone else embedded
+    return closer(*(given_out(model, *one, progress=progress) for one in zip(both, towers, strict=True)))
+
+
+def _given_out(model: Model, rows: Rows, tower: str, *, progress: bool) -> Float[Tensor, "row joint"]:
+    """The last output of a model of one modality, as its runs have it."""
+    stream = feed(model, rows, tower, what=f"embedding ({tower})", progress=progress)
+    return torch.cat([outcome(model.run(inputs)).detach().cpu() for inputs in stream])
 
 
 def minimal_pairs(

@@ -41,6 +41,7 @@ LACKS = {
     "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
     "eyes": ("a tower that looks at pictures", "open a model that has one"),
     "space": ("a picture tower that ends in the space of texts, as CLIP and SigLIP have", "open zoo:emoji-clip, say"),
+    "end": ("a picture tower whose end the model gives out, as CLIP and DINOv2 do", "open zoo:emoji-clip, say"),
     "voice": ("a model that writes, such as a LLaVA or a language model", "open zoo:emoji-llava, say"),
 }  # fmt: skip
 
@@ -120,6 +121,16 @@ class Question:
         """The space that pictures and texts share, where it is known how the picture tower ends in it; else None."""
         if self.model.family.kind != "contrastive" or not {"vision", "text"} <= set(self.model.towers):
             return None
+        try:
+            return readout(self.model, "vision").space
+        except SiteError:
+            return None
+
+    @property
+    def end(self) -> str | None:
+        """The space that the picture tower ends in, where that is what the model gives out; None elsewhere."""
+        if self.space or set(self.model.towers) != {"vision"}:
+            return self.space
         try:
             return readout(self.model, "vision").space
         except SiteError:
