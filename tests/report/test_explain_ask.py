@@ -93,7 +93,8 @@ def view_total(made):
 def test_findings_are_the_numbers_of_the_arrays(made):
     shown, parts = made.shown, entering(made.shown)
     value, found = shown.question.value, shown.made("logits").data.isel(row=0)
-    verdict, measured, heads, sums, *_, words = made.findings
+    verdict, measured, heads, sums, *more = made.findings
+    words = next(said for said in more if said.startswith("Read at the last position"))
     ends = [abs(value), *([np.sign(value) * parts["image"]] if "image" in parts else [])]
     assert numbers(verdict) == pytest.approx(ends, abs=6e-4)
     assert verdict.startswith(f"The model answers “{'dog' if value > 0 else 'cat'}” rather than")

@@ -33,6 +33,7 @@ BRING: Mapping[str, Mapping[str, tuple[Any, Any]]] = {
     "counterpart": {"counterfactual": (Other, None)},
     "crowd": {"pictures": (Pictures, None), "count": (Count, 256), "skip_bad": (SkipBad, False)},
     "rows": {"pictures": (Pictures, None), "text": (Texts, None), "count": (Count, 256), "skip_bad": (SkipBad, False)},
+    "others": {"pictures": (Pictures, None), "count": (Count, 256), "skip_bad": (SkipBad, False)},
     "bank": {"bank": (Bank, None)},
     "labels": {"label": (Labels, None)},
 }  # fmt: skip
