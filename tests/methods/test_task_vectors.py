@@ -14,11 +14,13 @@ from cutaway.methods.task_vectors import (
     FunctionVector,
     SteeringVector,
     TaskVector,
+    combined,
     function_vector,
     steering,
     steering_vector,
     task_transfer,
     task_vector,
+    weight_vector,
 )
 from cutaway.methods.task_vectors.states import Chance, choices, chosen_sites, random_directions, usual_position
 from cutaway.model.weights import head_weights
@@ -354,6 +356,56 @@ def test_the_prompts_of_tasks_are_what_they_say():
         assert short.split("<|user|>")[1].strip() in long
     quiz = emoji_questions(model, 3)
     assert len(quiz) == 3 and (quiz.inputs.tensors["input_ids"] == model.module.config.image_token_id).sum() == 3 * 64
+
+
+# --- in the weights ---------------------------------------------------------------------------------------------------
+
+
+def tuned(seed, rate=0.05):
+    """A tiny model after a few steps towards a word of its own."""
+    module, processor = tiny.build("llama", dtype=torch.float64)
+    model = cutaway.load(module, processor=processor)
+    ids, steps = model.inputs(text="a red dog").tensors["input_ids"], torch.optim.SGD(module.parameters(), rate)
+    for _ in range(3):
+        steps.zero_grad()
+        (-module(input_ids=ids).logits[0, -1].log_softmax(-1)[30 + seed]).backward()
+        steps.step()
+    return model
+
+
+def test_what_a_tuning_changed_is_added_taken_away_and_given_back():
+    module, processor = tiny.build("llama", dtype=torch.float64)
+    base, one, other = cutaway.load(module, processor=processor), tuned(0), tuned(1)
+    inputs = base.inputs(text="a red dog")
+    plain, there = base.run(inputs).logits, one.run(inputs).logits
+    first, second = weight_vector(base, one), weight_vector(base, other)
+    with first.added(base) as model:
+        assert gap(model.run(inputs).logits, there) < 1e-9 < gap(there, plain)
+    assert torch.equal(base.run(inputs).logits, plain)
+    chance, target = targets.log_prob(30), {}
+    for name, change, scale in (("plus", first, 1.0), ("minus", first, -1.0), ("random", first.random(3), 1.0)):
+        with change.added(base, scale):
+            target[name] = float(chance(base.run(inputs))[0])
+    still = float(chance(base.run(inputs))[0])
+    assert target["minus"] < still < target["plus"] and abs(target["random"] - still) < target["plus"] - still
+    same = combined([first, second, second], [1, 1, -1])
+    assert all(gap(same.tensors[name], value) < 1e-12 for name, value in first.tensors.items())
+    with pytest.raises(RuntimeError), first.added(base):
+        raise RuntimeError
+    assert torch.equal(base.run(inputs).logits, plain) and first.length == pytest.approx(first.random().length)
+
+
+def test_changes_of_other_models_are_refused():
+    base = opened("llama")
+    with pytest.raises(MethodError, match="same weights"):
+        weight_vector(base, fresh("llama"))
+    with pytest.raises(MethodError, match="not the same weights"):
+        weight_vector(base, opened("gpt2"))
+    change = weight_vector(cutaway.load(tiny.build("llama", dtype=torch.float64)[0]), tuned(0))
+    with pytest.raises(StoreError, match="was fitted on"), change.added(opened("gpt2")):
+        pass
+    with pytest.raises(MethodError, match="a scale for each"):
+        combined([change], [1, 2])
 
 
 # --- kept and refused -------------------------------------------------------------------------------------------------
