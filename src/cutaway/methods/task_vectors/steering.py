@@ -62,7 +62,7 @@ class Steering(Result):
         """The place of the layer whose direction, added whole, goes farthest for the least others that it changes."""
         whole = self.data.isel(way=0).sel(alpha=ONE)
         lost = (1 - whole["kept"]).fillna(0.0)
-        return int((whole["share"].clip(-1, 1) - lost).argmax("layer"))
+        return int((whole["share"].clip(-1, 1) - lost).fillna(-2.0).argmax("layer"))
 
     def summary(self) -> Any:
         """Each layer with the whole direction added: how far it goes and what it costs, beside random directions."""
@@ -128,13 +128,17 @@ def steering(
     chosen = chosen_sites(model, sites)
     where = usual_position(model, chosen[0].tower) if at is None else at
     _check(alphas, draws)
+    given = "" if vector is None else repr(vector)
     if vector is None:
         vector = steering_vector(model, counterfactual, inputs, sites=list(map(str, chosen)), at=where, progress=False)
+    else:
+        vector.check(model, *chosen)
     bench = _Bench(model, chosen, where, _nonzero(alphas), tuple(ways), vector, draws, seed)
     data = bench(inputs, counterfactual, target, list(batches_of(others)))
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, sites=tuple(map(str, chosen)), seed=seed, at=repr(where),
         alphas=list(alphas), ways=list(ways), draws=draws, target=repr(target), unit=target.unit,
+        vector=given,
     )  # fmt: skip
     return Steering(data, told)
 
