@@ -44,6 +44,14 @@ def test_the_guide_runs_from_top_to_bottom(capsys):
     assert "without the named heads" in capsys.readouterr().out
 
 
+def test_the_page_on_task_vectors_runs(capsys):
+    if not trained("emoji-llava").here:
+        pytest.skip("zoo:emoji-llava is not in this checkout")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "task-vectors.md").read_text(), re.S))
+    exec(compile(code, "task-vectors.md", "exec"), {})  # noqa: S102, the page is ours
+    assert "a picture alone" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_in_docstrings_run(name):
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)

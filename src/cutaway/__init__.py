@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from cutaway.model.edits import Ablate, Add, Edit, Knockout, Patch, Project, Scale, Set
+    from cutaway.model.edits import Ablate, Add, Bend, Edit, Knockout, Patch, Project, Scale, Set
     from cutaway.model.load import load
     from cutaway.model.model import Model
     from cutaway.model.run import Run
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cutaway.model.tokens import TokenMap, Where
 
 _HOMES = {
-    "cutaway.model.edits": ("Ablate", "Add", "Edit", "Knockout", "Patch", "Project", "Scale", "Set"),
+    "cutaway.model.edits": ("Ablate", "Add", "Bend", "Edit", "Knockout", "Patch", "Project", "Scale", "Set"),
     "cutaway.model.load": ("load",),
     "cutaway.model.model": ("Model",),
     "cutaway.model.run": ("Run",),

@@ -9,7 +9,7 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from cutaway import Ablate, Add, Knockout, Patch, Project, Scale, Set, Site, Where
+from cutaway import Ablate, Add, Bend, Knockout, Patch, Project, Scale, Set, Site, Where
 from cutaway.errors import EditError
 from cutaway.model.region import Frame, write
 from world import given, opened
@@ -102,6 +102,24 @@ def test_projections_are_idempotent_and_add_up_to_the_whole(count, seed):
     assert (out @ directions.T).abs().max() < 1e-9
 
 
+@quick
+@drawn(st.floats(-5, 5), st.integers(0, 99))
+def test_bending_keeps_the_length_and_turns_in_the_plane_of_both(scale, seed):
+    vector, x = torch.randn(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), content()
+    bent, sum_ = Bend(SITE, vector, scale).apply(x, vector), Add(SITE, vector, scale).apply(x, vector)
+    assert torch.allclose(bent.norm(dim=-1), x.norm(dim=-1))
+    assert torch.allclose(bent / bent.norm(dim=-1, keepdim=True), sum_ / sum_.norm(dim=-1, keepdim=True))
+
+
+def test_bending_at_its_ends():
+    x = content()
+    assert torch.equal(Bend(SITE, torch.ones(3), 0.0).apply(x, torch.ones(3)), x)
+    gone = Bend(SITE, x, -1.0).apply(x, x)
+    assert not gone.any()  # the sum has no direction
+    with pytest.raises(EditError, match="whole states"):
+        Bend(SITE, torch.ones(3), unit=1)
+
+
 def test_means_and_shuffles_of_a_reference():
     reference, seen = content(1), content()
     write(seen, SITE, Ablate(SITE, "mean", reference, over=("batch", "token"), head=2), Frame())
@@ -120,6 +138,7 @@ def test_a_mean_over_an_axis_the_site_lacks_is_refused():
 
 EDITS = [
     Set(SITE, 0.0, head=1), Add(SITE, torch.ones(3), scale=2.0, token=-1), Scale("text.*.mlp.out", 0.5),
+    Bend(SITE, torch.ones(3), 2.0),
     Patch(SITE, content(), token=Where("image", row=3)), Ablate(SITE), Ablate(SITE, "mean", content(), over=("batch",)),
     Project(SITE, torch.ones(2, 3), "onto"), Knockout("text.5.attn", query=-1, key=[1, 2], head=0),
 ]  # fmt: skip

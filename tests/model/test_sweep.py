@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import cutaway
 import world
-from cutaway import Ablate, Add, Knockout, Patch, Project, Scale, Set, targets
+from cutaway import Ablate, Add, Bend, Knockout, Patch, Project, Scale, Set, targets
 from cutaway.errors import EditError, InputError
 from cutaway.model.cells import aligned
 from cutaway.model.edits import Edit
@@ -55,6 +55,7 @@ def random_edit(site: Site, draw: random.Random, source) -> Edit:
     ]
     if site.axes[-1] in ("d_model", "d_head"):
         kinds.append(lambda: Project(site, noise(2, shape[site.axes[-1]]), **selectors))
+        kinds.append(lambda: Bend(site, noise(shape[site.axes[-1]]), 2.0, **selectors))
     if site.part.endswith("scale"):
         kinds = kinds[:1]  # a norm of 0 makes every position that is multiplied with 0 anywhere no number
     if site.part.endswith(".scores"):

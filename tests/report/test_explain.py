@@ -149,6 +149,20 @@ def both(values):
     return [values[values > 0].sum(), values[values < 0].sum(), mass(side * values)[1]]
 
 
+def steered_by_hand(full):
+    """What is said of steering: at the layer that is shown, with the whole difference added."""
+    found, question = full.shown.made("steering"), full.shown.question
+    whole = found.data.sel(way="add", alpha=1.0)
+    names = ("share", "random_share", "kept", "random_kept", "cost", "random_cost")
+    at = [float(whole[name].isel(layer=found.best)) for name in names]
+    ends = [float(whole["share"][-1]), float(found["length"][-1]), float(found["state"][-1])]
+    return {
+        "Steering towards the counterfactual": [question.value, question.counterpart.value, *at,
+                                                float(found["out_share"][found.best])],
+        "Steering by layer": ends,
+    }  # fmt: skip
+
+
 def found_by_hand(full):
     """What the sentence of each view must say, from the arrays alone, in the order of the sentence."""
     shown, own, question = full.shown, direct(full), full.shown.question
@@ -178,7 +192,7 @@ def found_by_hand(full):
     near_bank = float((bank @ wanted).abs().max())
     strong = np.unravel_index(abs(heads).argmax(), heads.shape)
     fed = sorted(own.feeding().values[strong] * np.sign(heads[strong]), reverse=True)
-    return by_word | {
+    return by_word | steered_by_hand(full) | {
         "What each patch adds": [patches.sum(), margin, *both(patches), strongest],
         "Heads": [lead, lead / margin, fits.flat[(side * heads).argmax()],
                   float(spans["random_fit"].isel(pick=0).mean()), *[near_bank] * (near_bank < 0.5)],

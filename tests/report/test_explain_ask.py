@@ -93,7 +93,8 @@ def view_total(made):
 def test_findings_are_the_numbers_of_the_arrays(made):
     shown, parts = made.shown, entering(made.shown)
     value, found = shown.question.value, shown.made("logits").data.isel(row=0)
-    verdict, measured, heads, sums, *_, words = made.findings
+    verdict, measured, heads, sums, *more = made.findings
+    words = next(said for said in more if said.startswith("Read at the last position"))
     ends = [abs(value), *([np.sign(value) * parts["image"]] if "image" in parts else [])]
     assert numbers(verdict) == pytest.approx(ends, abs=6e-4)
     assert verdict.startswith(f"The model answers “{'dog' if value > 0 else 'cat'}” rather than")
@@ -214,3 +215,24 @@ def test_a_picture_in_pieces_says_what_of_it_is_on_the_map(tmp_path):
     made = explained("tiny:llava-next", tiny.picture(), **ASKED, out=tmp_path)
     view = of(made, Overlay)
     assert f"{float(np.nansum(view.values)):+.3f}".replace("-", "−") + " of what all picture tokens bring" in view.seen
+
+
+def test_the_steering_bench_is_the_array(pages):
+    for name in ("llava", "llama"):
+        made = pages[name]
+        found, curve, table = made.shown.made("steering"), of(made, Curve, "Steering"), of(made, Table, "Steering")
+        at, whole = found.best, found.data.sel(way="add", alpha=1.0)
+        assert curve.lines[0].values == pytest.approx(found["share"].sel(way="add").isel(layer=at).values, abs=1e-6)
+        assert [float(label) for label in curve.x.labels] == found["alpha"].values.tolist()
+        chance = next(line for line in curve.lines if line.baseline)
+        assert chance.low == pytest.approx(found["random_share_low"].isel(layer=at).values, abs=1e-5)
+        here, there = made.shown.question.value, made.shown.counterpart.question.value
+        assert numbers(curve.seen)[:2] == pytest.approx([here, there], abs=6e-4)
+        share, random = (100 * float(whole[name].isel(layer=at)) for name in ("share", "random_share"))
+        assert numbers(curve.seen)[2:4] == pytest.approx([share, random], abs=6e-2)
+        for cell, layer in zip(table.cells, range(whole.sizes["layer"]), strict=True):
+            assert cell[1:3] == pytest.approx([float(whole[n].isel(layer=layer)) for n in ("share", "random_share")])
+        assert table.cells[-1][1] == pytest.approx(1, abs=1e-4)
+        assert whole["kept"].isnull().all() and "no cost is known" in curve.seen  # no crowd was given
+        said = next(said for said in made.findings if said.startswith("Steered by"))
+        assert numbers(said) == pytest.approx([share, random], abs=6e-2)

@@ -4,11 +4,22 @@ from cutaway.methods.causal_tracing import activation_patching
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import logit_lens, tuned_lens, word_lens
 from cutaway.methods.representation_decomposition import logit_decomposition, representation_decomposition
+from cutaway.methods.task_vectors import (
+    combined,
+    function_vector,
+    steering,
+    steering_vector,
+    task_transfer,
+    task_vector,
+    weight_vector,
+)
 from cutaway.methods.text_explanation import head_texts, picture_texts, splice, text_span
 
 __all__ = [
     "activation_patching",
+    "combined",
     "erase",
+    "function_vector",
     "head_texts",
     "linear_probing",
     "logit_decomposition",
@@ -16,7 +27,12 @@ __all__ = [
     "picture_texts",
     "representation_decomposition",
     "splice",
+    "steering",
+    "steering_vector",
+    "task_transfer",
+    "task_vector",
     "text_span",
     "tuned_lens",
+    "weight_vector",
     "word_lens",
 ]

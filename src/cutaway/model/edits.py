@@ -123,6 +123,39 @@ class Add(Edit):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
+class Bend(Edit):
+    """Steer at the old length: x <- |x| (x + scale * vector) / |x + scale * vector|, along the last axis of the site.
+
+    That is a turn of x in the plane of x and the vector, towards it for a scale above 0 and never beyond it. What adds
+    up to zero has no direction, and stays zero.
+
+    >>> Bend("text.1.resid_post", torch.ones(4), 2.0, token=-1)
+    Bend('text.1.resid_post', <4 float32>, 2.0, token=-1)
+    """
+
+    vector: Value
+    scale: float
+
+    def __init__(self, site: str | Site, vector: Value, scale: float = 1.0, **selectors: Any) -> None:
+        if "unit" in selectors:
+            raise EditError(
+                "Bend keeps the length of whole states", expected="no `unit=` selector", do="give a vector with zeros"
+            )
+        _fill(self, site, selectors, vector=vector, scale=scale)
+
+    def value(self, site: Site) -> Value | None:
+        """The vector."""
+        return self.vector
+
+    def apply(self, current: Float[Tensor, "..."], value: Float[Tensor, "..."] | None) -> Float[Tensor, "..."]:
+        """The sum, as long as the state was."""
+        moved = current + self.scale * _needed(value)
+        length = moved.norm(dim=-1, keepdim=True)
+        kept = moved * (current.norm(dim=-1, keepdim=True) / length.where(length > 0, 1.0))
+        return current if self.scale == 0 else kept
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class Scale(Edit):
     """Multiply: x <- factor * x."""
 

@@ -84,7 +84,8 @@ class Engine:
         for edit in [edits] if isinstance(edits, Edit) else edits:
             if not isinstance(edit, Edit):
                 raise EditError(
-                    f"{type(edit).__name__} is not an edit", exists="Set, Add, Scale, Ablate, Patch, Project, Knockout"
+                    f"{type(edit).__name__} is not an edit",
+                    exists="Set, Add, Bend, Scale, Ablate, Patch, Project, Knockout",
                 )
             for site in self.sites[edit.pattern]:
                 if site.dead:

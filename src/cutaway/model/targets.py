@@ -71,7 +71,7 @@ class logit(Target):  # noqa: N801
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The logit at the position."""
-        return _of_word(_scores(run, self.position), run, self.word)
+        return _of_word(next_scores(run, self.position), run, self.word)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class logit_diff(Target):  # noqa: N801
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The difference at the position."""
-        scores = _scores(run, self.position)
+        scores = next_scores(run, self.position)
         return _of_word(scores, run, self.word) - _of_word(scores, run, self.other)
 
 
@@ -107,7 +107,7 @@ class log_prob(Target):  # noqa: N801
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The log-probability at the position."""
-        scores = _scores(run, self.position)
+        scores = next_scores(run, self.position)
         exact = torch.promote_types(scores.dtype, torch.float32)  # half precision is computed in single
         return _of_word(scores.to(exact).log_softmax(-1), run, self.word)
 
@@ -369,7 +369,7 @@ def _of_word(scores: Float[Tensor, "batch vocab"], run: Run, word: Word) -> Floa
     return scores[torch.arange(len(scores)), torch.tensor(each, device=scores.device)]
 
 
-def _scores(run: Run, position: int) -> Float[Tensor, "batch vocab"]:
+def next_scores(run: Run, position: int = -1) -> Float[Tensor, "batch vocab"]:
     """The logits of each row at one of its own positions; negative ones count from its own end."""
     logits, position = run.logits, _number(position, None, "position")
     if logits.dim() != 3:

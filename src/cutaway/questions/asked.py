@@ -39,6 +39,7 @@ BRINGS: Mapping[str, Brings] = {
     "counterpart": Brings(("counterfactual",)),
     "crowd": Brings((), _CROWD),
     "rows": Brings((), (*_CROWD, "text")),
+    "others": Brings((), _CROWD),
     "bank": Brings((), ("bank",)),
     "labels": Brings((), ("labels",)),
 }

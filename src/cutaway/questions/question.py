@@ -11,7 +11,7 @@ import xarray
 from numpy import ndarray
 from PIL.Image import Image
 
-from cutaway.data import Scene, render
+from cutaway.data import Scene, questions, render
 from cutaway.errors import InputError, SiteError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -21,9 +21,11 @@ from cutaway.model.weights import readout
 from cutaway.questions.bank import TextBank
 from cutaway.questions.drawn import drawn
 from cutaway.questions.rows import embedded
+from cutaway.questions.tasks import Tasks, tasks_of
 
 Kind = Literal["match", "ask", "draw", "many"]
 AMONG = 63  # pictures of a crowd that one is read among, where all are held at once
+OTHERS = 24  # other inputs, of which it is seen whether a change to the question leaves them as they are
 MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one is named
 
 # What a question may lack: what it is, and how it is given, on the command line and in Python.
@@ -42,6 +44,8 @@ LACKS = {
     "eyes": ("a tower that looks at pictures", "open a model that has one"),
     "space": ("a picture tower that ends in the space of texts, as CLIP and SigLIP have", "open zoo:emoji-clip, say"),
     "end": ("a picture tower whose end the model gives out, as CLIP and DINOv2 do", "open zoo:emoji-clip, say"),
+    "others": ("other inputs whose answers should stay, of a model that matches or answers", "--pictures FOLDER"),
+    "tasks": ("tasks told by examples, as prompts", "open zoo:emoji-llava, or `told=` in Python"),
     "voice": ("a model that writes, such as a LLaVA or a language model", "open zoo:emoji-llava, say"),
 }  # fmt: skip
 
@@ -52,8 +56,8 @@ class Question:
 
     `words` are what the number is about and, if there is one, its rival; `counterpart` is the same question with one
     thing changed; `floor` the same of the model before training; `crowd` many other inputs, `labels` what is known of
-    them; `bank` texts to explain in; `truth` parts of the picture by name (rows × columns, true inside); `code` the
-    lines that make it.
+    them; `bank` texts to explain in; `told` tasks told by examples; `truth` parts of the picture by name (rows ×
+    columns, true inside); `code` the lines that make it.
     """
 
     model: Model
@@ -68,6 +72,7 @@ class Question:
     crowd: Sequence[Any] | None = None
     labels: Mapping[str, Any] | None = None
     bank: TextBank | None = None
+    told: Tasks | None = None
     truth: Mapping[str, ndarray] = field(default_factory=dict)
     seed: int = 0
     code: str = "# `question` is the one that was given"
@@ -99,6 +104,28 @@ class Question:
     def rows(self) -> Sequence[Any] | None:
         """The crowd as the model takes it: pictures, or for a model that is asked, pictures with what is asked."""
         return _Posed(self) if self.kind == "ask" and self.crowd is not None else self.crowd
+
+    @cached_property
+    def others(self) -> Sequence[Inputs] | None:
+        """Other inputs, in a batch: pictures of the crowd, each with a question of its own if it is a drawn scene.
+
+        Empty where there is no crowd, or nothing that could change: a picture and one text. None for a drawing.
+        """
+        if self.kind not in ("ask", "match"):
+            return None
+        some = [] if self.crowd is None else list(self.crowd[:OTHERS])
+        if not some or (self.kind == "match" and len(self.words) < 2):
+            return ()
+        seen = [render(one) if isinstance(one, Scene) else one for one in some]
+        if self.kind == "match":
+            return (self.model.inputs(image=seen, text=list(self.words)),)
+        texts = [_of_its_own(one, at) if isinstance(one, Scene) else self.text for at, one in enumerate(some)]
+        return (self.model.inputs(image=[[one] for one in seen], text=texts),)
+
+    @cached_property
+    def tasks(self) -> Tasks | None:
+        """Tasks told by examples: those that were given, or that the model was taught; else None."""
+        return tasks_of(self.model) if self.told is None else self.told
 
     @property
     def eyes(self) -> str | None:
@@ -168,6 +195,12 @@ class Question:
             return ""
         first = path.split(".")[0]
         return lacking(first if self.part(first) is None else path.split(".")[-1])
+
+
+def _of_its_own(scene: Scene, at: int) -> str:
+    """One of the questions about a scene, another kind for each."""
+    every = questions(scene, at)
+    return every[at % len(every)].question
 
 
 class _Posed(Sequence[Any]):

@@ -14,8 +14,10 @@ from rich.table import Table
 from cutaway.methods.method import ROWS, Method
 from cutaway.methods.table import METHODS, in_row
 from cutaway.model.load import load
+from cutaway.model.model import Model
 from cutaway.questions.bank import text_bank
 from cutaway.questions.question import LACKS, Question, ask, draw, match
+from cutaway.questions.tasks import Task, Tasks, prompts
 from cutaway.report.tables import heading
 from cutaway.zoo import tiny
 
@@ -48,9 +50,16 @@ def questions() -> dict[str, Question]:
     bank = text_bank(clip, ["a dog", "a cat", "a bird"], progress=False)
     return {
         "contrastive": match(clip, one, ["a dog", "a cat"], other, bank=bank, **many),
-        "generative": ask(llava, one, "what is this", "dog", "cat", other, **many),
+        "generative": ask(llava, one, "what is this", "dog", "cat", other, told=_tasks(llava), **many),
         "diffusion": draw(sd, "a red dog", steps=4, counterpart="a red cat", image=one, **many),
     }
+
+
+def _tasks(model: Model) -> Tasks:
+    """One task by example, in words."""
+    shots = prompts(model, ["a dog : red , a cat :"] * 2, ["blue"] * 2)
+    alone = prompts(model, ["a dog :", "a cat :"], ["red", "blue"])
+    return Tasks(lambda: [Task("colour", "words", shots, alone, alone)], lambda: alone)
 
 
 def rows() -> list[Row]:
