@@ -8,7 +8,8 @@ import numpy as np
 import xarray
 from numpy import ndarray
 
-from cutaway.methods.logit_lens.word_lens import WordLens, plain
+from cutaway.methods.logit_lens.laid import plain
+from cutaway.methods.logit_lens.word_lens import WordLens
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
 from cutaway.views import kinds
