@@ -2,14 +2,28 @@
 
 from cutaway.methods.causal_tracing import activation_patching
 from cutaway.methods.linear_probing import erase, linear_probing
-from cutaway.methods.logit_lens import logit_lens, tuned_lens, word_lens
+from cutaway.methods.logit_lens import (
+    attention_lens,
+    embedding_bank,
+    embedding_lens,
+    latent_bank,
+    latent_lens,
+    logit_lens,
+    tuned_lens,
+    word_lens,
+)
 from cutaway.methods.representation_decomposition import logit_decomposition, representation_decomposition
 from cutaway.methods.text_explanation import head_texts, picture_texts, splice, text_span
 
 __all__ = [
     "activation_patching",
+    "attention_lens",
+    "embedding_bank",
+    "embedding_lens",
     "erase",
     "head_texts",
+    "latent_bank",
+    "latent_lens",
     "linear_probing",
     "logit_decomposition",
     "logit_lens",

@@ -48,7 +48,7 @@ def questions() -> dict[str, Question]:
     bank = text_bank(clip, ["a dog", "a cat", "a bird"], progress=False)
     return {
         "contrastive": match(clip, one, ["a dog", "a cat"], other, bank=bank, **many),
-        "generative": ask(llava, one, "what is this", "dog", "cat", other, **many),
+        "generative": ask(llava, one, "what is this", "dog", "cat", other, contexts=("a red dog", "a cat"), **many),
         "diffusion": draw(sd, "a red dog", steps=4, counterpart="a red cat", image=one, **many),
     }
 

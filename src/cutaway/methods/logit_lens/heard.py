@@ -41,8 +41,8 @@ class Heard:
         rows, places = self.own.nonzero(as_tuple=True)
         return rows, places
 
-    def states(self, site: str, at: Int[Tensor, "m"]) -> Float[Tensor, "m d_model"]:
-        """The residual stream at some of the own positions, by their numbers among all of them."""
+    def states(self, site: str, at: Int[Tensor, "m"]) -> Float[Tensor, "m *axes"]:
+        """What was recorded at some of the own positions, by their numbers among all of them."""
         rows, places = self.places
         return self.run[site][rows[at], places[at]]
 
@@ -76,10 +76,13 @@ class Heard:
         return own
 
 
-def hear(model: Model, inputs: Inputs, tower: str) -> Heard:
-    """Run a model that writes, and keep its residual stream. Raises SiteError for a tower that does not write."""
+def hear(model: Model, inputs: Inputs, tower: str, more: tuple[str, ...] = ()) -> Heard:
+    """Run a model that writes, and keep its residual stream, and `more` sites with an axis of tokens behind the rows.
+
+    Raises SiteError for a tower that does not write.
+    """
     end, sites = voice(model.engine, tower), sites_of(model, tower)
-    run = model.run(inputs, record=sites)
+    run = model.run(inputs, record=(*sites, *more))
     shape = run[sites[0]].shape[:2]
     if run.logits.shape[:2] != shape:
         raise MethodError(
