@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from cutaway.report.findings_scenes import BOOTSTRAPS, resampled
 QUESTION = "What does the picture show?"
 LENSES = ("logit", "tuned", "latent", "embedding")
 OUTPUT, RANDOM, ANY = "output", "random", "any"  # what was said with, a number by chance; over all layers
-BATCH, STEPS, LONGEST, EACH = 16, 250, 64, 5
+BATCH, STEPS, LONGEST, TEXTS, EACH = 16, 200, 64, 512, 5
 TOLD = Callable[[str], None]
 
 
@@ -37,18 +38,24 @@ class Read:
 
 
 class Lenses:
-    """The four lenses of a model, fitted once: a tuned lens on pictures of training, states of words of its texts."""
+    """The four lenses of a model: a tuned lens that is fitted on pictures of training, states of words of its texts."""
 
-    def __init__(self, model: Model, seed: int, told: TOLD = lambda _: None) -> None:
+    def __init__(self, model: Model, kept: Path | None = None, told: TOLD = lambda _: None) -> None:
+        """`kept` is the folder of the tuned lens: what is there is opened, else it is fitted and kept there."""
         self.model = model
         told("states of words")
         self.banks: dict[str, LatentBank] = {
-            "latent": latent_bank(model, emoji_texts(512), each=EACH, progress=False),
+            "latent": latent_bank(model, emoji_texts(TEXTS), each=EACH, progress=False),
             "embedding": embedding_bank(model),
         }
+        if kept is not None and kept.is_dir():
+            self.tuned = TunedLens.load(kept)
+            return
         told("fitting a tuned lens")
-        rows = [asked(model, some) for some in chunks(scenes("train", 480, seed), 8)]
-        self.tuned: TunedLens = tuned_lens(model, rows, steps=STEPS, seed=seed, progress=False)
+        rows = [asked(model, some) for some in chunks(scenes("train", 8 * STEPS // 4), 8)]
+        self.tuned = tuned_lens(model, rows, steps=STEPS, progress=False)
+        if kept is not None:
+            self.tuned.save(kept)
 
     def __call__(self, given: Sequence[Scene], words: Sequence[Sequence[str]]) -> Iterator[dict[str, Read]]:
         """What the picture tokens of each scene read as by every lens, and how much as its words.
@@ -126,7 +133,7 @@ def maps(lenses: Lenses, n: int, seed: int, told: TOLD) -> xarray.Dataset:
     layers = range(-1, next(iter(rows[0].values()))["iou"].shape[0] - 1)
     counts = {what: int(sum(row["logit"][what][0, 1] for row in rows)) for what in ("iou", "reads")}
     made = xarray.Dataset(data, coords={"lens": list(LENSES), "layer": list(layers)})
-    return made.assign_attrs(scenes=len(rows), words=counts["iou"], tokens=counts["reads"])
+    return made.assign(words=counts["iou"], tokens=counts["reads"])
 
 
 def _against(scene: Scene, words: Sequence[str], read: Read, ids: Mapping[str, int], seed: int) -> dict[str, ndarray]:
@@ -135,9 +142,8 @@ def _against(scene: Scene, words: Sequence[str], read: Read, ids: Mapping[str, i
     things = [on_patches(layer, rows, cols) for layer in coverage(scene)[1 : 1 + len(scene.things)]]
     found: list[Fit] = []
     for word in words:
-        truth = sum(
-            part for part, thing in zip(things, scene.things, strict=True) if concept(word).is_kin(thing.concept)
-        )
+        kin = [part for part, thing in zip(things, scene.things, strict=True) if concept(word).is_kin(thing.concept)]
+        truth = np.sum(kin, 0)
         if (truth >= COVERED).any():
             found.append(fit(read.words[word], truth >= COVERED, seed=seed))
     sums = {
@@ -210,12 +216,8 @@ def hallucinated(model: Model, readers: Mapping[str, Lenses], n: int, seed: int,
             flat[f"{who}/{lens}/{ANY}"] = whole.max(1)
     told("resampling")
     made = detector(flat, truth, np.array(group), than=OUTPUT, draws=BOOTSTRAPS // 10, seed=seed)
-    return _detected(made, list(readers), layers).assign_attrs(
-        mentions=len(truth),
-        real=int(truth.sum()),
-        scenes=n,
-        wrong=len({g for g, r in zip(group, real, strict=True) if not r}),
-    )
+    counts = {"mentions": len(truth), "real": int(truth.sum())}
+    return _detected(made, list(readers), layers).assign(counts)
 
 
 def _detected(made: Any, readers: list[str], layers: list[str]) -> xarray.Dataset:

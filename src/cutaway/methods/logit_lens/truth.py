@@ -108,10 +108,10 @@ def detector(
     drawn = {name: _auroc(values, real, weights) for name, values in scores.items()}
     whole = {name: float(_auroc(values, real, np.ones((1, len(real))))[0]) for name, values in scores.items()}
     bounds = {name: np.nanquantile(values, (0.025, 0.975)) for name, values in drawn.items()}
-    gains = {
-        name: (whole[name] - whole[than], *map(float, np.nanquantile(drawn[name] - drawn[than], (0.025, 0.975))))
-        for name in scores
-    }
+    gains = {}
+    for name, values in drawn.items():
+        low, high = np.nanquantile(values - drawn[than], (0.025, 0.975))
+        gains[name] = (whole[name] - whole[than], float(low), float(high))
     return Detector(
         whole, {name: float(b[0]) for name, b in bounds.items()}, {name: float(b[1]) for name, b in bounds.items()},
         gains,
