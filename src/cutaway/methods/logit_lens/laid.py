@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray
+from jaxtyping import Int
 from numpy import ndarray
 
 from cutaway.errors import MethodError
@@ -34,24 +35,32 @@ class Positions(Result):
 
         The first picture of the prompt, and the first crop of it, unless their numbers are given.
         """
-        values = self[name]
-        known = {word: self[word].isel(prompt=prompt).values for word in ("image", "tile", "row", "col")}
-        here = known["row"] >= 0
-        for word, wanted in (("image", image), ("tile", tile)):
-            here &= known[word] == (known[word][here].min(initial=10**9) if wanted is None else wanted)
-        if "token" not in values.dims or not here.any():
+        values, places = self[name], self.places(prompt, image, tile)
+        if "token" not in values.dims or not places.size:
             raise MethodError(
                 f"'{name}' has no picture to lie on in prompt {prompt}",
                 expected="a variable over tokens, of a prompt with a picture whose positions lie on a grid",
                 exists=", ".join(map(str, values.dims)), do="print `result['token_kind']` to see what there is",
             )  # fmt: skip
-        kept = values.isel(prompt=prompt).transpose("token", ...).values[here]
-        rows, cols = known["row"][here], known["col"][here]
-        folded = np.full((rows.max() + 1, cols.max() + 1, *kept.shape[1:]), nothing(kept), kept.dtype)
-        folded[rows, cols] = kept
+        if "prompt" in values.dims:
+            values = values.isel(prompt=prompt)
+        kept = values.transpose("token", ...).values
+        folded = kept[places]
+        folded[places < 0] = nothing(kept)
         others = [dim for dim in values.dims if dim not in ("prompt", "token")]
         made = xarray.DataArray(folded, dims=("row", "col", *others), coords={d: self[d] for d in others}, name=name)
         return made.transpose(*others, "row", "col")
+
+    def places(self, prompt: int = 0, image: int | None = None, tile: int | None = None) -> Int[ndarray, "row col"]:
+        """The positions of one picture on its grid, -1 where there is none; of no size without a picture."""
+        known = {word: self[word].isel(prompt=prompt).values for word in ("image", "tile", "row", "col")}
+        here = known["row"] >= 0
+        for word, wanted in (("image", image), ("tile", tile)):
+            here &= known[word] == (known[word][here].min(initial=10**9) if wanted is None else wanted)
+        rows, cols = known["row"][here], known["col"][here]
+        made = np.full((rows.max(initial=-1) + 1, cols.max(initial=-1) + 1), -1)
+        made[rows, cols] = np.flatnonzero(here)
+        return made
 
     @property
     def lengths(self) -> list[int]:
