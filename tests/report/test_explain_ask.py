@@ -10,7 +10,7 @@ import pytest
 from cutaway.methods.causal_tracing import declared as patching
 from cutaway.methods.representation_decomposition import logit_views
 from cutaway.report.explain import explained
-from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, Table
+from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, Table, WordGrid
 from cutaway.zoo import tiny
 
 ASKED = {"text": "what is this", "answer": "dog", "rival": "cat"}
@@ -214,3 +214,21 @@ def test_a_picture_in_pieces_says_what_of_it_is_on_the_map(tmp_path):
     made = explained("tiny:llava-next", tiny.picture(), **ASKED, out=tmp_path)
     view = of(made, Overlay)
     assert f"{float(np.nansum(view.values)):+.3f}".replace("-", "−") + " of what all picture tokens bring" in view.seen
+
+
+def test_the_grid_has_the_words_of_every_token(made):
+    """Of picture tokens at their places on the picture, of the others in order."""
+    view, found = of(made, WordGrid), made.shown.made("word_lens")
+    top = found["top"].isel(prompt=0).transpose("token", "layer", "rank").values
+    own = [at for at, kind in enumerate(found["token_kind"].values[0]) if kind not in ("", "image")]
+    places = [] if view.patches is None else view.patches.ravel().astype(int).tolist()
+    grid = [at for at in range(len(view.tokens)) if at not in places]
+    shown = np.array(view.words)[view.ranked.astype(int)]
+    assert (shown[grid] == np.char.strip(top[own].astype(str))).all()
+    if view.patches is None:
+        assert view.picture is None and len(view.tokens) == len(own)
+        return
+    assert view.tokens[int(view.patches[2, 3])] == "row 2, column 3"
+    here = np.array(view.values)[int(view.patches[2, 3])]
+    assert np.allclose(here, found.on_grid("top_probability").values[:, :, 2, 3], atol=1e-6)
+    assert f"{len(own)} positions" in view.seen and "16 picture tokens" in view.seen

@@ -50,8 +50,8 @@ class Heard:
         """The logits of any states, in the dtype and on the device of the model's own."""
         return self.voice(states).to(self.run.logits)
 
-    def final(self, at: Int[Tensor, "m"]) -> Float[Tensor, "m vocab"]:
-        """The model's own logits at some of the own positions, after a look at whether the voice gives the same."""
+    def final(self, at: Int[Tensor, "m"]) -> tuple[Float[Tensor, "m vocab"], Float[Tensor, "m vocab"]]:
+        """The model's own logits at some of the own positions, and what the voice gives there, the same or an error."""
         rows, places = self.places
         own = self.run.logits[rows[at], places[at]]
         read = self.read(self.states(self.sites[-1], at))
@@ -73,7 +73,7 @@ class Heard:
                 do="take off edits and hooks at its end; or say what its class does behind its unembedding "
                 "(`shift`, `cap`) in its row of model/towers.py",
             )
-        return own
+        return own, read
 
 
 def hear(model: Model, inputs: Inputs, tower: str, more: tuple[str, ...] = ()) -> Heard:

@@ -149,16 +149,18 @@ def word_lens(
 
 @dataclass(frozen=True, eq=False)
 class _End:
-    """What the model itself says at some positions: probabilities p, and sum p log p."""
+    """What the model itself says at some positions: probabilities p, sum p log p, the last layer's logits as read."""
 
     sure: Float[Tensor, "m vocab"]
     own: Float[Tensor, "m"]
+    read: Float[Tensor, "m vocab"]
 
     @classmethod
     def of(cls, heard: Heard, at: Int[Tensor, "m"]) -> _End:
-        said = log_probs(heard.final(at))
+        final, read = heard.final(at)
+        said = log_probs(final)
         sure = said.exp()
-        return cls(sure, vecdot(sure, said))
+        return cls(sure, vecdot(sure, said), read)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,9 +174,10 @@ class _Reader:
 
     def __call__(self, at: Int[Tensor, "m"]) -> dict[str, Tensor]:
         """Every number of every layer at some positions, (layer, position, …)."""
-        end = _End.of(self.heard, at)
-        layers = zip(self.heard.layers, self.heard.sites, strict=True)
-        return _stacked([self._read(self.heard.states(site, at), layer, end) for layer, site in layers])
+        end, heard = _End.of(self.heard, at), self.heard
+        before = zip(heard.layers[:-1], heard.sites[:-1], strict=True)
+        read = (self._logits(heard.states(site, at), layer) for layer, site in before)
+        return _stacked([*(self._kept(logits, end) for logits in read), self._kept(end.read, end)])
 
     def chance(self, draws: int, seed: int) -> dict[str, ndarray]:
         """The mean numbers of random directions, as long as the states at positions chosen by chance, by layer."""
@@ -184,15 +187,16 @@ class _Reader:
         for layer, site in zip(self.heard.layers, self.heard.sites, strict=True):
             state = self.heard.states(site, at)
             noise = torch.randn(state.shape, generator=dice, dtype=torch.float64).to(state)
-            read.append(self._read(noise * (state.norm(dim=-1) / noise.norm(dim=-1))[:, None], layer, end))
+            noise = noise * (state.norm(dim=-1) / noise.norm(dim=-1))[:, None]
+            read.append(self._kept(self._logits(noise, layer), end))
         means = {name: value.double().mean(1).numpy() for name, value in _stacked(read).items()}
         return {f"random_{name.removeprefix('word_')}": x for name, x in means.items() if not name.startswith("top")}
 
-    def _read(self, state: Float[Tensor, "m d"], layer: int, end: _End) -> dict[str, Tensor]:
+    def _logits(self, state: Float[Tensor, "m d"], layer: int) -> Float[Tensor, "m vocab"]:
+        return self.heard.read(state if self.tuned is None else self.tuned.translated(state, layer))
+
+    def _kept(self, logits: Float[Tensor, "m vocab"], end: _End) -> dict[str, Tensor]:
         """What is kept of the logits of one layer."""
-        if self.tuned is not None:
-            state = self.tuned.translated(state, layer)
-        logits = self.heard.read(state)
         said = log_probs(logits)
         best = said.topk(self.top)
         kept = {

@@ -128,7 +128,7 @@ def grid(page: Page, found: WordLens) -> kinds.WordGrid:
         f"first half of the layers on.{more if pictured else ''}",
         limits="It does not say that the model uses what is read. At a position inside a prompt the end says what "
         f"would come next there, which nobody asks. {_BASIS}",
-        tokens=tuple(_token(here, at) for at in chosen), layers=_layers(found), words=tuple(map(plain, words)),
+        tokens=tuple(_token(here, at) for at in chosen.tolist()), layers=_layers(found), words=tuple(map(plain, words)),
         ranked=ranked.reshape(shown["top"].shape), values=shown["top_probability"].values, unit="probability",
         picture=page.seen if pictured else None, patches=patches, folded=True, provenance=origin(found),
         code=page.applied[ENTRY].code('print(found["top"].isel(prompt=0, rank=0).to_pandas().T.to_string())'),
