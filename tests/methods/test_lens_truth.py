@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from cutaway.errors import MethodError
-from cutaway.methods.logit_lens.truth import detector, fit, on_patches
+from cutaway.methods.logit_lens.truth import _auroc, detector, fit, on_patches
 
 
 def test_the_truth_itself_fits_wholly_and_its_negative_not_at_all():
@@ -43,7 +44,7 @@ def test_scores_that_know_are_told_from_those_that_do_not():
     draw = np.random.default_rng(0)
     real, group = draw.random(600) < 0.6, np.repeat(np.arange(200), 3)
     scores = {"known": real + 0.5 * draw.normal(size=600), "noise": draw.normal(size=600), "all": real * 1.0}
-    made = detector(scores, real, group, than="noise", draws=60)
+    made = detector(scores, real, group, than="noise", draws=1000)
     assert made.auroc["all"] == made.low["all"] == 1 and made.auroc["known"] > 0.85
     assert made.low["noise"] < 0.5 < made.high["noise"] and 0.05 < made.high["noise"] - made.low["noise"] < 0.15
     gain, low, high = made.gain["known"]
@@ -52,10 +53,18 @@ def test_scores_that_know_are_told_from_those_that_do_not():
         detector(scores, np.ones(600, bool), group, than="all")
 
 
+def test_it_is_the_auroc_of_scikit_learn():
+    draw = np.random.default_rng(3)
+    real, scores, weights = draw.random(80) < 0.4, draw.integers(0, 9, 80) * 1.0, draw.integers(0, 4, (5, 80)) * 1.0
+    wanted = [roc_auc_score(real, scores, sample_weight=one) for one in weights]
+    assert np.allclose(_auroc(scores, real, weights), wanted)
+    assert np.isnan(_auroc(scores, real, real[None] * 1.0)).all()
+
+
 def test_mentions_of_one_picture_go_together():
     """The same mentions six times over, in one picture each, are known no better than once."""
     draw = np.random.default_rng(0)
     real, scores = draw.random(60) < 0.5, draw.normal(size=60)
-    once = detector({"a": scores}, real, np.arange(60), than="a", draws=60)
-    six = detector({"a": np.tile(scores, 6)}, np.tile(real, 6), np.tile(np.arange(60), 6), than="a", draws=60)
+    once = detector({"a": scores}, real, np.arange(60), than="a", draws=1000)
+    six = detector({"a": np.tile(scores, 6)}, np.tile(real, 6), np.tile(np.arange(60), 6), than="a", draws=1000)
     assert abs((once.high["a"] - once.low["a"]) - (six.high["a"] - six.low["a"])) < 0.04

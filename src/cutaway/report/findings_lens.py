@@ -215,7 +215,7 @@ def hallucinated(model: Model, readers: Mapping[str, Lenses], n: int, seed: int,
             flat |= {f"{who}/{lens}/{name}": whole[:, at] for at, name in enumerate(layers[:-1])}
             flat[f"{who}/{lens}/{ANY}"] = whole.max(1)
     told("resampling")
-    made = detector(flat, truth, np.array(group), than=OUTPUT, draws=BOOTSTRAPS // 10, seed=seed)
+    made = detector(flat, truth, np.array(group), than=OUTPUT, draws=BOOTSTRAPS, seed=seed)
     counts = {"mentions": len(truth), "real": int(truth.sum())}
     return _detected(made, list(readers), layers).assign(counts)
 
