@@ -117,9 +117,8 @@ def nnsighted(case: Case) -> Callable[[], list[Kept]] | None:
 
     def run() -> list[Kept]:
         with wrapped.trace(**case.tensors):
-            states = [envoys[0].input.save()]
-            states += [envoy.output.save() for envoy in envoys]
-            final = wrapped.output.logits.save()
+            kept = [envoys[0].input, *[envoy.output for envoy in envoys], wrapped.output.logits].save()
+        *states, final = kept
         return numbers(case, [one if isinstance(one, Tensor) else one[0] for one in states], final)
 
     return run

@@ -67,7 +67,7 @@ def latent_bank(
 
     >>> import cutaway
     >>> latent_bank(cutaway.load("tiny:llama"), ["a red dog", "a cat"], progress=False).tensors["states"].shape
-    torch.Size([4, 4, 32])
+    torch.Size([4, 5, 32])
     """
     if each < 1:
         raise MethodError(f"{each} states of a word", expected="one at least", do="leave `each` out")

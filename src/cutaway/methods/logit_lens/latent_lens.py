@@ -137,8 +137,8 @@ def embedding_lens(
 
     >>> import cutaway
     >>> model = cutaway.load("tiny:llama")
-    >>> embedding_lens(model, model.inputs(text="a red dog"), progress=False)["near"].values[0, 0, -1, 0]
-    'dog'
+    >>> print(embedding_lens(model, model.inputs(text="a red dog"), progress=False)["near"].values[0, 0, -1, 0])
+    dog
     """
     return latent_lens(
         model, inputs, None, words, tower=tower, top=top, centre=centre, draws=draws, seed=seed, progress=progress

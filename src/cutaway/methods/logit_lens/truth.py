@@ -65,8 +65,8 @@ def fit(
     marked = flat > (flat.min(-1, keepdims=True) + flat.max(-1, keepdims=True)) / 2
     chance = [_iou(marked, draw.permutation(true)) for _ in range(shuffles)]
     top = flat == flat.max(-1, keepdims=True)
-    hit = (top & true).sum(-1) / top.sum(-1)
-    return Fit(_iou(marked, true), hit, np.mean(chance, 0), np.full_like(hit, true.mean()))
+    hit = np.asarray((top & true).sum(-1) / top.sum(-1))
+    return Fit(_iou(marked, true), hit, np.asarray(np.mean(chance, 0)), np.full_like(hit, true.mean()))
 
 
 def _iou(marked: Bool[ndarray, "*maps patch"], true: Bool[ndarray, "patch"]) -> Float[ndarray, "*maps"]:

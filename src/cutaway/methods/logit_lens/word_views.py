@@ -131,7 +131,10 @@ def grid(page: Page, found: WordLens) -> kinds.WordGrid:
         tokens=tuple(_token(here, at) for at in chosen.tolist()), layers=_layers(found), words=tuple(map(plain, words)),
         ranked=ranked.reshape(shown["top"].shape), values=shown["top_probability"].values, unit="probability",
         picture=page.seen if pictured else None, patches=patches, folded=True, provenance=origin(found),
-        code=page.applied[ENTRY].code('print(found["top"].isel(prompt=0, rank=0).to_pandas().T.to_string())'),
+        code=page.applied[ENTRY].code(
+            'for name in ("top", "top_probability"):\n'
+            '    print(found[name].isel(prompt=0, rank=0).to_pandas().T.round(3).to_string())'
+        ),
     )  # fmt: skip
 
 
