@@ -36,6 +36,12 @@ def test_the_pages_on_methods_run(page, capsys):
     assert "question." in capsys.readouterr().out
 
 
+def test_the_page_on_lenses_runs(capsys):
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "lenses.md").read_text(), re.S))
+    exec(compile(code, "lenses.md", "exec"), {})  # noqa: S102, the page is ours
+    assert "rank of dog" in capsys.readouterr().out
+
+
 def test_the_guide_runs_from_top_to_bottom(capsys):
     if not trained("emoji-clip").folder.exists():
         pytest.skip("zoo:emoji-clip is not in this checkout")

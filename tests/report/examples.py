@@ -17,6 +17,7 @@ from cutaway.views.kinds import (
     Span,
     Table,
     View,
+    WordGrid,
 )
 from cutaway.views.picture import Picture
 
@@ -158,8 +159,19 @@ def opening() -> Opening:
     )  # fmt: skip
 
 
+def grid() -> WordGrid:
+    """Two patches on a picture and three tokens, by two layers, with two words each."""
+    ranked = np.arange(5 * 2 * 2).reshape(5, 2, 2) % 3
+    values = np.linspace(0.9, 0.1, 20, dtype=np.float32).reshape(5, 2, 2)
+    return WordGrid(
+        **said("Grid"), tokens=("row 0, column 0", "row 0, column 1", "what", EVIL, "?"), layers=("input", "0"),
+        words=("dog", EVIL, "  "), ranked=ranked, values=values, unit="probability", picture=picture(),
+        patches=np.array([[0.0, 1.0]]),
+    )  # fmt: skip
+
+
 def every() -> list[View]:
-    return [overlay(), lens(), heads(), bars(), patching(), tokens(), curve(), table()]
+    return [overlay(), lens(), heads(), bars(), patching(), tokens(), curve(), grid(), table()]
 
 
 def nothing() -> list[View]:
@@ -170,6 +182,15 @@ def nothing() -> list[View]:
     return [
         Overlay(**said("No texts"), picture=picture(), texts=(), values=np.zeros((0, 2, 2)), unit="u"),
         Overlay(**said("No numbers"), picture=picture(), texts=("", "x"), values=np.full((2, 3, 2), np.nan), unit="u"),
+        WordGrid(
+            **said("No grid"),
+            tokens=(),
+            layers=("0",),
+            words=(),
+            ranked=np.zeros((0, 1, 1)),
+            values=np.zeros((0, 1, 1)),
+            unit="u",
+        ),
         Lens(
             **said("One layer"),
             picture=picture(),

@@ -6,7 +6,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, PatchingMap, Table, View
+from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, PatchingMap, Table, View, WordGrid
 
 Row = list[object]
 
@@ -68,6 +68,14 @@ def _(view: Curve) -> Iterator[Row]:
         for at, label in enumerate(view.x.labels):
             sides = (None if side is None else float(side[at]) for side in (line.low, line.high))
             yield [line.label, str(line.baseline).lower(), label, float(line.values[at]), *sides]
+
+
+@told.register
+def _(view: WordGrid) -> Iterator[Row]:
+    yield ["token", "layer", "rank", "word", "value"]
+    for (token, layer, rank), place in np.ndenumerate(view.ranked):
+        value = float(view.values[token, layer, rank])
+        yield [view.tokens[token], view.layers[layer], rank + 1, view.words[int(place)], value]
 
 
 @told.register

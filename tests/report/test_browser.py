@@ -210,6 +210,23 @@ def test_keys_walk_over_a_table(every: Page) -> None:
     assert every.run("document.querySelectorAll('#v-heads td[tabindex=\"0\"]').length") == 1
 
 
+def test_a_cell_of_words_opens_its_list_and_keys_walk(every: Page) -> None:
+    """Tokens that are no patch stand in the grid; patches say their words under the cursor."""
+    box = "#v-grid"
+    assert every.run(f"document.querySelectorAll('{box} .words tbody tr').length") == 3
+    every.click(f"{box} .words tbody tr:nth-child(1) td:nth-child(2)")
+    assert every.run(f"document.querySelector('{box} .wordlist p').textContent") == "what layer input"
+    said = f"[...document.querySelectorAll('{box} .wordlist th')].map(one => one.textContent)"
+    assert len(every.run(said)) == 2 and every.run(f"{said}[0]") == '"  "'
+    every.key("ArrowDown")
+    every.key("ArrowRight")
+    assert every.run("window.hacked") is None
+    assert every.run(f"document.querySelector('{box} .wordlist p').textContent").endswith("layer 0")
+    assert every.run("document.activeElement.getAttribute('aria-selected')") == "true"
+    every.hover(f"{box} .heatmap", 0.25, 0.5)
+    assert "\ndog 0.900" in every.run(f"document.querySelector('{box} .readout span').textContent")
+
+
 def test_bars_add_up(every: Page) -> None:
     facts = dict(zip(texts(every, "#v-bars .facts dt"), texts(every, "#v-bars .facts dd"), strict=True))
     assert facts == {

@@ -10,7 +10,7 @@ import pytest
 from cutaway.methods.causal_tracing import declared as patching
 from cutaway.methods.representation_decomposition import logit_views
 from cutaway.report.explain import explained
-from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, Table
+from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, Table, WordGrid
 from cutaway.zoo import tiny
 
 ASKED = {"text": "what is this", "answer": "dog", "rival": "cat"}
@@ -236,3 +236,21 @@ def test_the_steering_bench_is_the_array(pages):
         assert whole["kept"].isnull().all() and "no cost is known" in curve.seen  # no crowd was given
         said = next(said for said in made.findings if said.startswith("Steered by"))
         assert numbers(said) == pytest.approx([share, random], abs=6e-2)
+
+
+def test_the_grid_has_the_words_of_every_token(made):
+    """Of picture tokens at their places on the picture, of the others in order."""
+    view, found = of(made, WordGrid), made.shown.made("word_lens")
+    top = found["top"].isel(prompt=0).transpose("token", "layer", "rank").values
+    own = [at for at, kind in enumerate(found["token_kind"].values[0]) if kind not in ("", "image")]
+    places = [] if view.patches is None else view.patches.ravel().astype(int).tolist()
+    grid = [at for at in range(len(view.tokens)) if at not in places]
+    shown = np.array(view.words)[view.ranked.astype(int)]
+    assert (shown[grid] == np.char.strip(top[own].astype(str))).all()
+    if view.patches is None:
+        assert view.picture is None and len(view.tokens) == len(own)
+        return
+    assert view.tokens[int(view.patches[2, 3])] == "row 2, column 3"
+    here = np.array(view.values)[int(view.patches[2, 3])]
+    assert np.allclose(here, found.on_grid("top_probability").values[:, :, 2, 3], atol=1e-6)
+    assert f"{len(own)} positions" in view.seen and "16 picture tokens" in view.seen

@@ -68,6 +68,8 @@ def wrong() -> dict[str, tuple[type, dict[str, object]]]:
         "interval": (views.PatchingMap, patching | {"low": np.zeros((3, 5))}),
         "grid": (views.PatchingMap, patching | {"grid": (4, 4)}),
         "same head twice": (views.HeadTable, vars(examples.heads()) | {"heads": (head, head)}),
+        "words": (views.WordGrid, vars(examples.grid()) | {"words": ("dog",)}),
+        "patches": (views.WordGrid, vars(examples.grid()) | {"picture": None}),
         "line": (views.Curve, vars(examples.curve()) | {"lines": (line,)}),
         "row": (views.Table, vars(examples.table()) | {"cells": (("dog",),)}),
         "no title": (views.Table, vars(examples.table()) | {"title": " "}),

@@ -2,7 +2,16 @@
 
 from cutaway.methods.causal_tracing import activation_patching
 from cutaway.methods.linear_probing import erase, linear_probing
-from cutaway.methods.logit_lens import logit_lens, tuned_lens, word_lens
+from cutaway.methods.logit_lens import (
+    attention_lens,
+    embedding_bank,
+    embedding_lens,
+    latent_bank,
+    latent_lens,
+    logit_lens,
+    tuned_lens,
+    word_lens,
+)
 from cutaway.methods.representation_decomposition import logit_decomposition, representation_decomposition
 from cutaway.methods.task_vectors import (
     combined,
@@ -18,9 +27,14 @@ from cutaway.methods.text_explanation import head_texts, picture_texts, splice, 
 __all__ = [
     "activation_patching",
     "combined",
+    "attention_lens",
+    "embedding_bank",
+    "embedding_lens",
     "erase",
     "function_vector",
     "head_texts",
+    "latent_bank",
+    "latent_lens",
     "linear_probing",
     "logit_decomposition",
     "logit_lens",

@@ -223,6 +223,21 @@ def value_weights(
     return scaled.unflatten(0, (heads, -1)), bias.unflatten(0, (heads, -1))
 
 
+def embedding_table(model: Model, tower: str) -> Float[Tensor, "vocab d_model"]:
+    """The vectors that the words of a tower begin with, one a token; what the tower adds to them is no part of it."""
+    size = model.sites.one(f"{tower}.0.resid_pre").sizes["d_model"]
+    module: Any = model.towers[tower].module
+    table = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
+    if not isinstance(table, nn.Embedding) or table.weight.shape[1] != size:
+        raise SiteError(
+            f"the words of '{tower}' do not begin as rows of a table of width {size}",
+            expected="a tower of words that are looked up (`nn.Embedding`) and enter as they are",
+            exists=f"{type(table).__name__}", do="use states of words in texts instead",
+        )  # fmt: skip
+    with present(table):
+        return table.weight.detach()
+
+
 def _projection(model: Model, tower: str, gain: Tensor) -> tuple[str, Tensor, Tensor]:
     """The space behind the final norm: joint, class logits where they take one position, else the norm's own output."""
     for part in ("joint", "logits"):

@@ -15,7 +15,17 @@ from cutaway import data
 from cutaway.errors import InputError
 from cutaway.model.load import load
 from cutaway.model.model import Model
-from cutaway.questions.given import EMOJIWORLD, Folder, bank_of, check_bank, crowd, read_picture, read_texts, untrained
+from cutaway.questions.given import (
+    EMOJIWORLD,
+    Folder,
+    bank_of,
+    check_bank,
+    contexts_of,
+    crowd,
+    read_picture,
+    read_texts,
+    untrained,
+)
 from cutaway.questions.labels import LABELS, scene_labels
 from cutaway.questions.question import Question, ask, draw, match
 from cutaway.source import Source
@@ -77,6 +87,7 @@ def asked(
     more = {
         "crowd": known[0] if known else others, "labels": known[1] if known else None, "truth": truth or {},
         "bank": bank_of(bank, found) if found.family.kind == "contrastive" else None, "seed": seed,
+        "contexts": contexts_of(bank, found.name) if found.family.kind == "generative" else None,
     }  # fmt: skip
     how = {
         "image": images, "text": [text] if isinstance(text, str) else list(text), "answer": answer, "rival": rival,

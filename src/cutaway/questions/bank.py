@@ -174,6 +174,12 @@ def emoji_phrases(topics: Sequence[str] = TOPICS) -> dict[str, list[str]]:
     return {topic: made[topic] for topic in topics}
 
 
+def emoji_texts(scenes: int = 128) -> list[str]:
+    """Texts of EmojiWorld for a model that reads: the name of every thing, and descriptions of training scenes."""
+    named = [concept.one for concept in data.concepts()]
+    return [*named, *(data.description(scene).text for scene in data.scenes("train", scenes))]
+
+
 def same_space(bank: TextBank, width: int, model: str = "") -> Float[Tensor, "text joint"]:
     """The bank's embeddings, or an error when they come from another model than what they should explain."""
     if bank.embeddings.shape[1] != width or (bank.model and model and bank.model != model):

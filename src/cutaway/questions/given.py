@@ -19,7 +19,8 @@ from cutaway.errors import InputError
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.model.pictures import picture
-from cutaway.questions.bank import TextBank, emoji_bank, file_bank, file_texts
+from cutaway.model.weights import readout
+from cutaway.questions.bank import TextBank, emoji_bank, emoji_texts, file_bank, file_texts
 from cutaway.questions.rows import embedded
 from cutaway.zoo.trained import spec_of
 
@@ -267,6 +268,15 @@ def bank_of(source: str | Path | None, model: Model) -> TextBank | None:
     spec = spec_of(model.name)
     source = spec.bank if source is None and spec else source
     return None if source is None else read_bank(source, model)
+
+
+def contexts_of(source: str | Path | None, name: str) -> tuple[str, ...] | None:
+    """Texts in whose words the states of a model that writes are found: a file's, EmojiWorld's, or its spec's."""
+    spec = spec_of(name)
+    source = spec.bank if source is None and spec else source
+    if source is None:
+        return None
+    return tuple(emoji_texts() if str(source) == EMOJIWORLD else file_texts(source))
 
 
 def read_bank(source: str | Path, model: Model) -> TextBank:

@@ -38,6 +38,7 @@ LACKS = {
     "crowd": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "among": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "bank": ("a bank of texts to explain in", "--bank FILE, one text a line (`bank=`)"),
+    "contexts": ("texts in whose words states are found", "--bank FILE, one text a line (`bank=`)"),
     "floor": ("the model before training, which the models of the zoo have", "a model of `cutaway zoo list`"),
     "rows": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
@@ -56,8 +57,8 @@ class Question:
 
     `words` are what the number is about and, if there is one, its rival; `counterpart` is the same question with one
     thing changed; `floor` the same of the model before training; `crowd` many other inputs, `labels` what is known of
-    them; `bank` texts to explain in; `told` tasks told by examples; `truth` parts of the picture by name (rows ×
-    columns, true inside); `code` the lines that make it.
+    them; `bank` texts to explain in, `contexts` texts for a model that writes; `told` tasks told by examples; `truth`
+    parts of the picture by name (rows × columns, true inside); `code` the lines that make it.
     """
 
     model: Model
@@ -73,6 +74,7 @@ class Question:
     labels: Mapping[str, Any] | None = None
     bank: TextBank | None = None
     told: Tasks | None = None
+    contexts: tuple[str, ...] | None = None
     truth: Mapping[str, ndarray] = field(default_factory=dict)
     seed: int = 0
     code: str = "# `question` is the one that was given"

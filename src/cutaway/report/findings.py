@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from cutaway.model.fingerprint import fingerprint
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.questions.given import check_folder
-from cutaway.report import findings_heads, findings_layers, findings_scenes
+from cutaway.report import findings_answers, findings_heads, findings_layers, findings_lens, findings_scenes
 from cutaway.report.findings_page import About, page
 from cutaway.report.findings_plots import draw_all
 from cutaway.source import Source
@@ -29,8 +29,9 @@ from cutaway.zoo.trained import TRAINED, spec_of
 
 SMALLEST = 48  # scenes: fewer leave a class without items
 SETS = 2  # of scenes: what is said must hold in both, and heads picked on one are tried on the other
-SAYING = {f"findings_{name}" for name in ("claims", "page", "plots", "tables", "words")}  # modules that measure nothing
+SAYING = {f"findings_{name}" for name in ("answers", "claims", "page", "plots", "tables", "words")}  # measure nothing
 Found = dict[str, xarray.Dataset]
+Steps = dict[str, tuple[Model, Callable[..., xarray.Dataset]]]
 
 
 def write_findings(
@@ -39,6 +40,7 @@ def write_findings(
 ) -> Path:  # fmt: skip
     """Measure a model of the zoo and its untrained floor, and write a Markdown page with figures beside it.
 
+    What it is about follows from what the model is asked: which text a picture matches, or an answer in words.
     Everything is measured on two sets of scenes, of `seed` and `seed` + 1. `n` is the number of scenes of each; pairs
     are n / 4 to n / 16 for each factor. `work` keeps each section as netCDF, so that an interrupted call goes on where
     it was (by default the user's cache folder); the page is written anew each time.
@@ -57,58 +59,42 @@ def write_findings(
     source = model if isinstance(model, Source) else Source(model)
     model_name = source.name
     spec = spec_of(model_name)
-    if spec is None or spec.floor is None or spec.asked != "match":
+    if spec is None or spec.floor is None:
         raise InputError(
-            f"'{model_name}' has no untrained floor"
-            if spec is None or spec.floor is None
-            else f"'{model_name}' answers in words, and the page is about which texts a picture matches",
-            expected="a trained model of the zoo, which has a floor, that matches pictures with texts",
-            exists=", ".join(one.title for one in TRAINED.values() if one.asked == "match"), do="name one of these",
+            f"'{model_name}' has no untrained floor", expected="a trained model of the zoo, which has a floor",
+            exists=", ".join(one.title for one in TRAINED.values()), do="name one of these",
         )  # fmt: skip
     check_folder(out.parent)
     opened, floor = load(source), load(replace(source, name=spec.floor))
-    return write(opened, floor, out, n, seed, work=work, console=console)
+    asked = ANSWER if spec.asked == "answer" else MATCH
+    return write(opened, floor, out, n, seed, asked, work=work, console=console)
 
 
 def write(
-    model: Model, floor: Model, out: Path, n: int, seed: int, *, work: str | Path | None = None,
-    console: Console | None = None,
+    model: Model, floor: Model, out: Path, n: int, seed: int, asked: Asked | None = None, *,
+    work: str | Path | None = None, console: Console | None = None,
 ) -> Path:  # fmt: skip
-    """The page about an opened model and the same one before training."""
-    folder = Path(work) if work else _cache()
+    """The page about an opened model and the same one before training, of the kind of question it is asked."""
+    asked, folder = asked or MATCH, Path(work) if work else _cache()
     folder.mkdir(parents=True, exist_ok=True)
     (out.parent / "img").mkdir(parents=True, exist_ok=True)
-    found, seconds = measure(model, floor, n, seed, folder, console or Console(stderr=True))
-    figures = draw_all(found, out.parent / "img", out.stem)
+    found, seconds = measure(model, floor, n, seed, folder, console or Console(stderr=True), asked)
+    figures = asked.draw(found, out.parent / "img", out.stem)
     about = About(model.name, n, seed, _said(out), seconds)
-    out.write_text(page(found, about, figures), encoding="utf-8")
+    out.write_text(asked.page(found, about, figures), encoding="utf-8")
     return out
 
 
 def measure(
-    model: Model, floor: Model, n: int, seed: int, folder: Path, console: Console
+    model: Model, floor: Model, n: int, seed: int, folder: Path, console: Console, asked: Asked
 ) -> tuple[Found, dict[str, float]]:  # fmt: skip
     """Every section on every set of scenes (dimension `set`), from the folder where it is there, and its seconds."""
     found: Found = {}
     seconds: dict[str, float] = {}
     seeds = [seed + one for one in range(SETS)]
 
-    def ablation(of: Model, n: int, own: int, told: Callable[[str], None]) -> xarray.Dataset:
-        """Heads are named on the other set."""
-        return findings_layers.ablation(of, found["heads"].isel(set=1 - seeds.index(own)), n, own, told)
-
-    steps: dict[str, tuple[Model, Callable[..., xarray.Dataset]]] = {
-        "known": (model, findings_scenes.known),
-        "known_floor": (floor, findings_scenes.known),
-        "heads": (model, findings_heads.heads),
-        "heads_floor": (floor, findings_heads.heads),
-        "direct": (model, findings_heads.direct),
-        "direct_floor": (floor, findings_heads.direct),
-        "layers_floor": (floor, partial(findings_layers.layers, with_erasure=False)),
-        "layers": (model, findings_layers.layers),
-        "ablation": (model, ablation),
-    }
     marks, code = {id(one): fingerprint(one) for one in (model, floor)}, _code()
+    steps = asked.steps(model, floor, found, seeds, lambda of: folder / f"lens-{fingerprint(code, marks[id(of)])[:12]}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("opening", total=len(steps) * SETS)
@@ -122,6 +108,66 @@ def measure(
             found[name] = xarray.concat([one.data for one in made], xarray.DataArray(seeds, dims="set", name="set"))
             seconds[name] = sum(one.provenance.seconds for one in made)
     return found, seconds
+
+
+# --- what is measured of models that match, and of those that answer --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A kind of page: its sections, each with the model it is measured on; its figures; its words.
+
+    `steps` takes the model, its floor, what is found so far (filled as the sections are made), the seeds of the sets,
+    and where what is fitted on a model is kept.
+    """
+
+    steps: Callable[[Model, Model, Found, list[int], Callable[[Model], Path]], Steps]
+    draw: Callable[[Found, Path, str], dict[str, str]]
+    page: Callable[[Found, About, dict[str, str]], str]
+
+
+def _match(model: Model, floor: Model, found: Found, seeds: list[int], _: Callable[[Model], Path]) -> Steps:
+    def ablation(of: Model, n: int, own: int, told: Callable[[str], None]) -> xarray.Dataset:
+        """Heads are named on the other set."""
+        return findings_layers.ablation(of, found["heads"].isel(set=1 - seeds.index(own)), n, own, told)
+
+    return {
+        "known": (model, findings_scenes.known),
+        "known_floor": (floor, findings_scenes.known),
+        "heads": (model, findings_heads.heads),
+        "heads_floor": (floor, findings_heads.heads),
+        "direct": (model, findings_heads.direct),
+        "direct_floor": (floor, findings_heads.direct),
+        "layers_floor": (floor, partial(findings_layers.layers, with_erasure=False)),
+        "layers": (model, findings_layers.layers),
+        "ablation": (model, ablation),
+    }
+
+
+def _answer(model: Model, floor: Model, _: Found, __: list[int], kept: Callable[[Model], Path]) -> Steps:
+    made: dict[int, findings_lens.Lenses] = {}
+
+    def lenses(of: Model, told: Callable[[str], None]) -> findings_lens.Lenses:
+        if id(of) not in made:
+            made[id(of)] = findings_lens.Lenses(of, kept(of), told)
+        return made[id(of)]
+
+    def maps(of: Model, n: int, own: int, told: Callable[[str], None]) -> xarray.Dataset:
+        return findings_lens.maps(lenses(of, told), n, own, told)
+
+    def hallucinated(of: Model, n: int, own: int, told: Callable[[str], None]) -> xarray.Dataset:
+        """What the trained model says, read in both."""
+        readers = {"trained": lenses(of, told), "untrained": lenses(floor, told)}
+        return findings_lens.hallucinated(of, readers, n, own, told)
+
+    return {"maps": (model, maps), "maps_floor": (floor, maps), "hallucinated": (model, hallucinated)}
+
+
+MATCH = Asked(_match, draw_all, page)
+ANSWER = Asked(_answer, findings_answers.draw_all, findings_answers.page)
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
 
 
 def _kept(path: Path, make: Callable[..., xarray.Dataset], bar: Any, task: Any, name: str, model: Model) -> Result:

@@ -50,7 +50,9 @@ def questions() -> dict[str, Question]:
     bank = text_bank(clip, ["a dog", "a cat", "a bird"], progress=False)
     return {
         "contrastive": match(clip, one, ["a dog", "a cat"], other, bank=bank, **many),
-        "generative": ask(llava, one, "what is this", "dog", "cat", other, told=_tasks(llava), **many),
+        "generative": ask(
+            llava, one, "what is this", "dog", "cat", other, told=_tasks(llava), contexts=("a red dog", "a cat"), **many
+        ),
         "diffusion": draw(sd, "a red dog", steps=4, counterpart="a red cat", image=one, **many),
     }
 

@@ -20,7 +20,7 @@ from cutaway.errors import InputError
 from cutaway.views.encode import encode
 from cutaway.views.kinds import Opening, View
 
-SCRIPTS = ("page.js", "colour.js", "heatmap.js", "maps.js", "charts.js", "grid.js", "heads.js", "start.js")
+SCRIPTS = ("page.js", "colour.js", "heatmap.js", "maps.js", "charts.js", "grid.js", "heads.js", "words.js", "start.js")
 MOUNT = "cutaway.mount(document.currentScript)"
 
 

@@ -1,4 +1,4 @@
-"""What a report is made of: seven kinds of view. Pure data, each of which becomes JSON and a part of the page.
+"""What a report is made of: eight kinds of view. Pure data, each of which becomes JSON and a part of the page.
 
 Every view says what is `seen` and its `limits`, what it can not tell. Arrays are float32 with NaN for "not measured".
 """
@@ -253,6 +253,44 @@ class Curve(View):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class WordGrid(View):
+    """The words that each token reads as, by layer: `ranked` (token, layer, rank) are places among `words`.
+
+    `values` are their numbers, the same shape. With a `picture`, `patches` (row, column) are the places of its tokens
+    among all, NaN for none: these are shown on it, the others as a grid.
+    """
+
+    tokens: tuple[str, ...]
+    layers: tuple[str, ...]
+    words: tuple[str, ...]
+    ranked: np.ndarray
+    values: np.ndarray
+    unit: str
+    picture: Picture | None = None
+    patches: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = len(self.tokens), len(self.layers), None
+        for name in ("ranked", "values"):
+            _keep(self, name, size, "token, layer, rank")
+        _keep(self, "patches", (None, None), "row, column")
+        if self.ranked.shape != self.values.shape or not ((self.ranked >= 0) & (self.ranked < len(self.words))).all():
+            raise InputError(
+                f"'{self.title}' ranks words that are not there, or not as many as it has numbers for",
+                expected=f"{self.values.shape} places from 0 to {len(self.words) - 1}",
+                exists=f"{self.ranked.shape}",
+                do="give the place of each word in `words`",
+            )
+        if (self.picture is None) != (self.patches is None):
+            raise InputError(
+                f"'{self.title}' has a picture without patches, or patches without a picture",
+                expected="both or none",
+                do="leave both out where no token is part of a picture",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Table(View):
     """Anything else: named columns and rows of text and numbers. `units` (one for each row) say which are shares."""
 
@@ -291,8 +329,10 @@ class Opening:
 
 KINDS: dict[str, type] = {
     kind.__name__: kind
-    for kind in (Overlay, Lens, HeadTable, Bars, PatchingMap, Curve, Table, Picture, Axis, Span, Head, Bar, Line)
-}
+    for kind in (
+        Overlay, Lens, HeadTable, Bars, PatchingMap, Curve, WordGrid, Table, Picture, Axis, Span, Head, Bar, Line,
+    )
+}  # fmt: skip
 
 
 def from_json(text: str) -> View:

@@ -157,5 +157,5 @@ SPEC = Spec(
     "emoji-llava", "a small LLaVA that answers questions about these scenes",
     start=untrained, processor=processor, recipe=Recipe, batches=batches, train=train,
     measure=_measure, lost=_lost, template=Path(__file__).with_suffix(".md"),
-    asked="answer", crowd=EMOJIWORLD,
+    asked="answer", crowd=EMOJIWORLD, bank=EMOJIWORLD,
 )  # fmt: skip

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from cutaway.errors import MethodError, SiteError
 from cutaway.methods.logit_lens import word_views
+from cutaway.methods.logit_lens.attention_lens import attention_lens, check_heads
+from cutaway.methods.logit_lens.latent_lens import embedding_lens, latent_lens
 from cutaway.methods.logit_lens.logit_lens import Lens, logit_lens
 from cutaway.methods.logit_lens.views import show
 from cutaway.methods.logit_lens.word_lens import word_lens
@@ -16,6 +19,15 @@ def by_layer(made: Lens, _: Question) -> Any:
     """The pooled state of the first picture against each text, by layer, beside the size of chance."""
     frame = made["pooled"].isel(picture=0).transpose("layer", "text").to_pandas().reset_index()
     return frame.assign(random=made["random"].values)
+
+
+def read_heads(question: Question) -> str:
+    """Why what the heads of this model write cannot be read at its end; "" where it can."""
+    try:
+        check_heads(question.model, question.voice or "text")
+    except (MethodError, SiteError) as error:
+        return error.failed
+    return ""
 
 
 METHODS = (
@@ -49,5 +61,34 @@ METHODS = (
         beside=True,
         show=word_views.show,
         tell=word_views.tell,
+    ),
+    Method(
+        function=latent_lens,
+        row="logit lens",
+        takes={"model": "model", "inputs": "inputs", "bank": "contexts", "words": "tokens", "tower": "voice"},
+        options={
+            "top": "How many words are kept of each state.",
+            "across": "Compare with the states of all layers, not those of the same one.",
+            "centre": "Subtract the means of the inputs and of the texts, layer by layer.",
+        },
+        cannot="That the model uses what is found; the nearest may be far, and other texts find others.",
+    ),
+    Method(
+        function=embedding_lens,
+        row="logit lens",
+        takes={"model": "model", "inputs": "inputs", "words": "tokens", "tower": "voice"},
+        options={
+            "top": "How many words are kept of each state.",
+            "centre": "Subtract the means of the inputs and of the table.",
+        },
+        cannot="What a layer says in a basis of its own, which words enter in another.",
+    ),
+    Method(
+        function=attention_lens,
+        row="logit lens",
+        takes={"model": "model", "inputs": "inputs", "words": "tokens", "tower": "voice"},
+        options={"top": "How many words of each head are kept."},
+        cannot="What later layers make of it: a head that writes for a later one to read seems to say nothing.",
+        fitting=read_heads,
     ),
 )

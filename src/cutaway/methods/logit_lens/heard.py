@@ -41,8 +41,8 @@ class Heard:
         rows, places = self.own.nonzero(as_tuple=True)
         return rows, places
 
-    def states(self, site: str, at: Int[Tensor, "m"]) -> Float[Tensor, "m d_model"]:
-        """The residual stream at some of the own positions, by their numbers among all of them."""
+    def states(self, site: str, at: Int[Tensor, "m"]) -> Float[Tensor, "m *axes"]:
+        """What was recorded at some of the own positions, by their numbers among all of them."""
         rows, places = self.places
         return self.run[site][rows[at], places[at]]
 
@@ -50,8 +50,8 @@ class Heard:
         """The logits of any states, in the dtype and on the device of the model's own."""
         return self.voice(states).to(self.run.logits)
 
-    def final(self, at: Int[Tensor, "m"]) -> Float[Tensor, "m vocab"]:
-        """The model's own logits at some of the own positions, after a look at whether the voice gives the same."""
+    def final(self, at: Int[Tensor, "m"]) -> tuple[Float[Tensor, "m vocab"], Float[Tensor, "m vocab"]]:
+        """The model's own logits at some of the own positions, and what the voice gives there, the same or an error."""
         rows, places = self.places
         own = self.run.logits[rows[at], places[at]]
         read = self.read(self.states(self.sites[-1], at))
@@ -73,13 +73,16 @@ class Heard:
                 do="take off edits and hooks at its end; or say what its class does behind its unembedding "
                 "(`shift`, `cap`) in its row of model/towers.py",
             )
-        return own
+        return own, read
 
 
-def hear(model: Model, inputs: Inputs, tower: str) -> Heard:
-    """Run a model that writes, and keep its residual stream. Raises SiteError for a tower that does not write."""
+def hear(model: Model, inputs: Inputs, tower: str, more: tuple[str, ...] = ()) -> Heard:
+    """Run a model that writes, and keep its residual stream, and `more` sites with an axis of tokens behind the rows.
+
+    Raises SiteError for a tower that does not write.
+    """
     end, sites = voice(model.engine, tower), sites_of(model, tower)
-    run = model.run(inputs, record=sites)
+    run = model.run(inputs, record=(*sites, *more))
     shape = run[sites[0]].shape[:2]
     if run.logits.shape[:2] != shape:
         raise MethodError(

@@ -107,7 +107,7 @@ class _Fit:
 
     def step(self, heard: Heard, at: Int[Tensor, "m"]) -> list[float]:
         """One step on some positions; the nats that lay between each layer and the end before it."""
-        final, left = log_probs(heard.final(at)), []
+        final, left = log_probs(heard.final(at)[0]), []
         for site, change, bias in zip(heard.sites, self.changes, self.biases, strict=False):
             with torch.enable_grad():
                 said = log_probs(heard.read(_translated(heard.states(site, at), change, bias)))

@@ -18,24 +18,22 @@ from torch.linalg import vecdot
 
 from cutaway.errors import MethodError
 from cutaway.methods.logit_lens.heard import Heard, hear, log_probs
+from cutaway.methods.logit_lens.laid import AXES, Positions, Spelling, known, laid, plain
 from cutaway.methods.logit_lens.tuned_lens import TunedLens
-from cutaway.methods.result import Provenance, Result
+from cutaway.methods.result import Provenance
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import token_id
-from cutaway.model.tokens import TokenMap
 from cutaway.questions.rows import tracked
 
 METHOD = "word_lens"
 SOURCE = "nostalgebraist 2020 (logit lens); at pictures: Neo et al. 2024, arXiv 2410.07149; tuned: arXiv 2303.08112"
 CHUNK = 2**22  # logits at a time
 COLUMNS, LINES, LETTERS = 12, 24, 9  # what a drawing shows at most
-AXES = ("prompt", "layer", "token")
-KNOWN = {"token_kind": "kind", "token_text": "text", "image": "image", "tile": "tile", "row": "row", "col": "col"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WordLens(Result):
+class WordLens(Positions):
     """What each state would say if it were the last one; layer -1 is what enters the first block.
 
     `top`, `top_id`, `top_probability` (prompt, layer, token, rank): the first words. `entropy` and `kl` (prompt, layer,
@@ -48,32 +46,6 @@ class WordLens(Result):
     """
 
     main: ClassVar[str] = "kl"
-
-    def on_grid(
-        self, name: str = "entropy", prompt: int = 0, image: int | None = None, tile: int | None = None
-    ) -> xarray.DataArray:
-        """A variable at the positions of one picture, folded on its grid: (…, row, col).
-
-        The first picture of the prompt, and the first crop of it, unless their numbers are given.
-        """
-        values = self[name]
-        known = {word: self[word].isel(prompt=prompt).values for word in ("image", "tile", "row", "col")}
-        here = known["row"] >= 0
-        for word, wanted in (("image", image), ("tile", tile)):
-            here &= known[word] == (known[word][here].min(initial=10**9) if wanted is None else wanted)
-        if "token" not in values.dims or not here.any():
-            raise MethodError(
-                f"'{name}' has no picture to lie on in prompt {prompt}",
-                expected="a variable over tokens, of a prompt with a picture whose positions lie on a grid",
-                exists=", ".join(map(str, values.dims)), do="print `result['token_kind']` to see what there is",
-            )  # fmt: skip
-        kept = values.isel(prompt=prompt).transpose("token", ...).values[here]
-        rows, cols = known["row"][here], known["col"][here]
-        folded = np.full((rows.max() + 1, cols.max() + 1, *kept.shape[1:]), _nothing(kept), kept.dtype)
-        folded[rows, cols] = kept
-        others = [dim for dim in values.dims if dim not in ("prompt", "token")]
-        made = xarray.DataArray(folded, dims=("row", "col", *others), coords={d: self[d] for d in others}, name=name)
-        return made.transpose(*others, "row", "col")
 
     def by_layer(self, token: int = -1, prompt: int = 0) -> Any:
         """What each layer says at one position (-1: the row's last), as a table; of each asked word, its rank."""
@@ -100,11 +72,6 @@ class WordLens(Result):
     def words(self) -> list[str]:
         """The words that were asked for."""
         return [str(word) for word in self["word"].values] if "word" in self.data.coords else []
-
-    @property
-    def lengths(self) -> list[int]:
-        """How many positions each prompt has."""
-        return [int(count) for count in (self["token_kind"] != "").sum("token")]
 
     def _draw(self, ax: Axes) -> None:
         """The first word of each layer at the last positions of the first prompt that are no picture."""
@@ -167,9 +134,9 @@ def word_lens(
     read = [reader(at) for at in tracked(parts, "reading layers", len(parts), show=progress)]
     found = {name: torch.cat([part[name] for part in read], 1).numpy() for name in read[0]}
     chance = reader.chance(draws, seed)
-    spelled = _Spelling(model.tokenizer)
+    spelled = Spelling(model.tokenizer)
     asked = [word if isinstance(word, str) else spelled(word) for word in words]
-    data = _table(heard, found, chance, asked, spelled).assign_coords(_known(heard, inputs, tower))
+    data = _table(heard, found, chance, asked, spelled).assign_coords(known(heard, inputs, tower))
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, sites=heard.sites, seed=seed, tower=tower, top=top, draws=draws,
         words=asked, tuned="" if tuned is None else repr(tuned),
@@ -182,16 +149,18 @@ def word_lens(
 
 @dataclass(frozen=True, eq=False)
 class _End:
-    """What the model itself says at some positions: probabilities p, and sum p log p."""
+    """What the model itself says at some positions: probabilities p, sum p log p, the last layer's logits as read."""
 
     sure: Float[Tensor, "m vocab"]
     own: Float[Tensor, "m"]
+    read: Float[Tensor, "m vocab"]
 
     @classmethod
     def of(cls, heard: Heard, at: Int[Tensor, "m"]) -> _End:
-        said = log_probs(heard.final(at))
+        final, read = heard.final(at)
+        said = log_probs(final)
         sure = said.exp()
-        return cls(sure, vecdot(sure, said))
+        return cls(sure, vecdot(sure, said), read)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,9 +174,10 @@ class _Reader:
 
     def __call__(self, at: Int[Tensor, "m"]) -> dict[str, Tensor]:
         """Every number of every layer at some positions, (layer, position, …)."""
-        end = _End.of(self.heard, at)
-        layers = zip(self.heard.layers, self.heard.sites, strict=True)
-        return _stacked([self._read(self.heard.states(site, at), layer, end) for layer, site in layers])
+        end, heard = _End.of(self.heard, at), self.heard
+        before = zip(heard.layers[:-1], heard.sites[:-1], strict=True)
+        read = (self._logits(heard.states(site, at), layer) for layer, site in before)
+        return _stacked([*(self._kept(logits, end) for logits in read), self._kept(end.read, end)])
 
     def chance(self, draws: int, seed: int) -> dict[str, ndarray]:
         """The mean numbers of random directions, as long as the states at positions chosen by chance, by layer."""
@@ -217,15 +187,16 @@ class _Reader:
         for layer, site in zip(self.heard.layers, self.heard.sites, strict=True):
             state = self.heard.states(site, at)
             noise = torch.randn(state.shape, generator=dice, dtype=torch.float64).to(state)
-            read.append(self._read(noise * (state.norm(dim=-1) / noise.norm(dim=-1))[:, None], layer, end))
+            noise = noise * (state.norm(dim=-1) / noise.norm(dim=-1))[:, None]
+            read.append(self._kept(self._logits(noise, layer), end))
         means = {name: value.double().mean(1).numpy() for name, value in _stacked(read).items()}
         return {f"random_{name.removeprefix('word_')}": x for name, x in means.items() if not name.startswith("top")}
 
-    def _read(self, state: Float[Tensor, "m d"], layer: int, end: _End) -> dict[str, Tensor]:
+    def _logits(self, state: Float[Tensor, "m d"], layer: int) -> Float[Tensor, "m vocab"]:
+        return self.heard.read(state if self.tuned is None else self.tuned.translated(state, layer))
+
+    def _kept(self, logits: Float[Tensor, "m vocab"], end: _End) -> dict[str, Tensor]:
         """What is kept of the logits of one layer."""
-        if self.tuned is not None:
-            state = self.tuned.translated(state, layer)
-        logits = self.heard.read(state)
         said = log_probs(logits)
         best = said.topk(self.top)
         kept = {
@@ -263,24 +234,11 @@ def _checked(ids: list[int], top: int, draws: int, vocabulary: int) -> list[int]
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-class _Spelling:
-    """Tokens as texts; each is decoded once."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer, self.known = tokenizer, {-1: ""}
-
-    def __call__(self, token: int) -> str:
-        if token not in self.known:
-            said = f"token {token}" if self.tokenizer is None else str(self.tokenizer.decode([token]))
-            self.known[token] = said.replace("\0", "\\0")  # no file of labelled arrays holds it
-        return self.known[token]
-
-
 def _table(
-    heard: Heard, found: dict[str, ndarray], chance: dict[str, ndarray], words: list[str], spelled: _Spelling
+    heard: Heard, found: dict[str, ndarray], chance: dict[str, ndarray], words: list[str], spelled: Spelling
 ) -> xarray.Dataset:
     """Every number at its prompt, layer and position, with what follows from the ranks."""
-    whole = {name: _laid(heard, values) for name, values in found.items()}
+    whole = {name: laid(heard, values) for name, values in found.items()}
     layers = np.array(heard.layers)
     first = whole["top_id"][..., 0]
     data: dict[str, Any] = {"top": ((*AXES, "rank"), np.vectorize(spelled, otypes=[str])(whole["top_id"]))}
@@ -296,40 +254,7 @@ def _table(
     return xarray.Dataset(data, coords={"layer": layers, "rank": ranks, **({"word": words} if words else {})})
 
 
-def _laid(heard: Heard, values: ndarray) -> ndarray:
-    """(layer, position, …) as (prompt, layer, token, …), each row's own positions from 0 on."""
-    own = heard.own.numpy()
-    rows, _ = own.nonzero()
-    numbers = (own.cumsum(1) - 1)[own]
-    values = np.moveaxis(values, 0, 1)
-    made = np.full((len(own), own.sum(1).max(), *values.shape[1:]), _nothing(values), values.dtype)
-    made[rows, numbers] = values
-    return np.moveaxis(made, 1, 2)
-
-
-def _nothing(values: ndarray) -> Any:
-    """What stands where there is no position: "" for texts, -1 for whole numbers, else NaN."""
-    return {"U": "", "O": "", "i": -1}.get(values.dtype.kind, np.nan)
-
-
 def _since(so: ndarray, layers: ndarray) -> ndarray:
     """The first layer (second axis) from which on something is so to the end; NaN where it is not so there."""
     count = np.flip(so, 1).cumprod(1).sum(1)
     return np.where(count > 0, layers[len(layers) - np.maximum(count, 1)], np.nan)
-
-
-def _known(heard: Heard, inputs: Inputs, tower: str) -> dict[str, Any]:
-    """What is known of each position: its kind and text, and the place in its picture."""
-    known = inputs.tokens.get(tower) or TokenMap.blank(*heard.own.shape)
-    made = {}
-    for name, field in KNOWN.items():
-        column = getattr(known, field)[heard.own.numpy()]
-        column = column.astype(str) if column.dtype.kind == "O" else column
-        laid = _laid(heard, column[None])
-        made[name] = ("prompt", "token"), laid[:, 0]
-    return made
-
-
-def plain(word: Any) -> str:
-    """A token as it is shown: without the blanks around it, and never as nothing."""
-    return str(word).strip() or repr(str(word))

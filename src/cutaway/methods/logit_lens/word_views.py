@@ -8,7 +8,8 @@ import numpy as np
 import xarray
 from numpy import ndarray
 
-from cutaway.methods.logit_lens.word_lens import WordLens, plain
+from cutaway.methods.logit_lens.laid import plain
+from cutaway.methods.logit_lens.word_lens import WordLens
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
 from cutaway.views import kinds
@@ -16,6 +17,7 @@ from cutaway.views.words import quoted, signed
 
 ENTRY = "word_lens"
 FIRST = 3  # words shown of each layer
+TOKENS = 32  # shown in a grid, the last that are no picture
 _BASIS = (
     "An early layer may hold a word in another basis, in which the model's own end finds nothing: late here is no late "
     "decision."
@@ -27,6 +29,7 @@ def show(page: Page) -> Iterator[kinds.View]:
     found = page.made(ENTRY)
     yield growth(page, found)
     yield by_layer(page, found)
+    yield grid(page, found)
     if page.picture is not None and bool((found["row"].values >= 0).any()):
         yield maps(page, found)
 
@@ -103,6 +106,43 @@ def by_layer(page: Page, found: WordLens) -> kinds.Table:
         columns=tuple(columns), cells=tuple(cells), folded=True, provenance=origin(found),
         code=page.applied[ENTRY].code("print(found.by_layer().to_string())"),
     )  # fmt: skip
+
+
+def grid(page: Page, found: WordLens) -> kinds.WordGrid:
+    """The first words of every token by layer: picture tokens on the picture, the last of the others as a grid."""
+    here, whole = found.data.isel(prompt=0), found.lengths[0]
+    on = found.places() if page.picture is not None else np.zeros((0, 0), int)
+    pictured = on.size > 0
+    others = np.setdiff1d(np.flatnonzero(here["token_kind"].values[:whole] != "image"), on.ravel())[-TOKENS:]
+    chosen = np.concatenate([np.sort(on[on >= 0]), others]).astype(int)
+    shown = here.isel(token=chosen).transpose("token", "layer", "rank", ...)
+    words, ranked = np.unique(shown["top"].values, return_inverse=True)
+    patches = np.where(on >= 0, np.searchsorted(np.sort(on[on >= 0]), on), np.nan) if pictured else None
+    early = int((here["settles"].values[others] <= found["layer"].values[-1] / 2).sum())
+    more = f" The {int((on >= 0).sum())} picture tokens are on the picture, with a slider for the layer."
+    return kinds.WordGrid(
+        title="Every token, layer by layer",
+        seen=f"The first word of each layer at the last {len(others)} positions that are no picture, read as if the "
+        f"layer were the last one; the deeper the colour, the likelier. A cell that is chosen shows its first "
+        f"{shown.sizes['rank']} words. At {early} of these positions the word that ends as the first is so from the "
+        f"first half of the layers on.{more if pictured else ''}",
+        limits="It does not say that the model uses what is read. At a position inside a prompt the end says what "
+        f"would come next there, which nobody asks. {_BASIS}",
+        tokens=tuple(_token(here, at) for at in chosen.tolist()), layers=_layers(found), words=tuple(map(plain, words)),
+        ranked=ranked.reshape(shown["top"].shape), values=shown["top_probability"].values, unit="probability",
+        picture=page.seen if pictured else None, patches=patches, folded=True, provenance=origin(found),
+        code=page.applied[ENTRY].code(
+            'for name in ("top", "top_probability"):\n'
+            '    print(found[name].isel(prompt=0, rank=0).to_pandas().T.round(3).to_string())'
+        ),
+    )  # fmt: skip
+
+
+def _token(here: xarray.Dataset, at: int) -> str:
+    """A position as the grid calls it: its text and number, or its place on the picture."""
+    if int(here["row"].values[at]) >= 0:
+        return f"row {int(here['row'].values[at])}, column {int(here['col'].values[at])}"
+    return f"{plain(here['token_text'].values[at])} ({at})"
 
 
 def maps(page: Page, found: WordLens) -> kinds.Lens:

@@ -3,7 +3,8 @@
 /**
  * The shared figure of Overlay, Lens and a folded PatchingMap.
  * data: picture, texts, layers (one without a name: no slider), layerName, first (layer shown), map(text, layer),
- * bounds(text, layer, at), unit, signed, palette, caption (whether the texts are words of one).
+ * bounds(text, layer, at), unit, signed, palette, caption (whether the texts are words of one), describe(layer, row,
+ * column): more on a cell.
  */
 function patchFigure(data, stage, onLayer = () => {}) {
   const { picture, texts, layers, rows, columns, unit, signed, palette, caption } = data;
@@ -16,6 +17,8 @@ function patchFigure(data, stage, onLayer = () => {}) {
 
   const scale = () => scaleOf(state.shared ? all : extent(data.map(state.text, state.layer)), signed, palette);
   const how = [unit, sizeOf(all)];
+  const place = (row, column) =>
+    `row ${row}, column ${column}` + (data.describe ? `\n${data.describe(state.layer, row, column)}` : "");
   function tell(row, column) {
     if (row === null) state.cell = null;
     else state.cell = [row, column];
@@ -23,13 +26,13 @@ function patchFigure(data, stage, onLayer = () => {}) {
     if (!state.cell) {
       const map = data.map(state.text, state.layer),
         at = strongest(map);
-      out.rest(map[at], `row ${Math.floor(at / columns)}, column ${at % columns}`, ...how);
+      out.rest(map[at], place(Math.floor(at / columns), at % columns), ...how);
       key.mark(null);
       return;
     }
     const at = row * columns + column,
       value = data.map(state.text, state.layer)[at];
-    out.show(sayBetween(value, ...sides(data.bounds(state.text, state.layer, at)), ...how), `row ${row}, column ${column}`);
+    out.show(sayBetween(value, ...sides(data.bounds(state.text, state.layer, at)), ...how), place(row, column));
     key.mark(value);
   }
   const goTo = (layer) => {
