@@ -17,7 +17,8 @@ from cutaway.zoo.vocabulary import ids
 
 WORLD = data.World(things=(1, 3))
 EACH = 3  # questions of one kind in a row of tokens, at most
-WHERE, WHERE_ROOM = 6, 160  # how many questions about where come first in the second half, and the room for a row then
+OF_PLACE = ("what", "where", "side", "relation")
+PLACED, PLACED_ROOM = 2, 176  # how many of each of them come first in the second half, and the room for a row then
 LABELLED = 0.2  # share of pictures with a word written on them
 TASKS = ("thing", "kind", "background", "count", "place")
 _ONE_KIND = data.World(things=(1, 1), kinds=("plain",), tinted=0.0)
@@ -30,7 +31,7 @@ SORTS = {
 # How many conversations of each kind of context a batch has, as shares of its nominal size.
 SHARES = {"picture": 0.5, "words": 0.15, "several": 0.05, "examples": 0.1, "examples in words": 0.3}
 SINGLE = {"picture": 0.7, "words": 0.2, "examples in words": 0.1}  # before there are several pictures in one
-AGAIN = {"picture": 0.5, "words": 0.3, "several": 0.05, "examples": 0.1, "examples in words": 0.1}  # the second half
+AGAIN = {"picture": 0.6, "words": 0.25, "several": 0.05, "examples": 0.15, "examples in words": 0.05}  # the second half
 APART = 8  # one concept in so many is never in an example or its question in training
 
 
@@ -40,7 +41,7 @@ def conversation(draw: random.Random, kind: str, split: data.Split = "train", *,
         about = about_picture if kind == "picture" else about_words
         if where:
             world = replace(WORLD, things=(2, 3)) if draw.random() < 0.75 else WORLD
-            return about(draw, some_scene(draw, split, world), WHERE_ROOM, WHERE)
+            return about(draw, some_scene(draw, split, world), PLACED_ROOM, PLACED)
         return about(draw, some_scene(draw, split))
     if kind == "several":
         number = draw.choice((2, 2, 2, 3))
@@ -100,6 +101,10 @@ def asked(draw: random.Random, scene: data.Scene) -> list[Turn]:
         if one.kind != "written" or scene.label or draw.random() < 0.3
     ]
     turns += [Turn("caption", "What does the picture show?", sentences(scene).text)]
+    names = [thing.concept for thing in scene.things]
+    if len(set(names)) == len(names):
+        each = draw.sample(scene.things, len(names))
+        turns.append(Turn("list", "What is where?", ", ".join(f"{thing.concept} {thing.place_name}" for thing in each)))
     for name in dict.fromkeys(thing.concept for thing in scene.things):
         turns.append(Turn("kind", f"What kind of thing {_is(name)} {Noun(name).the}?", sort_of(name)))
         near = neighbour(scene, name, draw)
@@ -217,15 +222,15 @@ def _any(name: str) -> str:
 
 
 def _fitting(draw: random.Random, turns: Iterable[Turn], room: int, where: int = 0) -> tuple[Turn, ...]:
-    """Shuffled, as many as fit, at least one: a caption first if there is one, then up to `where` of place.
+    """Shuffled, as many as fit, at least one: a caption first if there is one, then up to `where` of each `OF_PLACE`.
 
     Of the others at most `EACH` of a kind.
     """
     every = list(turns)
     order = draw.sample(every, len(every))
-    captions = [turn for turn in order if turn.kind == "caption"]
-    first = [turn for turn in order if turn.kind in ("relation", "side")][:where]
-    rest = [turn for turn in order if turn.kind != "caption" and all(turn is not other for other in first)]
+    captions = [turn for turn in order if turn.kind == "caption" or (where and turn.kind == "list")]
+    first = [turn for kind in OF_PLACE for turn in [one for one in order if one.kind == kind][:where]]
+    rest = [turn for turn in order if turn not in captions and all(turn is not other for other in first)]
     kept: list[Turn] = []
     for number, turn in enumerate([*captions, *first, *rest]):
         need = len(ids(turn.question)) + len(ids(turn.answer)) + 3
