@@ -186,3 +186,22 @@ def test_it_opens_by_name():
     twin = cutaway.load("zoo:emoji-llava@untrained").module.state_dict()
     before = emoji_llava.untrained().state_dict()
     assert all(torch.equal(value, before[name]) for name, value in twin.items())
+
+
+def column_read(states):
+    """R² of the column of a patch, read off its state by least squares on scenes that the read-out has not seen."""
+    known = torch.arange(64.0).remainder(8).repeat(len(states))
+    rows = torch.cat([states.flatten(0, 1), torch.ones(len(known), 1)], 1)
+    fitted = slice(0, 64 * 140)
+    weight = torch.linalg.lstsq(rows[fitted], known[fitted, None]).solution
+    left = rows[fitted.stop :] @ weight - known[fitted.stop :, None]
+    return 1 - float(left.pow(2).mean() / known.var())
+
+
+def test_why_the_decoder_sees_the_first_layer_too():
+    """In the CLIP that its eyes come from, a patch forgets in which column it lies."""
+    model, sites = cutaway.load("zoo:emoji-clip"), ["vision.0.resid_pre", "vision.2.resid_post", "vision.4.resid_post"]
+    inputs = model.inputs(image=[data.render(scene) for scene in data.scenes("train", 200)])
+    run = model.run(inputs, record=sites, stop=True)
+    first, middle, last = (column_read(run[site][:, 1:]) for site in sites)
+    assert first > 0.8 and middle < 0.2 and last < 0.1, (first, middle, last)
