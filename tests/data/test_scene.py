@@ -50,7 +50,7 @@ def test_json_round_trip(text: str) -> None:
         (lambda: data.caption(data.Scene(), style="ralation"), ["relation"]),
         (lambda: data.counterfactual(data.Scene(), "colour"), ["binding colour"]),
         (lambda: data.counterfactual(data.Scene(), "place"), ["room for it", "0 things"]),
-        (lambda: data.questions(data.Scene(), kinds=("where",)), ["where", "presence"]),
+        (lambda: data.questions(data.Scene(), kinds=("whence",)), ["whence", "presence"]),
         (lambda: data.sheet([]), ["nothing to show"]),
     ],
 )

@@ -104,6 +104,10 @@ def answer(asked: data.Question, scene: data.Scene) -> str:
             found = [thing.concept for thing in things if ninth(thing) == place]
             assert len(found) == 1
             return found[0]
+        case "where":
+            found = called(the(re.sub(r"Where (is|are) ", "", text).rstrip("?")), scene)
+            assert len(found) == 1
+            return ninth(things[found[0]])
         case "relation" | "side":
             parts = re.fullmatch(rf"(?:Is|Are) (.*?) ({SIDES}) (.*)\?", text)
             assert parts, text

@@ -11,7 +11,7 @@ import torch
 import cutaway
 from cutaway import data
 from cutaway.zoo import emoji_llava, trained
-from cutaway.zoo.contexts import conversation
+from cutaway.zoo.contexts import asked, conversation
 from cutaway.zoo.conversations import Conversation, Turn, batch
 from cutaway.zoo.evaluate_llava import answers, pictured, tasks, trials
 from cutaway.zoo.language import Named, Recipe, patches, scored, train
@@ -52,6 +52,9 @@ def test_rates():
     assert [again.rate_at(step) for step in range(100)] == [recipe.rate_at(step) for step in range(100)]
     assert again.rate_at(100) == 0.1 and again.rate_at(109) == again.rate_at(179) == 1.0
     assert again.rate_at(199) == recipe.rate_at(99) and again.share_at("tower", 100) == pytest.approx(0.3)
+    places = replace(again, steps=300, places=200)
+    assert [places.rate_at(step) for step in range(200)] == [again.rate_at(step) for step in range(200)]
+    assert places.rate_at(200) == 0.1 and places.rate_at(279) == 1.0 and places.rate_at(299) == recipe.rate_at(99)
 
 
 def test_the_seed_and_the_step_decide():
@@ -63,6 +66,24 @@ def test_the_seed_and_the_step_decide():
     assert not torch.equal(draw(3)[0].pictures, other(3)[0].pictures)
     again = emoji_llava.batches(replace(SMALL, again=5))(5)
     assert isinstance(again[-1], Named) and not any(isinstance(one, Named) for one in again[:-1])
+
+
+def test_for_a_while_nothing_but_places_is_asked():
+    recipe = replace(SMALL, batch=20, steps=12, again=3, places=6, rest=8)
+    *rows, named = emoji_llava.batches(recipe)(6)
+    assert [len(one.input_ids) for one in rows] == [14, 8] and isinstance(named, Named)
+    assert len(rows[0].pictures) == 14 and not len(rows[1].pictures)
+    draw = random.Random(0)
+    kinds = {turn.kind for _ in range(20) for turn in conversation(draw, "picture", places="only").turns}
+    assert kinds == {"list", "where", "side", "relation", "what"}
+    mostly = {turn.kind for _ in range(20) for turn in conversation(draw, "picture", places="mostly").turns}
+    assert mostly > kinds and len(emoji_llava.batches(recipe)(8)) == 6
+
+
+def test_a_list_says_of_each_thing_where_it_is():
+    scene = data.scene_at("train", 5)
+    told = next(turn.answer for turn in asked(random.Random(1), scene) if turn.kind == "list")
+    assert set(told.split(", ")) == {f"{thing.concept} {thing.place_name}" for thing in scene.things}
 
 
 def test_patches_are_named_by_what_covers_them():
@@ -165,3 +186,22 @@ def test_it_opens_by_name():
     twin = cutaway.load("zoo:emoji-llava@untrained").module.state_dict()
     before = emoji_llava.untrained().state_dict()
     assert all(torch.equal(value, before[name]) for name, value in twin.items())
+
+
+def column_read(states):
+    """R² of the column of a patch, read off its state by least squares on scenes that the read-out has not seen."""
+    known = torch.arange(64.0).remainder(8).repeat(len(states))
+    rows = torch.cat([states.flatten(0, 1), torch.ones(len(known), 1)], 1)
+    fitted = slice(0, 64 * 140)
+    weight = torch.linalg.lstsq(rows[fitted], known[fitted, None]).solution
+    left = rows[fitted.stop :] @ weight - known[fitted.stop :, None]
+    return 1 - float(left.pow(2).mean() / known.var())
+
+
+def test_why_the_decoder_sees_the_first_layer_too():
+    """In the CLIP that its eyes come from, a patch forgets in which column it lies."""
+    model, sites = cutaway.load("zoo:emoji-clip"), ["vision.0.resid_pre", "vision.2.resid_post", "vision.4.resid_post"]
+    inputs = model.inputs(image=[data.render(scene) for scene in data.scenes("train", 200)])
+    run = model.run(inputs, record=sites, stop=True)
+    first, middle, last = (column_read(run[site][:, 1:]) for site in sites)
+    assert first > 0.8 and middle < 0.2 and last < 0.1, (first, middle, last)

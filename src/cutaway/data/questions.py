@@ -12,7 +12,7 @@ from cutaway.data.concepts import concept, concepts
 from cutaway.data.scene import Scene, Thing
 from cutaway.errors import InputError
 
-QUESTIONS = ("presence", "what", "relation", "side", "count", "background", "colour", "same", "written")
+QUESTIONS = ("presence", "what", "where", "relation", "side", "count", "background", "colour", "same", "written")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def questions(scene: Scene, seed: int = 0, kinds: tuple[str, ...] = QUESTIONS) -
     makers = {
         "presence": lambda: _presence(scene, draw),
         "what": lambda: _what(scene),
+        "where": lambda: _where(scene),
         "relation": lambda: _relation(scene),
         "side": lambda: _side(scene),
         "count": lambda: _count(scene),
@@ -82,6 +83,12 @@ def _unique(scene: Scene) -> list[tuple[int, Thing]]:
     """The things that `the dog` picks out, with their indices."""
     kinds = [thing.concept for thing in scene.things]
     return [(index, thing) for index, thing in enumerate(scene.things) if kinds.count(thing.concept) == 1]
+
+
+def _where(scene: Scene) -> Iterator[Question]:
+    for index, thing in _unique(scene):
+        verb = "are" if concept(thing.concept).plural else "is"
+        yield Question("where", f"Where {verb} {Noun(thing.concept).the}?", thing.place_name, (index,))
 
 
 def _pairs(scene: Scene) -> Iterator[tuple[tuple[int, int], Thing, Thing, str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Literal
 
 from cutaway import data
 from cutaway.data import description, sentences
@@ -17,7 +18,14 @@ from cutaway.zoo.vocabulary import ids
 
 WORLD = data.World(things=(1, 3))
 EACH = 3  # questions of one kind in a row of tokens, at most
-WHERE, WHERE_ROOM = 6, 160  # how many questions about where come first in the second half, and the room for a row then
+ROOM = 128  # tokens of a row for questions and answers
+CROWDED = 0.75  # of the scenes hold two or three things where it is about places
+# How many questions of each kind come first in a row, and the room for it: where everything is asked, mostly of places,
+# and where nothing but places is.
+MOSTLY, MOSTLY_ROOM = {"list": 1, "what": 2, "where": 2, "side": 2, "relation": 2}, 176
+ONLY, ONLY_ROOM = {"list": 1, "where": 3, "side": 3, "relation": 3, "what": 2}, 150
+TOLD = ("caption", "list")  # answers that tell several things, in an order of their own
+Places = Literal["", "mostly", "only"]
 LABELLED = 0.2  # share of pictures with a word written on them
 TASKS = ("thing", "kind", "background", "count", "place")
 _ONE_KIND = data.World(things=(1, 1), kinds=("plain",), tinted=0.0)
@@ -30,18 +38,17 @@ SORTS = {
 # How many conversations of each kind of context a batch has, as shares of its nominal size.
 SHARES = {"picture": 0.5, "words": 0.15, "several": 0.05, "examples": 0.1, "examples in words": 0.3}
 SINGLE = {"picture": 0.7, "words": 0.2, "examples in words": 0.1}  # before there are several pictures in one
-AGAIN = {"picture": 0.5, "words": 0.3, "several": 0.05, "examples": 0.1, "examples in words": 0.1}  # the second half
+AGAIN = {"picture": 0.6, "words": 0.25, "several": 0.05, "examples": 0.15, "examples in words": 0.05}  # the second half
+PLACES = {"picture": 0.7, "words": 0.4}  # where nothing but places is asked
 APART = 8  # one concept in so many is never in an example or its question in training
 
 
-def conversation(draw: random.Random, kind: str, split: data.Split = "train", *, where: bool = False) -> Conversation:
-    """One conversation of that kind of context, about scenes of the split; with `where` mostly of where."""
+def conversation(draw: random.Random, kind: str, split: data.Split = "train", places: Places = "") -> Conversation:
+    """One conversation of that kind of context, about scenes of the split: `mostly` or `only` of where things are."""
     if kind in ("picture", "words"):
         about = about_picture if kind == "picture" else about_words
-        if where:
-            world = replace(WORLD, things=(2, 3)) if draw.random() < 0.75 else WORLD
-            return about(draw, some_scene(draw, split, world), WHERE_ROOM, WHERE)
-        return about(draw, some_scene(draw, split))
+        crowded = places and draw.random() < CROWDED
+        return about(draw, some_scene(draw, split, replace(WORLD, things=(2, 3)) if crowded else WORLD), places)
     if kind == "several":
         number = draw.choice((2, 2, 2, 3))
         return about_several(draw, [some_scene(draw, split) for _ in range(number)], 96 if number == 2 else 48)
@@ -66,16 +73,17 @@ def kept_apart(name: str) -> bool:
     return random.Random(f"apart/{name}").random() < 1 / APART
 
 
-def about_picture(draw: random.Random, scene: data.Scene, room: int = 128, where: int = 0) -> Conversation:
-    """One picture and as many questions as fit into `room` tokens; one time in four they follow each other."""
-    turns = _fitting(draw, asked(draw, scene), room, where)
-    return Conversation(turns, (scene,), apart=draw.random() < 0.75)
+def about_picture(draw: random.Random, scene: data.Scene, places: Places = "") -> Conversation:
+    """One picture and as many questions as fit; one time in four they follow each other."""
+    turns = _chosen(draw, asked(draw, scene), places)
+    return Conversation(turns, (scene,), apart=places == "only" or draw.random() < 0.75)
 
 
-def about_words(draw: random.Random, scene: data.Scene, room: int = 128, where: int = 0) -> Conversation:
+def about_words(draw: random.Random, scene: data.Scene, places: Places = "") -> Conversation:
     """The same with a full description in place of the picture."""
-    turns = _fitting(draw, [turn for turn in asked(draw, scene) if turn.kind != "caption"], room, where)
-    return Conversation(turns, (), description(scene, draw.getrandbits(32)).text, apart=draw.random() < 0.75)
+    turns = _chosen(draw, [turn for turn in asked(draw, scene) if turn.kind != "caption"], places)
+    words = description(scene, draw.getrandbits(32)).text
+    return Conversation(turns, (), words, apart=places == "only" or draw.random() < 0.75)
 
 
 def about_several(draw: random.Random, scenes: Sequence[data.Scene], room: int = 96) -> Conversation:
@@ -84,7 +92,7 @@ def about_several(draw: random.Random, scenes: Sequence[data.Scene], room: int =
     for number, scene in enumerate(scenes, 1):
         own = [turn for turn in asked(draw, scene) if turn.kind != "caption"]
         turns += [of_picture(number, turn) for turn in own]
-    return Conversation(_fitting(draw, turns, room), tuple(scenes), apart=True)
+    return Conversation(_fitting(draw, turns, room, {}), tuple(scenes), apart=True)
 
 
 def of_picture(number: int, turn: Turn) -> Turn:
@@ -100,6 +108,9 @@ def asked(draw: random.Random, scene: data.Scene) -> list[Turn]:
         if one.kind != "written" or scene.label or draw.random() < 0.3
     ]
     turns += [Turn("caption", "What does the picture show?", sentences(scene).text)]
+    if len({thing.concept for thing in scene.things}) == len(scene.things):
+        told = [f"{thing.concept} {thing.place_name}" for thing in draw.sample(scene.things, len(scene.things))]
+        turns.append(Turn("list", "What is where?", ", ".join(told)))
     for name in dict.fromkeys(thing.concept for thing in scene.things):
         turns.append(Turn("kind", f"What kind of thing {_is(name)} {Noun(name).the}?", sort_of(name)))
         near = neighbour(scene, name, draw)
@@ -177,10 +188,10 @@ def brief(scene: data.Scene) -> str:
 
 
 def one_of_each(draw: random.Random, turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """One question of each kind, the caption left out; what word is written is a kind of its own."""
+    """One question of each kind, captions and lists left out; what word is written is a kind of its own."""
     kinds: dict[str, list[Turn]] = {}
     for turn in turns:
-        if turn.kind != "caption":
+        if turn.kind not in TOLD:
             kind = "word" if turn.kind == "written" and turn.answer not in ("yes", "no") else turn.kind
             kinds.setdefault(kind, []).append(replace(turn, kind=kind))
     return tuple(draw.choice(found) for found in kinds.values())
@@ -216,20 +227,28 @@ def _any(name: str) -> str:
     return one.replace("some ", "any ", 1) if one.startswith("some ") else one
 
 
-def _fitting(draw: random.Random, turns: Iterable[Turn], room: int, where: int = 0) -> tuple[Turn, ...]:
-    """Shuffled, as many as fit, at least one: a caption first if there is one, then up to `where` of place.
+def _chosen(draw: random.Random, turns: Iterable[Turn], places: Places) -> tuple[Turn, ...]:
+    """Questions for one row: of everything, mostly of places, or of nothing else."""
+    if places == "only":
+        return _fitting(draw, [turn for turn in turns if turn.kind in ONLY], ONLY_ROOM, ONLY)
+    return _fitting(draw, turns, MOSTLY_ROOM if places else ROOM, MOSTLY if places else {})
 
-    Of the others at most `EACH` of a kind.
+
+def _fitting(draw: random.Random, turns: Iterable[Turn], room: int, first: Mapping[str, int]) -> tuple[Turn, ...]:
+    """Shuffled, as many as fit, at least one: a caption if there is one, then so many of the kinds that come first.
+
+    Of all others at most `EACH` of a kind.
     """
     every = list(turns)
     order = draw.sample(every, len(every))
-    captions = [turn for turn in order if turn.kind == "caption"]
-    first = [turn for turn in order if turn.kind in ("relation", "side")][:where]
-    rest = [turn for turn in order if turn.kind != "caption" and all(turn is not other for other in first)]
+    ahead = [turn for turn in order if turn.kind == "caption"]
+    for kind, most in first.items():
+        ahead += [turn for turn in order if turn.kind == kind][:most]
+    rest = [turn for turn in order if all(turn is not other for other in ahead)]
     kept: list[Turn] = []
-    for number, turn in enumerate([*captions, *first, *rest]):
+    for number, turn in enumerate([*ahead, *rest]):
         need = len(ids(turn.question)) + len(ids(turn.answer)) + 3
-        free = number < len(captions) + len(first) or sum(turn.kind == other.kind for other in kept) < EACH
+        free = number < len(ahead) or sum(turn.kind == other.kind for other in kept) < EACH
         if not kept or (need <= room and free):
             kept.append(turn)
             room -= need

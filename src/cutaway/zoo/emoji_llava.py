@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d, normalize
 from cutaway import data
 from cutaway.data.worlds import EMOJIWORLD
 from cutaway.zoo import emoji_clip
-from cutaway.zoo.contexts import AGAIN, SHARES, SINGLE, conversation, some_scene
+from cutaway.zoo.contexts import AGAIN, PLACES, SHARES, SINGLE, Places, conversation, some_scene
 from cutaway.zoo.conversations import Batch, batch
 from cutaway.zoo.evaluate import Eyes, Row
 from cutaway.zoo.evaluate_llava import evaluate, pictured
@@ -26,6 +26,7 @@ LONGEST = 512
 COVERED = 0.5  # share of a patch from which one thing is what it shows
 NORM = 0.7  # of the vectors that names and patches begin with
 LAYER = -2  # of the vision tower, whose patches the decoder sees
+PLACED = 0  # the layer whose patches it sees beside: by `LAYER` a patch has forgotten in which column it lies
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}<|user|>{% else %}<|assistant|>"
     "{% endif %}{% if message.content is string %}{{ message.content }}{% else %}"
@@ -50,7 +51,7 @@ def untrained(seed: int = 0) -> Any:
     )  # fmt: skip
     config = LlavaConfig(
         vision_config=clip.config.vision_config, text_config=text, image_token_id=PICTURE,
-        vision_feature_layer=LAYER, vision_feature_select_strategy="default", tie_word_embeddings=True,
+        vision_feature_layer=[PLACED, LAYER], vision_feature_select_strategy="default", tie_word_embeddings=True,
         image_seq_length=(emoji_clip.SIDE // emoji_clip.PATCH) ** 2,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
@@ -87,8 +88,9 @@ def _begin(model: Any, clip: Any) -> None:
     spread, scale = (seen @ onto).std(0), NORM / seen.norm(dim=1).mean()
     into, out = (onto / spread).T @ read, turn @ onto * spread * scale
     first, second = model.model.multi_modal_projector.linear_1, model.model.multi_modal_projector.linear_2
-    first.weight.copy_(torch.cat([into, -into]))
-    first.bias.copy_(-first.weight @ middle)
+    first.weight.zero_()
+    first.weight[:, -len(middle) :] = torch.cat([into, -into])  # behind what layer `PLACED` gives, which begins unread
+    first.bias.copy_(-first.weight[:, -len(middle) :] @ middle)
     second.weight.copy_(torch.cat([out, -out], 1))
     second.bias.zero_()
 
@@ -117,13 +119,14 @@ def batches(recipe: Recipe) -> Callable[[int], list[Batch | Named]]:
         rng = random.Random(f"emoji-llava/{recipe.seed}/{step}")
         if recipe.names_at(step):
             return [named([some_scene(rng, "train") for _ in range(recipe.pictures)])]
-        again = step >= recipe.again
-        shares = AGAIN if again else SINGLE if step < recipe.single else SHARES
+        again, only = step >= recipe.again, recipe.places <= step < recipe.rest
+        shares = PLACES if only else AGAIN if again else SINGLE if step < recipe.single else SHARES
         numbers = {kind: max(1, round(recipe.batch * share)) for kind, share in shares.items()}
+        places: Places = "only" if only else "mostly" if again else ""
         made: list[Batch | Named] = [
-            batch([conversation(rng, kind, where=again) for _ in range(number)]) for kind, number in numbers.items()
+            batch([conversation(rng, kind, places=places) for _ in range(number)]) for kind, number in numbers.items()
         ]
-        if again:
+        if again or only:
             made.append(named([some_scene(rng, "train") for _ in range(recipe.named)]))
         return made
 

@@ -35,7 +35,7 @@ from cutaway.zoo.language import scored, states
 from cutaway.zoo.vocabulary import END, ids, vocabulary
 
 KINDS = (
-    "presence", "what", "background", "relation", "side", "count", "colour", "kind", "same", "written", "word",
+    "presence", "what", "where", "background", "relation", "side", "count", "colour", "kind", "same", "written", "word",
 )  # fmt: skip
 SPLITS: tuple[data.Split, ...] = ("test", "pairs", "places", "artist")
 CAPTION = Turn("caption", "What does the picture show?", "")

@@ -22,16 +22,18 @@ SHARP = 20.0  # of the softmax over cosines by which patches are named
 
 @dataclass(frozen=True)
 class Recipe(training.Plan):
-    """How to train: `steps` batches of about `batch` conversations, in two halves; in each the rate falls at the end.
+    """How to train: `steps` batches of about `batch` conversations, in three parts; in each the rate falls at the end.
 
     In the first `naming` steps there is no decoder: tower and connector learn that each patch of `pictures` scenes
     points at the name of its thing. Up to step `single` no conversation has more than one picture. From step `again`
     on most scenes hold two or three things, what is asked first is where they are, and every batch has `named` scenes
-    whose patches are named. Over the last `cool` steps of each half the rate falls to a hundredth. Word vectors learn
-    at `words` times the rate, the vision tower at `tower` times, three times that while patches are named.
+    whose patches are named. From `places` to `rest` nothing but places is asked: what is where, told as a list, so that
+    a place follows its name at once; then of single things; then of two. Over the last `cool` steps of each part, which
+    `again` and `places` begin, the rate falls to a hundredth. Word vectors learn at `words` times the rate, the vision
+    tower at `tower` times, three times that while patches are named.
     """
 
-    steps: int = 5800
+    steps: int = 7800
     batch: int = 20
     warmup: int = 25
     cool: int = 700
@@ -40,14 +42,16 @@ class Recipe(training.Plan):
     naming: int = 600
     single: int = 1000
     again: int = 3200
+    places: int = 5800
+    rest: int = 6750
     pictures: int = 64
     named: int = 24
     save_every: int = 25
 
     def rate_at(self, step: int) -> float:
-        """Linear up to `rate`: for names, for conversations, once `again`; level; down to a hundredth, twice."""
-        begin = max(start for start in (0, self.naming, self.again) if start <= step)
-        end = min((one for one in (self.again, self.steps) if one > step), default=self.steps)
+        """Linear up to `rate` for names, for conversations and in each later part; level; down to a hundredth."""
+        begin = max(start for start in (0, self.naming, self.again, self.places) if start <= step)
+        end = min(one for one in (self.again, self.places, self.steps) if one > step)
         return self.rate * min((step - begin + 1) / self.warmup, 1.0, 0.01 + 0.99 * (end - step) / self.cool)
 
     def share_at(self, part: str, step: int) -> float:

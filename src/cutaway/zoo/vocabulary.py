@@ -14,8 +14,8 @@ SPECIALS = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<|user|>", "<|assistant
 PAD, BEGIN, END, UNKNOWN, PICTURE, ASK, ANSWER = range(len(SPECIALS))
 _SAID = """
 a an the some any is are was were do does have has there to of or on in at and by it with no yes zero not
-left right above below top bottom middle what which how many kind thing things same two colour drawn artist anything
-written picture show background plain gradient texture striped checked dotted from style word nothing
+left right above below top bottom middle what where which how many kind thing things same two colour drawn artist
+anything written picture show background plain gradient texture striped checked dotted from style word nothing
 animal plant food drink vehicle place weather clothing sport game music object . , : ? " -
 """
 _MARKS = r"\w+|[^\w\s]"
