@@ -99,15 +99,11 @@ def answer(asked: data.Question, scene: data.Scene) -> str:
             if not hits:  # no word for anything in sight could mean it
                 assert not any(named[0].is_kin(thing.concept) for thing in things)
             return "yes" if hits else "no"
-        case "what":
-            place = re.sub(r"What is (in|on|at) the ", "", text).rstrip("?")
-            found = [thing.concept for thing in things if ninth(thing) == place]
-            assert len(found) == 1
-            return found[0]
-        case "where":
-            found = called(the(re.sub(r"Where (is|are) ", "", text).rstrip("?")), scene)
-            assert len(found) == 1
-            return ninth(things[found[0]])
+        case "what" | "where":
+            named = re.sub(r"(What is (in|on|at) the|Where (is|are)) ", "", text).rstrip("?")
+            key, value = (ninth, lambda thing: thing.concept) if asked.kind == "what" else (lambda t: t.concept, ninth)
+            (found,) = (value(thing) for thing in things if key(thing) in (named, the(named)))
+            return found
         case "relation" | "side":
             parts = re.fullmatch(rf"(?:Is|Are) (.*?) ({SIDES}) (.*)\?", text)
             assert parts, text

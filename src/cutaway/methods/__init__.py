@@ -26,8 +26,8 @@ from cutaway.methods.text_explanation import head_texts, picture_texts, splice, 
 
 __all__ = [
     "activation_patching",
-    "combined",
     "attention_lens",
+    "combined",
     "embedding_bank",
     "embedding_lens",
     "erase",

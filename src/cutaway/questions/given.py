@@ -19,7 +19,6 @@ from cutaway.errors import InputError
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.model.pictures import picture
-from cutaway.model.weights import readout
 from cutaway.questions.bank import TextBank, emoji_bank, emoji_texts, file_bank, file_texts
 from cutaway.questions.rows import embedded
 from cutaway.zoo.trained import spec_of
