@@ -46,6 +46,7 @@ def test_a_state_of_the_bank_finds_itself(bank):
     assert [*table] == ["layer", "word", "cosine", "random", "of layer", "in the text"] and len(table) == 4
 
 
+@pytest.mark.checks("embedding_lens", "truth")
 def test_a_word_enters_as_its_own_row_of_the_table():
     found = lens("llama", given("llama"), top=1)
     ids = given("llama").tensors["input_ids"].numpy()
@@ -54,6 +55,7 @@ def test_a_word_enters_as_its_own_row_of_the_table():
     assert (found["near_text"] == -1).all() and found.provenance.options["through"] == "embedding"
 
 
+@pytest.mark.checks("latent_lens", "truth")
 def test_a_planted_state_is_found_at_its_patch_and_with_across_its_layer():
     model, inputs = opened("llava"), given("llava")
     bank = latent_bank(model, TEXTS, progress=False)
@@ -83,6 +85,8 @@ def test_centring_takes_the_mean_of_pictures_from_pictures_and_of_the_bank_from_
         lens("llama", opened("llama").inputs(input_ids=torch.tensor([[9]])), centre=True)
 
 
+@pytest.mark.checks("latent_lens", "baseline", "floor")
+@pytest.mark.checks("embedding_lens", "baseline", "floor")
 def test_chance_is_that_of_random_directions_and_an_untrained_model_is_no_better(bank):
     """Of 8 entries in 32 dimensions; with the means taken out, no word is nearer to pictures of an untrained model."""
     found = lens("llama", given("llama"), bank, ["dog", "two"], draws=512)
@@ -93,6 +97,9 @@ def test_chance_is_that_of_random_directions_and_an_untrained_model_is_no_better
     assert found["word_cosine"].sel(word="two").isnull().all() and found.note().endswith("The bank has no two.")
     again = lens("llama", given("llama"), bank, ["dog"], draws=512)
     assert again["random_cosine"].equals(found["random_cosine"])
+    rows = torch.nn.functional.normalize(opened("llama").module.get_input_embeddings().weight.detach(), dim=1)
+    table = lens("llama", given("llama"), None, ["dog"], draws=512)["random_cosine"].sel(layer=0)
+    assert abs(float(table) - float((noise @ rows.T).amax(1).mean())) < 0.02
     words = ["dog", "cat", "red", "left", "two", "big"]
     blind = lens("llava", given("llava"), None, words, centre=True).on_grid("word_cosine")
     assert abs(blind.mean(("layer", "row", "col"))).max() < 0.1
