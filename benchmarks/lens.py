@@ -137,7 +137,7 @@ def lenses(case: Case) -> list[Contestant]:
     return [
         Contestant("plain hooks", hooked(case)),
         Contestant("plain hooks, once more", hooked(case), note="the noise"),
-        Contestant("cutaway", ours(case, 64), goal, note="with 64 random directions"),
+        Contestant("cutaway", ours(case, 32), goal, note="with 32 random directions"),
         Contestant("cutaway, one random direction", ours(case, 1), goal),
         Contestant("nnsight", nnsighted(case), note="" if NNsight else MISSING),
     ]
@@ -204,7 +204,7 @@ def main() -> None:
                 (f"{case.title}: every layer and position", contestants, rounds),
                 (
                     f"{case.title}: fitting a tuned lens",
-                    training(case, 2 if given.quick else 8, 4),
+                    training(case, 2 if given.quick else 8, 2),
                     max(3, rounds // 3),
                 ),
             ):

@@ -212,6 +212,8 @@ def findings(
 ) -> None:
     """Which heads carry what, what happens without them, where factors are readable and where they are used: one page.
 
+    Of a model that answers in words: what its picture tokens read as, and whether that tells what is not there.
+
     Try: cutaway findings zoo:emoji-clip --out emoji-clip.md
     """
     from cutaway.report.findings import write_findings

@@ -97,7 +97,7 @@ class WordLens(Positions):
 @torch.no_grad()
 def word_lens(
     model: Model, inputs: Inputs, words: Sequence[str | int] = (), *, tower: str = "text", top: int = 5,
-    tuned: TunedLens | None = None, draws: int = 64, seed: int = 0, progress: bool = True,
+    tuned: TunedLens | None = None, draws: int = 32, seed: int = 0, progress: bool = True,
 ) -> WordLens:  # fmt: skip
     """Read the residual stream after every layer, at every position, in words, through the model's own end.
 
