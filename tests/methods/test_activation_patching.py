@@ -104,6 +104,7 @@ def planted():
     return model
 
 
+@pytest.mark.checks("activation_patching", "truth")
 def test_the_planted_head_is_found_and_no_other():
     found = activation_patching(
         planted(), backgrounds(), sites="vision.*.attn.z", over=("head",), at=Where("cls"), least=0.0, progress=False
@@ -126,6 +127,7 @@ def test_the_planted_path_is_found_among_positions():
 # --- baselines, ablations ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.checks("activation_patching", "baseline")
 def test_a_stranger_does_not_bring_the_answer():
     """At the last class token the random baseline is the answer of another picture, whatever the pair."""
     found = made(over=(), at=Where("cls")).data.isel(layer=-1)
@@ -150,6 +152,7 @@ def test_a_model_that_answers_is_not_taken_for_one_that_matches():
         text_bank(opened("llava"), ["a dog", "a cat"])
 
 
+@pytest.mark.checks("activation_patching", "floor")
 def test_an_untrained_model_gives_places_no_meaning():
     """The floor: the gap of a random model is tiny, and what a patch moves is not what a stranger does not."""
     found = made()

@@ -39,6 +39,7 @@ def test_at_the_last_position_it_is_what_the_decomposition_has():
     assert np.allclose(found.values, parts["heads"].isel(row=0).values, atol=1e-10)
 
 
+@pytest.mark.checks("attention_lens", "truth")
 def test_a_planted_head_says_its_word_where_it_was_planted():
     model, inputs = opened("llama"), given("llama")
     direction, (weight, _) = readout(model, "text").matrix[30], head_weights(model, "text", 1)
@@ -53,6 +54,7 @@ def test_a_planted_head_says_its_word_where_it_was_planted():
     assert found.by_head(token=3)[["layer", "head"]].values[0].tolist() == [1, 2]
 
 
+@pytest.mark.checks("attention_lens", "baseline", "floor")
 def test_chance_is_that_of_random_directions_and_an_untrained_model_is_no_better():
     """Heads of random weights say a word as loudly as random directions of their length do."""
     found = lens("llama", draws=2048)

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from cutaway.errors import MethodError, SiteError, StoreError
-from cutaway.methods.logit_lens import LatentBank, LatentLens, embedding_bank, latent_bank, latent_lens
+from cutaway.methods.logit_lens import (
+    LatentBank,
+    LatentLens,
+    embedding_bank,
+    embedding_lens,
+    latent_bank,
+    latent_lens,
+)
 from cutaway.methods.result import load
 from cutaway.model.edits import Set
 from cutaway.model.tokens import Where
@@ -46,6 +53,7 @@ def test_a_state_of_the_bank_finds_itself(bank):
     assert [*table] == ["layer", "word", "cosine", "random", "of layer", "in the text"] and len(table) == 4
 
 
+@pytest.mark.checks("embedding_lens", "truth")
 def test_a_word_enters_as_its_own_row_of_the_table():
     found = lens("llama", given("llama"), top=1)
     ids = given("llama").tensors["input_ids"].numpy()
@@ -54,6 +62,7 @@ def test_a_word_enters_as_its_own_row_of_the_table():
     assert (found["near_text"] == -1).all() and found.provenance.options["through"] == "embedding"
 
 
+@pytest.mark.checks("latent_lens", "truth")
 def test_a_planted_state_is_found_at_its_patch_and_with_across_its_layer():
     model, inputs = opened("llava"), given("llava")
     bank = latent_bank(model, TEXTS, progress=False)
@@ -83,6 +92,7 @@ def test_centring_takes_the_mean_of_pictures_from_pictures_and_of_the_bank_from_
         lens("llama", opened("llama").inputs(input_ids=torch.tensor([[9]])), centre=True)
 
 
+@pytest.mark.checks("latent_lens", "baseline", "floor")
 def test_chance_is_that_of_random_directions_and_an_untrained_model_is_no_better(bank):
     """Of 8 entries in 32 dimensions; with the means taken out, no word is nearer to pictures of an untrained model."""
     found = lens("llama", given("llama"), bank, ["dog", "two"], draws=512)
@@ -94,8 +104,21 @@ def test_chance_is_that_of_random_directions_and_an_untrained_model_is_no_better
     again = lens("llama", given("llama"), bank, ["dog"], draws=512)
     assert again["random_cosine"].equals(found["random_cosine"])
     words = ["dog", "cat", "red", "left", "two", "big"]
-    blind = lens("llava", given("llava"), None, words, centre=True).on_grid("word_cosine")
-    assert abs(blind.mean(("layer", "row", "col"))).max() < 0.1
+    texts = latent_bank(opened("llava"), [" ".join(words), *TEXTS], progress=False)
+    blind = lens("llava", given("llava"), texts, words, centre=True).on_grid("word_cosine")
+    assert abs(blind.mean(("layer", "row", "col"))).max() < 0.2
+
+
+@pytest.mark.checks("embedding_lens", "baseline", "floor")
+def test_no_word_vector_is_nearer_to_pictures_of_an_untrained_model():
+    """And a random direction is as near to the nearest of the table as one is by hand."""
+    words = ["dog", "cat", "red", "left", "two", "big"]
+    blind = embedding_lens(opened("llava"), given("llava"), words, centre=True, draws=512, progress=False)
+    assert abs(blind.on_grid("word_cosine").mean(("layer", "row", "col"))).max() < 0.1
+    table = embedding_bank(opened("llava")).layer(-1)
+    entries = torch.nn.functional.normalize(table - table.mean(0), dim=1)
+    noise = torch.nn.functional.normalize(torch.randn(4096, 32, dtype=torch.float64), dim=1)
+    assert abs(blind["random_cosine"] - float((noise @ entries.T).amax(1).mean())).max() < 0.02
 
 
 def test_it_keeps_at_most_so_many_states_of_a_word():

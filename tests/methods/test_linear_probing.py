@@ -27,6 +27,7 @@ def probed(labels, **options) -> Probes:
     return linear_probing(opened("clip"), SHOWN, labels, seeds=(0, 1, 2), progress=False, batch=COUNT, **options)
 
 
+@pytest.mark.checks("linear_probing", "truth")
 def test_a_planted_label_is_found_at_its_layer_and_not_before():
     value = torch.from_numpy(TRUTH)[:, None] * 40 * noise(32)
     with opened("clip").edited(Add("vision.1.resid_post", value, token=0)):
@@ -46,6 +47,7 @@ def test_the_mean_over_patches_sees_what_lies_on_patches_only():
     assert there["mean"].item() == 1 and elsewhere["mean"].item() < 0.75
 
 
+@pytest.mark.checks("linear_probing", "baseline")
 def test_what_a_probe_can_memorise_is_not_selective():
     """When items show their type and nothing else, control labels of the types are as easy as true ones."""
     types = np.arange(60) % 6
@@ -68,6 +70,7 @@ def test_control_labels_belong_to_types(items, seed):
     assert shuffled_by_type(labels + 0.5, types, seed).dtype == float
 
 
+@pytest.mark.checks("linear_probing", "floor")
 def test_an_untrained_model_and_random_labels_score_the_floor():
     found = probed({"random": TRUTH})
     assert (abs(found["mean"] - found["majority"].mean("seed")) < 0.25).all()

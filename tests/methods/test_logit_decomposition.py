@@ -43,6 +43,7 @@ def two_pictures():
     return model, model.inputs(image=[tiny.picture(1), tiny.picture(2)], text=text)
 
 
+@pytest.mark.checks("logit_decomposition", "truth")
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_sum_is_exact(name):
     model, inputs = opened(name), given(name)
@@ -57,15 +58,23 @@ def test_every_sum_is_exact(name):
         assert float(abs(left).max()) < 1e-6 * float(abs(size).max())  # norms in single precision
 
 
-def test_through_the_connector_every_sum_is_exact():
-    model, inputs = two_pictures()
+def reading(layers):
+    """A LLaVA whose connector reads these layers of the vision tower side by side."""
+    module, processor = tiny.build("llava", vision_feature_layer=layers)
+    return cutaway.load(module.double(), processor=processor)
+
+
+@pytest.mark.parametrize("layers", [-2, [0, -2], [-1, 1]])
+def test_through_the_connector_every_sum_is_exact(layers):
+    model = opened("llava") if layers == -2 else reading(layers)
+    _, inputs = two_pictures()
     found = logit_decomposition(model, inputs, TARGET, depth=3)
     pictures = inputs.where("image", tower="text").numpy()
     embedded = found["written"].sel(writer="embed").sum(("layer", "head")).where(pictures, 0)
     assert pictures.sum() == 32 and missed(found["seen"], "part", embedded) < EXACT
     assert (found["seen"].values[~pictures] == 0).all() and (found["seen"].values[pictures] != 0).all()
     assert [str(name) for name in found["part"].values[:3]] == ["connector_bias", "patch", "0.head.0"]
-    assert "2.mlp" not in found["part"]  # the connector reads the vision tower before its last layer
+    assert ("2.mlp" in found["part"]) == (layers == [-1, 1])  # else no layer that is read is behind the last
 
 
 def test_a_head_by_hand():
@@ -156,6 +165,7 @@ def test_picture_tokens_lie_on_their_grid():
         found.on_grid("heads")
 
 
+@pytest.mark.checks("logit_decomposition", "baseline")
 def test_chance_is_the_size_for_random_words():
     model, inputs = opened("llama"), given("llama")
     found = logit_decomposition(model, inputs, TARGET, pairs=400)
@@ -171,6 +181,7 @@ def test_chance_is_the_size_for_random_words():
     assert set(found.to_dataframe().columns) == {"row", "term", "logits", "chance"}
 
 
+@pytest.mark.checks("logit_decomposition", "floor")
 def test_an_untrained_floor_stands_at_chance():
     """In a random model no head stands out for a pair of words: most are within three times their size by chance."""
     found = logit_decomposition(opened("llava"), given("llava"), TARGET)

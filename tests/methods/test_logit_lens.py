@@ -68,6 +68,7 @@ def test_a_pooled_tower_is_read_with_its_own_head():
             assert gap(torch.from_numpy(lens["patch"].isel(layer=depth).values)[:, 2, 1], one) < 1e-10
 
 
+@pytest.mark.checks("logit_lens", "truth")
 def test_a_planted_text_is_found_at_its_place_and_nowhere_else():
     model = opened("clip")
     state = model.run(model.inputs(image=PICTURES), record="vision.1.resid_post")["vision.1.resid_post"]
@@ -93,6 +94,7 @@ def test_centring_takes_the_mean_of_pictures_and_texts_out():
         made(TextBank(("a",), ("text",), plain[:1]), centre=True)
 
 
+@pytest.mark.checks("logit_lens", "baseline")
 def test_chance_is_that_of_random_directions():
     assert made()["random"].values == pytest.approx(32**-0.5, rel=0.2)
 
@@ -107,6 +109,7 @@ def named(model, shown, names):
     return (nearest == truth[:, None]).mean(0)
 
 
+@pytest.mark.checks("logit_lens", "floor")
 def test_an_untrained_model_names_nothing_and_a_trained_one_does():
     """On random weights the text of what was drawn is the nearest no more often than chance has it."""
     names = ["dog", "cat", "fish", "horse"]

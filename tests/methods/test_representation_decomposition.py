@@ -9,17 +9,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import cutaway
-from cutaway.data import World, scenes
+from cutaway import questions
+from cutaway.data import World, pairs, scenes
 from cutaway.errors import MethodError, SiteError
 from cutaway.methods.representation_decomposition import (
     AblationCurve,
     Decomposition,
+    Direct,
     accumulated_ablation,
     representation_decomposition,
 )
 from cutaway.methods.result import Provenance, load
 from cutaway.model.edits import Ablate, Set
 from cutaway.model.targets import similarity
+from cutaway.model.weights import head_weights, value_weights
 from cutaway.questions.bank import TextBank, text_bank
 from cutaway.zoo import tiny
 from world import fresh, gap, opened
@@ -39,6 +42,7 @@ def tensor(array: xarray.DataArray) -> torch.Tensor:
     return torch.from_numpy(array.values)
 
 
+@pytest.mark.checks("representation_decomposition", "truth")
 @pytest.mark.parametrize(("name", "tower"), TOWERS)
 def test_the_terms_add_up(name, tower):
     found = made(name, tower, by_token=True, batch=2)
@@ -149,6 +153,28 @@ def test_a_silenced_head_has_no_term():
     assert float(sizes.where(sizes > 0).count()) == 11
 
 
+@pytest.mark.parametrize("name", ["tiny:clip", "zoo:emoji-clip"])
+def test_what_feeds_a_head_adds_up_to_it(name):
+    """And one writer's part by hand: what it wrote, through the pattern, the head's matrices and the end."""
+    model = cutaway.load(name, dtype="float64")
+    question = questions.match(model, next(pairs("category", 1)))
+    own = Direct(question, representation_decomposition(model, question.pictures, by_token=True, progress=False))
+    fed = own.feeding()
+    assert float(abs(fed.sum("writer") - own.heads).max()) < 1e-12 < float(abs(own.heads).max())
+    assert float(abs(fed.sel(writer=f"{fed.sizes['layer'] - 1}.mlp")).max()) == 0  # nothing is behind the last MLP
+    layer, head = own.leading
+    pattern, scale = (f"vision.{layer}.attn.{part}" for part in ("pattern", "norm.scale"))
+    inputs, last = model.inputs(image=question.pictures[0]), f"vision.{fed.sizes['layer'] - 1}.resid_post"
+    run = model.run(inputs, record=[pattern, scale, last, "vision.0.mlp.out"])
+    weight, _ = value_weights(model, "vision", layer)
+    moved = (run[pattern][0, head, 0] / run[scale][0]) @ run["vision.0.mlp.out"][0] @ weight[head].T
+    heads, _ = head_weights(model, "vision", layer)
+    toward = own.end.matrix @ (moved @ heads[head]) / own.end.scale(run[last])[0, 0]
+    words = torch.nn.functional.normalize(own.texts.embeddings, dim=1)
+    lost = float((words[0] - words[1]) @ toward / run.outputs.pooler_output.norm())
+    assert float(fed.sel(writer="0.mlp")[layer, head]) == pytest.approx(lost, rel=1e-9)
+
+
 def test_tokens_fold_onto_the_grid():
     found = made(by_token=True)
     effect = found.effect(torch.eye(32, dtype=torch.float64)[:1], of="head_tokens")
@@ -211,6 +237,7 @@ def planted(carrier: int, layers: int = 4, items: int = 24) -> tuple[Decompositi
     return Decomposition(data, Provenance("planted", "here")), bank, truth
 
 
+@pytest.mark.checks("representation_decomposition", "baseline")
 @pytest.mark.parametrize("carrier", [0, 2, 3])
 def test_accuracy_falls_with_the_layer_that_carries_the_class(carrier):
     parts, bank, truth = planted(carrier)
@@ -233,6 +260,7 @@ def test_ablating_what_carries_nothing_changes_nothing(tmp_path):
             accumulated_ablation(parts, bank, bad.pop("truth", truth), **bad)
 
 
+@pytest.mark.checks("representation_decomposition", "floor")
 def test_an_untrained_model_is_at_chance():
     model = opened("clip")
     shown = list(scenes("test", 60, 0, World(names=("dog", "cat", "pizza"), things=(1, 1))))

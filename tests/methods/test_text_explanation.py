@@ -41,6 +41,7 @@ def planted(text: str, layer: int = 1, head: int = 2):
     return model
 
 
+@pytest.mark.checks("head_texts", "truth")
 @pytest.mark.parametrize("text", [TEXTS[0], TEXTS[6]])
 def test_a_planted_head_is_named(text):
     model = planted(text)
@@ -53,6 +54,7 @@ def test_a_planted_head_is_named(text):
     assert (np.delete(others, 1 * 4 + 2) < 0.95).all()
 
 
+@pytest.mark.checks("head_texts", "baseline", "floor")
 def test_an_untrained_head_is_named_no_better_than_by_random_directions():
     parts = representation_decomposition(opened("clip"), SCENES, progress=False)
     spans = text_span(parts, bank(), picks=3, progress=False)
@@ -213,6 +215,7 @@ def random_bank(size: int = 40, width: int = 64) -> TextBank:
     return TextBank(tuple(f"text {i}" for i in range(size)), ("text",) * size, unit(noise(size, width, seed=5)))
 
 
+@pytest.mark.checks("picture_texts", "truth")
 def test_what_was_mixed_is_found():
     words = random_bank()
     directions, mean = words.directions(), unit(noise(64, seed=6)) * 0.3
@@ -264,6 +267,7 @@ def test_too_high_a_price_buys_nothing():
     assert (found["used"] == 0).all() and (found["cosine"] == 0).all() and len(found.top()) == 0
 
 
+@pytest.mark.checks("picture_texts", "baseline", "floor")
 def test_an_untrained_model_is_described_no_better_than_by_random_directions():
     vectors = embedded(opened("clip"), SCENES, "vision", progress=False)
     found = splice(vectors, bank(), penalty=0.1)

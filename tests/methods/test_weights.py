@@ -21,17 +21,21 @@ HEADS = [("clip", "vision"), ("clip", "text"), ("siglip", "vision"), ("dinov2", 
          ("llama", "text"), ("gpt2", "text"), ("bert", "text")]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "phi3", "opt", "whisper"])
-def test_values_come_from_the_residual(name):
+@pytest.mark.parametrize(
+    ("name", "tower"),
+    [*((name, "text") for name in ("llama", "qwen2", "gpt2", "phi3", "opt", "whisper", "clip")),
+     *((name, "vision") for name in ("clip", "siglip", "vit", "dinov2", "dinov2-registers"))],
+)  # fmt: skip
+def test_values_come_from_the_residual(name, tower):
     """Alone or behind queries and keys, with biases or without, and with fewer heads than queries have."""
-    weight, bias = value_weights(opened(name), "text", 1)
-    x, scale, v = (clean(name)[f"text.1.{part}"] for part in ("resid_pre", "attn.norm.scale", "attn.v"))
+    weight, bias = value_weights(opened(name), tower, 1)
+    x, scale, v = (clean(name)[f"{tower}.1.{part}"] for part in ("resid_pre", "attn.norm.scale", "attn.v"))
     assert gap(torch.einsum("btd,hed->bthe", x / scale[..., None], weight) + bias, v) < 1e-6  # norms in float32 inside
 
 
 def test_a_block_whose_values_are_not_in_the_table_says_so():
-    with pytest.raises(SiteError, match="which projection of CLIPEncoderLayer makes"):
-        value_weights(opened("clip"), "vision", 0)
+    with pytest.raises(SiteError, match="which projection of BertLayer makes"):
+        value_weights(opened("bert"), "text", 0)
 
 
 def test_heads_of_cross_attention_add_up_too():

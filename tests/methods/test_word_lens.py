@@ -137,6 +137,7 @@ def test_it_is_read_a_few_positions_at_a_time(monkeypatch):
 # --- what is planted, and what is not -------------------------------------------------------------------------------
 
 
+@pytest.mark.checks("word_lens", "truth")
 def test_a_planted_word_is_read_at_its_patch_and_its_layer():
     """What reads as a word is written at one patch: there it is the first, at the layers behind, and nowhere else."""
     model, inputs = opened("llava"), given("llava")
@@ -176,6 +177,7 @@ def test_where_a_word_settles():
     assert np.isnan(found["word_settles"].values[0, -1, 1])
 
 
+@pytest.mark.checks("word_lens", "baseline", "floor")
 def test_chance_is_that_of_random_directions_and_an_untrained_model_is_no_better():
     """A random direction puts a word anywhere; so do the states of random weights, at their first layers."""
     found = lens(opened("llava"), given("llava"), ["dog", "cat", "red", "left", "two", "big"], draws=256)

@@ -1,13 +1,14 @@
 """Questions: the three kinds, what they lack, and what is taken from what a user brings."""
 
+import numpy as np
 import pytest
 import torch
 
 import cutaway
-from cutaway import questions
+from cutaway import data, questions
 from cutaway.errors import InputError, MethodError
 from cutaway.methods.table import method
-from cutaway.model.targets import logit_diff
+from cutaway.model.targets import denoising_error, logit_diff
 from cutaway.zoo import tiny
 
 
@@ -102,3 +103,48 @@ def test_a_call_is_printed_as_it_was_made_and_refusals_name_what_is_missing(llav
         method("logit_lens").apply(asked)
     with pytest.raises(MethodError, match="has no option 'ower'"):
         method("activation-patching").apply(asked, ower="head")
+
+
+# --- scenes and pairs of EmojiWorld -----------------------------------------------------------------------------------
+
+
+def test_a_pair_brings_both_captions_its_other_scene_and_where_they_differ():
+    model, pair = cutaway.load("tiny:clip"), next(data.pairs("category", 1))
+    asked = questions.match(model, pair)
+    assert asked.words == (pair.caption_a.text, pair.caption_b.text)
+    assert np.array_equal(np.asarray(asked.counterpart.pictures[0]), np.asarray(data.render(pair.b)))
+    differ = (np.asarray(asked.pictures[0]) != np.asarray(asked.counterpart.pictures[0])).any(-1)
+    assert np.array_equal(asked.truth["what differs"], differ) and len(asked.truth) == len(pair.a.things) + 1
+
+
+@pytest.mark.parametrize("factor", ["category", "background", "label", "binding place"])
+def test_a_pair_is_asked_what_tells_its_scenes_apart(factor):
+    model = cutaway.load("zoo:emoji-llava")
+    pair = next(pair for pair in data.pairs(factor, 20) if pair.a.background.kind == pair.b.background.kind == "plain"
+                or factor != "background")  # fmt: skip
+    asked = questions.ask(model, pair)
+    assert {one.question: one.answer for one in data.questions(pair.a)}[asked.text] == asked.words[0]
+    assert {one.question: one.answer for one in data.questions(pair.b)}[asked.text] == asked.words[1]
+    assert asked.counterpart.text == asked.text and asked.counterpart.words == asked.words
+
+
+def test_a_pair_that_no_question_tells_apart_is_refused(llava):
+    with pytest.raises(InputError, match="tells the two scenes"):
+        questions.ask(llava, next(data.pairs("artist", 1)))
+
+
+def test_a_scene_knows_the_answer_to_its_own_questions_and_keeps_those_of_others():
+    model, scene = cutaway.load("zoo:emoji-llava"), data.scene_at("test", 3)
+    known = data.questions(scene, kinds=("background",))[0]
+    assert questions.ask(model, scene, known.question).words[0] == known.answer
+    assert questions.ask(model, scene, known.question, answer="dog", rival="cat").words == ("dog", "cat")
+    assert set(questions.ask(model, scene).truth) >= {f"the {scene.things[0].concept}"}
+    assert questions.ask(model, scene).words == ("yes", "no")
+
+
+def test_a_drawn_scene_is_its_caption_and_its_picture():
+    model, pair = cutaway.load("tiny:sd"), next(data.pairs("place", 1))
+    alone = questions.draw(model, pair.a, step=1, steps=3)
+    assert alone.words == (data.captions(pair.a)[0].text,) and alone.target == denoising_error()
+    both = questions.draw(model, pair, step=1, steps=3)
+    assert both.counterpart.words == (pair.caption_b.text,) and "what differs" in both.truth

@@ -176,10 +176,13 @@ def found_by_hand(full):
     spans = shown.made("head_texts")
     fits = spans.data.isel(pick=0)["fit"].values
     near_bank = float((bank @ wanted).abs().max())
+    strong = np.unravel_index(abs(heads).argmax(), heads.shape)
+    fed = sorted(own.feeding().values[strong] * np.sign(heads[strong]), reverse=True)
     return by_word | {
         "What each patch adds": [patches.sum(), margin, *both(patches), strongest],
         "Heads": [lead, lead / margin, fits.flat[(side * heads).argmax()],
                   float(spans["random_fit"].isel(pick=0).mean()), *[near_bank] * (near_bank < 0.5)],
+        "What feeds the heads": [heads[strong], *(np.sign(heads[strong]) * np.array(fed[:2]))],
         "Patching by layer and patch": [margin, other.value, recovery["token"][:, 1:].max()],
         "Patching by layer and head": [recovery["head"].max(), float(unrelated(question).values[layer, head])],
         "Where the answer appears": [curve[step + 1] - curve[step], curve[-1]],

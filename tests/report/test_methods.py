@@ -1,5 +1,6 @@
 """The table of methods: what it promises of a family is run, and the page in the docs is this table."""
 
+import ast
 import inspect
 from pathlib import Path
 
@@ -39,6 +40,19 @@ def test_each_declaration_says_what_it_can_not_tell_and_offers_options_that_exis
         assert one.line.endswith(".") and one.cannot.endswith(".") and one.parts, one.name
         parameters = inspect.signature(one.function).parameters
         assert {*one.takes, *one.options} <= set(parameters), one.name
+
+
+def test_each_method_is_held_against_truth_chance_and_an_untrained_model():
+    """By the marks of the tests: `@pytest.mark.checks("word_lens", "truth")`."""
+    found = {
+        (mark.args[0].value, what.value)
+        for file in (Path(__file__).parents[1] / "methods").glob("test_*.py")
+        for mark in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.checks"
+        for what in mark.args[1:]
+    }
+    wanted = {(one.name, what) for one in METHODS for what in ("truth", "baseline", "floor")}
+    assert found == wanted, f"no test is marked: {sorted(wanted - found)}; no such method: {sorted(found - wanted)}"
 
 
 def test_it_prints(capsys):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from cutaway.cli.options import Bank, Overwrite, Pictures, SkipBad, Texts, opens
+from cutaway.cli.options import Bank, Device, Overwrite, Pictures, SkipBad, Texts, opens
 from cutaway.source import Source
 
 OURS = Source("zoo:emoji-clip")
@@ -166,7 +166,8 @@ def zoo_eval(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `cutaway zoo list` shows it, or NAME@untrained.")] = (
         "emoji-clip"
     ),
-    n: Annotated[int, typer.Option(min=256, help="Trials for the rows of the table; the card has 2000.")] = 2000,
+    n: Annotated[int, typer.Option(min=64, help="Trials for the rows of the table; the card has 2000.")] = 2000,
+    device: Device = "cpu",
 ) -> None:
     """Measure a model of the zoo on held-out scenes: the numbers of its card, anew.
 
@@ -174,7 +175,7 @@ def zoo_eval(
     """
     from cutaway.report.zoo import evaluate_zoo
 
-    evaluate_zoo(name, n)
+    evaluate_zoo(name, n, device or "cpu")
 
 
 @zoo.command("train")
@@ -185,7 +186,7 @@ def zoo_train(
     steps: Annotated[int | None, typer.Option(min=1, help="Batches to learn from; default: the recipe's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Examples in each batch; default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another model.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     measure: Annotated[int, typer.Option(min=64, help="Trials for the rows of the card.")] = 2000,
 ) -> None:
     """Train a model of the zoo again from its recipe, measure it and write its card. Stop and go on at any time.
@@ -195,7 +196,9 @@ def zoo_train(
     from cutaway.report.zoo import train_zoo
 
     chosen = {"steps": steps, "batch": batch, "seed": seed}
-    train_zoo(name, {key: value for key, value in chosen.items() if value is not None}, work, out, device, measure)
+    train_zoo(
+        name, {key: value for key, value in chosen.items() if value is not None}, work, out, device or "cpu", measure
+    )
 
 
 @app.command()

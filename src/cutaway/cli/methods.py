@@ -11,6 +11,7 @@ import typer
 from cutaway.cli.options import Bank, Count, Images, Out, Overwrite, Pictures, Plot, SkipBad, Texts, opens
 from cutaway.methods.method import Method
 from cutaway.methods.table import METHODS
+from cutaway.questions.asked import BRINGS
 from cutaway.source import Source
 
 Other = Annotated[
@@ -25,16 +26,11 @@ Answer = Annotated[str, typer.Option(metavar="WORD", help="What a model may answ
 Rival = Annotated[str, typer.Option(metavar="WORD", help="What it may answer instead; else its next choice.")]
 Prompt = Annotated[str, typer.Option(metavar="TEXT", help="What a pipeline draws.")]
 
-# Which options bring a part of a question: name, type and default of each.
-BRING: Mapping[str, Mapping[str, tuple[Any, Any]]] = {
-    "pictures": {"image": (Images, None), "text": (Texts, None)},
-    "inputs": {"image": (Images, None), "text": (Texts, None), "answer": (Answer, ""), "rival": (Rival, ""),
-               "prompt": (Prompt, ""), "step": (Step, None)},
-    "counterpart": {"counterfactual": (Other, None)},
-    "crowd": {"pictures": (Pictures, None), "count": (Count, 256), "skip_bad": (SkipBad, False)},
-    "rows": {"pictures": (Pictures, None), "text": (Texts, None), "count": (Count, 256), "skip_bad": (SkipBad, False)},
-    "bank": {"bank": (Bank, None)},
-    "labels": {"label": (Labels, None)},
+# Type and default of each argument of `questions.asked` that is an option here.
+OPTIONS: Mapping[str, tuple[Any, Any]] = {
+    "image": (Images, None), "text": (Texts, None), "answer": (Answer, ""), "rival": (Rival, ""),
+    "prompt": (Prompt, ""), "step": (Step, None), "counterfactual": (Other, None), "pictures": (Pictures, None),
+    "many": (Count, 256), "skip_bad": (SkipBad, False), "bank": (Bank, None), "labels": (Labels, None),
 }  # fmt: skip
 
 
@@ -48,9 +44,10 @@ def commands() -> typer.Typer:
 
 def _command(one: Method) -> Callable[..., None]:
     """The function behind the command of a method, with a signature that `typer` reads."""
-    options = {name: shape for part in one.parts for name, shape in BRING.get(part.split(".")[0], {}).items()}
-    if "count" in options:
-        options["count"] = (Count, one.many)
+    brought = [BRINGS[part] for part in (each.split(".")[0] for each in one.parts) if part in BRINGS]
+    options = {name: OPTIONS[name] for part in brought for name in (*part.one_of, *part.further)}
+    if "many" in options:
+        options["many"] = (Count, one.many)
     own = inspect.signature(one.function).parameters
     mine = {name: _option(own[name], told) for name, told in one.options.items()}
     files = {"out": (Out, None), "plot": (Plot, None), "overwrite": (Overwrite, False)}

@@ -34,7 +34,7 @@ SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out pictures of the folder that cannot be read, and say which.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
-Count = Annotated[int, typer.Option(min=3, help="How many pictures at most.")]
+Count = Annotated[int, typer.Option("--count", min=3, help="How many pictures at most.")]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="Where to run: cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str | None, typer.Option(metavar="DTYPE", help="Open the weights in: float32, bfloat16, float16, …")]
 Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub model.")]

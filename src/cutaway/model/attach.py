@@ -250,11 +250,19 @@ def _mark_dead(
 
 def _after_feature_layer(seats: dict[str, Seat], module: nn.Module, name: str) -> dict[str, str]:
     config: Any = module.config
-    layers = getattr(config, name)
-    count = config.vision_config.num_hidden_layers
-    used = max(i if i >= 0 else count + 1 + i for i in ([layers] if isinstance(layers, int) else layers))
-    why = f"{type(module).__name__} reads the vision tower at {name}={layers}, before this site"
-    return dict.fromkeys(_from_layer(seats, "vision", used), why)
+    why = f"{type(module).__name__} reads the vision tower at {name}={getattr(config, name)}, before this site"
+    return dict.fromkeys(_from_layer(seats, "vision", max(blocks_read(module, name))), why)
+
+
+def blocks_read(module: nn.Module, name: str) -> tuple[int, ...]:
+    """How many blocks of the vision tower lie before each of the states that the rest of a model reads.
+
+    `name` is that of the config value which says so: a layer counted from either end, or several, whose states are then
+    read side by side.
+    """
+    config: Any = module.config
+    layers, count = getattr(config, name), config.vision_config.num_hidden_layers
+    return tuple(i if i >= 0 else count + 1 + i for i in ([layers] if isinstance(layers, int) else layers))
 
 
 def _from_layer(seats: dict[str, Seat], tower: str, first: int) -> Iterator[str]:

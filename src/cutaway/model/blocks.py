@@ -7,11 +7,11 @@ from cutaway.model.table import HEADS, PLANES, TOKENS, UNITS, Attn, Block, Mlp, 
 _GATED = Mlp("mlp.gate_proj", "mlp.down_proj", "mlp", norm="post_attention_layernorm")
 _LLAMA = Block(attn=Attn("self_attn", "self_attn.o_proj", "input_layernorm", v="self_attn.v_proj"), mlp=_GATED)
 _CLIP = Block(
-    attn=Attn("self_attn", "self_attn.out_proj", "layer_norm1"),
+    attn=Attn("self_attn", "self_attn.out_proj", "layer_norm1", v="self_attn.v_proj"),
     mlp=Mlp("mlp.fc1", "mlp.fc2", "mlp", norm="layer_norm2"),
 )
 _DINO = Block(
-    attn=Attn("attention", "attention.o_proj", "norm1", out="layer_scale1"),
+    attn=Attn("attention", "attention.o_proj", "norm1", out="layer_scale1", v="attention.v_proj"),
     mlp=Mlp("mlp.fc1", "mlp.fc2", "layer_scale2", norm="norm2"),
 )
 _QWEN_VISION = Attn("attn", "attn.proj", "norm1")
@@ -56,7 +56,7 @@ BLOCKS: dict[str, Block] = {
         mlp=Mlp("mlp.fc1", "mlp.fc2", "mlp", norm="layer_norm2"),
     ),
     "ViTLayer": Block(
-        attn=Attn("attention", "attention.o_proj", "layernorm_before"),
+        attn=Attn("attention", "attention.o_proj", "layernorm_before", v="attention.v_proj"),
         mlp=Mlp("mlp.fc1", "mlp.fc2", "mlp", norm="layernorm_after"),
     ),
     "Dinov2Layer": _DINO,

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -32,6 +32,26 @@ from cutaway.source import Source
 from cutaway.zoo import parted
 
 Pictures = Any  # a picture as `model.inputs` takes it, a path, or several
+
+
+class Brings(NamedTuple):
+    """Which arguments of `asked` bring a part of a question: one of these must be given, and those say more of it."""
+
+    one_of: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
+
+
+_CROWD = ("pictures", "many", "skip_bad")
+BRINGS: Mapping[str, Brings] = {
+    "pictures": Brings(("image",), ("text",)),
+    "inputs": Brings((), ("image", "text", "answer", "rival", "prompt", "step")),
+    "target": Brings(("text", "answer", "prompt")),
+    "counterpart": Brings(("counterfactual",)),
+    "crowd": Brings((), _CROWD),
+    "rows": Brings((), (*_CROWD, "text")),
+    "bank": Brings((), ("bank",)),
+    "labels": Brings((), ("labels",)),
+}
 
 
 def asked(

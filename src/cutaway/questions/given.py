@@ -15,41 +15,19 @@ from PIL import Image, UnidentifiedImageError
 
 from cutaway import data
 from cutaway.data import worlds
-from cutaway.errors import InputError, SiteError
+from cutaway.errors import InputError
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.model.pictures import picture
-from cutaway.model.weights import readout
 from cutaway.questions.bank import TextBank, emoji_bank, emoji_texts, file_bank, file_texts
 from cutaway.questions.rows import embedded
-from cutaway.source import Source
 from cutaway.zoo.trained import spec_of
 
 EMOJIWORLD = worlds.EMOJIWORLD
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-FITS = "CLIP, SigLIP and models built like them (`tiny:clip`, `tiny:siglip`, `zoo:emoji-clip`)"
 
 
 # --- model ------------------------------------------------------------------------------------------------------------
-
-
-def opened(model: Model | Source | str | Path) -> Model:
-    """The model, opened if it came by name; an error unless it is one that the report can take apart."""
-    found = model if isinstance(model, Model) else load(model)
-    if found.family.kind != "contrastive" or not {"vision", "text"} <= set(found.towers):
-        raise InputError(
-            f"'{found.name}' is no contrastive model of pictures and texts: it is {found.family.kind}, with the towers "
-            f"{', '.join(found.towers) or 'none'}",
-            expected=f"for now, {FITS}",
-            do="`cutaway sites`, `model.run` and `model.sweep` take the other families",
-        )
-    try:
-        readout(found, "vision")
-    except SiteError as error:
-        raise InputError(
-            f"'{found.name}' cannot be explained yet: {error.failed}", expected=f"for now, {FITS}", do=error.do
-        ) from error
-    return found
 
 
 def untrained(model: Model) -> Model | None:

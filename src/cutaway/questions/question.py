@@ -19,6 +19,7 @@ from cutaway.model.targets import Target, denoising_error, distance, log_prob, l
 from cutaway.model.voice import speaking
 from cutaway.model.weights import readout
 from cutaway.questions.bank import TextBank
+from cutaway.questions.drawn import drawn
 from cutaway.questions.rows import embedded
 
 Kind = Literal["match", "ask", "draw", "many"]
@@ -185,10 +186,11 @@ def lacking(part: str) -> str:
     return f"it needs {what}: {how}"
 
 
-def match(model: Model, picture: Any, texts: Sequence[str], counterpart: Any = None, **more: Any) -> Question:
+def match(model: Model, picture: Any, texts: Sequence[str] = (), counterpart: Any = None, **more: Any) -> Question:
     """How near a picture is to the first text, rather than to the second if there is one (cosine).
 
-    `counterpart` is another picture. Further parts of a `Question` go by their names.
+    `counterpart` is another picture. A scene of EmojiWorld brings its caption and where its things are, a pair brings
+    both captions and its other scene. Further parts of a `Question` go by their names.
 
     >>> import cutaway
     >>> from cutaway.zoo import tiny
@@ -197,6 +199,10 @@ def match(model: Model, picture: Any, texts: Sequence[str], counterpart: Any = N
     """
     from cutaway.questions.given import read_picture, read_texts
 
+    if known := drawn(picture):
+        picture, texts = known.picture, texts or known.texts
+        counterpart = known.counterpart if counterpart is None else counterpart
+        more = {"truth": known.truth} | more
     words, image = read_texts(texts), read_picture(picture)
     made = Question(
         model=model, kind="match", inputs=model.inputs(image=image, text=list(words)), words=words,
@@ -208,12 +214,13 @@ def match(model: Model, picture: Any, texts: Sequence[str], counterpart: Any = N
 
 
 def ask(
-    model: Model, pictures: Any, text: str, answer: str = "", rival: str = "", counterpart: Any = None, **more: Any
+    model: Model, pictures: Any, text: str = "", answer: str = "", rival: str = "", counterpart: Any = None, **more: Any
 ) -> Question:
     """The answer to a text, with pictures or without, rather than a rival (logits of the first word of the answer).
 
     Without an answer it is what the model says first, without a rival what it finds next likely. `counterpart` is
-    another picture, or another text. Further parts of a `Question` go by their names.
+    another picture, or another text. A scene of EmojiWorld brings a question with its answer and where its things are,
+    a pair a question that the two scenes answer differently. Further parts of a `Question` go by their names.
 
     >>> import cutaway
     >>> from cutaway.zoo import tiny
@@ -223,6 +230,10 @@ def ask(
     """
     from cutaway.questions.given import read_picture
 
+    if known := drawn(pictures):
+        pictures, (text, answer, rival) = known.picture, known.asked(text, answer, rival)
+        counterpart = known.counterpart if counterpart is None else counterpart
+        more = {"truth": known.truth} | more
     given = [] if pictures is None else list(pictures) if isinstance(pictures, list | tuple) else [pictures]
     images = tuple(read_picture(one) for one in given)
     inputs = model.inputs(text=text, image=list(images) or None)
@@ -238,7 +249,7 @@ def ask(
 
 
 def draw(
-    model: Model, prompt: str, *, step: int | None = None, steps: int = 20, counterpart: str | None = None,
+    model: Model, prompt: Any, *, step: int | None = None, steps: int = 20, counterpart: str | None = None,
     image: Any = None, seed: int = 0, **more: Any,
 ) -> Question:  # fmt: skip
     """What a denoiser gives at one step of drawing a prompt; `step` is in the middle unless named.
@@ -246,7 +257,7 @@ def draw(
     With an `image`, which noise is added to, it is how far that lies from the noise that is there (mean squared
     error). Without one the latents are those of the drawing from `seed`, and it is how far what the denoiser gives
     lies from what it gives for this prompt (mean squared difference): 0, and more for the `counterpart`, another
-    prompt.
+    prompt. A scene of EmojiWorld brings its caption as the prompt and its picture, a pair also the other caption.
 
     >>> import cutaway
     >>> from cutaway.zoo import tiny
@@ -255,6 +266,10 @@ def draw(
     """
     from cutaway.questions.given import read_picture
 
+    if known := drawn(prompt):
+        prompt, *others = known.texts
+        image, counterpart = known.picture if image is None else image, counterpart or next(iter(others), None)
+        more = {"truth": known.truth} | more
     at = int(steps * MIDDLE) if step is None else step
     picture = None if image is None else read_picture(image)
     fixed: dict[str, Any] = {"step": at, "steps": steps, "seed": seed} | ({} if picture is None else {"image": picture})

@@ -14,14 +14,13 @@ from rich.table import Column, Table
 
 from cutaway.methods.method import Method
 from cutaway.methods.result import Result
-from cutaway.questions.asked import asked
+from cutaway.questions.asked import BRINGS, asked
 from cutaway.questions.given import EMOJIWORLD, check_file
 from cutaway.questions.question import lacking
 from cutaway.report.tables import heading
 from cutaway.source import Source
 
 ROWS = 40  # of a table
-BROUGHT = {"pictures": ("image",), "counterpart": ("counterfactual",), "target": ("text", "answer", "prompt")}
 
 
 def answer(
@@ -30,12 +29,12 @@ def answer(
 ) -> None:  # fmt: skip
     """Ask the question that is given, apply the method, print its table, write its files."""
     check_files(out, plot, overwrite)
-    renamed = {"count": "many", "label": "labels"}
-    asking = {renamed.get(name, name): value for name, value in given.items() if value is not None}
+    asking = {name: value for name, value in given.items() if value is not None}
     if "labels" in method.parts and not asking.get("labels"):
         asking["labels"] = ("place",) if asking.get("pictures", EMOJIWORLD) == EMOJIWORLD else ("folder",)
-    for part, names in BROUGHT.items():  # what can be seen before a model is opened
-        if part in {one.split(".")[0] for one in method.parts} and not any(asking.get(name) for name in names):
+    for part in dict.fromkeys(one.split(".")[0] for one in method.parts):  # what can be seen before a model is opened
+        wanted = BRINGS[part].one_of if part in BRINGS else ()
+        if wanted and not any(asking.get(name) for name in wanted):
             method.check(lacking(part))
     question = asked(model, **asking, floor="floor" in method.parts)
     made = method.apply(question, progress=True, **options).result

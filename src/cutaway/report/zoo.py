@@ -33,10 +33,12 @@ def print_zoo(console: Console | None = None) -> None:
     (console or Console()).print(table)
 
 
-def evaluate_zoo(name: str, n: int, console: Console | None = None) -> list[Row]:
-    """Measure a model of the zoo and print the table."""
+def evaluate_zoo(name: str, n: int, device: str = "cpu", console: Console | None = None) -> list[Row]:
+    """Measure a model of the zoo on a device and print the table."""
     console, spec = console or Console(), trained(name)
+    where = device_of(device)
     module, processor = spec.open()
+    module.to(where)
     with console.status("measuring") as status:
         rows = spec.measure(module, processor, n, lambda what: status.update(f"measuring: {what}"))
     print_rows(spec.title, rows, console)

@@ -61,7 +61,7 @@ def evaluate(module: Any, processor: Any, *, n: int = 2000, told: Callable[[str]
 
 
 class Eyes:
-    """A CLIP and its processor, asked for unit embeddings of scenes and texts."""
+    """A CLIP and its processor, on any device, asked for unit embeddings of scenes and texts."""
 
     def __init__(self, module: Any, processor: Any) -> None:
         self.module, self.processor = module, processor
@@ -75,7 +75,7 @@ class Eyes:
             pictures = data.pictures([replace(scene, canvas=(side, side)) for scene in some])
             pixels = self.processor.image_processor(list(pictures), return_tensors="pt")
             features = self.module.get_image_features(**pixels.to(self.module.device, self.module.dtype))
-            found.append(normalize(features.pooler_output.float(), dim=-1))
+            found.append(normalize(features.pooler_output.float(), dim=-1).cpu())
         return torch.cat(found)
 
     @torch.inference_mode()
@@ -85,7 +85,7 @@ class Eyes:
         for some in _chunks(texts, 500):
             words = self.processor.tokenizer(some, padding=True, truncation=True, return_tensors="pt")
             features = self.module.get_text_features(**words.to(self.module.device))
-            found.append(normalize(features.pooler_output.float(), dim=-1))
+            found.append(normalize(features.pooler_output.float(), dim=-1).cpu())
         return torch.cat(found)
 
 

@@ -211,7 +211,7 @@ def _says_yes(module: Any, conversations: Sequence[Conversation]) -> Float[Tenso
     made = batch(conversations)
     hidden = states(module, made)[:, :-1][made.learnt[:, 1:]][::2]  # each answer is one word and its end
     yes, no = (module.lm_head(hidden)[:, vocabulary()[word]] for word in ("yes", "no"))
-    return (yes > no).float().view(len(conversations), 2)
+    return (yes > no).float().view(len(conversations), 2).cpu()
 
 
 def _f1(said: Float[Tensor, "scene question"], of: str, draw: random.Random) -> Row:

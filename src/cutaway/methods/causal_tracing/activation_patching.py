@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.errors import MethodError
+from cutaway.methods.grid import folded
 from cutaway.methods.result import Provenance, Result, heat, labels
 from cutaway.model.edits import Ablate, Edit, Patch
 from cutaway.model.inputs import Inputs
@@ -58,14 +59,7 @@ class Patching(Result):
                 "there is no patch grid here", expected='over=("token",) on pictures of one size',
                 exists=", ".join(map(str, values.dims)), do="patch a vision tower over its tokens",
             )  # fmt: skip
-        rows, cols = values["row"].values, values["col"].values
-        order = np.lexsort((cols, rows))[(rows < 0).sum() :]
-        kept = values.isel(token=order).transpose(..., "token")
-        return xarray.DataArray(
-            kept.values.reshape(*kept.shape[:-1], rows.max() + 1, cols.max() + 1),
-            dims=(*kept.dims[:-1], "row", "col"), name=name,
-            coords={dim: kept[dim] for dim in kept.dims[:-1] if dim in kept.coords},
-        )  # fmt: skip
+        return folded(values, values["row"].values, values["col"].values)
 
     def summary(self) -> Any:
         """The twelve places that recover most; columns that one pair alone does not have are left out."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from cutaway.errors import MethodError, near
 from cutaway.methods.result import Provenance, Result, heat
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.weights import Readout
 from cutaway.questions.bank import TextBank, same_space
-from cutaway.questions.rows import Rows, ended, feed, unit
+from cutaway.questions.rows import Rows, again, ended, feed, unit
+from cutaway.store.reducers import Mean
 
 METHOD = "logit_lens"
 SOURCE = "nostalgebraist 2020 (logit lens); Gandelsman et al. 2023, arXiv 2310.05916 (reading in CLIP's joint space)"
@@ -101,35 +104,84 @@ def logit_lens(
     """
     started = time.perf_counter()
     end, layers = ended(model, tower), model.sites.towers()[tower]
-    texts = same_space(bank, len(end.offset), model.name)
-    sites = [f"{tower}.0.resid_pre", *(f"{tower}.{layer}.resid_post" for layer in range(layers))]
-    patches, pooled = [], []
-    for inputs in feed(model, pictures, tower, batch=batch, what="reading", progress=progress):
-        run = model.run(inputs, record=sites)
-        states = torch.stack([end(run[site]) for site in sites], 1).cpu()  # picture, layer, token, joint
-        patches.append(_folded(inputs, tower, states))
-        pooled.append(torch.stack([end.pooled(run[site], inputs) for site in sites], 1).cpu())
-    patch, own = torch.cat(patches).to(texts.dtype), torch.cat(pooled).to(texts.dtype)
-    words = unit(texts)
+    words = unit(same_space(bank, len(end.offset), model.name))
+    rows = again(model, pictures, tower) if centre and not isinstance(pictures, Inputs) else pictures
+    reading = _Reading(model, rows, tower, end, batch, progress)
+    middle: _States | None = None
     if centre:
-        _centrable(own, len(words))
-        patch, own = patch - patch.mean((0, 2, 3), keepdim=True), own - own.mean(0)
+        middle = reading.middle(len(words))
         words = unit(words - words.mean(0))
     noise = unit(torch.randn(256, words.shape[1], generator=torch.Generator().manual_seed(seed)).to(words.dtype))
-    chance = (unit(patch) @ noise.T).pow(2).mean((0, 2, 3, 4)).sqrt()
+    patch, pooled, chance = [], [], Mean()
+    for states in reading.states(words.dtype, middle):
+        patch.append(unit(states.patch) @ words.T)
+        pooled.append(unit(states.pooled) @ words.T)
+        chance.add((unit(states.patch) @ noise.T).pow(2).mean((2, 3, 4)))
     data = xarray.Dataset(
         {
-            "patch": (("picture", "layer", "row", "col", "text"), (unit(patch) @ words.T).numpy()),
-            "pooled": (("picture", "layer", "text"), (unit(own) @ words.T).numpy()),
-            "random": ("layer", chance.numpy()),
+            "patch": (("picture", "layer", "row", "col", "text"), torch.cat(patch).numpy()),
+            "pooled": (("picture", "layer", "text"), torch.cat(pooled).numpy()),
+            "random": ("layer", chance.value.sqrt().to(words.dtype).numpy()),
         },
         coords={"layer": range(-1, layers), "text": list(bank.texts), "topic": ("text", list(bank.topics))},
     )
     told = Provenance.of(
-        METHOD, SOURCE, started=started, model=model, sites=tuple(sites), seed=seed, tower=tower, centre=centre,
-        texts=len(bank),
+        METHOD, SOURCE, started=started, model=model, sites=tuple(reading.sites), seed=seed, tower=tower,
+        centre=centre, texts=len(bank),
     )  # fmt: skip
     return Lens(data, told)
+
+
+class _States(NamedTuple):
+    """What is read of pictures at every layer, in the space of the texts."""
+
+    patch: Float[Tensor, "picture layer row col joint"]
+    pooled: Float[Tensor, "picture layer joint"]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Pictures, read at the end of a tower after every layer, some at a time: none of it is kept."""
+
+    model: Model
+    rows: Rows
+    tower: str
+    end: Readout
+    batch: int
+    progress: bool
+
+    @property
+    def sites(self) -> list[str]:
+        """What is read: what enters the first block, and what leaves each."""
+        layers = range(self.model.sites.towers()[self.tower])
+        return [f"{self.tower}.0.resid_pre", *(f"{self.tower}.{layer}.resid_post" for layer in layers)]
+
+    def states(self, dtype: torch.dtype, middle: _States | None = None) -> Iterator[_States]:
+        """A batch of pictures after another, less what lies in their middle."""
+        for inputs in feed(self.model, self.rows, self.tower, batch=self.batch, what="reading", progress=self.progress):
+            run = self.model.run(inputs, record=self.sites)
+            read = torch.stack([self.end(run[site]) for site in self.sites], 1).cpu()  # picture, layer, token, joint
+            patch = _folded(inputs, self.tower, read)
+            pooled = torch.stack([self.end.pooled(run[site], inputs) for site in self.sites], 1).cpu()
+            if middle is not None:
+                patch, pooled = patch - middle.patch, pooled - middle.pooled
+            yield _States(patch.to(dtype), pooled.to(dtype))
+
+    def middle(self, texts: int) -> _States:
+        """The mean over pictures, and of patches over these too, at each layer."""
+        patch, pooled, pictures = Mean(), Mean(), 0
+        for states in self.states(torch.float64):
+            patch.add(states.patch.mean((2, 3)))
+            pooled.add(states.pooled)
+            pictures += len(states.pooled)
+        for count, what in ((pictures, "picture"), (texts, "text")):
+            if count < 2:
+                raise MethodError(
+                    f"the mean of one {what} is the {what}",
+                    expected="at least two pictures and two texts, to centre them",
+                    do="give a few dozen, or leave it uncentred",
+                )  # fmt: skip
+        return _States(patch.value[None, :, None, None], pooled.value[None])
 
 
 def _folded(
@@ -145,12 +197,3 @@ def _folded(
         )  # fmt: skip
     order = np.lexsort((known.col[0], known.row[0]))[(~here).sum() :]
     return states[:, :, torch.from_numpy(order)].unflatten(2, (known.row[0].max() + 1, -1))
-
-
-def _centrable(own: Float[Tensor, "picture layer joint"], texts: int) -> None:
-    for count, what in ((len(own), "picture"), (texts, "text")):
-        if count < 2:
-            raise MethodError(
-                f"the mean of one {what} is the {what}", expected="at least two pictures and two texts, to centre them",
-                do="give a few dozen, or leave it uncentred",
-            )  # fmt: skip

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from cutaway.errors import MethodError
+from cutaway.methods.representation_decomposition.logit_routes import Routes
 from cutaway.methods.representation_decomposition.representation_decomposition import Decomposition, decompositions
 from cutaway.model.targets import similarity
 from cutaway.model.weights import Readout, readout
@@ -120,6 +121,29 @@ class Direct:
         patterns = torch.stack([run[site][0] for site in sites]).float()  # layer, head, query, key
         seen = patterns.mean(2) if self.all_read else patterns[:, :, 0]
         return self.parts.on_grid(xarray.DataArray(seen.numpy(force=True), dims=("layer", "head", "token")))
+
+    def feeding(self) -> xarray.DataArray:
+        """What each head adds to the number, by what wrote the values that it reads there: (layer, head, writer).
+
+        Writers are the embedding, the attention and the MLP of every layer below, and constants. Each head's sum is
+        `heads`. Patterns and norms are held as they were. Of towers that are read at one position.
+        """
+        if self.all_read:
+            raise MethodError(
+                "a pooling head reads all patches, and this goes back from one position",
+                expected="a tower that is read at one position, as that of CLIP", do="read `heads`, by patch",
+            )  # fmt: skip
+        model, end = self.question.model, self.end
+        inputs = model.inputs(image=self.question.pictures[0])
+        run = model.run(inputs, record=[*end.sites])
+        scale, at = end.weights(run)[:, 0].max(1)
+        words = unit(self.texts.embeddings).to(scale)
+        aim = words[0] if len(words) < 2 else words[0] - words[1]
+        toward = (aim @ end.matrix.to(scale))[None] * (scale / run[end.space].to(scale).norm(dim=-1))[:, None]
+        routes = Routes(model, inputs, 2, toward, at, "vision")
+        axes, values = routes.found()["written"]
+        found = xarray.DataArray(values, dims=axes, coords={"writer": routes.writers})
+        return found.isel(row=0).sum("token")
 
     def usual(self) -> xarray.DataArray | None:
         """What each head adds to the number on each picture of the crowd, (item, layer, head); None without one."""

@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.errors import MethodError
+from cutaway.methods.grid import folded
 from cutaway.methods.representation_decomposition.logit_routes import Routes, check_connector
 from cutaway.methods.representation_decomposition.logit_terms import (
     TOWER,
@@ -107,13 +108,9 @@ class LogitDecomposition(Result):
                 do="choose another `image`, or read the variable by token",
             )  # fmt: skip
         here &= self["tile"].values == self["tile"].values[here].min()
-        row, tokens = int(here.any(1).argmax()), np.flatnonzero(here.any(0))
-        down, across = (self[axis].values[row, tokens] for axis in ("patch_row", "patch_col"))
-        one = shown.isel(row=row, token=tokens).transpose(..., "token")
-        folded = np.full((*one.shape[:-1], down.max() + 1, across.max() + 1), np.nan)
-        folded[..., down, across] = one.values
-        kept = {axis: one[axis] for axis in one.dims[:-1] if axis in one.coords}
-        return xarray.DataArray(folded, dims=(*one.dims[:-1], "patch_row", "patch_col"), coords=kept)
+        row = int(here.any(1).argmax())
+        rows, cols = (np.where(here[row], self[axis].values[row], -1) for axis in ("patch_row", "patch_col"))
+        return folded(shown.isel(row=row, drop=True), rows, cols, ("patch_row", "patch_col"))
 
     def summary(self) -> Any:
         """The terms that are largest on average over rows, and how many times their size for random words that is."""

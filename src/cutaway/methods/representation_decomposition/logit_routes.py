@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cutaway.errors import SiteError
 from cutaway.methods.representation_decomposition.logit_terms import TOWER, exact
+from cutaway.model.attach import blocks_read
 from cutaway.model.inputs import Inputs
 from cutaway.model.linear import linear_map
 from cutaway.model.model import Model
@@ -24,34 +25,39 @@ EYES = "vision"
 
 @dataclass(frozen=True)
 class Routes:
-    """The ways into a logit through one head at the position `places`; `u` is what is read of the last state there."""
+    """The ways into a number through one head at the position `places`; `u` is what is read of the last state there."""
 
     model: Model
     inputs: Inputs
     depth: int
     u: Float[Tensor, "row d_model"]
     places: Int[Tensor, "row"]
+    tower: str = TOWER
 
     @property
     def layers(self) -> range:
-        """The layers of the decoder."""
-        return range(self.model.sites.towers()[TOWER])
+        """The layers of the tower."""
+        return range(self.model.sites.towers()[self.tower])
 
     @property
     def sites(self) -> list[str]:
         """What is read of a run, at all positions."""
-        found = [f"{TOWER}.*.attn.pattern", f"{TOWER}.*.attn.v"]
+        found = [f"{self.tower}.*.attn.pattern", f"{self.tower}.*.attn.v"]
         if self.depth > 1:
-            found += [f"{TOWER}.*.resid_pre", f"{TOWER}.*.attn.norm.scale", *(f"{TOWER}.*.{p}.out" for p in self.parts)]
+            found += [
+                f"{self.tower}.*.resid_pre",
+                f"{self.tower}.*.attn.norm.scale",
+                *(f"{self.tower}.*.{p}.out" for p in self.parts),
+            ]
         if self.depth > 2:
             found += ["connector.pre", "connector.post", f"{EYES}.0.resid_pre"]
-            found += [f"{EYES}.{layer}.{part}" for layer in lit(self.model) for part in ("attn.z", "mlp.out")]
+            found += [f"{EYES}.{layer}.{part}" for layer in range(max(self._read)) for part in ("attn.z", "mlp.out")]
         return found
 
     @property
     def parts(self) -> list[str]:
         """The sublayers that write to the stream, in their order."""
-        return ["attn", *(["cross"] if f"{TOWER}.0.cross.out" in self.model.sites else []), "mlp"]
+        return ["attn", *(["cross"] if f"{self.tower}.0.cross.out" in self.model.sites else []), "mlp"]
 
     @cached_property
     def run(self) -> Run:
@@ -63,7 +69,7 @@ class Routes:
         shares, written, readings = [], [], []
         for layer in self.layers:
             pattern, seen = self._reads(layer)
-            v = exact(self.run[f"{TOWER}.{layer}.attn.v"])
+            v = exact(self.run[f"{self.tower}.{layer}.attn.v"])
             v = v.repeat_interleave(seen.shape[1] // v.shape[2], dim=2)
             shares.append(torch.einsum("rhj,rjhe,rhe->rhj", pattern, v, seen))
             if self.depth > 1:
@@ -74,12 +80,12 @@ class Routes:
         made: dict[str, Any] = {"head_tokens": (axes, torch.stack(shares, 1).cpu().numpy())}
         if self.depth > 1:
             made["written"] = ((*axes, "writer"), torch.stack(written, 1).cpu().numpy())
-            made["writer"] = self._writers
+            made["writer"] = self.writers
         return made | (self._seen(torch.stack(readings).sum(0)) if self.depth > 2 else {})
 
     def tokens(self) -> dict[str, Any]:
         """What each position is."""
-        known = self.inputs.tokens[TOWER]
+        known = self.inputs.tokens[self.tower]
         columns = {"token_kind": known.kind.astype(str), "token_text": known.text.astype(str), "image": known.image,
                    "tile": known.tile, "patch_row": known.row, "patch_col": known.col}  # fmt: skip
         return {name: (("row", "token"), column) for name, column in columns.items()}
@@ -88,23 +94,27 @@ class Routes:
 
     def _reads(self, layer: int) -> tuple[Float[Tensor, "row head token"], Float[Tensor, "row head d_head"]]:
         """Where the heads of a layer look from the position, and what of a value each of them brings to the logit."""
-        weight, _ = head_weights(self.model, TOWER, layer)
-        pattern = exact(self.run[f"{TOWER}.{layer}.attn.pattern"])
+        weight, _ = head_weights(self.model, self.tower, layer)
+        pattern = exact(self.run[f"{self.tower}.{layer}.attn.pattern"])
         rows = torch.arange(len(pattern), device=pattern.device)
         return pattern[rows, :, self.places.to(pattern.device)], torch.einsum("hed,rd->rhe", exact(weight), self.u)
 
     @property
-    def _writers(self) -> list[str]:
+    def writers(self) -> list[str]:
+        """What wrote the values that heads read, in the order of the axis `writer`."""
         return ["embed", *(f"{layer}.{part}" for layer in self.layers for part in self.parts), "bias", "rounding"]
 
     def _back(self, layer: int, pattern: Tensor, seen: Tensor, whole: Tensor) -> _Back:
         """The values of a layer by what wrote the stream there, the norm before them held at its scale."""
-        weight, bias = (exact(part) for part in value_weights(self.model, TOWER, layer))
+        weight, bias = (exact(part) for part in value_weights(self.model, self.tower, layer))
         group = seen.shape[1] // len(weight)
         toward = torch.einsum("rhe,hed->rhd", seen, weight.repeat_interleave(group, 0))
-        share = pattern / exact(self.run[f"{TOWER}.{layer}.attn.norm.scale"])[:, None]
-        shares = share.new_zeros(*share.shape, len(self._writers))
-        sites = [f"{TOWER}.0.resid_pre", *(f"{TOWER}.{n}.{part}.out" for n in range(layer) for part in self.parts)]
+        share = pattern / exact(self.run[f"{self.tower}.{layer}.attn.norm.scale"])[:, None]
+        shares = share.new_zeros(*share.shape, len(self.writers))
+        sites = [
+            f"{self.tower}.0.resid_pre",
+            *(f"{self.tower}.{n}.{part}.out" for n in range(layer) for part in self.parts),
+        ]
 
         def read(site: str) -> Tensor:
             return share * torch.einsum("rhd,rjd->rhj", toward, exact(self.run[site]))
@@ -112,7 +122,7 @@ class Routes:
         for at, site in enumerate(sites):
             shares[..., at] = read(site)
         shares[..., -2] = pattern * torch.einsum("rhe,he->rh", seen, bias.repeat_interleave(group, 0))[..., None]
-        shares[..., -1] = whole - read(f"{TOWER}.{layer}.resid_pre") - shares[..., -2]
+        shares[..., -1] = whole - read(f"{self.tower}.{layer}.resid_pre") - shares[..., -2]
         return _Back(shares, torch.einsum("rhj,rhd->rjd", share, toward))
 
     # --- through the connector ----------------------------------------------------------------------------------------
@@ -131,19 +141,32 @@ class Routes:
         whole[at.row, at.token] = torch.stack([*found.values()], 1)
         return {"seen": (("row", "token", "part"), whole.cpu().numpy()), "part": [*found]}
 
+    @property
+    def _read(self) -> tuple[int, ...]:
+        """How many blocks of the vision tower lie before each state that the connector reads."""
+        return blocks_read(self.model.module, self.model.family.feature_layer)
+
     def _connector(self, part: str) -> tuple[Tensor, Tensor]:
         module = self.model.engine.seat(f"connector.{part}").module
         matrix, bias = linear_map(module, f"connector.{part}", self.model.dtype)
         return exact(matrix), exact(bias)
 
-    def _eyes(self, toward: Float[Tensor, "patch d_vision"], at: _Patches) -> dict[str, Tensor]:
-        """The state of the vision tower that the connector reads, patch by patch and part by part."""
+    def _eyes(self, toward: Float[Tensor, "patch d_read"], at: _Patches) -> dict[str, Tensor]:
+        """The states of the vision tower that the connector reads side by side, patch by patch and part by part."""
+        found: dict[str, Tensor] = {}
+        for blocks, one in zip(self._read, toward.chunk(len(self._read), 1), strict=True):
+            for name, value in self._state(blocks, one, at).items():
+                found[name] = found[name] + value if name in found else value
+        return found
+
+    def _state(self, blocks: int, toward: Float[Tensor, "patch d_vision"], at: _Patches) -> dict[str, Tensor]:
+        """The state behind so many blocks of the vision tower, part by part."""
 
         def here(site: str) -> Tensor:
             return exact(self.run[site])[at.picture, at.patch]
 
         found = {"patch": (here(f"{EYES}.0.resid_pre") * toward).sum(1)}
-        for layer in lit(self.model):
+        for layer in range(blocks):
             weight, bias = head_weights(self.model, EYES, layer)
             z = here(f"{EYES}.{layer}.attn.z")
             heads = torch.einsum("phe,hed,pd->hp", z, exact(weight), toward)
@@ -184,14 +207,8 @@ class _Patches(NamedTuple):
     entry: Int[Tensor, "patch"]
 
 
-def lit(model: Model) -> list[int]:
-    """The layers of the vision tower that the rest of the model reads."""
-    layers = range(model.sites.towers()[EYES])
-    return [layer for layer in layers if not model.sites.one(f"{EYES}.{layer}.mlp.out").dead]
-
-
 def check_connector(model: Model, inputs: Inputs) -> None:
-    """Raise SiteError unless picture tokens are one patch each, read by a connector of two layers from one layer."""
+    """Raise SiteError unless picture tokens are one patch each, read by a connector of two layers."""
     if EYES in model.towers and EYES not in inputs.tokens:
         raise SiteError(
             "these inputs have no picture, so nothing comes through the connector", expected="inputs with a picture",
@@ -199,12 +216,9 @@ def check_connector(model: Model, inputs: Inputs) -> None:
         )  # fmt: skip
     sites = ("connector.pre", "connector.post", f"{EYES}.0.resid_pre")
     fits = model.family.image_tokens == "grid" and all(site in model.sites for site in sites)
-    if fits:
-        matrix, _ = linear_map(model.engine.seat("connector.pre").module, "connector.pre", model.dtype)
-        fits = matrix.shape[1] == model.sites.one(f"{EYES}.0.resid_pre").sizes["d_model"]
-    if not fits:
+    if not fits or not model.family.feature_layer:
         raise SiteError(
             f"what {type(model.module).__name__} does between its vision tower and its decoder is not such a sum",
-            expected="a LLaVA: a connector of two layers that reads each patch at one layer of the vision tower",
+            expected="a LLaVA: a connector of two layers that reads each patch at layers of the vision tower",
             exists=", ".join(model.towers), do="stay at `depth=2`: the embedding of a picture token is one term there",
         )  # fmt: skip

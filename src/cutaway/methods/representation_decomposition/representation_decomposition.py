@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.errors import MethodError
+from cutaway.methods.grid import folded
 from cutaway.methods.result import Provenance, Result, heat
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -92,13 +93,7 @@ class Decomposition(Result):
         rows, cols = (self[name].values for name in ("row", "col"))
         if "token" not in effect.dims or (rows < 0).all():
             raise MethodError("there is no patch grid here", expected='the effect of="head_tokens" on pictures')
-        order = np.lexsort((cols, rows))[(rows < 0).sum() :]
-        found = effect.isel(token=order).transpose(..., "token")
-        folded = found.values.reshape(*found.shape[:-1], rows.max() + 1, cols.max() + 1)
-        return xarray.DataArray(
-            folded, dims=(*found.dims[:-1], "row", "col"),
-            coords={name: found[name] for name in found.dims[:-1] if name in found.coords},
-        )  # fmt: skip
+        return folded(effect, rows, cols)
 
     def shares(self) -> xarray.DataArray:
         """The share of each term in the squared length of the embedding, <term, y> / |y|^2; they sum to 1."""

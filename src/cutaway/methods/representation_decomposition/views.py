@@ -9,6 +9,7 @@ import xarray
 
 from cutaway.methods.representation_decomposition.chance import beside_chance
 from cutaway.methods.representation_decomposition.direct import Direct
+from cutaway.methods.representation_decomposition.feeds import feeds
 from cutaway.methods.representation_decomposition.heads import heads
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
@@ -38,6 +39,8 @@ def show(page: Page) -> Iterator[View]:
     yield beside_chance(page, {name: Direct(side.question, side.made(ENTRY)) for name, side in page.beside.items()})
     for text in own.taken_apart:
         yield by_word(page, own, text)
+    fed = feeds(page, own, page.applied[ENTRY].code("print(Direct(question, found).feeding())", HOME))
+    yield from [] if fed is None else [fed]
     yield from bars(page, own)
     if page.question.bank is not None:
         yield nearest(page, own, page.question.bank)
