@@ -325,6 +325,12 @@ def _table(
     from_clean: bool, seed: int,
 ) -> xarray.Dataset:  # fmt: skip
     clean, corrupted = found["clean"], found["corrupted"]
+    if nan := int(np.isnan(clean + corrupted).sum()):
+        raise MethodError(
+            f"the target is NaN on {nan} of {len(clean)} pairs", expected="numbers",
+            do="run rows without padding, or load the model in another dtype: in float64 a library's eager attention "
+            "gives NaN where a query sees nothing but padding",
+        )  # fmt: skip
     gap = clean - corrupted
     moves = abs(gap) > 1e-6 * max(abs(clean).max(), abs(corrupted).max())
     if not moves.any():
