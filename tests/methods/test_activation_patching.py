@@ -290,6 +290,13 @@ def test_inputs_that_do_not_pair_up():
     for clean, other, said in ((one, two, "pair up"), (one, None, "pair up"), ([], [], "othing to run on")):
         with pytest.raises(MethodError, match=said):
             activation_patching(model, clean, other, target=target, progress=False)
+    llama = opened("llama")
+    pairs, aim = (["a photo of a cat", "what"], ["a photo of a dog", "this"]), logit_diff("cat", "dog")
+    with pytest.raises(MethodError, match="ows of 2 and 6 positions"):
+        activation_patching(llama, *pairs, target=aim, progress=False)
+    assert activation_patching(llama, *pairs, target=aim, over=(), at=-1, progress=False)["mean"].notnull().all()
+    with pytest.raises(MethodError, match="NaN on 1 of 2 pairs"):  # what its padding gives in float64
+        activation_patching(opened("gemma2"), *pairs, target=aim, over=(), at=-1, progress=False)
     with pytest.raises(MethodError, match="o target"):
         activation_patching(model, one, one, progress=False)
     with pytest.raises(MethodError, match="nly one of the two"):

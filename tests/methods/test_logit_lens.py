@@ -94,6 +94,15 @@ def test_centring_takes_the_mean_of_pictures_and_texts_out():
         made(TextBank(("a",), ("text",), plain[:1]), centre=True)
 
 
+def test_what_is_the_same_for_all_pictures_reads_zero_and_not_as_rounding():
+    """What enters at the class token knows no picture; batches of unequal size round it differently."""
+    model = cutaway.load("tiny:clip")
+    shown = [tiny.picture(i) for i in range(9)]
+    lens = logit_lens(model, shown, text_bank(model, TEXTS, progress=False), centre=True, batch=8, progress=False)
+    assert not lens["pooled"].sel(layer=-1).any() and abs(lens["pooled"].sel(layer=0)).max() > 0.1
+    assert abs(lens["patch"].sel(layer=-1)).max() > 0.1
+
+
 @pytest.mark.checks("logit_lens", "baseline")
 def test_chance_is_that_of_random_directions():
     assert made()["random"].values == pytest.approx(32**-0.5, rel=0.2)

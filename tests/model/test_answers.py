@@ -5,6 +5,7 @@ import torch
 
 from cutaway import targets
 from cutaway.errors import InputError, TargetError
+from cutaway.model.answers import _each
 from cutaway.model.texts import writes
 from cutaway.zoo import tiny
 from world import KNOWN, PIPELINES, opened
@@ -49,6 +50,13 @@ def test_words_one_for_all_or_one_a_prompt():
     assert torch.allclose(targets.answer()(uneven)[1], targets.log_prob("cat")(word)[1], rtol=0, atol=1e-9)
 
 
+def test_tokens_in_a_table_are_one_answer_a_row():
+    model = opened("llama")
+    table = torch.tensor([[16, 123], [177, 122]])
+    inputs = model.inputs(text=TEXTS, answer=table)
+    assert inputs.answers == (2, 2) and torch.equal(inputs.tensors["input_ids"][:, -2:], table)
+
+
 def test_each_row_its_own_word():
     model = opened("llama")
     run = model.run(model.inputs(text=TEXTS))
@@ -67,6 +75,12 @@ def test_refusals():
         model.inputs(text=TEXTS, answer=["a", "b", "c"])
     with pytest.raises(TargetError, match=r"(?i)end in no answer"):
         targets.answer()(model.run(model.inputs(text=TEXTS)))
+    for odd in (5, [5, 6], [[5, 6], [7, 8]], torch.ones(2), torch.ones(1, 1, 1, dtype=torch.long)):
+        with pytest.raises(InputError, match=r"(?i)no answer in"):
+            _each(odd)
+    kept = model.run(model.inputs(text=TEXTS, answer="red dog", logits_to_keep=2))
+    with pytest.raises(TargetError, match="2 positions for answers of up to 2 tokens"):
+        targets.answer()(kept)
     with pytest.raises(InputError, match="does not go on from a prompt"):
         opened("clip").inputs(text="a dog", answer="a cat")
 

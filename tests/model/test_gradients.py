@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cutaway import Add, Scale, targets
-from cutaway.errors import InputError, SiteError
+from cutaway.errors import InputError, SiteError, TargetError
 from world import KNOWN, PIPELINES, Accurate, given, noise, opened, tensors
 
 STEP = 1e-5
@@ -103,6 +103,39 @@ def test_an_integrated_path_adds_up_to_the_change(name, site):
     assert none.attribution(site).abs().max() == 0
 
 
+def test_a_path_says_what_it_misses():
+    """Behind a norm all of the change lies at the very start of a path from zero, between any of its points."""
+    model, aim = opened("llama"), targets.logit_diff("dog", "cat")
+    inputs = model.inputs(text=["a red dog", "a cat on the left"])
+    with Accurate():
+        found = model.gradients(inputs, aim, ["text.1.resid_post", "text.1.attn.z"], path=6)
+        for site in found:
+            change = aim(model.run(inputs)) - aim(model.run(inputs, edits=Scale(site, 0.0)))
+            assert found.gaps[site] == pytest.approx(float(change.sum() - found.attribution(site).sum()), abs=1e-9)
+    assert abs(found.gaps["text.1.resid_post"]) > 0.1 > 1e-2 > abs(found.gaps["text.1.attn.z"])
+
+
+def test_a_baseline_counts_without_a_path():
+    """Attribution patching: the gradient where it is, times the way from another run."""
+    model, site = opened("llama"), "text.1.mlp.out"
+    inputs, aim = model.inputs(text="a red dog"), targets.logit("dog")
+    other = model.run(model.inputs(text="a red cat"), record=site)
+    found, plain = model.gradients(inputs, aim, site, baseline=other), model.gradients(inputs, aim, site)
+    assert torch.equal(found.attribution(site), (plain.activations[site] - other[site]) * plain[site])
+    assert torch.equal(
+        model.gradients(inputs, aim, site, baseline=0.5).baseline[site], torch.full_like(plain[site], 0.5)
+    )
+
+
+def test_inputs_that_were_made_without_a_graph_have_gradients():
+    model, aim, site = opened("llava"), targets.logit("dog"), "vision.0.resid_post"
+    with torch.inference_mode():
+        inputs = given("llava")
+    assert inputs.tensors["pixel_values"].is_inference()
+    plain = model.gradients(given("llava"), aim, site)
+    assert torch.equal(model.gradients(inputs, aim, site)[site], plain[site])
+
+
 def test_edits_stand_around_a_gradient():
     """Behind a head that is cut away its inputs have no slope."""
     model, inputs = opened("gpt2"), given("gpt2")
@@ -120,6 +153,11 @@ def test_what_has_no_gradient_says_why():
         opened(name).gradients(inputs_of(name), target, dead)
     with pytest.raises(InputError, match="does not depend"):
         model.gradients(given("gpt2"), lambda run: torch.zeros(1), "text.1.mlp.out")
+    for odd in (lambda run: run.logits[:, -1], lambda run: run.logits.sum(), lambda run: 1.0):
+        with pytest.raises(TargetError, match="no number a row"):
+            model.gradients(given("gpt2"), odd, "text.1.mlp.out")
+    with pytest.raises(InputError, match="path of -1 points"):
+        model.gradients(given("gpt2"), target, "text.1.mlp.out", path=-1)
     with pytest.raises(InputError, match="Leave out"):
         model.run(given("gpt2"), record="text.1.mlp.out", grad=True, dtype=torch.float32)
     with pytest.raises(InputError, match="one evaluation of the denoiser"):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import cutaway
 import world
 from cutaway import Ablate, Add, Bend, Knockout, Patch, Project, Scale, Set, targets
-from cutaway.errors import EditError, InputError
+from cutaway.errors import EditError, InputError, TargetError
 from cutaway.model.cells import aligned
 from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
@@ -524,6 +524,8 @@ def test_a_grid_refuses_what_it_cannot_lay_out():
         model.grid(Ablate("text.*.mlp.out"), layer=[1])
     with pytest.raises(EditError, match="already"):
         model.grid(Ablate("text.*.mlp.out", token=1), token=[1])
+    with pytest.raises(TargetError, match="no number a row"):
+        model.sweep(inputs, model.grid(Ablate("text.*.mlp.out")), lambda run: run.logits[:, -1], progress=False)
     with pytest.raises(InputError, match="no cells"):
         model.sweep(inputs, [], everything)
 

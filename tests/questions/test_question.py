@@ -82,6 +82,18 @@ def test_what_does_not_fit_a_model_is_refused():
         questions.asked("tiny:llava", image=tiny.picture(), text=["a", "b"])
     with pytest.raises(InputError, match="draws nothing"):
         questions.asked("tiny:clip", prompt="a dog")
+    seen = tiny.picture()
+    for name, lost, given in (
+        ("tiny:llava", "step", {"image": seen, "text": "what is this", "step": 3}),
+        ("tiny:clip", "answer", {"image": seen, "text": "a dog", "answer": "dog"}),
+        ("tiny:clip", "step", {"image": seen, "text": "a dog", "step": 0}),
+        ("tiny:sd", "text", {"prompt": "a dog", "text": "a cat"}),
+        ("tiny:sd", "rival", {"prompt": "a dog", "rival": "cat"}),
+    ):
+        with pytest.raises(InputError, match=f"--{lost} says nothing to '{name}'"):
+            questions.asked(name, **given)
+    with pytest.raises(InputError, match="its own rival"):
+        questions.asked("tiny:llava", image=seen, text="what is this", answer="dog", rival="dog")
 
 
 def test_a_crowd_is_taken_as_the_model_takes_it(llava):

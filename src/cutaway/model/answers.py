@@ -18,7 +18,7 @@ from cutaway.model.geometry import token_maps
 from cutaway.model.inputs import Inputs, as_list
 from cutaway.model.texts import PER_TOKEN, check_length, placed, text_limit, writes
 
-Answer = str | Int[Tensor, "token"]
+Answer = str | Int[Tensor, "token"] | Int[Tensor, "row token"]
 # What stands at the places of an answer in tensors along the prompt; 1 tells PaliGemma that these are written.
 BEHIND = {"attention_mask": 1, "token_type_ids": 1}
 
@@ -35,7 +35,7 @@ def answered(engine: Engine, inputs: Inputs, answers: Answer | Sequence[Answer])
             do="" if writes(module) else "for an encoder-decoder pass `decoder_input_ids=` and read `log_prob`",
         )  # fmt: skip
     inputs = begun(module, engine.towers, inputs)
-    ids, given = inputs.tensors["input_ids"], as_list(answers)
+    ids, given = inputs.tensors["input_ids"], _each(answers)
     if len(given) not in (1, len(ids)):
         raise InputError(f"{len(given)} answers to {len(ids)} prompts", expected="one for all, or one a prompt")
     written = [_ids(engine, one).to(ids.device) for one in given] * (1 if len(given) == len(ids) else len(ids))
@@ -55,10 +55,26 @@ def answered(engine: Engine, inputs: Inputs, answers: Answer | Sequence[Answer])
     return replace(inputs, tensors=tensors, tokens=maps, answers=tuple(len(one) for one in written))
 
 
+def _each(answers: Any) -> list[Answer]:
+    """The answers one by one; a table of tokens has one in each row."""
+    given = list(answers) if isinstance(answers, Tensor) and answers.dim() == 2 else as_list(answers)
+    odd = [one for one in given if not isinstance(one, str) and not (isinstance(one, Tensor) and _whole(one))]
+    if odd:
+        raise InputError(
+            f"no answer in {odd[0]!r}", expected="words, or their tokens as a tensor of whole numbers, (token,)",
+            do='`answer="a red dog"`, `answer=torch.tensor([16, 177, 123])`; one for all, or a list of one a prompt',
+        )  # fmt: skip
+    return given
+
+
+def _whole(tokens: Tensor) -> bool:
+    return tokens.dim() == 1 and not tokens.is_floating_point() and not tokens.is_complex()
+
+
 def _ids(engine: Engine, answer: Answer) -> Int[Tensor, "token"]:
     """The tokens of an answer, with a blank before it as behind a prompt."""
     if isinstance(answer, Tensor):
-        ids = answer.flatten().long()
+        ids = answer.long()
     else:
         tokenizer = engine.tools.need("tokenizer", engine.module)
         ids = torch.tensor(tokenizer.encode(f" {answer.lstrip()}", add_special_tokens=False), dtype=torch.long)

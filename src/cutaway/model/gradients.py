@@ -7,7 +7,8 @@ slices of a fused projection, denominators of norms) and where no weight needs a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.run import Run
 from cutaway.model.session import Recording
 from cutaway.model.sites import Site
+from cutaway.model.targets import numbers
 
 Target = Callable[[Run], Tensor]
 
@@ -31,7 +33,8 @@ class Gradients:
     """`gradients[site]` is d target / d activation, on the axes of the site; `activations` what was there.
 
     `values`: the target of each row. The gradient at a row is that of the sum of all rows' targets: of its own where
-    rows do not see each other. `baseline`: where the path began, if there was one.
+    rows do not see each other. `baseline`: what activations are compared with, if not with zero. `gaps`: of a path, by
+    how much the sum of `attribution(site)` falls short of target(x) - target(b), all rows together.
     """
 
     values: Float[Tensor, "row"]
@@ -40,6 +43,7 @@ class Gradients:
     sites: Mapping[str, Site]
     inputs: Inputs
     baseline: Mapping[str, Float[Tensor, "..."]] = field(default_factory=dict)
+    gaps: Mapping[str, float] = field(default_factory=dict)
 
     def __getitem__(self, site: str | Site) -> Float[Tensor, "..."]:
         if str(site) not in self.slopes:
@@ -73,21 +77,42 @@ def gradients(
             f"a whole {inputs.call} runs without gradients", expected="one evaluation of the denoiser",
             do="`model.inputs(prompt=…, step=3)` makes its inputs",
         )  # fmt: skip
+    if path != int(path) or path < 0:
+        raise InputError(f"a path of {path} points", expected="a whole number; 0 for the gradient where it is")
     around = [edits] if isinstance(edits, Edit) else list(edits)
     chosen = engine.sites.select(sites)
+    inputs = _plain(inputs)
     clean = _slopes(engine, inputs, target, chosen, around)
-    if not path:
+    if not path and isinstance(baseline, int | float) and not baseline:
         return clean
     begun = {str(site): _start(baseline, site, clean.activations[str(site)]) for site in chosen}
+    if not path:
+        return replace(clean, baseline=begun)
     nodes, weights = np.polynomial.legendre.leggauss(path)
     slopes = {name: torch.zeros_like(slope) for name, slope in clean.slopes.items()}
+    gaps: dict[str, float] = {}
     for site in chosen:
         name = str(site)
         for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
             between = begun[name] + float(node) * (clean.activations[name] - begun[name])
             made = _slopes(engine, inputs, target, [site], [*around, Patch(site, between)])
             slopes[name] += float(weight) * made[name]
-    return Gradients(clean.values, slopes, clean.activations, clean.sites, inputs, begun)
+        start = _slopes(engine, inputs, target, [site], [*around, Patch(site, begun[name])]).values
+        added = (clean.activations[name] - begun[name]) * slopes[name]
+        gaps[name] = float((clean.values - start).sum() - added.sum())
+    return Gradients(clean.values, slopes, clean.activations, clean.sites, inputs, begun, gaps)
+
+
+def _plain(inputs: Inputs) -> Inputs:
+    """The inputs with copies of tensors made under `inference_mode`, which no graph may hold."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(entry) for key, entry in value.items()}
+        return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+    with torch.inference_mode(False):
+        return replace(inputs, tensors=plain(inputs.tensors))
 
 
 def _start(baseline: float | Mapping[str, Tensor] | Run, site: Site, like: Tensor) -> Tensor:
@@ -108,7 +133,7 @@ def _slopes(engine: Engine, inputs: Inputs, target: Target, sites: Sequence[Site
     held = {name: [tensor for _, tensor in session.read[name]] for name in named}
     kept = {name: fired[0] for name, fired in held.items() if len(fired) == 1}
     with torch.inference_mode(False), torch.enable_grad():
-        values = target(engine.result(outputs, session, kept))
+        values = numbers(target, engine.result(outputs, session, kept))
         if not values.requires_grad:
             raise InputError("this target does not depend on any of these sites", exists=", ".join(list(held)[:5]))
         leaves = [tensor for fired in held.values() for tensor in fired]

@@ -195,7 +195,9 @@ class Model:
 
         With `path` n the mean gradient between `baseline` b and the activation x, at n Gauss-Legendre points a site
         (integrated gradients, Sundararajan et al. 2017, 1703.01365): sum (x - b) g is target(x) - target(b) for n large
-        enough. A gradient is what an infinitely small change does; it says nothing of a removal.
+        enough, and `gaps` says what is missing. From zero, states that a norm reads change all at once at the start of
+        the path, between any points: give such sites a `baseline` of a run. A gradient is what an infinitely small
+        change does; it says nothing of a removal.
         Raises SiteError for a dead site, InputError for a call that has no gradient.
 
         >>> import cutaway

@@ -21,6 +21,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.plan import Plan
 from cutaway.model.replay import Replay
 from cutaway.model.run import Run
+from cutaway.model.targets import numbers
 
 if TYPE_CHECKING:
     import xarray
@@ -77,14 +78,14 @@ def sweep(
     replay = Replay(engine, inputs, cells, last_logits=last_logits_only(target), memory=memory)
     if told:
         told(replay.plan)
-    clean = target(Run(replay.known.outputs, inputs, context=engine)).detach().double().cpu()
+    clean = numbers(target, Run(replay.known.outputs, inputs, context=engine)).detach().double().cpu()
     values = store.values(len(cells), len(clean)) if store else np.full((len(cells), len(clean)), np.nan)
     ran = 0
     for chunk in _shown(replay.plan, progress, values):
         if np.isnan(values[list(chunk.cells)]).any():
             ran += len(chunk.cells)
             for cell, run in zip(chunk.cells, replay.run(chunk), strict=True):
-                values[cell] = target(run).detach().double().cpu().numpy()
+                values[cell] = numbers(target, run).detach().double().cpu().numpy()
             if store:
                 store.save(values)
     made, alone = _labelled(cells, values, clean)

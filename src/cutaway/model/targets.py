@@ -7,7 +7,7 @@ A target is a small picklable value; `target(run)` gives one number for each row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any, Literal
@@ -50,6 +50,15 @@ class Target:
         held = {item.name: getattr(self, item.name) for item in fields(self)}
         lists = {name: value for name, value in held.items() if isinstance(value, list | tuple)}
         return replace(self, **{name: value[start:stop] for name, value in lists.items()}) if lists else self
+
+
+def numbers(target: Callable[[Run], Tensor], run: Run) -> Float[Tensor, "row"]:
+    """What any target gives of a run; TargetError unless that is one number a row."""
+    found: Any = target(run)
+    if not isinstance(found, Tensor) or found.dim() != 1:
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise TargetError("this target gives no number a row", expected="a tensor of one axis, (row,)", exists=what)
+    return found
 
 
 def of_rows(target: Any, start: int, stop: int) -> Any:
@@ -131,6 +140,8 @@ class answer(Target):  # noqa: N801
         lengths, logits = run.inputs.answers, run.logits
         if not lengths or logits.dim() != 3:
             raise TargetError("these inputs end in no answer", do='`model.inputs(text=…, answer="a red dog")`')
+        if max(lengths) >= logits.shape[1]:
+            raise TargetError(f"logits of {logits.shape[1]} positions for answers of up to {max(lengths)} tokens")
         exact = torch.promote_types(logits.dtype, torch.float32)
         found = []
         for row, length in enumerate(lengths):  # padding is in front

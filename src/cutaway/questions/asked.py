@@ -42,6 +42,12 @@ class Brings(NamedTuple):
 
 
 _CROWD = ("pictures", "many", "skip_bad")
+# What a kind of model does, and what of a question says nothing to it.
+UNHEARD: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "diffusion": ("draws a --prompt", ("text", "answer", "rival")),
+    "contrastive": ("matches an --image and a --text", ("answer", "rival", "step")),
+    "generative": ("writes on from a --text", ("step",)),
+}
 BRINGS: Mapping[str, Brings] = {
     "pictures": Brings(("image",), ("text",)),
     "inputs": Brings((), ("image", "text", "answer", "rival", "prompt", "step")),
@@ -143,6 +149,10 @@ def _made(model: Model, how: Mapping[str, Any], more: Mapping[str, Any]) -> Ques
     """The question of the kind that the model can be asked; without anything to run on, that of its crowd alone."""
     images, texts, other = how["image"], [text for text in how["text"] if text], how["counterfactual"]
     kind = model.family.kind
+    does, unheard = UNHEARD.get(kind, ("", ()))
+    lost = [name for name in unheard if {**how, "text": texts}[name] not in (None, "", [])]
+    if lost:
+        raise InputError(f"--{lost[0]} says nothing to '{model.name}', which {does}", do="leave it out")
     if kind == "diffusion":
         if not how["prompt"]:
             return Question(model=model, **more)

@@ -14,6 +14,7 @@ from cutaway.data import Pair
 from cutaway.errors import MethodError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.sites import Site
 from cutaway.model.targets import Target, closer, outcome
 from cutaway.questions.rows import Rows, again, embedded, feed, prepared, reads_words
 
@@ -106,4 +107,16 @@ def same_positions(one: Inputs, other: Inputs, tower: str, start: int) -> None:
             expected="as many tokens in the counterpart, so that each position has its own",
             exists=f"{len(counts[0]) - len(uneven)} of {len(counts[0])} pairs of this batch that do",
             do="reword one of the two, or keep the pairs of equal length",
+        )  # fmt: skip
+
+
+def one_length(inputs: Inputs, site: Site) -> None:
+    """Refuse to go over the positions of rows that have more or fewer of them than others."""
+    own = inputs.own(site, "token")
+    lengths = [] if own is None else sorted({int(count) for count in own.sum(1)})
+    if len(lengths) > 1:
+        raise MethodError(
+            f"rows of {lengths[0]} and {lengths[-1]} positions in one batch, of which each position is patched in turn",
+            expected="pairs of one length in a call", exists=", ".join(map(str, lengths[:5])) + " positions",
+            do="one call for each length, or `over=()` with `at=`, which counts along each row",
         )  # fmt: skip

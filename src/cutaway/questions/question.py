@@ -260,7 +260,7 @@ def match(model: Model, picture: Any, texts: Sequence[str] = (), counterpart: An
 def ask(
     model: Model, pictures: Any, text: str = "", answer: str = "", rival: str = "", counterpart: Any = None, **more: Any
 ) -> Question:
-    """The answer to a text, with pictures or without, rather than a rival (logits of the first word of the answer).
+    """The answer to a text, with pictures or without, rather than a rival: a difference of two logits, a token each.
 
     Without an answer it is what the model says first, without a rival what it finds next likely. `counterpart` is
     another picture, or another text. A scene of EmojiWorld brings a question with its answer and where its things are,
@@ -331,6 +331,8 @@ def draw(
 
 def _answered(model: Model, inputs: Inputs, answer: str, rival: str) -> tuple[tuple[str, ...], Target]:
     """Answer and rival in words, the model's own first choices where none is named, and the target."""
+    if answer and answer.strip() == rival.strip():
+        raise InputError(f"the answer '{answer}' is its own rival", expected="two words", do="leave --rival out")
     if answer and rival:
         return (answer, rival), logit_diff(answer, rival)
     run = model.run(inputs)

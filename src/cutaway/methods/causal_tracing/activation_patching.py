@@ -25,7 +25,7 @@ from cutaway.model.run import Run
 from cutaway.model.sites import Site
 from cutaway.model.targets import Target, of_rows
 from cutaway.model.tokens import Positions
-from cutaway.questions.pairs import batches, minimal_pairs, same_positions
+from cutaway.questions.pairs import batches, minimal_pairs, one_length, same_positions
 from cutaway.questions.rows import Rows
 from cutaway.store.reducers import Mean
 
@@ -210,6 +210,8 @@ class _Runs:
         maps: list[Any] = []
         for start, stop, here, there in batches(self.model, one, other, tower, self.batch):
             same_positions(here, there, tower, start)
+            if "token" in self.over:
+                one_length(here, self.sites[0])
             m = of_rows(aim, start, stop) if stop else aim
             clean, corrupted = (self.model.run(inputs, record=record) for inputs in (here, there))
             swap = self.mode == "noise" or self.how != "patch"
@@ -323,6 +325,12 @@ def _table(
     from_clean: bool, seed: int,
 ) -> xarray.Dataset:  # fmt: skip
     clean, corrupted = found["clean"], found["corrupted"]
+    if nan := int(np.isnan(clean + corrupted).sum()):
+        raise MethodError(
+            f"the target is NaN on {nan} of {len(clean)} pairs", expected="numbers",
+            do="run rows without padding, or load the model in another dtype: in float64 a library's eager attention "
+            "gives NaN where a query sees nothing but padding",
+        )  # fmt: skip
     gap = clean - corrupted
     moves = abs(gap) > 1e-6 * max(abs(clean).max(), abs(corrupted).max())
     if not moves.any():

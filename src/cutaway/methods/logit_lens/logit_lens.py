@@ -85,7 +85,8 @@ def logit_lens(
     Where an attention head pools all patches (SigLIP), a patch is read as if the picture had no other, and the pooled
     state is what the head makes of all states of that layer.
     u and v are zero, or with `centre` the mean of r over the pictures (and patches) of that layer and the mean of the
-    texts t / |t|: pictures and texts lie in two far-apart cones, and without centring that gap drowns the rest.
+    texts t / |t|: pictures and texts lie in two far-apart cones, and without centring that gap drowns the rest. A state
+    that is the same for all pictures but for rounding (a class token at layer -1) then has no direction, and reads 0.
     At the last layer and the pooled position, uncentred, this is the model's own similarity.
 
     Units: cosine. Source: the logit lens (nostalgebraist 2020) with the joint space of a contrastive model in place of
@@ -164,7 +165,7 @@ class _Reading:
             patch = _folded(inputs, self.tower, read)
             pooled = torch.stack([self.end.pooled(run[site], inputs) for site in self.sites], 1).cpu()
             if middle is not None:
-                patch, pooled = patch - middle.patch, pooled - middle.pooled
+                patch, pooled = _beyond(patch, middle.patch), _beyond(pooled, middle.pooled)
             yield _States(patch.to(dtype), pooled.to(dtype))
 
     def middle(self, texts: int) -> _States:
@@ -182,6 +183,16 @@ class _Reading:
                     do="give a few dozen, or leave it uncentred",
                 )  # fmt: skip
         return _States(patch.value[None, :, None, None], pooled.value[None])
+
+
+def _beyond(
+    states: Float[Tensor, "*places joint"], middle: Float[Tensor, "*_ joint"]
+) -> Float[Tensor, "*places joint"]:
+    """States less their middle; zero where that is no more than what batches of another size round differently."""
+    apart = states - middle
+    coarse = torch.promote_types(states.dtype, torch.float32)
+    rounding = torch.finfo(states.dtype).eps + 16 * torch.finfo(coarse).eps
+    return apart * (apart.norm(dim=-1, keepdim=True) > rounding * middle.norm(dim=-1, keepdim=True))
 
 
 def _folded(
