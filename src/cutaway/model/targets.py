@@ -254,15 +254,13 @@ class closer(Target):  # noqa: N801
         if own is None or not apart:
             raise TargetError(
                 "this run has no embedding in a joint space", exists=f"output {type(run.outputs).__name__}",
-                expected="a contrastive model on pictures or on texts alone, or one of pictures (DINOv2)",
-                do="give another target",
+                expected="a contrastive model on pictures or texts alone, or DINOv2", do="give another target",
             )  # fmt: skip
         if own.shape != self.to.shape or own.shape != self.than.shape:
             raise TargetError(
                 f"embeddings of shape {tuple(own.shape)} and {tuple(self.to.shape)} do not pair up",
-                expected="one `to` and one `than` for each row",
-                do="make the target from as many texts as there are rows",
-            )
+                expected="one `to` and one `than` for each row", do="give as many texts as there are rows",
+            )  # fmt: skip
         difference = normalize(self.to, dim=-1) - normalize(self.than, dim=-1)
         return (normalize(own, dim=-1) * difference.to(own.device, own.dtype)).sum(-1)
 
@@ -391,9 +389,8 @@ def next_scores(run: Run, position: int = -1) -> Float[Tensor, "batch vocab"]:
     own = run.inputs.own(Site("text", None, "logits"), "token") if run.inputs.tokens else None
     if own is None or len(own) != len(logits):
         if not -logits.shape[1] <= position < logits.shape[1]:
-            raise TargetError(
-                f"position {position} is out of range", expected=f"0 to {logits.shape[1] - 1}, or negative"
-            )
+            within = f"0 to {logits.shape[1] - 1}, or negative"
+            raise TargetError(f"position {position} is out of range", expected=within)
         return logits[:, position]
     each = [mask.nonzero().flatten() for mask in own]
     places = [own_positions(position, places, "this target", "position", row) for row, places in enumerate(each)]
