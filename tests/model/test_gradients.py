@@ -5,6 +5,7 @@ import torch
 
 from cutaway import Add, Scale, targets
 from cutaway.errors import InputError, SiteError, TargetError
+from cutaway.zoo import tiny
 from world import KNOWN, PIPELINES, Accurate, given, noise, opened, tensors
 
 STEP = 1e-5
@@ -129,10 +130,11 @@ def test_a_baseline_counts_without_a_path():
 
 def test_inputs_that_were_made_without_a_graph_have_gradients():
     model, aim, site = opened("llava"), targets.logit("dog"), "vision.0.resid_post"
+    asked = {"image": tiny.picture(1), "text": "<image> what is this ?"}
     with torch.inference_mode():
-        inputs = given("llava")
+        inputs = model.inputs(**asked)
     assert inputs.tensors["pixel_values"].is_inference()
-    plain = model.gradients(given("llava"), aim, site)
+    plain = model.gradients(model.inputs(**asked), aim, site)
     assert torch.equal(model.gradients(inputs, aim, site)[site], plain[site])
 
 

@@ -358,7 +358,7 @@ def test_a_picture_is_shown_as_it_is_cropped(tmp_path):
         ({"texts": ["  "]}, "There is no text"),
         ({"model": "tiny:llava"}, "2 texts.*answers one.*--answer"),
         ({"model": "tiny:llava", "texts": "what is this", "image": None, "prompt": "a dog"}, "draws nothing"),
-        ({"model": "tiny:sd"}, "no prompt.*--prompt"),
+        ({"model": "tiny:sd"}, "--text says nothing.*as --prompt"),
         ({"image": None}, "no image.*a picture to hold"),
         ({"model": "tiny:siglip2"}, "asked nothing.*unknown.*Expected.*SigLIP"),
         ({"bank": "none.txt"}, "No file at"),

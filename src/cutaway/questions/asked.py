@@ -152,7 +152,8 @@ def _made(model: Model, how: Mapping[str, Any], more: Mapping[str, Any]) -> Ques
     does, unheard = UNHEARD.get(kind, ("", ()))
     lost = [name for name in unheard if {**how, "text": texts}[name] not in (None, "", [])]
     if lost:
-        raise InputError(f"--{lost[0]} says nothing to '{model.name}', which {does}", do="leave it out")
+        do = "give what it is to draw as --prompt" if kind == "diffusion" and not how["prompt"] else "leave it out"
+        raise InputError(f"--{lost[0]} says nothing to '{model.name}', which {does}", do=do)
     if kind == "diffusion":
         if not how["prompt"]:
             return Question(model=model, **more)
