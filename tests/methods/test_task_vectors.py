@@ -333,7 +333,7 @@ def test_a_task_passes_between_words_and_pictures_and_not_before_training(name):
     if not trained("emoji-llava").here:
         pytest.skip("zoo:emoji-llava is not in this checkout")
     model, site, right, chance = cutaway.load(name), "text.1.resid_post", 0, 0
-    tasks = {task.way: task for task in emoji_tasks(model, ("place",), many=4, examples=2)}
+    tasks = {task.way: task for task in emoji_tasks(model, ("count",), many=4, examples=2)}
     for source, target in (("words", "picture"), ("picture", "words")):
         vector = task_vector(model, tasks[source].shots.inputs, sites=site, progress=False)
         noisy = random_directions(vector.tensors[site], 1, torch.Generator().manual_seed(0))[0]
