@@ -142,7 +142,7 @@ def test_what_cannot_be_compared_is_refused(bank):
     for name in ("clip", "bert"):
         with pytest.raises(SiteError, match="writes no words"):
             lens(name, opened(name).inputs(text=TEXTS[0]))
-    with pytest.raises(MethodError, match="Top 99"):
+    with pytest.raises(MethodError, match="No 99 first words"):
         lens("llama", given("llama"), bank, top=99)
     with pytest.raises(MethodError, match="0 states of a word"):
         latent_bank(opened("llama"), TEXTS, each=0)

@@ -219,7 +219,7 @@ def test_what_cannot_be_read_in_words_is_refused():
         lens(model, given("llama"), ["hippopotamus"])
     with pytest.raises(MethodError, match="No token 9999"):
         lens(model, given("llama"), [9999])
-    with pytest.raises(MethodError, match="Top 0"):
+    with pytest.raises(MethodError, match="No 0 first words"):
         lens(model, given("llama"), top=0)
 
 

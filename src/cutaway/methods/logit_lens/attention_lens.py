@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.logit_lens.heard import Heard, hear
+from cutaway.methods.logit_lens.heard import Heard, check_counts, hear
 from cutaway.methods.logit_lens.laid import Positions, Spelling, known, laid, plain
 from cutaway.methods.result import Provenance, heat
 from cutaway.model.inputs import Inputs
@@ -149,14 +149,7 @@ class _Reader:
 
     def check(self, draws: int) -> None:
         """Raise MethodError unless there are words and draws to give."""
-        vocabulary = self.end.weight.shape[1]
-        wrong = [at for at in self.ids if not 0 <= at < vocabulary]
-        if wrong or not 1 <= self.top <= vocabulary or draws < 1:
-            raise MethodError(
-                f"no token {wrong[0]}" if wrong else f"top {self.top}, {draws} draws",
-                expected=f"tokens from 0 to {vocabulary - 1}, top from 1 to {vocabulary}, one draw at least",
-                do="choose such",
-            )  # fmt: skip
+        check_counts(self.top, draws, self.end.weight.shape[1], self.ids)
 
     def layer(self, site: str) -> dict[str, Tensor]:
         """The numbers of every head at every own position, (position, head, …)."""

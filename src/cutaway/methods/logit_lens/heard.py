@@ -96,3 +96,14 @@ def hear(model: Model, inputs: Inputs, tower: str, more: tuple[str, ...] = ()) -
 def log_probs(logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"]:
     """In single precision at least."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+
+def check_counts(top: int, draws: int, entries: int, ids: list[int] | None = None) -> None:
+    """Raise MethodError unless so many first words, random draws and tokens there are can be given."""
+    wrong = [at for at in ids or () if not 0 <= at < entries]
+    if wrong:
+        raise MethodError(f"no token {wrong[0]}", expected=f"tokens from 0 to {entries - 1}", do="choose one of these")
+    if not 1 <= top <= entries:
+        raise MethodError(f"no {top} first words", expected=f"`top` from 1 to {entries}", do="choose such a number")
+    if draws < 1:
+        raise MethodError(f"{draws} random directions", expected="`draws` of 1 at least", do="choose such a number")

@@ -16,7 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.logit_lens.heard import Heard, hear
+from cutaway.methods.logit_lens.heard import Heard, check_counts, hear
 from cutaway.methods.logit_lens.laid import AXES, Positions, Spelling, known, laid, plain
 from cutaway.methods.logit_lens.latent_bank import LatentBank, embedding_bank, exact, latent_bank
 from cutaway.methods.result import Provenance, heat
@@ -110,7 +110,8 @@ def latent_lens(
     bank.fits(model, tower)
     heard = hear(model, inputs, tower)
     ids = [token_id(heard.run, word) for word in words]
-    near = _Near(heard, bank, ids, _checked(top, draws, len(bank.tensors["token"])), across, centre)
+    check_counts(top, draws, len(bank.tensors["token"]))
+    near = _Near(heard, bank, ids, top, across, centre)
     kinds = known(heard, inputs, tower)
     read = [near(layer, kinds) for layer in tracked(heard.layers, "comparing", len(heard.layers), show=progress)]
     chance = near.chance(draws, seed)
@@ -143,15 +144,6 @@ def embedding_lens(
     return latent_lens(
         model, inputs, None, words, tower=tower, top=top, centre=centre, draws=draws, seed=seed, progress=progress
     )
-
-
-def _checked(top: int, draws: int, entries: int) -> int:
-    if not 1 <= top <= entries or draws < 1:
-        raise MethodError(
-            f"top {top}, {draws} draws", expected=f"top from 1 to {entries}, the entries of the bank, and one draw",
-            do="choose such",
-        )  # fmt: skip
-    return top
 
 
 @dataclass(frozen=True, eq=False)

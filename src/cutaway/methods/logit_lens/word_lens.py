@@ -16,8 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.linalg import vecdot
 
-from cutaway.errors import MethodError
-from cutaway.methods.logit_lens.heard import Heard, hear, log_probs
+from cutaway.methods.logit_lens.heard import Heard, check_counts, hear, log_probs
 from cutaway.methods.logit_lens.laid import AXES, Positions, Spelling, known, laid, plain
 from cutaway.methods.logit_lens.tuned_lens import TunedLens
 from cutaway.methods.result import Provenance
@@ -128,7 +127,8 @@ def word_lens(
         tuned = tuned.to(model.device)
     heard = hear(model, inputs, tower)
     ids = [token_id(heard.run, word) for word in words]
-    reader = _Reader(heard, tuned, _checked(ids, top, draws, heard.run.logits.shape[-1]), top)
+    check_counts(top, draws, heard.run.logits.shape[-1], ids)
+    reader = _Reader(heard, tuned, ids, top)
     count, vocabulary = int(heard.own.sum()), heard.run.logits.shape[-1]
     parts = torch.arange(count).split(max(1, CHUNK // vocabulary))
     read = [reader(at) for at in tracked(parts, "reading layers", len(parts), show=progress)]
@@ -218,17 +218,6 @@ def _stacked(read: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """One tensor a name, layers in front; half precision, which numpy lacks, as single."""
     made = {name: torch.stack([one[name] for one in read]) for name in read[0]}
     return {name: x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for name, x in made.items()}
-
-
-def _checked(ids: list[int], top: int, draws: int, vocabulary: int) -> list[int]:
-    wrong = [at for at in ids if not 0 <= at < vocabulary]
-    if wrong or not 1 <= top <= vocabulary or draws < 1:
-        raise MethodError(
-            f"no token {wrong[0]}" if wrong else f"top {top}, {draws} draws",
-            expected=f"tokens from 0 to {vocabulary - 1}, top from 1 to {vocabulary}, one draw at least",
-            do="choose such",
-        )  # fmt: skip
-    return ids
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
