@@ -36,26 +36,21 @@ def test_the_pages_on_methods_run(page, capsys):
     assert "question." in capsys.readouterr().out
 
 
-def test_the_page_on_lenses_runs(capsys):
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "lenses.md").read_text(), re.S))
-    exec(compile(code, "lenses.md", "exec"), {})  # noqa: S102, the page is ours
-    assert "rank of dog" in capsys.readouterr().out
-
-
-def test_the_guide_runs_from_top_to_bottom(capsys):
-    if not trained("emoji-clip").folder.exists():
-        pytest.skip("zoo:emoji-clip is not in this checkout")
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.S))
-    exec(compile(code, "guide.md", "exec"), {})  # noqa: S102, the page is ours
-    assert "without the named heads" in capsys.readouterr().out
-
-
-def test_the_page_on_task_vectors_runs(capsys):
-    if not trained("emoji-llava").here:
-        pytest.skip("zoo:emoji-llava is not in this checkout")
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "task-vectors.md").read_text(), re.S))
-    exec(compile(code, "task-vectors.md", "exec"), {})  # noqa: S102, the page is ours
-    assert "a picture alone" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("page", "needs", "said"),
+    [
+        ("lenses.md", "", "rank of dog"),
+        ("guide.md", "emoji-clip", "without the named heads"),
+        ("guide-sides.md", "emoji-llava", r"(?s)2: [^:]* 1.00, .*layer 3: without the look of the names 0\.\d+, .* 1"),
+        ("task-vectors.md", "emoji-llava", "a picture alone"),
+    ],
+)
+def test_a_page_runs_from_top_to_bottom(page, needs, said, capsys):
+    if needs and not trained(needs).here:
+        pytest.skip(f"zoo:{needs} is not in this checkout")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S))
+    exec(compile(code, page, "exec"), {})  # noqa: S102, the page is ours
+    assert re.search(said, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -26,6 +26,7 @@ from cutaway.questions.tasks import Tasks, tasks_of
 Kind = Literal["match", "ask", "draw", "many"]
 AMONG = 63  # pictures of a crowd that one is read among, where all are held at once
 OTHERS = 24  # other inputs, of which it is seen whether a change to the question leaves them as they are
+LEAST = {"cosine": 0.02, "logits": 0.02, "nats": 0.02}  # inputs whose numbers are closer are not told apart
 MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one is named
 
 # What a question may lack: what it is, and how it is given, on the command line and in Python.
@@ -96,6 +97,13 @@ class Question:
                 do="make it with `questions.match`, `ask` or `draw`",
             )  # fmt: skip
         return float(self.target(self.model.run(self.inputs))[0])
+
+    @property
+    def alike(self) -> str:
+        """Why it has no sense to compare with the counterpart: the numbers of both are nearly the same; "" else."""
+        gap = 0.0 if self.counterpart is None else abs(self.value - self.counterpart.value)
+        least = LEAST.get(self.target.unit, 0.0) if self.target is not None else 0.0
+        return "" if gap > least else f"the model gives both nearly the same number ({gap:.3f} between them)"
 
     @property
     def among(self) -> list[Any] | None:

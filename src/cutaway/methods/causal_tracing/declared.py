@@ -10,17 +10,12 @@ from cutaway.methods.causal_tracing.views import show, tell
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
 
-LEAST = {"cosine": 0.02, "logits": 0.02, "nats": 0.02}  # inputs closer than this are not told apart
 RUNS = 1200  # at most so many runs for a map of positions; larger models skip layers evenly
 
 
 def _apart(question: Question) -> str:
     """Inputs that the model tells apart: else there is nothing to bring back."""
-    other = question.counterpart
-    gap = 0.0 if other is None else abs(question.value - other.value)
-    if gap > LEAST.get(question.target.unit if question.target is not None else "", 0.0):
-        return ""
-    return f"the model gives both nearly the same number ({gap:.3f} between them), so nothing can be brought back"
+    return question.alike and f"{question.alike}, so nothing can be brought back"
 
 
 def _sites(question: Question, options: Mapping[str, Any]) -> Mapping[str, Any]:

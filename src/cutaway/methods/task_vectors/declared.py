@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cutaway.methods.causal_tracing.declared import LEAST
 from cutaway.methods.method import Entry, Method
 from cutaway.methods.task_vectors.states import chosen_sites
 from cutaway.methods.task_vectors.steering import steering
@@ -18,11 +17,7 @@ LAYERS = 8  # at most so many are steered, evenly
 
 def _apart(question: Question) -> str:
     """Inputs that the model tells apart: else there is no way to go."""
-    other = question.counterpart
-    gap = 0.0 if other is None else abs(question.value - other.value)
-    if gap > LEAST.get(question.target.unit if question.target is not None else "", 0.0):
-        return ""
-    return f"the model gives both nearly the same number ({gap:.3f} between them), so there is no way to steer along"
+    return question.alike and f"{question.alike}, so there is no way to steer along"
 
 
 def _layers(question: Question, given: Mapping[str, Any]) -> Mapping[str, Any]:
