@@ -80,6 +80,18 @@ def picture(scene):
     return render(scene)
 
 
+@pytest.mark.parametrize("part", ["k", "v"])
+def test_keys_and_values_are_gone_over_by_their_own_heads(part):
+    """Two of them for four heads of queries."""
+    model, target, site = opened("llama"), logit_diff("dog", "cat"), f"text.1.attn.{part}"
+    here, there = (model.inputs(text=text) for text in ("a red dog", "a big cat"))
+    found = activation_patching(model, here, there, sites=site, over="head", target=target, progress=False)["recovery"]
+    donor = model.run(here, record=site)
+    clean, corrupted = (float(target(model.run(inputs))) for inputs in (here, there))
+    moved = [float(target(model.run(there, edits=Patch(site, donor, head=head)))) for head in (0, 1)]
+    assert found.values.ravel() == pytest.approx([(one - corrupted) / (clean - corrupted) for one in moved], rel=1e-6)
+
+
 def test_batches_change_nothing_but_the_strangers():
     one, other = made(), made(batch=2)
     assert abs(one["recovery"] - other["recovery"]).max() < 1e-7

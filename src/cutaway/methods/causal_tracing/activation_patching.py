@@ -243,7 +243,7 @@ class _Runs:
 def _check_options(
     sites: Sequence[Site], over: Sequence[str], at: Any, mode: str, how: str, least: float
 ) -> None:  # fmt: skip
-    bad = [axis for axis in over if axis not in OVER or any(axis not in site.axes for site in sites)]
+    bad = [axis for axis in over if axis not in OVER or any(_axis(site, axis) not in site.axes for site in sites)]
     if bad or len({site.tower for site in sites}) > 1:
         raise MethodError(
             f"cannot go over {', '.join(bad) or 'several towers at once'}", exists=f"{sites[0]} has {sites[0].axes}",
@@ -262,8 +262,13 @@ def _check_options(
         )
 
 
+def _axis(site: Site, axis: str) -> str:
+    """An axis by its name at a site: keys and values may have fewer heads, in an axis of their own."""
+    return site.head_axis or axis if axis == "head" else axis
+
+
 def _size(sites: Sequence[Site], run: Run, axis: str) -> int:
-    sizes = {run[site].shape[site.axes.index(axis)] for site in sites}
+    sizes = {run[site].shape[site.axes.index(_axis(site, axis))] for site in sites}
     if len(sizes) > 1:
         raise MethodError(
             f"these sites have {sizes} values of '{axis}'", expected="as many at each site", do="name sites of one size"
