@@ -49,9 +49,18 @@ def install() -> None:
     _LIBRARIES.extend((everything, aten))
 
 
+@cache
+def _known(op: Any) -> tuple[str, tuple[bool, ...], bool]:
+    """The name of an operation, which of its arguments are tensors, and whether it gives views."""
+    taken = tuple(isinstance(one.type, torch.TensorType) for one in op._schema.arguments)
+    views = any(one.alias_info is not None and not one.alias_info.is_write for one in op._schema.returns)
+    return op._schema.name, taken, views
+
+
 def _computed(op: Any, *args: Any, **kwargs: Any) -> Any:
     """Any operation: on the CPU, in the same memory."""
-    name, returned = op._schema.name, op._schema.returns
+    name, taken, views = _known(op)
+    args = tuple(_numbered(x) if tensor else x for x, tensor in zip(args, taken, strict=False))
     given, shape = tree_flatten((args, kwargs))
     device = _device(name, args, [x for x in given if isinstance(x, Tensor)])
     back: dict[int, tuple[Tensor, Tensor]] = {}
@@ -77,16 +86,20 @@ def _computed(op: Any, *args: Any, **kwargs: Any) -> Any:
 
     inside, named = tree_unflatten([inner(x) for x in given], shape)
     made = op(*inside, **named)
-    if any(one.alias_info is not None and not one.alias_info.is_write for one in returned):  # views
+    if views:
         x = args[0]
         return tree_map(lambda y: _as_strided(x, y.shape, y.stride(), x.storage_offset() + y.storage_offset()), made)
     return tree_map(outer, made)
 
 
+def _numbered(x: Any) -> Any:
+    """A plain number as the tensor that an operation takes: torch has taken it out of one."""
+    return torch.tensor(x, dtype=torch.float64 if type(x) is float else None) if type(x) in (bool, int, float) else x
+
+
 def _device(name: str, args: Any, tensors: list[Tensor]) -> torch.device:
     """The one device that an operation's tensors lie on; RuntimeError if there are two."""
-    here = [x.device for x in tensors if x.device.type == NAME]
-    device = here[0]
+    device = next(x.device for x in tensors if x.device.type == NAME)
     if name in PLACES:  # where: also on the CPU; what, and into what: here
         device, tensors = args[0].device, [x for x in tensors if x.device.type == NAME or x is args[0]]
     wrong = [x for x in tensors if x.device != device and (x.device.type != "cpu" or x.dim() or name in JOINED)]

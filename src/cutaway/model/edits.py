@@ -330,7 +330,8 @@ def _fill(edit: Edit, site: str | Site, selectors: dict[str, Any], **values: Any
             f"{type(edit).__name__} has no selector {', '.join(sorted(unknown))}",
             exists="the selectors " + ", ".join(SELECTORS),
         )
-    for name, value in {"site": site, **{s: selectors.get(s) for s in SELECTORS}, **values}.items():
+    chosen = {s: x.cpu() if isinstance(x := selectors.get(s), Tensor) else x for s in SELECTORS}
+    for name, value in {"site": site, **chosen, **values}.items():
         object.__setattr__(edit, name, value)
 
 

@@ -153,9 +153,20 @@ def _(value: nn.Module) -> Spelled:
     return (
         "module",
         [(name, type(part), part.extra_repr(), _numbers(part), _settings(part)) for name, part in parts.items()],
-        list(weights),
+        [(name, _offloaded(parts, name) if weight.is_meta else weight) for name, weight in weights],
         hung,
     )
+
+
+def _offloaded(parts: Mapping[str, nn.Module], name: str) -> Any:
+    """A weight that accelerate brings when a module around it runs, read where it waits."""
+    words = name.split(".")
+    for cut in range(len(words) - 1, -1, -1):
+        hook: Any = getattr(parts[".".join(words[:cut])], "_hf_hook", None)
+        waiting = getattr(hook, "weights_map", None)
+        if waiting is not None:
+            return waiting[".".join(words[cut:])]
+    raise _Unreadable("weights that are not in memory (a tensor on the device 'meta')")
 
 
 def _own_forward(part: nn.Module) -> list[Any]:

@@ -99,7 +99,7 @@ def gradients(
             slopes[name] += float(weight) * made[name]
         start = _slopes(engine, inputs, target, [site], [*around, Patch(site, begun[name])]).values
         added = (clean.activations[name] - begun[name]) * slopes[name]
-        gaps[name] = float((clean.values - start).sum() - added.sum())
+        gaps[name] = float((clean.values - start).sum()) - float(added.sum())
     return Gradients(clean.values, slopes, clean.activations, clean.sites, inputs, begun, gaps)
 
 

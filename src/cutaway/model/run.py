@@ -82,7 +82,8 @@ class Run:
             raise SiteError(
                 f"'{pattern}' has several shapes", exists=", ".join(map(str, shapes)), do="name fewer sites"
             )
-        return torch.stack(list(found.values()))
+        device = next(iter(found.values())).device
+        return torch.stack([tensor.to(device) for tensor in found.values()])
 
     def labelled(self, site: str | Site) -> xarray.DataArray:
         """The activation with its axes named and its positions labelled, as an `xarray.DataArray`.

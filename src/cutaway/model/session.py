@@ -216,7 +216,7 @@ class Session:
         if new is old:
             return None
         bias = 0 if is_rms(norm) else norm_weights(norm)[1]
-        return bias + (output - bias) * (old / new).unsqueeze(-1)
+        return bias + (output - bias) * (old / new).to(output.device).unsqueeze(-1)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

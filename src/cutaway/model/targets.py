@@ -146,7 +146,7 @@ class answer(Target):  # noqa: N801
         found = []
         for row, length in enumerate(lengths):  # padding is in front
             scores = logits[row, -length - 1 : -1].to(exact).log_softmax(-1)
-            each = scores.gather(1, run.inputs.tensors["input_ids"][row, -length:, None])
+            each = scores.gather(1, run.inputs.tensors["input_ids"][row, -length:, None].to(scores.device))
             found.append(each.mean() if self.mean else each.sum())
         return torch.stack(found)
 

@@ -98,9 +98,10 @@ class Readout:
 
     def __call__(self, hidden: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows joint"]:
         """Read any state of the residual stream as if it were the last one, and the only one where all are read."""
+        hidden = hidden.to(self.weight.device)
         constant = (self.norm_bias + self.offset).to(hidden.dtype)
         read = hidden @ self.matrix.T / self.scale(hidden)[..., None] + constant
-        return read if self.pool is None else read + _pool_mlp(self.pool, read)
+        return read if self.pool is None else read + _pool_mlp(self.pool, read).to(read)
 
     @torch.no_grad()
     def pooled(self, hidden: Float[Tensor, "batch token d_model"], inputs: Inputs) -> Float[Tensor, "batch joint"]:
@@ -167,6 +168,7 @@ def readout(model: Model, tower: str) -> Readout:
     end = getattr(model.towers[tower].module.config, "eos_token_id", None)
     if at == "eos" and end == 2:
         at = "highest"  # how the library reads a CLIP text when its config says 2, as those of the first years do
+    gain, bias = gain.to(weight.device), bias.to(weight.device)
     return Readout(tower, space, at, gain, bias, weight, offset, not is_rms(norm), norm_eps(norm), norm, pool, end)
 
 

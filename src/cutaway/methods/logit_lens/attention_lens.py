@@ -177,27 +177,26 @@ class _Reader:
 
     def _weights(self, site: str) -> tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, "d_model"]]:
         weight, bias = head_weights(self.model, self.tower, int(site.split(".")[1]))
-        return _exact(weight), _exact(bias)
+        return self._exact(weight), self._exact(bias)
 
     def _z(self, site: str, at: Int[Tensor, "m"]) -> Float[Tensor, "m head d_head"]:
-        return _exact(self.heard.states(site, at))
+        return self._exact(self.heard.states(site, at))
 
     def _scale(self, at: Int[Tensor, "m"]) -> Float[Tensor, "m"]:
-        return _exact(self.heard.states(f"{self.tower}.norm.scale", at))
+        return self._exact(self.heard.states(f"{self.tower}.norm.scale", at))
 
     def _read(self, wrote: Float[Tensor, "m head d_model"], scale: Float[Tensor, "m"]) -> dict[str, Tensor]:
-        logits = (wrote / scale[:, None, None]) @ _exact(self.end.matrix).T
+        logits = (wrote / scale[:, None, None]) @ self._exact(self.end.matrix).T
         best = logits.topk(self.top)
         kept = {"top_id": best.indices, "top_logit": best.values}
         return kept | ({"word_logit": logits[..., self.ids]} if self.ids else {})
 
     def _toward(self, wrote: Float[Tensor, "m d_model"], scale: Float[Tensor, "m"]) -> Float[Tensor, "m word"]:
-        return (wrote / scale[:, None]) @ _exact(self.end.matrix[self.ids]).T
+        return (wrote / scale[:, None]) @ self._exact(self.end.matrix[self.ids]).T
 
-
-def _exact(x: Tensor) -> Tensor:
-    """In single precision at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    def _exact(self, x: Tensor) -> Tensor:
+        """In single precision at least, where the end of the tower lies."""
+        return x.to(self.end.weight.device, torch.promote_types(x.dtype, torch.float32))
 
 
 def _table(

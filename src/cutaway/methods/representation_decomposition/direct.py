@@ -118,7 +118,7 @@ class Direct:
         sites = [f"vision.{layer}.attn.pattern" for layer in self.parts["layer"].values]
         model, picture = self.question.model, self.question.pictures[0]
         run = model.run(model.inputs(image=picture), record=sites, stop=True)
-        patterns = torch.stack([run[site][0] for site in sites]).float()  # layer, head, query, key
+        patterns = torch.stack([run[site][0].to(model.device) for site in sites]).float()  # layer, head, query, key
         seen = patterns.mean(2) if self.all_read else patterns[:, :, 0]
         return self.parts.on_grid(xarray.DataArray(seen.numpy(force=True), dims=("layer", "head", "token")))
 

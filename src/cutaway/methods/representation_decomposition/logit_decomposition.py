@@ -229,9 +229,10 @@ def _check_asked(model: Model, inputs: Inputs, target: Target, depth: int, pairs
 
 def _said(run: Run, target: Any, words: Int[Tensor, "row word"]) -> Float[ndarray, "row word"]:
     """The logits of the words; refuses those that are capped, scaled or otherwise changed behind the unembedding."""
-    given = run[f"{TOWER}.logits"][:, 0].gather(1, words.to(run.logits.device))
+    logits = run[f"{TOWER}.logits"][:, 0]
+    given = logits.gather(1, words.to(logits.device))
     said = torch.stack([logit(words[:, n].tolist(), target.position)(run) for n in range(words.shape[1])], 1)
-    if not torch.equal(exact(given), exact(said)):
+    if not torch.equal(exact(given), exact(said, given)):
         raise MethodError(
             f"the unembedding gives {float(given[0, 0]):.4g} where the model says {float(said[0, 0]):.4g}",
             expected="logits that are what the unembedding gives, not capped or scaled behind it",
@@ -292,7 +293,7 @@ def _dataset(found: dict[str, Tensor], total: Tensor) -> xarray.Dataset:
             data[name] = (("row", *axes), value[:, 0].cpu().numpy())
             data[name + CHANCE] = (("row", *axes), value[:, 1:].pow(2).mean(1).sqrt().cpu().numpy())
             summed = summed + value[:, 0].reshape(len(total), -1).sum(1)
-    data["error"] = ("row", (summed - total).abs().cpu().numpy())
+    data["error"] = ("row", (summed - total.to(summed.device)).abs().cpu().numpy())
     made = xarray.Dataset(data)
     return made.assign_coords({name: np.arange(made.sizes[name]) for name in ("layer", "head")})
 

@@ -69,7 +69,7 @@ class Routes:
         shares, written, readings = [], [], []
         for layer in self.layers:
             pattern, seen = self._reads(layer)
-            v = exact(self.run[f"{self.tower}.{layer}.attn.v"])
+            v = exact(self.run[f"{self.tower}.{layer}.attn.v"], self.u)
             v = v.repeat_interleave(seen.shape[1] // v.shape[2], dim=2)
             shares.append(torch.einsum("rhj,rjhe,rhe->rhj", pattern, v, seen))
             if self.depth > 1:
@@ -95,9 +95,9 @@ class Routes:
     def _reads(self, layer: int) -> tuple[Float[Tensor, "row head token"], Float[Tensor, "row head d_head"]]:
         """Where the heads of a layer look from the position, and what of a value each of them brings to the logit."""
         weight, _ = head_weights(self.model, self.tower, layer)
-        pattern = exact(self.run[f"{self.tower}.{layer}.attn.pattern"])
+        pattern = exact(self.run[f"{self.tower}.{layer}.attn.pattern"], self.u)
         rows = torch.arange(len(pattern), device=pattern.device)
-        return pattern[rows, :, self.places.to(pattern.device)], torch.einsum("hed,rd->rhe", exact(weight), self.u)
+        return pattern[rows, :, self.places.to(pattern.device)], torch.einsum("hed,rd->rhe", exact(weight, self.u), self.u)
 
     @property
     def writers(self) -> list[str]:
@@ -106,10 +106,10 @@ class Routes:
 
     def _back(self, layer: int, pattern: Tensor, seen: Tensor, whole: Tensor) -> _Back:
         """The values of a layer by what wrote the stream there, the norm before them held at its scale."""
-        weight, bias = (exact(part) for part in value_weights(self.model, self.tower, layer))
+        weight, bias = (exact(part, self.u) for part in value_weights(self.model, self.tower, layer))
         group = seen.shape[1] // len(weight)
         toward = torch.einsum("rhe,hed->rhd", seen, weight.repeat_interleave(group, 0))
-        share = pattern / exact(self.run[f"{self.tower}.{layer}.attn.norm.scale"])[:, None]
+        share = pattern / exact(self.run[f"{self.tower}.{layer}.attn.norm.scale"], self.u)[:, None]
         shares = share.new_zeros(*share.shape, len(self.writers))
         sites = [
             f"{self.tower}.0.resid_pre",
@@ -117,7 +117,7 @@ class Routes:
         ]
 
         def read(site: str) -> Tensor:
-            return share * torch.einsum("rhd,rjd->rhj", toward, exact(self.run[site]))
+            return share * torch.einsum("rhd,rjd->rhj", toward, exact(self.run[site], self.u))
 
         for at, site in enumerate(sites):
             shares[..., at] = read(site)
@@ -131,7 +131,7 @@ class Routes:
         """What the embeddings of picture tokens give, by the parts of the connector and of the vision tower."""
         at = self._patches()
         first, second = (self._connector(part) for part in ("pre", "post"))
-        pre, post = (exact(self.run[f"connector.{part}"])[at.picture, at.entry] for part in ("pre", "post"))
+        pre, post = (exact(self.run[f"connector.{part}"], self.u)[at.picture, at.entry] for part in ("pre", "post"))
         gate = torch.where(pre == 0, 0, post / pre)
         read = reading[at.row, at.token]  # picture token, d_model
         toward = (read @ second[0]) * gate
@@ -149,7 +149,7 @@ class Routes:
     def _connector(self, part: str) -> tuple[Tensor, Tensor]:
         module = self.model.engine.seat(f"connector.{part}").module
         matrix, bias = linear_map(module, f"connector.{part}", self.model.dtype)
-        return exact(matrix), exact(bias)
+        return exact(matrix, self.u), exact(bias, self.u)
 
     def _eyes(self, toward: Float[Tensor, "patch d_read"], at: _Patches) -> dict[str, Tensor]:
         """The states of the vision tower that the connector reads side by side, patch by patch and part by part."""
@@ -163,15 +163,15 @@ class Routes:
         """The state behind so many blocks of the vision tower, part by part."""
 
         def here(site: str) -> Tensor:
-            return exact(self.run[site])[at.picture, at.patch]
+            return exact(self.run[site], self.u)[at.picture, at.patch]
 
         found = {"patch": (here(f"{EYES}.0.resid_pre") * toward).sum(1)}
         for layer in range(blocks):
             weight, bias = head_weights(self.model, EYES, layer)
             z = here(f"{EYES}.{layer}.attn.z")
-            heads = torch.einsum("phe,hed,pd->hp", z, exact(weight), toward)
+            heads = torch.einsum("phe,hed,pd->hp", z, exact(weight, toward), toward)
             found |= {f"{layer}.head.{head}": value for head, value in enumerate(heads)}
-            found[f"{layer}.attn_bias"] = toward @ exact(bias)
+            found[f"{layer}.attn_bias"] = toward @ exact(bias, toward)
             found[f"{layer}.mlp"] = (here(f"{EYES}.{layer}.mlp.out") * toward).sum(1)
         return found
 

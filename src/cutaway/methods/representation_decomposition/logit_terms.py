@@ -20,9 +20,10 @@ from cutaway.model.weights import Readout, head_weights, readout
 TOWER = "text"
 
 
-def exact(x: Tensor) -> Tensor:
-    """The same numbers in single precision at least, off the graph."""
-    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+def exact(x: Tensor, near: Tensor | None = None) -> Tensor:
+    """The same numbers in single precision at least, off the graph; on the device of another tensor, if one is given."""
+    device = x.device if near is None else near.device
+    return x.detach().to(device, torch.promote_types(x.dtype, torch.float32))
 
 
 def check_target(target: Target | None) -> None:
@@ -97,13 +98,13 @@ class Terms:
         """Every term by name, (row, k, …), and `u`: what the model reads of the last state, (row, k, d_model)."""
         scaled = toward * exact(self.end.gain)
         scaled = scaled - scaled.mean(-1, keepdim=True) if self.end.centred else scaled
-        u = scaled / exact(run[f"{TOWER}.norm.scale"])[..., None]
+        u = scaled / exact(run[f"{TOWER}.norm.scale"], toward)[..., None]
 
         def read(site: str) -> Tensor:
-            return torch.einsum("rd,rkd->rk", exact(run[site][:, 0]), u)
+            return torch.einsum("rd,rkd->rk", exact(run[site][:, 0], u), u)
 
         found = {"embed": read(f"{TOWER}.0.resid_pre"), "norm_bias": toward @ exact(self.end.bias), "offset": offset}
-        made = torch.einsum("rd,rkd->rk", exact(run[f"{TOWER}.final"][:, 0]), toward)
+        made = torch.einsum("rd,rkd->rk", exact(run[f"{TOWER}.final"][:, 0], toward), toward)
         found["rounding"] = made - read(f"{TOWER}.{self.layers[-1]}.resid_post") - found["norm_bias"]
         for kind in self.sublayers:
             pairs = [self._heads(run, u, layer, kind) for layer in self.layers]
@@ -114,8 +115,8 @@ class Terms:
 
     def _heads(self, run: Run, u: Tensor, layer: int, kind: Literal["attn", "cross"]) -> tuple[Tensor, Tensor]:
         weight, bias = head_weights(self.model, TOWER, layer, kind)
-        wrote = torch.einsum("rhe,hed->rhd", exact(run[f"{TOWER}.{layer}.{kind}.z"][:, 0]), exact(weight))
-        return torch.einsum("rhd,rkd->rkh", wrote, u), u @ exact(bias)
+        wrote = torch.einsum("rhe,hed->rhd", exact(run[f"{TOWER}.{layer}.{kind}.z"][:, 0], u), exact(weight, u))
+        return torch.einsum("rhd,rkd->rkh", wrote, u), u @ exact(bias, u)
 
     def neurons(self, run: Run, u: Float[Tensor, "row d_model"]) -> dict[str, Any]:
         """Every MLP by hidden unit, and what its bias adds."""
@@ -127,8 +128,8 @@ class Terms:
                     f"'{TOWER}.{layer}.mlp.out' is not linear in the units: {type(out).__name__} lies between them",
                     expected="an MLP that ends in its output projection", do="leave out `by_neuron`",
                 )  # fmt: skip
-            matrix, bias = (exact(part) for part in linear_map(post, f"{TOWER}.{layer}.mlp.post", self.model.dtype))
-            acts = exact(run[f"{TOWER}.{layer}.mlp.post"][:, 0])
+            matrix, bias = (exact(part, u) for part in linear_map(post, f"{TOWER}.{layer}.mlp.post", self.model.dtype))
+            acts = exact(run[f"{TOWER}.{layer}.mlp.post"][:, 0], u)
             found.append(acts * (u @ matrix))
             biases.append(u @ bias)
         neuron, bias = torch.stack(found, 1), torch.stack(biases, 1)
@@ -155,7 +156,7 @@ def directions(
     random = torch.stack([first, second][:count], 1).expand(rows, -1, -1)
     ids = torch.cat([words[:, None], random], 1).to(end.weight.device)
     matrix, offset = (exact(part[ids]) for part in (end.weight[0], end.offset))
-    signs = matrix.new_tensor([1, -1][:count])
+    signs = torch.tensor([1, -1][:count]).to(matrix)
     return torch.einsum("rkwd,w->rkd", matrix, signs), offset @ signs
 
 

@@ -225,26 +225,27 @@ def _terms(run: Run, end: Readout, weights: list[tuple[Tensor, Tensor]], by_toke
     """The terms of one batch, rows first."""
     tower = end.tower
     accurate = torch.promote_types(run[f"{tower}.0.resid_pre"].dtype, torch.float32)
-    matrices, taken = end.matrices.to(accurate), end.weights(run).to(accurate)
+    matrices = end.matrices.to(accurate)  # what lies on other devices is brought to theirs
+    taken = end.weights(run).to(matrices)
 
     def gathered(x: Tensor) -> Tensor:
         """What the model reads of a state: (batch, token, …) to (batch, k, …)."""
-        return torch.einsum("bkt,bt...->bk...", taken, x.to(accurate))
+        return torch.einsum("bkt,bt...->bk...", taken, x.to(matrices))
 
     def read(site: str) -> Tensor:
         return torch.einsum("bkd,kcd->bc", gathered(run[site]), matrices)
 
     head, bias, mlp, token = [], [], [], []
     for layer, (weight, offset) in enumerate(weights):
-        written = torch.einsum("hed,kcd->khec", weight.to(accurate), matrices)
+        written = torch.einsum("hed,kcd->khec", weight.to(matrices), matrices)
         head.append(torch.einsum("bkhe,khec->bhc", gathered(run[f"{tower}.{layer}.attn.z"]), written))
-        bias.append(torch.einsum("bk,kcd,d->bc", taken.sum(-1), matrices, offset.to(accurate)))
+        bias.append(torch.einsum("bk,kcd,d->bc", taken.sum(-1), matrices, offset.to(matrices)))
         mlp.append(read(f"{tower}.{layer}.mlp.out"))
         if by_token:
             pattern = gathered(run[f"{tower}.{layer}.attn.pattern"].transpose(1, 2))  # batch, k, head, source
-            values = run[f"{tower}.{layer}.attn.v"].to(accurate)
+            values = run[f"{tower}.{layer}.attn.v"].to(matrices)
             token.append(torch.einsum("bkhj,bjhe,khec->bhjc", pattern, values, written))
-    space = run[end.space].to(accurate)
+    space = run[end.space].to(matrices)
     if space.dim() == 3:
         space = space[torch.arange(len(space)), end.positions(run.inputs)]
     found = {
@@ -252,7 +253,7 @@ def _terms(run: Run, end: Readout, weights: list[tuple[Tensor, Tensor]], by_toke
         "mlps": torch.stack(mlp, 1), "embedding": space,
     }  # fmt: skip
     if end.pool is not None:
-        found["pool_mlp"] = run[f"{tower}.pool.mlp.out"].to(accurate)[:, 0]
+        found["pool_mlp"] = run[f"{tower}.pool.mlp.out"].to(matrices)[:, 0]
     return found | ({"head_tokens": torch.stack(token, 1)} if by_token else {})
 
 

@@ -53,7 +53,7 @@ class FunctionVector(Fitted):
         for name, head in heads:
             site = Site.parse(name)
             weights, _ = head_weights(model, site.tower, int(site.layer or 0))
-            found.append(self.mean(name, head).to(weights) @ weights[head])
+            found.append((self.mean(name, head).to(weights) @ weights[head]).to(model.device))
         return torch.stack(found).sum(0)
 
     def added(
