@@ -101,7 +101,8 @@ def _device(name: str, args: Any, tensors: list[Tensor]) -> torch.device:
     """The one device that an operation's tensors lie on; RuntimeError if there are two."""
     device = next(x.device for x in tensors if x.device.type == NAME)
     if name in PLACES:  # where: also on the CPU; what, and into what: here
-        device, tensors = args[0].device, [x for x in tensors if x.device.type == NAME or x is args[0]]
+        kept = args[:1] + args[2:3]
+        device, tensors = args[0].device, [x for x in tensors if x.device.type == NAME or any(x is y for y in kept)]
     wrong = [x for x in tensors if x.device != device and (x.device.type != "cpu" or x.dim() or name in JOINED)]
     if wrong:
         raise RuntimeError(

@@ -97,7 +97,8 @@ class Routes:
         weight, _ = head_weights(self.model, self.tower, layer)
         pattern = exact(self.run[f"{self.tower}.{layer}.attn.pattern"], self.u)
         rows = torch.arange(len(pattern), device=pattern.device)
-        return pattern[rows, :, self.places.to(pattern.device)], torch.einsum("hed,rd->rhe", exact(weight, self.u), self.u)
+        seen = torch.einsum("hed,rd->rhe", exact(weight, self.u), self.u)
+        return pattern[rows, :, self.places.to(pattern.device)], seen
 
     @property
     def writers(self) -> list[str]:

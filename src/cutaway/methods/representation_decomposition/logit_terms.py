@@ -21,7 +21,7 @@ TOWER = "text"
 
 
 def exact(x: Tensor, near: Tensor | None = None) -> Tensor:
-    """The same numbers in single precision at least, off the graph; on the device of another tensor, if one is given."""
+    """The same numbers in single precision at least, off the graph; on the device of another tensor if given."""
     device = x.device if near is None else near.device
     return x.detach().to(device, torch.promote_types(x.dtype, torch.float32))
 
