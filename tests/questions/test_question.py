@@ -129,6 +129,23 @@ def test_a_pair_brings_both_captions_its_other_scene_and_where_they_differ():
     assert np.array_equal(asked.truth["what differs"], differ) and len(asked.truth) == len(pair.a.things) + 1
 
 
+def test_many_pairs_are_two_sides_and_what_tells_them_apart(llava):
+    model, some = cutaway.load("tiny:clip", dtype="float64"), list(data.pairs("background", 3))
+    own, other, target = questions.apart(model, iter(some))
+    assert own == [pair.a for pair in some] and other == [pair.b for pair in some]
+    assert float(target.rows(1, 2)(model.run(model.inputs(image=data.render(own[1]))))) == pytest.approx(
+        questions.match(model, some[1]).value
+    )
+    texts, others, _ = questions.apart(model, some, "text")
+    assert (texts[0], others[0]) == (some[0].caption_a.text, some[0].caption_b.text)
+    for refused, given, said in (
+        (model, [], "no pair to tell apart"), (model, own, "Scene is no pair"), (llava, some, "no joint space"),
+    ):  # fmt: skip
+        with pytest.raises((InputError, MethodError), match=said) as caught:
+            questions.apart(refused, given)
+        assert caught.value.expected and caught.value.do
+
+
 @pytest.mark.parametrize("factor", ["category", "background", "label", "binding place"])
 def test_a_pair_is_asked_what_tells_its_scenes_apart(factor):
     model = cutaway.load("zoo:emoji-llava")
