@@ -58,6 +58,35 @@ def test_a_drawing_is_held_against_its_noise_or_its_own_prompt():
     assert pair.value == pytest.approx(0, abs=1e-10) and pair.counterpart.value > 0
 
 
+def test_words_alone_are_asked_in_the_models_chat_as_beside_a_picture(llava):
+    """The rest of the prompt is the same but for the picture; a text in the chat stays as it is, and so does `raw`."""
+    model, text = cutaway.load("zoo:emoji-llava"), "a dog is left of a cat. Is the dog left or right of the cat?"
+    alone, seen = (questions.ask(model, given, text, "left", "right") for given in (None, tiny.picture()))
+    words = [one.inputs.tokens["text"] for one in (alone, seen)]
+    beside = words[1].text[0][words[1].kind[0] != "image"]
+    assert words[0].text[0].tolist() == beside.tolist() and alone.text == text
+    chat = model.chat(text)
+    assert chat != text == questions.ask(llava, None, text, "dog", "cat").text
+    for given in (chat, chat[:-14], chat + " It is", f"<|user|>{text}"):
+        assert model.chat(given) == given
+    raw = questions.ask(model, None, text, "left", "right", "a cat.", raw=True)
+    for one in (raw, raw.counterpart):
+        assert torch.equal(one.inputs.tensors["input_ids"], model.inputs(text=one.text).tensors["input_ids"])
+    assert questions.asked(model, text=text, raw=True).floor.inputs.tensors["input_ids"].shape[1] == len(words[0]) - 3
+    with pytest.raises(InputError, match="raw text beside a picture"):
+        questions.ask(model, tiny.picture(), text, raw=True)
+    with pytest.raises(InputError, match="--raw says nothing to 'tiny:clip'"):
+        questions.asked("tiny:clip", image=tiny.picture(), text="a dog", raw=True)
+
+
+def test_a_template_of_a_model_of_texts_takes_strings():
+    made = cutaway.load("tiny:llama")
+    made.tokenizer.chat_template = "{% for m in messages %}USER: {{ m['content'] }} {% endfor %}ASSISTANT:"
+    model = cutaway.load(made.module, processor=made.processor)
+    assert model.chat("a dog") == "USER: a dog ASSISTANT:" == model.chat("USER: a dog ASSISTANT:")
+    assert model.chat("Before. USER: a dog ASSISTANT:").count("USER") == 1
+
+
 def test_a_word_that_is_no_token_is_refused(llava):
     with pytest.raises(cutaway.errors.TargetError, match="not one token"):
         questions.ask(llava, tiny.picture(), "what is this", answer="hippopotamuses")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cutaway.cli.options import Bank, Count, Images, Out, Overwrite, Pictures, Plot, SkipBad, Texts, opens
+from cutaway.cli.options import Bank, Count, Images, Out, Overwrite, Pictures, Plot, Raw, SkipBad, Texts, opens
 from cutaway.methods.method import Method
 from cutaway.methods.table import METHODS
 from cutaway.questions.asked import BRINGS
@@ -28,7 +28,7 @@ Prompt = Annotated[str, typer.Option(metavar="TEXT", help="What a pipeline draws
 
 # Type and default of each argument of `questions.asked` that is an option here.
 OPTIONS: Mapping[str, tuple[Any, Any]] = {
-    "image": (Images, None), "text": (Texts, None), "answer": (Answer, ""), "rival": (Rival, ""),
+    "image": (Images, None), "text": (Texts, None), "answer": (Answer, ""), "rival": (Rival, ""), "raw": (Raw, False),
     "prompt": (Prompt, ""), "step": (Step, None), "counterfactual": (Other, None), "pictures": (Pictures, None),
     "many": (Count, 256), "skip_bad": (SkipBad, False), "bank": (Bank, None), "labels": (Labels, None),
 }  # fmt: skip

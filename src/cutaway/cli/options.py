@@ -28,6 +28,7 @@ Bank = Annotated[
 ]
 Images = Annotated[list[Path] | None, typer.Option("--image", help="A picture file; may be given more than once.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; may be given more than once.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Ask a --text alone as it is, not in the model's chat template.")]
 Out = Annotated[Path | None, typer.Option(metavar="FILE.nc", help="Keep the labelled arrays (netCDF).")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw them.")]
 SkipBad = Annotated[

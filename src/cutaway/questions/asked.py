@@ -44,13 +44,13 @@ class Brings(NamedTuple):
 _CROWD = ("pictures", "many", "skip_bad")
 # What a kind of model does, and what of a question says nothing to it.
 UNHEARD: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "diffusion": ("draws a --prompt", ("text", "answer", "rival")),
-    "contrastive": ("matches an --image and a --text", ("answer", "rival", "step")),
+    "diffusion": ("draws a --prompt", ("text", "answer", "rival", "raw")),
+    "contrastive": ("matches an --image and a --text", ("answer", "rival", "step", "raw")),
     "generative": ("writes on from a --text", ("step",)),
 }
 BRINGS: Mapping[str, Brings] = {
     "pictures": Brings(("image",), ("text",)),
-    "inputs": Brings((), ("image", "text", "answer", "rival", "prompt", "step")),
+    "inputs": Brings((), ("image", "text", "answer", "rival", "raw", "prompt", "step")),
     "target": Brings(("text", "answer", "prompt")),
     "counterpart": Brings(("counterfactual",)),
     "crowd": Brings((), _CROWD),
@@ -63,17 +63,19 @@ BRINGS: Mapping[str, Brings] = {
 
 def asked(
     model: Model | Source | str | Path, *, image: Pictures = None, text: str | Sequence[str] = (), answer: str = "",
-    rival: str = "", prompt: str = "", counterfactual: Any = None, pictures: str | Path | None = None,
-    bank: str | Path | None = None, labels: Sequence[str] = (), many: int = 256, skip_bad: bool = False,
-    seed: int = 0, step: int | None = None, truth: Mapping[str, ndarray] | None = None, floor: bool = True,
+    rival: str = "", raw: bool = False, prompt: str = "", counterfactual: Any = None,
+    pictures: str | Path | None = None, bank: str | Path | None = None, labels: Sequence[str] = (), many: int = 256,
+    skip_bad: bool = False, seed: int = 0, step: int | None = None, truth: Mapping[str, ndarray] | None = None,
+    floor: bool = True,
 ) -> Question:  # fmt: skip
     """The question that fits a model: a match for CLIP and SigLIP, an answer for models that write, else a drawing.
 
     `image` is a picture or its path, or several; `text` the texts to match (the first is explained, the second its
-    rival) or what is asked; `counterfactual` the same with one thing changed: a picture, or a text or prompt.
-    `pictures` is a folder, or the word "emojiworld" for `many` drawn scenes, `bank` a file with a text a line, or the
-    same word: models of the zoo have both unasked. `labels` names what is known of each of the pictures: labels of
-    scenes, or "folder" for their folders. Raises InputError for what does not fit.
+    rival) or what is asked, alone and `raw` if not in the model's chat template; `counterfactual` the same with one
+    thing changed: a picture, or a text or prompt. `pictures` is a folder, or the word "emojiworld" for `many` drawn
+    scenes, `bank` a file with a text a line, or the same word: models of the zoo have both unasked. `labels` names what
+    is known of each of the pictures: labels of scenes, or "folder" for their folders. Raises InputError for what does
+    not fit.
 
     >>> from cutaway.zoo import tiny
     >>> asked("tiny:llava", image=tiny.picture(), text="what is this", answer="dog", rival="cat").kind
@@ -97,7 +99,7 @@ def asked(
     }  # fmt: skip
     how = {
         "image": images, "text": [text] if isinstance(text, str) else list(text), "answer": answer, "rival": rival,
-        "prompt": prompt, "counterfactual": counterfactual, "step": step,
+        "raw": raw or None, "prompt": prompt, "counterfactual": counterfactual, "step": step,
     }  # fmt: skip
     made = _made(found, how, more)
     made = replace(made, code=written(model, **given))
@@ -176,7 +178,7 @@ def _made(model: Model, how: Mapping[str, Any], more: Mapping[str, Any]) -> Ques
                 f"{len(texts)} texts to '{model.name}', which answers one", expected="one --text",
                 do="give what it may answer as --answer and --rival",
             )  # fmt: skip
-        return ask(model, images, texts[0], how["answer"], how["rival"], other, **more)
+        return ask(model, images, texts[0], how["answer"], how["rival"], other, raw=bool(how["raw"]), **more)
     return Question(model=model, pictures=tuple(images), **more)
 
 

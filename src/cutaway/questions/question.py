@@ -266,11 +266,13 @@ def match(model: Model, picture: Any, texts: Sequence[str] = (), counterpart: An
 
 
 def ask(
-    model: Model, pictures: Any, text: str = "", answer: str = "", rival: str = "", counterpart: Any = None, **more: Any
-) -> Question:
+    model: Model, pictures: Any, text: str = "", answer: str = "", rival: str = "", counterpart: Any = None, *,
+    raw: bool = False, **more: Any,
+) -> Question:  # fmt: skip
     """The answer to a text, with pictures or without, rather than a rival: a difference of two logits, a token each.
 
-    Without an answer it is what the model says first, without a rival what it finds next likely. `counterpart` is
+    The text is put into the model's chat template if it has one (`model.chat`), unless it is `raw`: a text alone as it
+    is. Without an answer it is what the model says first, without a rival what it finds next likely. `counterpart` is
     another picture, or another text. A scene of EmojiWorld brings a question with its answer and where its things are,
     a pair a question that the two scenes answer differently. Further parts of a `Question` go by their names.
 
@@ -288,7 +290,13 @@ def ask(
         more = {"truth": known.truth} | more
     given = [] if pictures is None else list(pictures) if isinstance(pictures, list | tuple) else [pictures]
     images = tuple(read_picture(one) for one in given)
-    inputs = model.inputs(text=text, image=list(images) or None)
+    if raw and images:
+        raise InputError(
+            "a raw text beside a picture does not say where that stands", expected="a text alone",
+            do="leave `raw` out, and mark the picture's place in the text as the model's own processor does",
+        )  # fmt: skip
+    said = text if raw or images else model.chat(text)
+    inputs = model.inputs(text=said, image=list(images) or None)
     words, target = _answered(model, inputs, answer, rival)
     made = Question(
         model=model, kind="ask", inputs=inputs, target=target, words=words, pictures=images, text=text, **more
@@ -296,7 +304,7 @@ def ask(
     if counterpart is None:
         return made
     other = {"pictures": list(images), "text": text} | _changed(counterpart, images)
-    return replace(made, counterpart=replace(ask(model, **other, answer=answer, rival=rival), target=target,
+    return replace(made, counterpart=replace(ask(model, **other, answer=answer, rival=rival, raw=raw), target=target,
                                              words=words))  # fmt: skip
 
 
