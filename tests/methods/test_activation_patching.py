@@ -310,7 +310,7 @@ def test_inputs_that_do_not_pair_up():
     with pytest.raises(MethodError, match="ows of 2 and 6 positions"):
         activation_patching(llama, *pairs, target=aim, progress=False)
     assert activation_patching(llama, *pairs, target=aim, over=(), at=-1, progress=False)["mean"].notnull().all()
-    with pytest.raises(MethodError, match="NaN on 1 of 2 pairs"):  # what its padding gives in float64
+    with pytest.raises(TargetError, match="nan in row 1 of the 2"):  # what its padding gives in float64
         activation_patching(opened("gemma2"), *pairs, target=aim, over=(), at=-1, progress=False)
     with pytest.raises(MethodError, match="o target"):
         activation_patching(model, one, one, progress=False)

@@ -8,7 +8,7 @@ import cutaway
 from cutaway import data, questions
 from cutaway.errors import InputError, MethodError
 from cutaway.methods.table import method
-from cutaway.model.targets import denoising_error, logit_diff
+from cutaway.model.targets import denoising_error, logit, logit_diff
 from cutaway.zoo import tiny
 
 
@@ -41,6 +41,19 @@ def test_one_answer_is_held_against_the_best_other(llava):
     assert questions.ask(llava, tiny.picture(), "what is this", answer=first).words[0] == first
     rival = questions.ask(llava, tiny.picture(), "what is this", rival=first)
     assert rival.words[1] == first != rival.words[0]
+
+
+def test_a_word_that_the_question_names_is_the_rival(llava):
+    for text, answer, rivals in (
+        ("is the dog to the left or to the right of the cat?", "right", ("left",)),
+        ("is it red, blue or a dog?", "blue", ("red", "dog")),
+    ):  # fmt: skip
+        asked = questions.ask(llava, tiny.picture(), text, answer)
+        logits = {word: float(logit(word)(llava.run(asked.inputs))) for word in rivals}
+        assert asked.words == (answer, max(logits, key=logits.get))
+    asked = questions.ask(llava, tiny.picture(), "is it left or right?", "dog")
+    assert asked.words == questions.ask(llava, tiny.picture(), "is it left or right?", "dog", asked.words[1]).words
+    assert asked.target.other == int(llava.run(asked.inputs).logits[0, -1].argmax())
 
 
 def test_the_counterpart_is_asked_the_same_number(llava):

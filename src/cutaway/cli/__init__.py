@@ -269,7 +269,7 @@ def explain(
             counterfactual=counterfactual, bank=bank, pictures=pictures, overwrite=overwrite, told=told,
             skip_bad=skip_bad,
         )  # fmt: skip
-    announce(made, Console())
+    announce(made, Console(emoji=False))
 
 
 @app.command()

@@ -8,10 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from cutaway.cli.options import Bank, Count, Images, Out, Overwrite, Pictures, Plot, Raw, SkipBad, Texts, opens
+from cutaway.cli.options import (
+    Bank,
+    Count,
+    Images,
+    Out,
+    Overwrite,
+    Pictures,
+    Plot,
+    Question,
+    Raw,
+    SkipBad,
+    Texts,
+    opens,
+)
 from cutaway.methods.method import Method
 from cutaway.methods.table import METHODS
-from cutaway.questions.asked import BRINGS
+from cutaway.questions.asked import kinds_for, options_for
 from cutaway.source import Source
 
 Other = Annotated[
@@ -44,8 +57,9 @@ def commands() -> typer.Typer:
 
 def _command(one: Method) -> Callable[..., None]:
     """The function behind the command of a method, with a signature that `typer` reads."""
-    brought = [BRINGS[part] for part in (each.split(".")[0] for each in one.parts) if part in BRINGS]
-    options = {name: OPTIONS[name] for part in brought for name in (*part.one_of, *part.further)}
+    options = {name: OPTIONS[name] for name in options_for(one.parts)}
+    if "text" in options and kinds_for(one.parts) == ("generative",):
+        options["text"] = (Question, None)
     if "many" in options:
         options["many"] = (Count, one.many)
     own = inspect.signature(one.function).parameters

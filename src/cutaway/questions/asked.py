@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,12 @@ class Brings(NamedTuple):
     further: tuple[str, ...] = ()
 
 
+# What of a question models of a kind never have, so that a method which needs it is never one for them.
+NEVER: Mapping[str, tuple[str, ...]] = {
+    "diffusion": ("texts", "space", "end", "voice", "eyes", "bank", "contexts", "others", "tasks"),
+    "contrastive": ("voice", "contexts", "tasks"),
+    "generative": ("texts", "space", "end", "bank"),
+}
 _CROWD = ("pictures", "many", "skip_bad")
 # What a kind of model does, and what of a question says nothing to it.
 UNHEARD: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -57,8 +63,27 @@ BRINGS: Mapping[str, Brings] = {
     "rows": Brings((), (*_CROWD, "text")),
     "others": Brings((), _CROWD),
     "bank": Brings((), ("bank",)),
+    "contexts": Brings((), ("bank",)),
     "labels": Brings((), ("labels",)),
 }
+
+
+def kinds_for(parts: Iterable[str]) -> tuple[str, ...]:
+    """The kinds of models that can have all of these parts of a question.
+
+    >>> kinds_for(["inputs", "voice"])
+    ('generative',)
+    """
+    return tuple(kind for kind, never in NEVER.items() if not {*never} & {*parts})
+
+
+def options_for(parts: Iterable[str]) -> tuple[str, ...]:
+    """The arguments of `asked` that bring these parts, for any kind of model that can have all of them."""
+    parts = [part.split(".")[0] for part in parts]
+    mute = [{*UNHEARD[kind][1], *(() if kind == "diffusion" else ("prompt",))} for kind in kinds_for(parts)]
+    brought = [BRINGS[part] for part in parts if part in BRINGS]
+    every = dict.fromkeys(name for part in brought for name in (*part.one_of, *part.further))
+    return tuple(name for name in every if not mute or not all(name in some for some in mute))
 
 
 def asked(

@@ -23,7 +23,7 @@ def show_tokens(
     console: Console | None = None, *, raw: bool = False,
 ) -> None:  # fmt: skip
     """Print the token maps, words the model does not know, and how much memory a recording of everything takes."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     picture = None if image is None else read_picture(image)
     sound, rate = (None, 0) if audio is None else read_sound(audio)
     model = load(name)
