@@ -232,7 +232,10 @@ def explain(
     image: Annotated[Path | None, typer.Option(help="The picture file.")] = None,
     text: Texts = None,
     answer: Annotated[str, typer.Option(metavar="WORD", help="What a model that answers may say; else its own.")] = "",
-    rival: Annotated[str, typer.Option(metavar="WORD", help="What it may say instead; else its next choice.")] = "",
+    rival: Annotated[
+        str,
+        typer.Option(metavar="WORD", help="What else; unless given a word named beside it, else its next choice."),
+    ] = "",
     raw: Raw = False,
     prompt: Annotated[str, typer.Option(help="What a model that draws is to draw.")] = "",
     out: Annotated[

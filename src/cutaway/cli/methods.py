@@ -36,7 +36,10 @@ Labels = Annotated[
 ]
 Step = Annotated[int | None, typer.Option(help="Which step of a drawing; in the middle unless named.")]
 Answer = Annotated[str, typer.Option(metavar="WORD", help="What a model may answer; else its first choice.")]
-Rival = Annotated[str, typer.Option(metavar="WORD", help="What it may answer instead; else its next choice.")]
+Rival = Annotated[
+    str,
+    typer.Option(metavar="WORD", help="What else; unless given a word named beside it, else its next choice."),
+]
 Prompt = Annotated[str, typer.Option(metavar="TEXT", help="What a pipeline draws.")]
 
 # Type and default of each argument of `questions.asked` that is an option here.

@@ -15,15 +15,7 @@ from cutaway.data import Scene, questions, render
 from cutaway.errors import InputError, SiteError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.targets import (
-    Target,
-    denoising_error,
-    distance,
-    logit_diff,
-    margin,
-    numbers,
-    outcome,
-)
+from cutaway.model.targets import Target, denoising_error, distance, logit_diff, margin, numbers, outcome
 from cutaway.model.voice import speaking
 from cutaway.model.weights import readout
 from cutaway.questions.answered import answered
