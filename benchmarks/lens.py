@@ -10,18 +10,16 @@ benchmarks/peers.sh makes an environment with nnsight.
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from record import MISSING, NNsight, llava
-from timing import Contestant, Result, about, race, save, show, tensor_peak
+from timing import QUICK, Contestant, Race, compete, timed
 from torch import Tensor, nn
 
 import cutaway
@@ -30,6 +28,7 @@ from cutaway.methods import tuned_lens, word_lens
 
 GOAL, TRAINING_GOAL = 1.1, 1.25  # the second: 0.8 of the tokens a second
 WORDS, TOP = [30, 31], 5
+TUNED = "fitting a tuned lens"
 Kept = dict[str, Tensor]
 
 
@@ -180,41 +179,23 @@ def training(case: Case, rows: int, steps: int) -> list[Contestant]:
 # --- the program ------------------------------------------------------------------------------------------------------
 
 
+def races(quick: bool, rounds: int) -> Iterator[Race]:
+    """Each model twice: read, and trained on."""
+    rounds = QUICK if quick else rounds
+    for case in cases(quick):
+        contestants = lenses(case)
+        check(contestants)
+        yield f"{case.title}: every layer and position", contestants, rounds
+        yield f"{case.title}: {TUNED}", training(case, 2 if quick else 8, 2), max(3, rounds // 3)
+
+
 def main() -> None:
     """Parse the options, run every case, print the tables."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--json", type=Path, help="write the numbers here as well")
-    options.add_argument("--rounds", type=int, default=21, help="how often each contestant runs (21)")
-    options.add_argument("--threads", type=int, default=1, help="threads for torch (1)")
-    options.add_argument("--quick", action="store_true", help="three layers, 5 rounds: does it work at all")
-    given = options.parse_args()
-    torch.set_num_threads(given.threads)
-    torch.manual_seed(0)
-    machine = about("torch", "transformers", "cutaway", "nnsight") | {"threads": str(torch.get_num_threads())}
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if NNsight is None:
-        print(f"nnsight is {MISSING}")
-    rounds = 5 if given.quick else given.rounds
-    results: dict[str, list[Result]] = {}
-    with torch.no_grad():
-        for case in cases(given.quick):
-            contestants = lenses(case)
-            check(contestants)
-            for title, some, often in (
-                (f"{case.title}: every layer and position", contestants, rounds),
-                (
-                    f"{case.title}: fitting a tuned lens",
-                    training(case, 2 if given.quick else 8, 2),
-                    max(3, rounds // 3),
-                ),
-            ):
-                results[title] = race(some, often, tensor_peak)
-                show(title, results[title])
-                ratio = results[title][2].ratio
-                if "tuned" in title and ratio:
-                    print(f"tokens a second: {1 / ratio:.2f} of the bare forward's (goal 0.80)")
-    if given.json:
-        save(given.json, machine, results)
+    given = timed(__doc__, 21, f"three layers, {QUICK} rounds").parse_args()
+    found = compete(given, races(given.quick, given.rounds), *([] if NNsight else [f"nnsight is {MISSING}"]))
+    for title, results in found.items():
+        if title.endswith(TUNED) and (ratio := results[2].ratio):
+            print(f"{title}: tokens a second {1 / ratio:.2f} of the bare forward's (goal 0.80)")
 
 
 if __name__ == "__main__":

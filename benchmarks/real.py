@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from timing import about
 
 from cutaway import targets
+from cutaway.model.words import token_id
 from cutaway.questions.pairs import closer_to
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +63,7 @@ def sweeps(models: Path, rounds: int) -> Made:
     inputs = model.inputs(text=real_words.TEMPLATES[0].format(a="Mary", b="John", s="John"))
     last = inputs.tensors["input_ids"].shape[1] - 1
     outs = [model.engine.seat(f"text.{layer}.attn.z").module for layer in range(model.sites.towers()["text"])]
-    first, second = (targets.token_id(model.run(inputs), name) for name in asked.rows[0])
+    first, second = (token_id(model.run(inputs), name) for name in asked.rows[0])
     target = targets.logit_diff(first, second)
     rows = []
     for label, token in ((f"SmolLM2, {last + 1} tokens, everywhere", None), ("SmolLM2, at the last token", last)):

@@ -8,18 +8,16 @@ contestants in turn. The first row of each table is the baseline. benchmarks/pee
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from timing import Contestant, Result, about, race, save, show, tensor_peak
+from timing import QUICK, Contestant, Race, compete, timed
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration
 
@@ -204,30 +202,18 @@ def cases(quick: bool) -> Iterator[Case]:
     yield toy()
 
 
+def races(quick: bool, rounds: int) -> Iterator[Race]:
+    """Each model twice."""
+    for case in cases(quick):
+        for what, contestants in (("residual stream", residuals(case)), ("attention patterns", patterns(case))):
+            check(contestants)
+            yield f"{case.title}: {what}", contestants, QUICK if quick else rounds
+
+
 def main() -> None:
     """Parse the options, run every case, print the tables."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--json", type=Path, help="write the numbers here as well")
-    options.add_argument("--rounds", type=int, default=31, help="how often each contestant runs (31)")
-    options.add_argument("--threads", type=int, default=1, help="threads for torch (1)")
-    options.add_argument("--quick", action="store_true", help="three layers, 5 rounds: does it work at all")
-    given = options.parse_args()
-    torch.set_num_threads(given.threads)
-    torch.manual_seed(0)
-    machine = about("torch", "transformers", "cutaway", "nnsight") | {"threads": str(torch.get_num_threads())}
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if NNsight is None:
-        print(f"nnsight is {MISSING}")
-    results: dict[str, list[Result]] = {}
-    with torch.no_grad():
-        for case in cases(given.quick):
-            for what, contestants in (("residual stream", residuals(case)), ("attention patterns", patterns(case))):
-                check(contestants)
-                title = f"{case.title}: {what}"
-                results[title] = race(contestants, 5 if given.quick else given.rounds, tensor_peak)
-                show(title, results[title])
-    if given.json:
-        save(given.json, machine, results)
+    given = timed(__doc__, 31, f"three layers, {QUICK} rounds").parse_args()
+    compete(given, races(given.quick, given.rounds), *([] if NNsight else [f"nnsight is {MISSING}"]))
 
 
 if __name__ == "__main__":

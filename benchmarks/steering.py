@@ -7,10 +7,11 @@ The vector is the difference of means of `many` questions each, told by pictures
 
 from __future__ import annotations
 
-import argparse
 import random
 from dataclasses import replace
 from typing import Any
+
+from timing import BEFORE, seeded
 
 import cutaway
 from cutaway import targets
@@ -38,13 +39,7 @@ def asked(model: Any, colour: str, way: str, draw: random.Random, many: int) -> 
 
 def main() -> None:
     """Print every layer, for each seed, source and target."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument(
-        "--many", type=int, default=12, help="questions of each colour, for the vector and to judge it"
-    )
-    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    options.add_argument("--untrained", action="store_true")
-    given = options.parse_args()
+    given = seeded(__doc__, 12, "questions of each colour, for the vector and judging", untrained=BEFORE).parse_args()
     name = "zoo:emoji-llava" + "@untrained" * given.untrained
     model = cutaway.load(name)
     for seed in given.seeds:

@@ -10,21 +10,19 @@ same run, and counted for all of them; the values of the sample must agree.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from timing import about, tensor_peak
+from timing import begun, tensor_peak, timed
 from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
@@ -378,20 +376,13 @@ def show(outcomes: Sequence[Outcome]) -> None:
 
 def main() -> None:
     """Parse the options, run the cases, print the table."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = timed(
+        __doc__, 3, "small models, one round", sample=(6, "cells that plain hooks and nnsight run, a round"),
+        growth=(False, "case (a) over layers, positions and width as well"), device=("cpu", "cpu or cuda"),
+    )  # fmt: skip
     options.add_argument("cases", nargs="*", default=list("abcdefh"), help="which cases (all but g)")
-    options.add_argument("--json", type=Path, help="write the numbers here as well")
-    options.add_argument("--sample", type=int, default=6, help="cells that plain hooks and nnsight run, a round (6)")
-    options.add_argument("--rounds", type=int, default=3, help="rounds (3)")
-    options.add_argument("--threads", type=int, default=1, help="threads for torch (1)")
-    options.add_argument("--growth", action="store_true", help="case (a) over layers, positions and width as well")
-    options.add_argument("--quick", action="store_true", help="small models, one round: does it work at all")
-    options.add_argument("--device", default="cpu", help="cpu or cuda")
     given = options.parse_args()
-    torch.set_num_threads(given.threads)
-    torch.manual_seed(0)
-    machine = about("torch", "transformers", "cutaway", "nnsight") | {"threads": str(torch.get_num_threads())}
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    machine = begun(given)
     sample, rounds = (2, 1) if given.quick else (given.sample, given.rounds)
     with torch.no_grad():
         outcomes = [compare(make(), sample, rounds) for make in cases(given.cases, given.quick, given.device)]

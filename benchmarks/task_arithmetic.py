@@ -8,7 +8,6 @@ alone) and so without examples; then what the model says with sums and differenc
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timing import seeded
 from torch.nn.functional import cross_entropy
 
 import cutaway
@@ -50,11 +50,7 @@ def tuned(name: str, way: str, steps: int, seed: int) -> Any:
 
 def main() -> None:
     """Print a line for each sum, for each seed."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--steps", type=int, default=40)
-    options.add_argument("--many", type=int, default=24)
-    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    given = options.parse_args()
+    given = seeded(__doc__, 24, "prompts of each kind", steps=(40, "of each fine-tuning")).parse_args()
     for seed in given.seeds:
         started, base = time.perf_counter(), cutaway.load("zoo:emoji-llava")
         judged = {(one.name, one.way): one.alone for one in emoji_tasks(base, NAMES, many=given.many, seed=seed)}

@@ -7,8 +7,9 @@ For each seed other prompts, other random directions. `--untrained`: the model b
 
 from __future__ import annotations
 
-import argparse
 import time
+
+from timing import BEFORE, seeded
 
 import cutaway
 from cutaway.methods import task_transfer
@@ -17,11 +18,7 @@ from cutaway.questions.tasks import emoji_questions, emoji_tasks
 
 def main() -> None:
     """Print what is found for each seed."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--many", type=int, default=24, help="prompts of each kind")
-    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    options.add_argument("--untrained", action="store_true")
-    given = options.parse_args()
+    given = seeded(__doc__, 24, "prompts of each kind", untrained=BEFORE).parse_args()
     name = "zoo:emoji-llava" + "@untrained" * given.untrained
     model = cutaway.load(name)
     for seed in given.seeds:

@@ -1,11 +1,14 @@
 """Time contestants side by side: every round runs each of them once, so that a busy machine slows all alike.
 
+Also the options that these programs share.
+
 What counts is the processor time of this process, not the clock on the wall: on a shared machine the latter is mostly
 about the others. With one thread on an idle machine the two are the same; the tables show both.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import importlib.metadata
 import json
@@ -13,13 +16,16 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 Times = tuple[float, float]
+Race = tuple[str, "list[Contestant]", int]  # title, who runs, rounds
+QUICK = 5  # rounds
+BEFORE = (False, "the model before training")  # an option of `seeded`
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports its own start and stop
 
 
@@ -92,6 +98,71 @@ def _result(one: Contestant, times: list[Times] | None, base: list[Times], peak:
         one.name, statistics.median(cpu for cpu, _ in times) * 1000, statistics.median(ratios),
         (ratios[quarter], ratios[-1 - quarter]), statistics.median(walls), peak, one.goal, one.note,
     )  # fmt: skip
+
+
+# --- programs ---------------------------------------------------------------------------------------------------------
+
+
+def options(told: str, **defaults: Any) -> argparse.ArgumentParser:
+    """The options of a program: one for each default, with its help, `name=(default, help)`.
+
+    A number makes an option with a value, False a flag, a list one with several values, a type one without a default.
+    """
+    made = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, (default, said) in defaults.items():
+        if default is False:
+            made.add_argument(f"--{name}", action="store_true", help=said)
+        elif isinstance(default, type):
+            made.add_argument(f"--{name}", type=default, help=said)
+        else:
+            several = isinstance(default, list)
+            one = default[0] if several else default
+            shown = f"{said} ({' '.join(map(str, default)) if several else default})"
+            made.add_argument(f"--{name}", type=type(one), nargs="+" if several else None, default=default, help=shown)
+    return made
+
+
+def timed(told: str, rounds: int, quick: str, **more: Any) -> argparse.ArgumentParser:
+    """The options of a program that times models."""
+    return options(
+        told, json=(Path, "write the numbers here as well"), rounds=(rounds, "how often each contestant runs"),
+        threads=(1, "threads for torch"), quick=(False, f"{quick}: does it work at all"), **more,
+    )  # fmt: skip
+
+
+def seeded(told: str, many: int, counted: str, **more: Any) -> argparse.ArgumentParser:
+    """The options of a program that measures `zoo:emoji-llava`, once for each seed."""
+    return options(told, many=(many, counted), seeds=([0, 1], "other prompts, other random directions"), **more)
+
+
+def begun(given: argparse.Namespace, *missing: str) -> dict[str, str]:
+    """Set threads and seed, print and return what the numbers depend on, and what is `missing`."""
+    import torch
+
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    machine = about("torch", "transformers", "cutaway", "nnsight") | {"threads": str(torch.get_num_threads())}
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    for one in missing:
+        print(one)
+    return machine
+
+
+def compete(given: argparse.Namespace, races: Iterable[Race], *missing: str) -> dict[str, list[Result]]:
+    """Run every race, print its table, write all of them where --json says."""
+    import torch
+
+    machine, results = begun(given, *missing), {}
+    with torch.no_grad():
+        for title, contestants, rounds in races:
+            results[title] = race(contestants, rounds, tensor_peak)
+            show(title, results[title])
+    if given.json:
+        save(given.json, machine, results)
+    return results
+
+
+# --- measures and tables ----------------------------------------------------------------------------------------------
 
 
 def tensor_peak(call: Callable[[], Any]) -> float:

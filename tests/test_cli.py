@@ -155,7 +155,7 @@ def test_what_goes_wrong_is_one_paragraph_and_exit_code_2(arguments, capsys):
 
 def test_the_installed_command_runs():
     here = Path(cutaway.__file__).parents[1]
-    command = [sys.executable, "-m", "cutaway.cli", "--help"]
+    command = [sys.executable, "-m", "cutaway", "--help"]
     told = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
     assert "sites" in told.stdout
 
@@ -206,6 +206,32 @@ def test_every_command_that_opens_a_model_says_how(command):
     """Device, dtype and revision are options of each, and go with the name to where it is opened."""
     told = run(app, [*command.split(), "--help"]).output
     assert all(f"--{option}" in told for option in ("device", "dtype", "revision"))
+
+
+@pytest.mark.parametrize(
+    ("command", "there", "not_there"),
+    [
+        ("logit-lens", ["--image", "takes several"], ["--prompt", "--step", "--answer", "--raw"]),
+        ("word-lens", ["--answer", "--raw", "What is asked."], ["--prompt", "--step", "takes several"]),
+        ("latent-lens", ["--bank"], ["--prompt"]),
+        ("activation-patching", ["--prompt", "--step", "--answer", "--raw"], []),
+    ],
+)
+def test_the_help_of_a_method_lists_what_it_can_be_asked_with(command, there, not_there):
+    told = " ".join(run(app, ["run", command, "--help"], env={"COLUMNS": "200"}).output.split())
+    assert all(one in told for one in there) and not any(one in told for one in not_there)
+
+
+def test_names_in_tables_stay_names():
+    out = StringIO()
+    show(pd.DataFrame({"word": ["a"]}), "tiny:llama: a :dog: of tiny:cat:", Console(file=out, width=80))
+    assert "tiny:llama: a :dog: of tiny:cat:" in out.getvalue()
+
+
+def test_tokens_of_a_text_are_those_of_a_question():
+    for more, begins in (([], "user"), (["--raw"], "a dog")):
+        told = run(app, ["tokens", "zoo:emoji-llava", "--text", "a dog", *more]).output
+        assert ("<|user|>" in told) == (begins == "user"), told
 
 
 def test_the_dtype_and_device_are_those_asked_for(monkeypatch):

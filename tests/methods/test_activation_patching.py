@@ -16,6 +16,7 @@ from cutaway.model.edits import Patch
 from cutaway.model.targets import closer, logit_diff
 from cutaway.model.tokens import Where
 from cutaway.questions.bank import text_bank
+from cutaway.questions.drawn import apart
 from cutaway.questions.pairs import closer_to
 from cutaway.questions.rows import embedded
 from cutaway.zoo import tiny
@@ -30,7 +31,11 @@ def backgrounds():
 
 
 def made(**options):
-    return activation_patching(opened("clip"), backgrounds(), progress=False, **{"least": 0.0, **options})
+    return patched(opened("clip"), backgrounds(), **{"least": 0.0, **options})
+
+
+def patched(model, some, tower="vision", **options):
+    return activation_patching(model, *apart(model, some, tower), progress=False, **options)
 
 
 @pytest.mark.parametrize("mode", ["denoise", "noise"])
@@ -118,9 +123,7 @@ def planted():
 
 @pytest.mark.checks("activation_patching", "truth")
 def test_the_planted_head_is_found_and_no_other():
-    found = activation_patching(
-        planted(), backgrounds(), sites="vision.*.attn.z", over=("head",), at=Where("cls"), least=0.0, progress=False
-    )
+    found = patched(planted(), backgrounds(), sites="vision.*.attn.z", over=("head",), at=Where("cls"), least=0.0)
     mean = found["mean"].values
     assert mean[1, 2] == pytest.approx(1, abs=1e-8)
     mean[1, 2] = 0
@@ -128,7 +131,7 @@ def test_the_planted_head_is_found_and_no_other():
 
 
 def test_the_planted_path_is_found_among_positions():
-    found = activation_patching(planted(), backgrounds(), least=0.0, progress=False)
+    found = patched(planted(), backgrounds(), least=0.0)
     before, after = found["mean"].isel(layer=0), found["mean"].isel(layer=1)
     assert float(before.isel(token=0)) == pytest.approx(0, abs=1e-8)  # nothing has reached the class token yet
     assert float(after.isel(token=0)) == pytest.approx(1, abs=1e-8)
@@ -149,17 +152,17 @@ def test_a_stranger_does_not_bring_the_answer():
 
 
 def test_one_pair_has_no_stranger():
-    found = activation_patching(opened("clip"), backgrounds()[:1], over=(), progress=False)
+    found = patched(opened("clip"), backgrounds()[:1], over=())
     assert np.isnan(found["random"]).all()
     assert not np.isnan(found["mean"]).any()
     with pytest.raises(MethodError, match="second row"):
-        activation_patching(opened("clip"), backgrounds()[:1], over=(), how="resample", progress=False)
+        patched(opened("clip"), backgrounds()[:1], over=(), how="resample")
 
 
 def test_a_model_that_answers_is_not_taken_for_one_that_matches():
     """A LLaVA has both towers and no joint space: captions cannot be its target."""
     with pytest.raises(MethodError, match=r"'tiny:llava' is generative.*target=.*logit_diff"):
-        activation_patching(opened("llava"), backgrounds()[:2], sites="vision.*.resid_post")
+        apart(opened("llava"), backgrounds()[:2])
     with pytest.raises(MethodError, match=r"'tiny:llava' is generative.*contrastive"):
         text_bank(opened("llava"), ["a dog", "a cat"])
 
@@ -201,10 +204,8 @@ def test_the_mean_is_that_of_both_sides():
 
 
 def test_texts_are_patched_too():
-    found = activation_patching(
-        opened("clip"), [p for p in pairs("background", 12) if same_length(p)][:2], sites="text.*.resid_post",
-        over=(), least=0.0, progress=False,
-    )  # fmt: skip
+    some = [p for p in pairs("background", 12) if same_length(p)][:2]
+    found = patched(opened("clip"), some, "text", sites="text.*.resid_post", over=(), least=0.0)
     assert abs(found["mean"] - 1).max() < 1e-8
 
 
@@ -288,7 +289,6 @@ def test_the_same_seed_gives_the_same_numbers():
         ({"at": Where("cls")}, "both choose positions"),
         ({"least": 1.5}, "least 1.5"),
         ({"sites": ["vision.0.resid_post", "text.0.resid_post"]}, "several towers"),
-        ({"counterfactual": [tiny.picture(0)]}, "bring their counterparts"),
     ],
 )
 def test_options_that_do_not_fit(options, said):
@@ -299,7 +299,10 @@ def test_options_that_do_not_fit(options, said):
 def test_inputs_that_do_not_pair_up():
     model, target = opened("clip"), closer_to(opened("clip"), ["a dog"], ["a cat"])
     one, two = [tiny.picture(0)], [tiny.picture(0), tiny.picture(1)]
-    for clean, other, said in ((one, two, "pair up"), (one, None, "pair up"), ([], [], "othing to run on")):
+    for clean, other, said in (
+        (one, two, "1 clean and 2 .* do not pair up"), (backgrounds(), None, r"o counterpart.*questions\.apart"),
+        ([], [], "othing to run on"),
+    ):  # fmt: skip
         with pytest.raises(MethodError, match=said):
             activation_patching(model, clean, other, target=target, progress=False)
     llama = opened("llama")
@@ -307,7 +310,7 @@ def test_inputs_that_do_not_pair_up():
     with pytest.raises(MethodError, match="ows of 2 and 6 positions"):
         activation_patching(llama, *pairs, target=aim, progress=False)
     assert activation_patching(llama, *pairs, target=aim, over=(), at=-1, progress=False)["mean"].notnull().all()
-    with pytest.raises(MethodError, match="NaN on 1 of 2 pairs"):  # what its padding gives in float64
+    with pytest.raises(TargetError, match="nan in row 1 of the 2"):  # what its padding gives in float64
         activation_patching(opened("gemma2"), *pairs, target=aim, over=(), at=-1, progress=False)
     with pytest.raises(MethodError, match="o target"):
         activation_patching(model, one, one, progress=False)

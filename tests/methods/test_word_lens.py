@@ -285,6 +285,8 @@ def test_it_learns_from_pictures_and_from_streams_that_are_long_enough():
         tuned_lens(model, TEXTS, steps=0, progress=False)
     with pytest.raises(SiteError, match="writes no words"):
         tuned_lens(opened("clip"), TEXTS, progress=False)
+    with pytest.raises(SiteError, match=r"'vision' writes no words.*Available: text.*tower=\"text\""):
+        tuned_lens(model, TEXTS, tower="vision", progress=False)
 
 
 # --- as a declared method ---------------------------------------------------------------------------------------------

@@ -91,3 +91,19 @@ def test_a_log_probability_of_a_half_precision_model_is_not_rounded_again(dtype)
     run, cat = model.run(model.inputs(text="a red dog")), model.tokenizer.convert_tokens_to_ids("cat")
     want = run.logits[:, -1].double().log_softmax(-1)[:, cat]
     assert abs(targets.log_prob("cat")(run) - want).max() < 1e-5
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_a_target_that_is_not_finite_names_its_row(bad):
+    """In a gradient and before a sweep; a cell that an edit breaks says so with its own number."""
+    model = opened("llama")
+    inputs = model.inputs(text=["a red dog", "a red cat"])
+    broken = Scale("text.logits", float(bad), batch=1)
+    target = targets.logit("dog")
+    with model.edited(broken), pytest.raises(TargetError, match=f"{bad} in row 1 of the 2 ") as caught:
+        model.gradients(inputs, target, "text.0.resid_post")
+    assert all((caught.value.failed, caught.value.expected, caught.value.exists, caught.value.do))
+    with model.edited(broken), pytest.raises(TargetError, match="in row 1"):
+        model.sweep(inputs, [Scale("text.0.mlp.out", 0)], target, progress=False)
+    found = model.sweep(inputs, [broken], target, progress=False)
+    assert found.values.values.ravel()[0] == float(found.clean[0]) and not abs(found.values.values.ravel()[1]) < 1e9

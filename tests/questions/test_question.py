@@ -8,7 +8,7 @@ import cutaway
 from cutaway import data, questions
 from cutaway.errors import InputError, MethodError
 from cutaway.methods.table import method
-from cutaway.model.targets import denoising_error, logit_diff
+from cutaway.model.targets import denoising_error, logit, logit_diff
 from cutaway.zoo import tiny
 
 
@@ -43,6 +43,19 @@ def test_one_answer_is_held_against_the_best_other(llava):
     assert rival.words[1] == first != rival.words[0]
 
 
+def test_a_word_that_the_question_names_is_the_rival(llava):
+    for text, answer, rivals in (
+        ("is the dog to the left or to the right of the cat?", "right", ("left",)),
+        ("is it red, blue or a dog?", "blue", ("red", "dog")),
+    ):  # fmt: skip
+        asked = questions.ask(llava, tiny.picture(), text, answer)
+        logits = {word: float(logit(word)(llava.run(asked.inputs))) for word in rivals}
+        assert asked.words == (answer, max(logits, key=logits.get))
+    asked = questions.ask(llava, tiny.picture(), "is it left or right?", "dog")
+    assert asked.words == questions.ask(llava, tiny.picture(), "is it left or right?", "dog", asked.words[1]).words
+    assert asked.target.other == int(llava.run(asked.inputs).logits[0, -1].argmax())
+
+
 def test_the_counterpart_is_asked_the_same_number(llava):
     asked = questions.ask(llava, tiny.picture(), "what is this", counterpart=tiny.picture(3))
     assert asked.counterpart.target == asked.target and asked.counterpart.text == asked.text
@@ -56,6 +69,35 @@ def test_a_drawing_is_held_against_its_noise_or_its_own_prompt():
     assert float(noisy.target(model.run(noisy.inputs))) > 0
     pair = questions.draw(model, "a red dog", step=1, steps=3, counterpart="a red cat")
     assert pair.value == pytest.approx(0, abs=1e-10) and pair.counterpart.value > 0
+
+
+def test_words_alone_are_asked_in_the_models_chat_as_beside_a_picture(llava):
+    """The rest of the prompt is the same but for the picture; a text in the chat stays as it is, and so does `raw`."""
+    model, text = cutaway.load("zoo:emoji-llava"), "a dog is left of a cat. Is the dog left or right of the cat?"
+    alone, seen = (questions.ask(model, given, text, "left", "right") for given in (None, tiny.picture()))
+    words = [one.inputs.tokens["text"] for one in (alone, seen)]
+    beside = words[1].text[0][words[1].kind[0] != "image"]
+    assert words[0].text[0].tolist() == beside.tolist() and alone.text == text
+    chat = model.chat(text)
+    assert chat != text == questions.ask(llava, None, text, "dog", "cat").text
+    for given in (chat, chat[:-14], chat + " It is", f"<|user|>{text}"):
+        assert model.chat(given) == given
+    raw = questions.ask(model, None, text, "left", "right", "a cat.", raw=True)
+    for one in (raw, raw.counterpart):
+        assert torch.equal(one.inputs.tensors["input_ids"], model.inputs(text=one.text).tensors["input_ids"])
+    assert questions.asked(model, text=text, raw=True).floor.inputs.tensors["input_ids"].shape[1] == len(words[0]) - 3
+    with pytest.raises(InputError, match="raw text beside a picture"):
+        questions.ask(model, tiny.picture(), text, raw=True)
+    with pytest.raises(InputError, match="--raw says nothing to 'tiny:clip'"):
+        questions.asked("tiny:clip", image=tiny.picture(), text="a dog", raw=True)
+
+
+def test_a_template_of_a_model_of_texts_takes_strings():
+    made = cutaway.load("tiny:llama")
+    made.tokenizer.chat_template = "{% for m in messages %}USER: {{ m['content'] }} {% endfor %}ASSISTANT:"
+    model = cutaway.load(made.module, processor=made.processor)
+    assert model.chat("a dog") == "USER: a dog ASSISTANT:" == model.chat("USER: a dog ASSISTANT:")
+    assert model.chat("Before. USER: a dog ASSISTANT:").count("USER") == 1
 
 
 def test_a_word_that_is_no_token_is_refused(llava):
@@ -127,6 +169,23 @@ def test_a_pair_brings_both_captions_its_other_scene_and_where_they_differ():
     assert np.array_equal(np.asarray(asked.counterpart.pictures[0]), np.asarray(data.render(pair.b)))
     differ = (np.asarray(asked.pictures[0]) != np.asarray(asked.counterpart.pictures[0])).any(-1)
     assert np.array_equal(asked.truth["what differs"], differ) and len(asked.truth) == len(pair.a.things) + 1
+
+
+def test_many_pairs_are_two_sides_and_what_tells_them_apart(llava):
+    model, some = cutaway.load("tiny:clip", dtype="float64"), list(data.pairs("background", 3))
+    own, other, target = questions.apart(model, iter(some))
+    assert own == [pair.a for pair in some] and other == [pair.b for pair in some]
+    assert float(target.rows(1, 2)(model.run(model.inputs(image=data.render(own[1]))))) == pytest.approx(
+        questions.match(model, some[1]).value
+    )
+    texts, others, _ = questions.apart(model, some, "text")
+    assert (texts[0], others[0]) == (some[0].caption_a.text, some[0].caption_b.text)
+    for refused, given, said in (
+        (model, [], "no pair to tell apart"), (model, own, "Scene is no pair"), (llava, some, "no joint space"),
+    ):  # fmt: skip
+        with pytest.raises((InputError, MethodError), match=said) as caught:
+            questions.apart(refused, given)
+        assert caught.value.expected and caught.value.do
 
 
 @pytest.mark.parametrize("factor", ["category", "background", "label", "binding place"])

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from cutaway import data
-from cutaway.data import EmojiWorld, Scene, collate, pairs, scenes
+from cutaway.data import EmojiWorld, Scene, collate, scenes
 from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing import activation_patching
 from cutaway.methods.linear_probing import linear_probing
@@ -181,7 +181,9 @@ def test_what_is_gone_over_twice_must_have_numbers():
     with pytest.raises(MethodError, match="gone over once"):
         erase(model, iter(PICTURES), [0, 1, 0, 1, 0], site="vision.1.resid_post")
     with pytest.raises(MethodError, match="gone over once"):
-        activation_patching(model, pairs("background", 3), progress=False)
+        activation_patching(
+            model, iter(PICTURES), PICTURES, closer_to(model, CAPTIONS[:1], CAPTIONS[1:2]), progress=False
+        )
     with pytest.raises(MethodError, match="gone over once"):
         closer_to(model, iter(CAPTIONS), CAPTIONS)
 

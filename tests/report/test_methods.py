@@ -9,6 +9,7 @@ import pytest
 from cutaway.methods.method import ROWS
 from cutaway.methods.result import Result
 from cutaway.methods.table import METHODS
+from cutaway.questions.asked import NEVER, kinds_for
 from cutaway.report import methods
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -53,6 +54,16 @@ def test_each_method_is_held_against_truth_chance_and_an_untrained_model():
     }
     wanted = {(one.name, what) for one in METHODS for what in ("truth", "baseline", "floor")}
     assert found == wanted, f"no test is marked: {sorted(wanted - found)}; no such method: {sorted(found - wanted)}"
+
+
+def test_what_a_kind_of_model_never_has_it_lacks():
+    """So the help of a method leaves out what no model for it can be asked with, and nothing else."""
+    for family, asked in methods.questions().items():
+        for part in NEVER[family]:
+            assert asked.part(part) is None, (family, part)
+    for row in methods.rows():
+        if row.method is not None:
+            assert {*kinds_for(row.method.parts)} == {name for name, fits in row.families.items() if fits}
 
 
 def test_it_prints(capsys):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from cutaway.cli.options import Bank, Device, Overwrite, Pictures, SkipBad, Texts, opens
+from cutaway.cli.options import Bank, Device, Overwrite, Pictures, Raw, SkipBad, Texts, opens
 from cutaway.source import Source
 
 OURS = Source("zoo:emoji-clip")
@@ -98,6 +98,7 @@ def tokens(
     text: Annotated[str | None, typer.Option(help="A text or question; beside a sound, its words so far.")] = None,
     audio: Annotated[Path | None, typer.Option(metavar="FILE.wav", help="A sound, for models that hear.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A prompt, for pipelines that draw.")] = None,
+    raw: Raw = False,
 ) -> None:
     """Print what each position of each tower is, for a picture, a text, a sound or a prompt.
 
@@ -105,7 +106,7 @@ def tokens(
     """
     from cutaway.report.positions import show_tokens
 
-    show_tokens(model, image, text, audio, prompt)
+    show_tokens(model, image, text, audio, prompt, raw=raw)
 
 
 @app.command()
@@ -231,7 +232,11 @@ def explain(
     image: Annotated[Path | None, typer.Option(help="The picture file.")] = None,
     text: Texts = None,
     answer: Annotated[str, typer.Option(metavar="WORD", help="What a model that answers may say; else its own.")] = "",
-    rival: Annotated[str, typer.Option(metavar="WORD", help="What it may say instead; else its next choice.")] = "",
+    rival: Annotated[
+        str,
+        typer.Option(metavar="WORD", help="What else; unless given a word named beside it, else its next choice."),
+    ] = "",
+    raw: Raw = False,
     prompt: Annotated[str, typer.Option(help="What a model that draws is to draw.")] = "",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the report goes; else reports/MODEL-PICTURE.")
@@ -263,11 +268,11 @@ def explain(
 
     with steps() as told:
         made = explained(
-            model, image, text or [], answer=answer, rival=rival, prompt=prompt, out=out,
+            model, image, text or [], answer=answer, rival=rival, raw=raw, prompt=prompt, out=out,
             counterfactual=counterfactual, bank=bank, pictures=pictures, overwrite=overwrite, told=told,
             skip_bad=skip_bad,
         )  # fmt: skip
-    announce(made, Console())
+    announce(made, Console(emoji=False))
 
 
 @app.command()

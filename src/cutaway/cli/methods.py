@@ -8,10 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from cutaway.cli.options import Bank, Count, Images, Out, Overwrite, Pictures, Plot, SkipBad, Texts, opens
+from cutaway.cli.options import (
+    Bank,
+    Count,
+    Images,
+    Out,
+    Overwrite,
+    Pictures,
+    Plot,
+    Question,
+    Raw,
+    SkipBad,
+    Texts,
+    opens,
+)
 from cutaway.methods.method import Method
 from cutaway.methods.table import METHODS
-from cutaway.questions.asked import BRINGS
+from cutaway.questions.asked import kinds_for, options_for
 from cutaway.source import Source
 
 Other = Annotated[
@@ -23,12 +36,15 @@ Labels = Annotated[
 ]
 Step = Annotated[int | None, typer.Option(help="Which step of a drawing; in the middle unless named.")]
 Answer = Annotated[str, typer.Option(metavar="WORD", help="What a model may answer; else its first choice.")]
-Rival = Annotated[str, typer.Option(metavar="WORD", help="What it may answer instead; else its next choice.")]
+Rival = Annotated[
+    str,
+    typer.Option(metavar="WORD", help="What else; unless given a word named beside it, else its next choice."),
+]
 Prompt = Annotated[str, typer.Option(metavar="TEXT", help="What a pipeline draws.")]
 
 # Type and default of each argument of `questions.asked` that is an option here.
 OPTIONS: Mapping[str, tuple[Any, Any]] = {
-    "image": (Images, None), "text": (Texts, None), "answer": (Answer, ""), "rival": (Rival, ""),
+    "image": (Images, None), "text": (Texts, None), "answer": (Answer, ""), "rival": (Rival, ""), "raw": (Raw, False),
     "prompt": (Prompt, ""), "step": (Step, None), "counterfactual": (Other, None), "pictures": (Pictures, None),
     "many": (Count, 256), "skip_bad": (SkipBad, False), "bank": (Bank, None), "labels": (Labels, None),
 }  # fmt: skip
@@ -44,8 +60,9 @@ def commands() -> typer.Typer:
 
 def _command(one: Method) -> Callable[..., None]:
     """The function behind the command of a method, with a signature that `typer` reads."""
-    brought = [BRINGS[part] for part in (each.split(".")[0] for each in one.parts) if part in BRINGS]
-    options = {name: OPTIONS[name] for part in brought for name in (*part.one_of, *part.further)}
+    options = {name: OPTIONS[name] for name in options_for(one.parts)}
+    if "text" in options and kinds_for(one.parts) == ("generative",):
+        options["text"] = (Question, None)
     if "many" in options:
         options["many"] = (Count, one.many)
     own = inspect.signature(one.function).parameters

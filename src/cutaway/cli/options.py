@@ -27,7 +27,9 @@ Bank = Annotated[
     str | None, typer.Option(metavar="FILE", help="Texts to explain in, one a line, or the word 'emojiworld'.")
 ]
 Images = Annotated[list[Path] | None, typer.Option("--image", help="A picture file; may be given more than once.")]
-Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; may be given more than once.")]
+Texts = Annotated[list[str] | None, typer.Option("--text", help="A text; a model that matches takes several.")]
+Question = Annotated[list[str] | None, typer.Option("--text", help="What is asked.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Ask a --text alone as it is, not in the model's chat template.")]
 Out = Annotated[Path | None, typer.Option(metavar="FILE.nc", help="Keep the labelled arrays (netCDF).")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw them.")]
 SkipBad = Annotated[

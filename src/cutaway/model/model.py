@@ -13,6 +13,7 @@ from torch import Tensor
 from cutaway.errors import InputError
 from cutaway.model.answers import Answer, answered
 from cutaway.model.cells import Cells, grid
+from cutaway.model.chat import in_chat
 from cutaway.model.denoise import draw_inputs
 from cutaway.model.edits import Edit
 from cutaway.model.engine import Edits, Engine, Record
@@ -130,7 +131,9 @@ class Model:
         list for each text (`image=[[a, b], [c]]`). With `step=` a pipeline's denoiser is evaluated once, at that step
         of the drawing: on the latents it has there, on `latent=`, or on `image=` with noise of the seed added.
         `answer=` puts words behind the prompt, one text for all or one a prompt, for `targets.answer()` to judge.
-        Raises InputError on what a model cannot take.
+        A text beside a picture is put into the model's chat template, if it has one and the text does not mark the
+        picture's place; a text alone is taken as it is (`chat` puts it there). Raises InputError on what a model
+        cannot take.
         """
         if self.engine.pipeline is not None:
             drawn = {"prompt": prompt, "negative": negative, "seed": seed, "steps": steps, "guidance": guidance}
@@ -146,6 +149,18 @@ class Model:
         )  # fmt: skip
         made = made if answer is None else answered(engine, made, answer)
         return made.to(engine.device, engine.dtype)
+
+    def chat(self, text: str) -> str:
+        """The text as what a user says, in the model's chat template up to where the model answers.
+
+        As it is where the model has no template, and where it is in one already: it has the template's beginning or
+        end, or any special token.
+
+        >>> import cutaway
+        >>> cutaway.load("zoo:emoji-llava").chat("a red dog. Where is the dog?")
+        '<s><|user|>a red dog. Where is the dog? <|assistant|>'
+        """
+        return in_chat(self.engine.tools, text)
 
     def run(
         self,

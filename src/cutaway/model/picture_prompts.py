@@ -9,6 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from cutaway.errors import InputError
+from cutaway.model.chat import in_chat, template, turn
 from cutaway.model.modality import Asked
 from cutaway.model.table import Family
 from cutaway.model.texts import TEXTS, check_length, joined, once, text_limit
@@ -71,11 +72,12 @@ def _paired(pictures: list[Any], texts: list[str], mark: str) -> Pictures:
 def _row(module: Any, family: Family, tools: Tools, mark: str, pictures: list[Image], text: str) -> dict[str, Tensor]:
     """The tensors of one prompt, as the model's own processor makes them."""
     whole = tools.whole
-    talker = next((t for t in (whole, tools.tokenizer) if getattr(t, "chat_template", None)), None)
-    if not (mark and mark in text):
-        if talker is not None:
-            text = _chat(talker, text, len(pictures))
-        elif pictures and family.image_tokens in ("grid", "anyres") and family.marks:
+    if not pictures:
+        text = in_chat(tools, text)
+    elif not (mark and mark in text):
+        if template(tools) is not None:
+            text = turn(tools, text, len(pictures))
+        elif family.image_tokens in ("grid", "anyres") and family.marks:
             text = mark * len(pictures) + "\n" + text
         elif family.image_tokens == "thw":
             ends = (module.config.vision_start_token_id, module.config.vision_end_token_id)
@@ -88,12 +90,6 @@ def _row(module: Any, family: Family, tools: Tools, mark: str, pictures: list[Im
     given = pictures if family.image_tokens == "query" else [pictures]
     made = dict(whole(images=given, text=[text], return_tensors="pt"))
     return once(tools.tokenizer, {name: made[name] for name in (*_WANTED, *family.beside) if name in made}, text)
-
-
-def _chat(talker: Any, text: str, pictures: int) -> str:
-    content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
-    message = [{"role": "user", "content": content}]
-    return str(talker.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
 
 
 def _expanded(

@@ -85,7 +85,7 @@ def sweep(
         if np.isnan(values[list(chunk.cells)]).any():
             ran += len(chunk.cells)
             for cell, run in zip(chunk.cells, replay.run(chunk), strict=True):
-                values[cell] = numbers(target, run).detach().double().cpu().numpy()
+                values[cell] = numbers(target, run, finite=False).detach().double().cpu().numpy()
             if store:
                 store.save(values)
     made, alone = _labelled(cells, values, clean)

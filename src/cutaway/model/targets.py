@@ -7,9 +7,8 @@ A target is a small picklable value; `target(run)` gives one number for each row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -18,13 +17,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cutaway.errors import TargetError, near
-from cutaway.model.own import own_positions
 from cutaway.model.run import Run
-from cutaway.model.sites import Site
+from cutaway.model.words import Word, next_scores, number, of_word
 
-Word = str | int | Sequence[str | int]
 Reads = Literal["last logits", "all"]
-BLANKS = ("Ġ", "▁", " ")  # how tokenizers mark that a token begins with a blank
 
 
 @dataclass(frozen=True)
@@ -52,12 +48,20 @@ class Target:
         return replace(self, **{name: value[start:stop] for name, value in lists.items()}) if lists else self
 
 
-def numbers(target: Callable[[Run], Tensor], run: Run) -> Float[Tensor, "row"]:
-    """What any target gives of a run; TargetError unless that is one number a row."""
+def numbers(target: Callable[[Run], Tensor], run: Run, *, finite: bool = True) -> Float[Tensor, "row"]:
+    """What any target gives of a run; TargetError unless that is one number a row, a `finite` one."""
     found: Any = target(run)
     if not isinstance(found, Tensor) or found.dim() != 1:
         what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise TargetError("this target gives no number a row", expected="a tensor of one axis, (row,)", exists=what)
+    bad = (~found.isfinite()).nonzero().flatten().tolist() if finite else []
+    if bad:
+        raise TargetError(
+            f"the target is {found[bad[0]]:.3g} in row {bad[0]} of the {len(found)} that were run together",
+            expected="a finite number a row", exists=f"{len(found) - len(bad)} rows that have one",
+            do="look at the logits of that row, and load the model in another dtype (half precision overflows), or run "
+            "rows without padding (in float64 eager attention gives nan where a query sees nothing else)",
+        )  # fmt: skip
     return found
 
 
@@ -80,7 +84,7 @@ class logit(Target):  # noqa: N801
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The logit at the position."""
-        return _of_word(next_scores(run, self.position), run, self.word)
+        return of_word(next_scores(run, self.position), run, self.word)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class logit_diff(Target):  # noqa: N801
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The difference at the position."""
         scores = next_scores(run, self.position)
-        return _of_word(scores, run, self.word) - _of_word(scores, run, self.other)
+        return of_word(scores, run, self.word) - of_word(scores, run, self.other)
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class log_prob(Target):  # noqa: N801
         """The log-probability at the position."""
         scores = next_scores(run, self.position)
         exact = torch.promote_types(scores.dtype, torch.float32)  # half precision is computed in single
-        return _of_word(scores.to(exact).log_softmax(-1), run, self.word)
+        return of_word(scores.to(exact).log_softmax(-1), run, self.word)
 
     @property
     def unit(self) -> str:
@@ -173,7 +177,7 @@ class label(Target):  # noqa: N801
             index = known[index]
         if run.logits.dim() != 2:
             raise TargetError(f"no class {index}", exists=f"logits of shape {tuple(run.logits.shape)}")
-        return run.logits[:, _number(index, run.logits.shape[1], "class")]
+        return run.logits[:, number(index, run.logits.shape[1], "class")]
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ class similarity(Target):  # noqa: N801
             )
         if self.text is None:
             return (pictures * texts).sum(-1)
-        return pictures @ texts[_number(self.text, len(texts), "text")]
+        return pictures @ texts[number(self.text, len(texts), "text")]
 
     @property
     def unit(self) -> str:
@@ -327,74 +331,3 @@ def outcome(run: Run) -> Float[Tensor, "batch *axes"]:
         if isinstance(getattr(run.outputs, name, None), Tensor):
             return getattr(run.outputs, name)
     raise TargetError(f"output {type(run.outputs).__name__} has no final tensor", do="write a target of your own")
-
-
-def token_id(run: Run, word: str | int) -> int:
-    """The id of a word that is exactly one token, with its blank before it where the tokenizer has tokens with blanks.
-
-    Raises TargetError for a word of several tokens, and for one that is a single token only without its blank: that is
-    another token ("dog" in "hotdog"), to be meant by its number.
-    """
-    if not isinstance(word, str):
-        return _number(word, None, "token")
-    tokenizer = getattr(run.context, "tokenizer", None)
-    if tokenizer is None:
-        raise TargetError(f"'{word}' needs a tokenizer", do="give the token id as a number, or load with `processor=`")
-    spaced, bare = (tokenizer.encode(form, add_special_tokens=False) for form in (f" {word.lstrip()}", word))
-    for ids in (spaced, bare):
-        piece = str(tokenizer.convert_ids_to_tokens(ids)[0]) if len(ids) == 1 else ""
-        if ids and len(ids) == 1 and ids[0] != tokenizer.unk_token_id and (ids is spaced or piece.startswith(BLANKS)):
-            return int(ids[0])
-    pieces = tokenizer.convert_ids_to_tokens(spaced)
-    if len(bare) == 1 and bare[0] != tokenizer.unk_token_id:
-        raise TargetError(
-            f"'{word}' with the blank before it is not one token but {pieces}",
-            expected="a word that is one token where it follows another",
-            do=f"give the id {bare[0]} to mean the token '{tokenizer.convert_ids_to_tokens(bare)[0]}', without a blank",
-        )
-    words = [key for key in tokenizer.get_vocab() if key.isalpha()]
-    raise TargetError(
-        f"'{word}' is not one token but {pieces}", expected="a word of the vocabulary",
-        exists=near(word, words), do="choose a word that is one token, or give a token id",
-    )  # fmt: skip
-
-
-def _number(wanted: Any, count: int | None, what: str) -> int:
-    """A number of a class, text, token or position, of so many where that is known; anything else is an error."""
-    whole = isinstance(wanted, Integral) and not isinstance(wanted, bool)
-    if not whole or (count is not None and not -count <= wanted < count):
-        within = "" if count is None else f" from 0 to {count - 1}, or negative"
-        raise TargetError(f"no {what} {wanted!r}", expected=f"a whole number{within}")
-    return int(wanted)
-
-
-def _of_word(scores: Float[Tensor, "batch vocab"], run: Run, word: Word) -> Float[Tensor, "batch"]:
-    """The column of a word, or of each row's own."""
-    if isinstance(word, str | int | Integral):
-        return scores[:, _number(token_id(run, word), scores.shape[1], "token")]
-    if len(word) != len(scores):
-        raise TargetError(f"{len(word)} words for {len(scores)} rows", expected="one word, or one a row")
-    each = [_number(token_id(run, one), scores.shape[1], "token") for one in word]
-    return scores[torch.arange(len(scores)), torch.tensor(each, device=scores.device)]
-
-
-def next_scores(run: Run, position: int = -1) -> Float[Tensor, "batch vocab"]:
-    """The logits of each row at one of its own positions; negative ones count from its own end."""
-    logits, position = run.logits, _number(position, None, "position")
-    if logits.dim() != 3:
-        raise TargetError(
-            f"no next word in logits of shape {tuple(logits.shape)}", expected="(batch, token, vocab)",
-            do="for a classifier use label(…), for a contrastive model similarity()",
-        )  # fmt: skip
-    own = run.inputs.own(Site("text", None, "logits"), "token") if run.inputs.tokens else None
-    if own is None or len(own) != len(logits):
-        if not -logits.shape[1] <= position < logits.shape[1]:
-            within = f"0 to {logits.shape[1] - 1}, or negative"
-            raise TargetError(f"position {position} is out of range", expected=within)
-        return logits[:, position]
-    each = [mask.nonzero().flatten() for mask in own]
-    places = [own_positions(position, places, "this target", "position", row) for row, places in enumerate(each)]
-    from_end = torch.stack(places) - own.shape[1]  # the run may have kept the logits of its last positions only
-    if int(from_end.min()) < -logits.shape[1]:
-        raise TargetError(f"position {position} is not among the logits of this run", exists=f"{logits.shape[1]} each")
-    return logits[torch.arange(len(logits)), from_end.to(logits.device)]

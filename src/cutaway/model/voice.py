@@ -57,7 +57,9 @@ def voice(engine: Engine, tower: str) -> Voice:
             f"the tower '{tower}' writes no words",
             expected="a decoder with an unembedding (`TOWER.logits`), of a class that model/towers.py knows",
             exists=", ".join(speaking(engine)) or "no such tower in this model",
-            do="open a model that writes, or read a CLIP's pictures with `logit_lens`",
+            do=f'name the one that does: `tower="{speaking(engine)[0]}"`'
+            if speaking(engine)
+            else "open a model that writes, or read a CLIP's pictures with `logit_lens`",
         )
     names = [f"{tower}.{part}" for part in ENDS if f"{tower}.{part}" in engine.sites]
     modules = tuple(engine.seat(name).module for name in names)

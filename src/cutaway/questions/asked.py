@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,39 +41,66 @@ class Brings(NamedTuple):
     further: tuple[str, ...] = ()
 
 
+# What of a question models of a kind never have, so that a method which needs it is never one for them.
+NEVER: Mapping[str, tuple[str, ...]] = {
+    "diffusion": ("texts", "space", "end", "voice", "eyes", "bank", "contexts", "others", "tasks"),
+    "contrastive": ("voice", "contexts", "tasks"),
+    "generative": ("texts", "space", "end", "bank"),
+}
 _CROWD = ("pictures", "many", "skip_bad")
 # What a kind of model does, and what of a question says nothing to it.
 UNHEARD: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "diffusion": ("draws a --prompt", ("text", "answer", "rival")),
-    "contrastive": ("matches an --image and a --text", ("answer", "rival", "step")),
+    "diffusion": ("draws a --prompt", ("text", "answer", "rival", "raw")),
+    "contrastive": ("matches an --image and a --text", ("answer", "rival", "step", "raw")),
     "generative": ("writes on from a --text", ("step",)),
 }
 BRINGS: Mapping[str, Brings] = {
     "pictures": Brings(("image",), ("text",)),
-    "inputs": Brings((), ("image", "text", "answer", "rival", "prompt", "step")),
+    "inputs": Brings((), ("image", "text", "answer", "rival", "raw", "prompt", "step")),
     "target": Brings(("text", "answer", "prompt")),
     "counterpart": Brings(("counterfactual",)),
     "crowd": Brings((), _CROWD),
     "rows": Brings((), (*_CROWD, "text")),
     "others": Brings((), _CROWD),
     "bank": Brings((), ("bank",)),
+    "contexts": Brings((), ("bank",)),
     "labels": Brings((), ("labels",)),
 }
 
 
+def kinds_for(parts: Iterable[str]) -> tuple[str, ...]:
+    """The kinds of models that can have all of these parts of a question.
+
+    >>> kinds_for(["inputs", "voice"])
+    ('generative',)
+    """
+    return tuple(kind for kind, never in NEVER.items() if not {*never} & {*parts})
+
+
+def options_for(parts: Iterable[str]) -> tuple[str, ...]:
+    """The arguments of `asked` that bring these parts, for any kind of model that can have all of them."""
+    parts = [part.split(".")[0] for part in parts]
+    mute = [{*UNHEARD[kind][1], *(() if kind == "diffusion" else ("prompt",))} for kind in kinds_for(parts)]
+    brought = [BRINGS[part] for part in parts if part in BRINGS]
+    every = dict.fromkeys(name for part in brought for name in (*part.one_of, *part.further))
+    return tuple(name for name in every if not mute or not all(name in some for some in mute))
+
+
 def asked(
     model: Model | Source | str | Path, *, image: Pictures = None, text: str | Sequence[str] = (), answer: str = "",
-    rival: str = "", prompt: str = "", counterfactual: Any = None, pictures: str | Path | None = None,
-    bank: str | Path | None = None, labels: Sequence[str] = (), many: int = 256, skip_bad: bool = False,
-    seed: int = 0, step: int | None = None, truth: Mapping[str, ndarray] | None = None, floor: bool = True,
+    rival: str = "", raw: bool = False, prompt: str = "", counterfactual: Any = None,
+    pictures: str | Path | None = None, bank: str | Path | None = None, labels: Sequence[str] = (), many: int = 256,
+    skip_bad: bool = False, seed: int = 0, step: int | None = None, truth: Mapping[str, ndarray] | None = None,
+    floor: bool = True,
 ) -> Question:  # fmt: skip
     """The question that fits a model: a match for CLIP and SigLIP, an answer for models that write, else a drawing.
 
     `image` is a picture or its path, or several; `text` the texts to match (the first is explained, the second its
-    rival) or what is asked; `counterfactual` the same with one thing changed: a picture, or a text or prompt.
-    `pictures` is a folder, or the word "emojiworld" for `many` drawn scenes, `bank` a file with a text a line, or the
-    same word: models of the zoo have both unasked. `labels` names what is known of each of the pictures: labels of
-    scenes, or "folder" for their folders. Raises InputError for what does not fit.
+    rival) or what is asked, alone and `raw` if not in the model's chat template; `counterfactual` the same with one
+    thing changed: a picture, or a text or prompt. `pictures` is a folder, or the word "emojiworld" for `many` drawn
+    scenes, `bank` a file with a text a line, or the same word: models of the zoo have both unasked. `labels` names what
+    is known of each of the pictures: labels of scenes, or "folder" for their folders. Raises InputError for what does
+    not fit.
 
     >>> from cutaway.zoo import tiny
     >>> asked("tiny:llava", image=tiny.picture(), text="what is this", answer="dog", rival="cat").kind
@@ -97,7 +124,7 @@ def asked(
     }  # fmt: skip
     how = {
         "image": images, "text": [text] if isinstance(text, str) else list(text), "answer": answer, "rival": rival,
-        "prompt": prompt, "counterfactual": counterfactual, "step": step,
+        "raw": raw or None, "prompt": prompt, "counterfactual": counterfactual, "step": step,
     }  # fmt: skip
     made = _made(found, how, more)
     made = replace(made, code=written(model, **given))
@@ -176,7 +203,7 @@ def _made(model: Model, how: Mapping[str, Any], more: Mapping[str, Any]) -> Ques
                 f"{len(texts)} texts to '{model.name}', which answers one", expected="one --text",
                 do="give what it may answer as --answer and --rival",
             )  # fmt: skip
-        return ask(model, images, texts[0], how["answer"], how["rival"], other, **more)
+        return ask(model, images, texts[0], how["answer"], how["rival"], other, raw=bool(how["raw"]), **more)
     return Question(model=model, pictures=tuple(images), **more)
 
 

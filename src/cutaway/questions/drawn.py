@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,11 @@ from PIL.Image import Image
 
 from cutaway import data
 from cutaway.data import Noun, Pair, Scene
-from cutaway.errors import InputError
+from cutaway.errors import InputError, MethodError
+from cutaway.model.model import Model
+from cutaway.model.targets import closer
+from cutaway.questions.pairs import closer_to
+from cutaway.questions.rows import reads_words
 
 OTHER = {"yes": "no", "no": "yes"}
 
@@ -84,3 +88,35 @@ def drawn(given: Any) -> Drawn | None:
     if isinstance(given, Pair):
         return Drawn(given.a, given)
     return Drawn(given) if isinstance(given, Scene) else None
+
+
+def apart(
+    model: Model, pairs: Iterable[Any], tower: str = "vision", *, progress: bool = False
+) -> tuple[list[Any], list[Any], closer]:
+    """Many pairs as what is compared: the rows of one side, those of the other, and the number that tells them apart.
+
+    For a tower of pictures the rows are scenes and the number is cos(y, own caption) - cos(y, caption of the other);
+    for one of texts they are captions and it is told from the pictures. Of a model that matches.
+
+    >>> import cutaway
+    >>> own, other, target = apart(cutaway.load("tiny:clip"), data.pairs("background", 3))
+    >>> len(own), target
+    (3, closer(3 rows))
+    """
+    given = list(pairs)
+    wrong = next((one for one in given if not isinstance(one, Pair)), None)
+    if wrong is not None or not given:
+        raise InputError(
+            "there is no pair to tell apart" if wrong is None else f"a {type(wrong).__name__} is no pair",
+            expected="pairs of EmojiWorld", do='`data.pairs("background", 32)` draws some',
+        )  # fmt: skip
+    if model.family.kind != "contrastive":
+        raise MethodError(
+            f"'{model.name}' is {model.family.kind} and has no joint space for captions",
+            expected="a contrastive model such as CLIP or SigLIP", exists=f"the towers {', '.join(model.towers)}",
+            do="`questions.ask(model, pair)` asks one that answers, with target=targets.logit_diff(…)",
+        )  # fmt: skip
+    scenes = [pair.a for pair in given], [pair.b for pair in given]
+    texts = [pair.caption_a.text for pair in given], [pair.caption_b.text for pair in given]
+    (own, other), told = (texts, scenes) if reads_words(model, tower) else (scenes, texts)
+    return [*own], [*other], closer_to(model, *told, progress=progress)

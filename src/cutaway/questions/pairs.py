@@ -1,4 +1,4 @@
-"""Minimal pairs as methods take them: two lists, two inputs or `cutaway.data.Pair`s, and what tells the two apart."""
+"""Minimal pairs as methods take them: two lists or two inputs, side by side, and what tells the two apart."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.data import Pair
 from cutaway.errors import MethodError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.model.targets import Target, closer, outcome
-from cutaway.questions.rows import Rows, again, embedded, feed, prepared, reads_words
+from cutaway.questions.rows import Rows, again, embedded, feed, prepared
 
 
 def closer_to(model: Model, to: Rows, than: Rows, *, progress: bool = False) -> closer:
@@ -42,44 +41,31 @@ def _given_out(model: Model, rows: Rows, tower: str, *, progress: bool) -> Float
     return torch.cat([outcome(model.run(inputs)).detach().cpu() for inputs in stream])
 
 
-def minimal_pairs(
-    model: Model, clean: Any, counterfactual: Any, target: Target | None, tower: str, progress: bool
-) -> tuple[Any, Any, Target]:  # fmt: skip
-    """The two lists (or prepared inputs) and the target, from whatever a method was given."""
-    if isinstance(clean, Inputs) or isinstance(counterfactual, Inputs):
-        if not (isinstance(clean, Inputs) and isinstance(counterfactual, Inputs)):
-            raise MethodError(
-                "only one of the two is Inputs", expected="two Inputs, or two lists, or one of Pairs",
-                exists=f"{type(clean).__name__} and {type(counterfactual).__name__}", do="make both: `model.inputs`",
-            )  # fmt: skip
-    else:
-        clean = again(model, clean, tower)
-        counterfactual = None if counterfactual is None else again(model, counterfactual, tower)
-    told: tuple[Any, Any] | None = None
-    if not isinstance(clean, Inputs) and all(isinstance(pair, Pair) for pair in clean):
-        if counterfactual is not None:
-            raise MethodError("Pairs bring their counterparts", expected="Pairs alone", do="leave `counterfactual` out")
-        scenes, words = zip(*(((p.a, p.b), (p.caption_a.text, p.caption_b.text)) for p in clean), strict=True)
-        mine, theirs = (words, scenes) if reads_words(model, tower) else (scenes, words)
-        clean, counterfactual = [one for one, _ in mine], [other for _, other in mine]
-        told = ([to for to, _ in theirs], [than for _, than in theirs])
-    if counterfactual is None or (not isinstance(clean, Inputs) and len(clean) != len(counterfactual)):
+def sides(model: Model, one: Any, other: Any, target: Target | None, tower: str) -> tuple[Any, Any, Target]:
+    """Two Inputs as they are, or two lists of as many rows, and the target; MethodError for anything else."""
+    if other is None or target is None:
         raise MethodError(
-            f"{len(clean) if not isinstance(clean, Inputs) else 1} clean and "
-            f"{0 if counterfactual is None else len(counterfactual)} counterfactual rows do not pair up",
-            expected="two lists of one length, or one list of `cutaway.data.Pair`",
+            f"no {'counterpart' if other is None else 'target'}, so nothing says what tells the two apart",
+            expected="two lists of one length, or two Inputs, and a target", exists=f"a {type(one).__name__}",
+            do="`questions.apart(model, pairs)` makes all three of pairs of EmojiWorld; of your own, give `target=`: "
+            "closer_to(model, texts, other_texts) for a model that matches, targets.logit_diff for one that writes",
+        )  # fmt: skip
+    ready = [isinstance(given, Inputs) for given in (one, other)]
+    if all(ready):
+        return one, other, target
+    if any(ready):
+        raise MethodError(
+            "only one of the two is Inputs", expected="two Inputs, or two lists",
+            exists=f"{type(one).__name__} and {type(other).__name__}", do="make both: `model.inputs`",
+        )  # fmt: skip
+    here, there = (again(model, given, tower) for given in (one, other))
+    if len(here) != len(there):
+        raise MethodError(
+            f"{len(here)} clean and {len(there)} counterfactual rows do not pair up",
+            expected="two lists of one length", exists=f"{len(here)} and {len(there)}",
             do="give each input the counterpart that differs from it in one thing",
         )  # fmt: skip
-    if target is None:
-        if told is None or model.family.kind != "contrastive":
-            why = "" if told is None else f": '{model.name}' is {model.family.kind} and has no joint space for captions"
-            raise MethodError(
-                f"no target, and nothing that says what tells the two apart{why}", expected="`target=`",
-                exists="for generative models targets.logit_diff, for contrastive ones closer",
-                do="give Pairs to a contrastive model, or target=closer_to(model, texts, other_texts)",
-            )  # fmt: skip
-        target = closer_to(model, *told, progress=progress)
-    return clean, counterfactual, target
+    return here, there, target
 
 
 def batches(model: Model, one: Any, other: Any, tower: str, batch: int) -> Iterator[tuple[int, int, Inputs, Inputs]]:

@@ -15,9 +15,10 @@ from cutaway.data import Scene, questions, render
 from cutaway.errors import InputError, SiteError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.targets import Target, denoising_error, distance, log_prob, logit_diff, margin, outcome, token_id
+from cutaway.model.targets import Target, denoising_error, distance, logit_diff, margin, numbers, outcome
 from cutaway.model.voice import speaking
 from cutaway.model.weights import readout
+from cutaway.questions.answered import answered
 from cutaway.questions.bank import TextBank
 from cutaway.questions.drawn import drawn
 from cutaway.questions.rows import embedded
@@ -96,7 +97,7 @@ class Question:
                 "this question has no number", expected="inputs and a target",
                 do="make it with `questions.match`, `ask` or `draw`",
             )  # fmt: skip
-        return float(self.target(self.model.run(self.inputs))[0])
+        return float(numbers(self.target, self.model.run(self.inputs))[0])
 
     @property
     def alike(self) -> str:
@@ -266,11 +267,14 @@ def match(model: Model, picture: Any, texts: Sequence[str] = (), counterpart: An
 
 
 def ask(
-    model: Model, pictures: Any, text: str = "", answer: str = "", rival: str = "", counterpart: Any = None, **more: Any
-) -> Question:
+    model: Model, pictures: Any, text: str = "", answer: str = "", rival: str = "", counterpart: Any = None, *,
+    raw: bool = False, **more: Any,
+) -> Question:  # fmt: skip
     """The answer to a text, with pictures or without, rather than a rival: a difference of two logits, a token each.
 
-    Without an answer it is what the model says first, without a rival what it finds next likely. `counterpart` is
+    The text is put into the model's chat template if it has one (`model.chat`), unless it is `raw`: a text alone as it
+    is. Without an answer it is what the model says first; without a rival the likeliest other word that
+    the text names beside the answer ("left or right"), else what the model finds next likely. `counterpart` is
     another picture, or another text. A scene of EmojiWorld brings a question with its answer and where its things are,
     a pair a question that the two scenes answer differently. Further parts of a `Question` go by their names.
 
@@ -288,15 +292,21 @@ def ask(
         more = {"truth": known.truth} | more
     given = [] if pictures is None else list(pictures) if isinstance(pictures, list | tuple) else [pictures]
     images = tuple(read_picture(one) for one in given)
-    inputs = model.inputs(text=text, image=list(images) or None)
-    words, target = _answered(model, inputs, answer, rival)
+    if raw and images:
+        raise InputError(
+            "a raw text beside a picture does not say where that stands", expected="a text alone",
+            do="leave `raw` out, and mark the picture's place in the text as the model's own processor does",
+        )  # fmt: skip
+    said = text if raw or images else model.chat(text)
+    inputs = model.inputs(text=said, image=list(images) or None)
+    words, target = answered(model, inputs, answer, rival, text)
     made = Question(
         model=model, kind="ask", inputs=inputs, target=target, words=words, pictures=images, text=text, **more
     )
     if counterpart is None:
         return made
     other = {"pictures": list(images), "text": text} | _changed(counterpart, images)
-    return replace(made, counterpart=replace(ask(model, **other, answer=answer, rival=rival), target=target,
+    return replace(made, counterpart=replace(ask(model, **other, answer=answer, rival=rival, raw=raw), target=target,
                                              words=words))  # fmt: skip
 
 
@@ -335,26 +345,6 @@ def draw(
         return made
     there = model.inputs(prompt=counterpart, **fixed)
     return replace(made, counterpart=replace(made, inputs=there, text=counterpart, words=(counterpart,)))
-
-
-def _answered(model: Model, inputs: Inputs, answer: str, rival: str) -> tuple[tuple[str, ...], Target]:
-    """Answer and rival in words, the model's own first choices where none is named, and the target."""
-    if answer and answer.strip() == rival.strip():
-        raise InputError(f"the answer '{answer}' is its own rival", expected="two words", do="leave --rival out")
-    if answer and rival:
-        return (answer, rival), logit_diff(answer, rival)
-    run = model.run(inputs)
-    known = {token_id(run, word) for word in (answer, rival) if word}
-    scores = log_prob(0)  # refuses what has no next word
-    scores(run)
-    order = run.logits[0, -1].float().argsort(descending=True).tolist()
-    free = [at for at in order[: 2 + len(known)] if at not in known]
-    ids = [token_id(run, answer) if answer else free.pop(0), token_id(run, rival) if rival else free.pop(0)]
-    tokenizer = model.tokenizer
-    said = [answer, rival] if tokenizer is None else [
-        word or str(tokenizer.decode([at])).strip() for word, at in zip((answer, rival), ids, strict=True)
-    ]  # fmt: skip
-    return tuple(word or f"token {at}" for word, at in zip(said, ids, strict=True)), logit_diff(*ids)
 
 
 def _changed(counterpart: Any, images: tuple[Image, ...]) -> dict[str, Any]:

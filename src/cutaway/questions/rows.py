@@ -34,7 +34,7 @@ def tracked(items: Iterable[T], what: str, total: int | None = None, *, show: bo
     from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    console = Console(emoji=False, stderr=True)
     if not (show and console.is_terminal):
         yield from items
         return

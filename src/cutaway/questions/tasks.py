@@ -15,7 +15,7 @@ from cutaway.errors import InputError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
-from cutaway.model.targets import token_id
+from cutaway.model.words import token_id
 from cutaway.zoo.contexts import TASKS, answer_to, asked, brief, by_example, kept_apart, one_of_each, task_scene
 from cutaway.zoo.conversations import Conversation, Turn
 from cutaway.zoo.trained import spec_of

@@ -20,7 +20,7 @@ def run_demo(
     model: Source | str = MODEL, out: Path | None = None, *, overwrite: bool = False, console: Console | None = None
 ) -> Explained:
     """Explain a drawn scene with a written word, beside the same scene without it; print what was found and where."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     pair = next(data.pairs("label", 1, "test", world=data.World(things=(1, 1))))
     plain, written = (replace(scene, canvas=(SIDE, SIDE)) for scene in (pair.a, pair.b))
     word = written.label.text if written.label else ""

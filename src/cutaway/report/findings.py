@@ -78,7 +78,7 @@ def write(
     asked, folder = asked or MATCH, Path(work) if work else _cache()
     folder.mkdir(parents=True, exist_ok=True)
     (out.parent / "img").mkdir(parents=True, exist_ok=True)
-    found, seconds = measure(model, floor, n, seed, folder, console or Console(stderr=True), asked)
+    found, seconds = measure(model, floor, n, seed, folder, console or Console(emoji=False, stderr=True), asked)
     figures = asked.draw(found, out.parent / "img", out.stem)
     about = About(model.name, n, seed, _said(out), seconds)
     out.write_text(asked.page(found, about, figures), encoding="utf-8")

@@ -18,12 +18,11 @@ from cutaway.methods.linear_probing.erasure import erase
 from cutaway.model.edits import Ablate, Edit
 from cutaway.model.model import Model
 from cutaway.model.tokens import Where
+from cutaway.questions.drawn import apart
 from cutaway.questions.labels import scene_labels
-from cutaway.questions.pairs import closer_to
 from cutaway.report.findings_scenes import (
     FACTORS,
     PROBED,
-    SIDES,
     TOLD,
     Retrieval,
     lone_pairs,
@@ -145,9 +144,8 @@ def _erased(
     pictures, kept, random = [render(scene) for scene in some], [], []
     for factor in FACTORS:
         told(f"erasing {factor}")
-        words = [[getattr(pair, name).text for pair in given[factor]] for name in SIDES]
         one = erase(
-            model, pictures, truth[PROBED[factor]], site=site, target=closer_to(model, *words), read=(),
+            model, pictures, truth[PROBED[factor]], site=site, target=apart(model, given[factor])[2], read=(),
             on=model.inputs(image=[render(pair.a) for pair in given[factor]]), draws=ERASURES, seed=seed, test=0.1,
             batch=128, progress=False,
         )  # fmt: skip

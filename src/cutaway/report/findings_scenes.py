@@ -16,8 +16,8 @@ from cutaway.data import Pair, Scene, World, pairs, render, scenes
 from cutaway.methods.causal_tracing import activation_patching
 from cutaway.model.edits import Edit
 from cutaway.model.model import Model
+from cutaway.questions.drawn import apart
 from cutaway.questions.pairs import closer_to
-from cutaway.questions.rows import embedded
 from cutaway.zoo.evaluate import classes
 
 FACTORS = ("background", "place", "category", "artist")  # of `cutaway.data.pairs`
@@ -25,7 +25,6 @@ TOPICS = {"background": "background", "place": "place", "category": "concept", "
 LABELS = TOPICS  # of the scenes
 PROBED = LABELS | {"category": "group"}  # a probe of every concept would need more scenes
 CONCEPTS, BOOTSTRAPS = 48, 2000
-SIDES = ("caption_a", "caption_b")
 TOLD = Callable[[str], None]
 
 
@@ -92,13 +91,13 @@ def resampled(n: int, seed: int) -> Float[ndarray, "draw n"]:
 def patching(model: Model, given: Sequence[Pair], **options: Any) -> xarray.Dataset:
     """Mean recovery with its interval and baseline; NaN when no pair of captions differs for the model's text tower."""
     names = ["mean", "low", "high", "random", "random_high"]
-    to, than = (embedded(model, [getattr(pair, name).text for pair in given], "text", progress=False) for name in SIDES)
-    if torch.allclose(to, than, rtol=0, atol=1e-6 * float(to.abs().max())):
+    own, other, target = apart(model, given)
+    if torch.allclose(target.to, target.than, rtol=0, atol=1e-6 * float(target.to.abs().max())):
         count, heads = model.sites.towers()["vision"], model.sites.one("vision.0.attn.z").sizes["head"]
         sizes = {"layer": count, **({"head": heads} if "head" in options["over"] else {})}
         empty = xarray.DataArray(
             np.full(list(sizes.values()), np.nan), dims=list(sizes), coords={"layer": range(count)}
         )
         return xarray.Dataset(dict.fromkeys(names, empty)).assign(used=0)
-    one = activation_patching(model, given, progress=False, **options)
+    one = activation_patching(model, own, other, target, progress=False, **options)
     return one.data[names].drop_vars("site").assign(used=int(one["used"].sum()))

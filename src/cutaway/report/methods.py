@@ -77,7 +77,7 @@ def rows() -> list[Row]:
 
 def print_methods(*, needs: bool = False, console: Console | None = None) -> None:
     """The table on the terminal; with `needs` the words of every declaration below it."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     table = Table("row of the taxonomy", "method", *questions())
     for row in rows():
         name = NONE if row.method is None else row.method.name.replace("_", "-")

@@ -20,16 +20,18 @@ from cutaway.views.words import quoted
 
 def show_tokens(
     name: Source | str, image: Path | None, text: str | None, audio: Path | None, prompt: str | None,
-    console: Console | None = None,
+    console: Console | None = None, *, raw: bool = False,
 ) -> None:  # fmt: skip
     """Print the token maps, words the model does not know, and how much memory a recording of everything takes."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     picture = None if image is None else read_picture(image)
     sound, rate = (None, 0) if audio is None else read_sound(audio)
     model = load(name)
     if sound is not None or "audio" in model.towers:
         _check_sound(model, audio, rate)
-    inputs = model.inputs(image=picture, text=text, audio=sound, prompt=prompt)
+    alone = text is not None and picture is None and sound is None and not raw
+    said = model.chat(text) if text is not None and alone else text
+    inputs = model.inputs(image=picture, text=said, audio=sound, prompt=prompt)
     print_tokens(inputs, console)
     unknown = unknown_words(model, [said for said in (text, prompt) if said])
     if unknown:

@@ -48,7 +48,7 @@ def finish(
     result: Result, out: Path | None, plot: Path | None, overwrite: bool, table: Any = None, drawn: Axes | None = None
 ) -> None:
     """Print the table of a result and write its files; ones that exist are kept unless `overwrite`."""
-    console = Console()
+    console = Console(emoji=False)
     show(result.summary() if table is None else table, repr(result), console)
     if result.note():
         console.print(result.note(), markup=False, highlight=False)

@@ -15,7 +15,7 @@ from cutaway.model.sites import Site
 
 def print_sites(model: Model, pattern: str = "", *, every: bool = False, console: Console | None = None) -> None:
     """The sites of a model, one row for all layers that look alike (or every layer)."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     chosen = model.sites[pattern] if pattern else list(model.sites)
     rows = [(str(site), site) for site in chosen] if every else list(_folded(chosen))
     heading(console, f"{model.name}: {type(model.module).__name__}, {model.family.kind}")
@@ -43,7 +43,7 @@ def print_sites(model: Model, pattern: str = "", *, every: bool = False, console
 
 def heading(console: Console, title: str) -> None:
     """A title above a table: as wide as the terminal, so that a narrow table does not break its words."""
-    console.print(title, style="italic", markup=False, highlight=False)
+    console.print(title, style="italic", markup=False, emoji=False, highlight=False)
 
 
 def print_recording(model: Model, inputs: Inputs, console: Console | None = None) -> None:
@@ -53,7 +53,7 @@ def print_recording(model: Model, inputs: Inputs, console: Console | None = None
     except InputError:  # some axes are known after a run only
         return
     largest = max(found.by_site, key=lambda name: found.by_site[name])
-    (console or Console()).print(
+    (console or Console(emoji=False)).print(
         f"Recording all {len(found.by_site)} sites on this takes {amount(found.total)}; the largest, {largest}, "
         f"{amount(found.by_site[largest])}. `model.estimate(inputs, sites)` says it for any choice.",
         markup=False, highlight=False,
@@ -71,7 +71,7 @@ def amount(count: float) -> str:
 
 def print_tokens(inputs: Inputs, console: Console | None = None) -> None:
     """The token map of each tower, positions of one kind folded into ranges."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     for tower, tokens in inputs.tokens.items():
         console.print(f"[bold]{tower}[/bold]")
         console.print(str(tokens), markup=False, highlight=False)
@@ -81,7 +81,7 @@ def print_tiny(console: Console | None = None) -> None:
     """The tiny models, by family."""
     from cutaway.zoo import tiny
 
-    console = console or Console()
+    console = console or Console(emoji=False)
     table = Table("name", "family", "takes")
     for name in tiny.names():
         spec = tiny.TINY[name]

@@ -16,7 +16,7 @@ from cutaway.zoo import tiny
 
 def run_tiny_demo(name: Source | str = "tiny:llava", console: Console | None = None) -> None:
     """Open a tiny model, ask it about a picture, and compare its answer under four edits."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     model = load(name)
     if model.family.kind != "generative" or "vision" not in model.towers:
         raise InputError(

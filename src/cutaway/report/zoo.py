@@ -30,12 +30,12 @@ def print_zoo(console: Console | None = None) -> None:
         size = sum(file.stat().st_size for file in model.folder.glob("*.safetensors")) / 1e6
         said = f"{best['measure']}, {best['of']}: {100 * best['value']:.1f} %" if best else "nothing"
         table.add_row(model.title, f"{measured['parameters'] / 1e6:.2f} M", f"{size:.1f} MB", model.about, said)
-    (console or Console()).print(table)
+    (console or Console(emoji=False)).print(table)
 
 
 def evaluate_zoo(name: str, n: int, device: str = "cpu", console: Console | None = None) -> list[Row]:
     """Measure a model of the zoo on a device and print the table."""
-    console, spec = console or Console(), trained(name)
+    console, spec = console or Console(emoji=False), trained(name)
     where = device_of(device)
     module, processor = spec.open()
     module.to(where)
@@ -57,7 +57,7 @@ def train_zoo(
     out = out or work / "model"
     make.check_new(out)
     device_of(device)
-    console = Console()
+    console = Console(emoji=False)
     recipe = spec.recipe(**chosen)
     module, steps = make.training(spec, recipe, work, device)
     columns = (

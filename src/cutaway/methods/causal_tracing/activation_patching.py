@@ -23,9 +23,9 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
-from cutaway.model.targets import Target, of_rows
+from cutaway.model.targets import Target, numbers, of_rows
 from cutaway.model.tokens import Positions
-from cutaway.questions.pairs import batches, minimal_pairs, one_length, same_positions
+from cutaway.questions.pairs import batches, one_length, same_positions, sides
 from cutaway.questions.rows import Rows
 from cutaway.store.reducers import Mean
 
@@ -123,9 +123,9 @@ class Patching(Result):
 
 
 def activation_patching(
-    model: Model, clean: Rows, counterfactual: Rows | None = None, *,
+    model: Model, clean: Rows, counterfactual: Rows | None = None, target: Target | None = None, *,
     sites: str | Sequence[str] | None = None, over: str | Sequence[str] = "token", at: Positions | None = None,
-    target: Target | None = None, mode: Mode = "denoise", how: How = "patch", least: float = 0.25, seed: int = 0,
+    mode: Mode = "denoise", how: How = "patch", least: float = 0.25, seed: int = 0,
     batch: int = 16, progress: bool = True,
 ) -> Patching:  # fmt: skip
     """Move one activation at a time between the two runs of a minimal pair, and see how much of the answer follows.
@@ -136,9 +136,8 @@ def activation_patching(
     `head`; () for whole sites); `sites` are by default the residual stream, or the heads' results, of the tower that
     the model ends in (of pictures, for a model that matches); `at` limits c to positions, such as Where("cls"). Other
     `how` ablate a_c in the clean run: `zero`; `mean` over all rows given; `resample`, another row's value. `clean` is a
-    list of pictures, scenes or texts, or prepared Inputs, and `counterfactual` its equal in number; or `clean` is a
-    list of `cutaway.data.Pair`, and m is by default `closer`: cos(y, own caption) - cos(y, caption of the other) (for
-    text sites: pictures).
+    list of pictures, scenes or texts, or prepared Inputs, and `counterfactual` its equal in number; of pairs of
+    EmojiWorld `questions.apart` makes both and the target.
 
     Units: shares of the gap (`recovery`) and the target's own (`effect`). Pairs with |m_clean - m_corrupted| below
     `least` times its median are left out of shares and counted in `left_out`. Source: Vig et al. 2020, arXiv
@@ -151,9 +150,10 @@ def activation_patching(
     residual layers recover 1 wherever they are, by construction.
 
     >>> import cutaway
-    >>> from cutaway.data import pairs
+    >>> from cutaway import data, questions
     >>> model = cutaway.load("tiny:clip", dtype="float64")
-    >>> found = activation_patching(model, list(pairs("background", 3)), progress=False)
+    >>> some = questions.apart(model, data.pairs("background", 3))
+    >>> found = activation_patching(model, *some, progress=False)
     >>> found["recovery"].dims, found["recovery"].shape
     (('pair', 'layer', 'token'), (3, 3, 17))
     >>> round(float(found["mean"].isel(layer=-1).sum()), 6)  # the last layer is read at the class token alone
@@ -165,7 +165,7 @@ def activation_patching(
     chosen = model.sites[sites] if isinstance(sites, str) else model.sites.select(sites)
     _check_options(chosen, over, at, mode, how, least)
     removes = how != "patch"
-    one, other, aim = minimal_pairs(model, clean, counterfactual, target, chosen[0].tower, progress)
+    one, other, aim = sides(model, clean, counterfactual, target, chosen[0].tower)
     runs = _Runs(model, chosen, over, at, mode, how, seed, batch)
     whole, maps = runs(one, other, aim)
     data = _table(whole, chosen, over, maps, least, mode == "noise" or removes, seed)
@@ -214,6 +214,8 @@ class _Runs:
                 one_length(here, self.sites[0])
             m = of_rows(aim, start, stop) if stop else aim
             clean, corrupted = (self.model.run(inputs, record=record) for inputs in (here, there))
+            found["clean"].append(_plain(numbers(m, clean)))
+            found["corrupted"].append(_plain(numbers(m, corrupted)))
             swap = self.mode == "noise" or self.how != "patch"
             base, source = (here, corrupted) if swap else (there, clean)
             axes = {axis: range(_size(self.sites, source, axis)) for axis in self.over}
@@ -223,8 +225,6 @@ class _Runs:
             )
             for name, several in edits.items():
                 found[name].append(_swept(self.model, base, several, axes, m))
-            found["clean"].append(_plain(m(clean)))
-            found["corrupted"].append(_plain(m(corrupted)))
             maps.append(here.tokens.get(tower))
         return {name: np.concatenate(parts, -1) for name, parts in found.items() if parts}, maps
 
@@ -330,12 +330,6 @@ def _table(
     from_clean: bool, seed: int,
 ) -> xarray.Dataset:  # fmt: skip
     clean, corrupted = found["clean"], found["corrupted"]
-    if nan := int(np.isnan(clean + corrupted).sum()):
-        raise MethodError(
-            f"the target is NaN on {nan} of {len(clean)} pairs", expected="numbers",
-            do="run rows without padding, or load the model in another dtype: in float64 a library's eager attention "
-            "gives NaN where a query sees nothing but padding",
-        )  # fmt: skip
     gap = clean - corrupted
     moves = abs(gap) > 1e-6 * max(abs(clean).max(), abs(corrupted).max())
     if not moves.any():

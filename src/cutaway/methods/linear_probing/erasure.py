@@ -21,7 +21,7 @@ from cutaway.model.edits import Add, Edit, Project
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
-from cutaway.model.targets import Target
+from cutaway.model.targets import Target, numbers
 from cutaway.questions.rows import Rows, again
 
 METHOD = "erasure"
@@ -122,7 +122,7 @@ def _reached(
     """The mean of the target in every condition, and in each random draw; nothing where there is no target."""
     if target is None or on is None:
         return {}
-    clean = float(target(model.run(on)).mean())
+    clean = float(numbers(target, model.run(on)).mean())
     swept = model.sweep(on, [*runs["erased"], *runs["random"]], target, progress=False).values.values
     erased, *random = swept.reshape(1 + len(runs["random"]), -1).mean(1).tolist()
     return {"target": ("condition", [clean, erased, float(np.mean(random))]), "target_random": ("draw", random)}

@@ -20,8 +20,8 @@ from cutaway.methods.logit_lens.laid import Positions, Spelling, known, laid, pl
 from cutaway.methods.result import Provenance, heat
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.targets import token_id
 from cutaway.model.weights import Readout, head_weights, readout
+from cutaway.model.words import token_id
 from cutaway.questions.rows import tracked
 
 METHOD = "attention_lens"

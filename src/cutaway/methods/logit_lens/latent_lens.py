@@ -22,7 +22,7 @@ from cutaway.methods.logit_lens.latent_bank import LatentBank, embedding_bank, e
 from cutaway.methods.result import Provenance, heat
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.targets import token_id
+from cutaway.model.words import token_id
 from cutaway.questions.rows import Rows, tracked, unit
 
 METHOD = "latent_lens"

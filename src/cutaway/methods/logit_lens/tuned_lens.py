@@ -13,6 +13,7 @@ from cutaway.errors import MethodError
 from cutaway.methods.logit_lens.heard import Heard, hear, log_probs, sites_of
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.voice import voice
 from cutaway.questions.rows import Rows, check_rows, feed, tracked
 from cutaway.store.fitted import Fitted, Origin
 
@@ -71,6 +72,7 @@ def tuned_lens(
             do="leave them out",
         )  # fmt: skip
     check_rows(model, rows, tower)
+    voice(model.engine, tower)  # refuses what does not write, before its rows are read
     dice = torch.Generator().manual_seed(seed)
     fit: _Fit | None = None
     done, left = 0, []

@@ -22,7 +22,7 @@ from cutaway.methods.logit_lens.tuned_lens import TunedLens
 from cutaway.methods.result import Provenance
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.targets import token_id
+from cutaway.model.words import token_id
 from cutaway.questions.rows import tracked
 
 METHOD = "word_lens"

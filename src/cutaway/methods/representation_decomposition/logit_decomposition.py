@@ -32,7 +32,7 @@ from cutaway.methods.result import Provenance, Result
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
-from cutaway.model.targets import Target, logit
+from cutaway.model.targets import Target, logit, numbers
 from cutaway.model.weights import readout
 
 METHOD = "logit_decomposition"
@@ -192,7 +192,7 @@ def logit_decomposition(
     _check_asked(model, inputs, target, depth, pairs)
     reading = Terms(model, readout(model, TOWER), by_neuron)
     run = model.run(inputs, record=reading.sites, tokens=[target.position])  # type: ignore[attr-defined]
-    total, words = exact(target(run)), asked(run, target)
+    total, words = exact(numbers(target, run)), asked(run, target)
     found = reading.terms(run, *directions(reading.end, words, pairs, seed))
     data, u = _dataset(found, total), found["u"][:, 0]
     _check_sum(data, _said(run, target, words), model.dtype)

@@ -14,8 +14,9 @@ from cutaway.errors import MethodError, SiteError
 from cutaway.model.linear import linear_map
 from cutaway.model.model import Model
 from cutaway.model.run import Run
-from cutaway.model.targets import Target, Word, logit, logit_diff, token_id
+from cutaway.model.targets import Target, logit, logit_diff
 from cutaway.model.weights import Readout, head_weights, readout
+from cutaway.model.words import Word, token_id
 
 TOWER = "text"
 

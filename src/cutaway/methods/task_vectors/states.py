@@ -16,9 +16,10 @@ from cutaway.model.model import Model
 from cutaway.model.own import own_positions
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
-from cutaway.model.targets import Reads, Target, next_scores
+from cutaway.model.targets import Reads, Target
 from cutaway.model.tokens import Positions, Where
 from cutaway.model.weights import readout
+from cutaway.model.words import next_scores
 from cutaway.questions.rows import Rows, feed
 from cutaway.store.reducers import Mean
 

@@ -31,7 +31,7 @@ from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
-from cutaway.model.targets import Target
+from cutaway.model.targets import Target, numbers
 from cutaway.model.tokens import Positions
 
 METHOD = "steering"
@@ -174,7 +174,7 @@ class _Bench:
 
     def __call__(self, inputs: Inputs, other: Inputs, target: Target, others: list[Inputs]) -> xarray.Dataset:
         """Every number, by way, layer and alpha."""
-        here, there = (float(target(self.model.run(one)).mean()) for one in (inputs, other))
+        here, there = (float(numbers(target, self.model.run(one)).mean()) for one in (inputs, other))
         cells = self._cells()
         found = {"value": (_swept(self.model, inputs, cells, target).mean(-1), here)}
         gap = there - here or np.nan

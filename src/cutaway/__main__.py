@@ -1,4 +1,4 @@
-"""`python -m cutaway.cli`."""
+"""`python -m cutaway`."""
 
 from cutaway.cli import main
 
