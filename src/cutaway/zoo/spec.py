@@ -49,7 +49,7 @@ class Spec:
     measure: Callable[[Any, Any, int, Told], list[Row]]
     lost: Callable[[Any, Any], float]
     template: Path
-    asked: Literal["match", "answer"]
+    asked: Literal["match", "answer", "draw", "judge"]
     crowd: str | None = None
     bank: str | None = None
     twin: bool = False  # whether this is the model as it was before training

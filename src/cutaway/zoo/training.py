@@ -105,7 +105,7 @@ def train(
 
 
 def _optimisers(model: nn.Module, recipe: Plan) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of blocks and connectors, AdamW for the rest; gains, biases and scales do not decay."""
+    """Muon for the matrices and filters of blocks and connectors, AdamW for the rest; gains, biases and scales do not decay."""
     inner: list[dict[str, Any]] = []
     outer: list[dict[str, Any]] = []
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -128,7 +128,7 @@ def _part(name: str) -> str:
 
 
 def _inside(name: str) -> bool:
-    return ".layers." in name or "projector" in name
+    return any(part in name for part in (".layers.", "projector", "block"))
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -149,6 +149,13 @@ def _progress(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
+def _held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a training changes: the parameters, and what norms keep of the batches that went by."""
+    kept = model.state_dict()
+    yield from model.named_parameters()
+    yield from ((name, value) for name, value in model.named_buffers() if name in kept)
+
+
 def _save(
     model: nn.Module,
     optimisers: Sequence[torch.optim.Optimizer],
@@ -161,7 +168,7 @@ def _save(
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": value.detach().contiguous() for name, value in model.named_parameters()}
+    tensors = {f"model.{name}": value.detach().contiguous() for name, value in _held(model)}
     for which, optimiser in enumerate(optimisers):
         for index, moments in optimiser.state_dict()["state"].items():
             tensors |= {f"moment.{which}.{index}.{name}": value.contiguous() for name, value in moments.items()}
@@ -194,8 +201,8 @@ def _resume(model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], recip
         )
     tensors = load_file(folder / progress["state"])
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
+        for name, value in _held(model):
+            value.copy_(tensors[f"model.{name}"])
     moments: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
     for name, value in tensors.items():
         if name.startswith("moment."):
