@@ -1,4 +1,4 @@
-"""What a model that draws is asked for: scenes of few things on plain grounds, and prompts that claim something of them."""
+"""What a model that draws is asked for: few things on a plain ground, in prompts that claim something of a scene."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DRAWABLE = (
     "sunflower", "tulip", "cactus", "mushroom", "evergreen tree", "maple leaf", "grapes", "watermelon", "lemon",
     "banana", "pineapple", "cherries", "strawberry", "carrot", "pizza", "hamburger", "doughnut", "ice cream", "house",
     "car", "bus", "bicycle", "sailboat", "airplane", "rocket", "umbrella", "snowman", "fire", "balloon", "soccer ball",
-    "basketball", "trophy", "crown", "guitar", "key", "light bulb", "alarm clock", "scissors", "bell", "hammer", "ghost",
-    "robot", "skull",
+    "basketball", "trophy", "crown", "guitar", "key", "light bulb", "alarm clock", "scissors", "bell", "hammer",
+    "ghost", "robot", "skull",
 )  # fmt: skip
 
 # One or two of these things by one artist, upright, on one colour; a quarter of the scenes are painted.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
 from cutaway import data
-from cutaway.data.prompts import DRAWINGS
+from cutaway.data.prompts import DRAWABLE, DRAWINGS
 from cutaway.zoo.evaluate import Row, row
-from cutaway.zoo.judging import DRAWABLE, LABELS, Recipe, Shown, look, shown, train
+from cutaway.zoo.judging import LABELS, Recipe, Shown, look, shown, train
 from cutaway.zoo.spec import Spec, Told
 
 BATCH = 250
+PARTS: tuple[tuple[data.Split, bool], ...] = (("test", False), ("test", True), ("places", False), ("pairs", False))
 
 
 def untrained(seed: int = 0) -> Any:
@@ -53,21 +55,22 @@ def batches(recipe: Recipe) -> Callable[[int], Shown]:
 def evaluate(module: Any, n: int, told: Told) -> list[Row]:
     """Whether it tells everything about a scene, then thing, place, paint and ground; also of blurred pictures."""
     rows = []
-    for split, soft in (("test", False), ("test", True), ("places", False), ("pairs", False)):
+    for split, soft in PARTS:
         of = f"{split}{', blurred' * soft}"
         told(of)
-        scenes = list(data.scenes(split, n, 0, DRAWINGS))  # type: ignore[arg-type]
+        scenes = list(data.scenes(split, n, 0, DRAWINGS))
         found = []
         for start in range(0, n, BATCH):
             pixels = data.tensor(scenes[start : start + BATCH]).to(module.device).float() / 127.5 - 1
             if soft:
                 pixels = interpolate(avg_pool2d(pixels, 2), scale_factor=2, mode="bilinear")
             found += look(module, pixels).scenes()
-        rows += _rows(of, scenes, found)
+        rows += compared(of, scenes, found)
     return rows
 
 
-def _rows(of: str, scenes: list[data.Scene], found: list[data.Scene]) -> list[Row]:
+def compared(of: str, scenes: list[data.Scene], found: list[data.Scene]) -> list[Row]:
+    """What the judge saw beside what there is."""
     same, place, paint, ground = [], [], [], []
     for scene, seen in zip(scenes, found, strict=True):
         by_name = {thing.concept: thing for thing in seen.things}
@@ -92,9 +95,15 @@ def _lost(module: Any, shipped: Any) -> float:
     return (look(module, pixels).thing - look(shipped, pixels).thing).abs().max().item()
 
 
+@cache
+def judge() -> Any:
+    """The judge that comes with the package."""
+    return SPEC.open()[0]
+
+
 SPEC = Spec(
     "emoji-judge", "tells what a small picture shows, cell by cell",
     start=untrained, processor=processor, recipe=Recipe, batches=batches, train=train,
     measure=lambda module, _, n, told: evaluate(module, n, told), lost=_lost,
-    template=Path(__file__).with_suffix(".md"), asked="judge",
+    template=Path(__file__).with_suffix(".md"), asked="nothing",
 )  # fmt: skip

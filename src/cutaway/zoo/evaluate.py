@@ -173,6 +173,7 @@ def _ranks(scores: Float[Tensor, "n class"], truth: Any) -> Float[Tensor, " n"]:
 
 
 def row(measure: str, of: str, right: Bool[Tensor, " n"], chance: float) -> Row:
+    """The share of trials that came out right, with its interval."""
     value, n = right.float().mean().item(), len(right)
     return Row(measure, of, n, value, *wilson(value, n), chance)
 

@@ -16,8 +16,9 @@ _ROUNDS = 5
 class Muon(torch.optim.Optimizer):
     """Momentum whose step is orthogonalised: W ← (1 - η λ) W - 0.2 η √max(rows, columns) NS(g + μ m), m ← μ m + g.
 
-    For matrices, and for filters as matrices with a row a channel given out. The factor makes a step as large as one of AdamW, so rates carry over. Jordan et al. 2024 (Muon);
-    the factor from Liu et al. 2025, 2502.16982. Matrices of one shape are orthogonalised together.
+    For matrices, and for filters as matrices with a row for each channel that they give. The factor makes a step as
+    large as one of AdamW, so rates carry over. Jordan et al. 2024 (Muon); the factor from Liu et al. 2025, 2502.16982.
+    Matrices of one shape are orthogonalised together.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, weight_decay: float, momentum: float = 0.95) -> None:

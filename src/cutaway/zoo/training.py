@@ -105,7 +105,7 @@ def train(
 
 
 def _optimisers(model: nn.Module, recipe: Plan) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices and filters of blocks and connectors, AdamW for the rest; gains, biases and scales do not decay."""
+    """Muon for matrices and filters of blocks and connectors, AdamW for the rest; only what has rows decays."""
     inner: list[dict[str, Any]] = []
     outer: list[dict[str, Any]] = []
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
