@@ -23,10 +23,12 @@ NAME = "emoji-sd"
 def untrained(seed: int = 0) -> Any:
     """Before training: a `StableDiffusionPipeline` with the words of `zoo:emoji-clip`, and a UNet drawn by `seed`."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPModel, CLIPTextModel
 
     vae = AutoencoderKL.from_pretrained(emoji_vae.SPEC.found(), torch_dtype=torch.float32)
-    words = CLIPTextModel.from_pretrained(emoji_clip.SPEC.found(), dtype=torch.float32)
+    clip = CLIPModel.from_pretrained(emoji_clip.SPEC.found(), dtype=torch.float32)
+    words = CLIPTextModel(clip.config.text_config)
+    words.load_state_dict(clip.text_model.state_dict())
     down = ("CrossAttnDownBlock2D",) * 3
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -37,6 +39,7 @@ def untrained(seed: int = 0) -> Any:
         )  # fmt: skip
     scheduler = DDIMScheduler(
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", rescale_betas_zero_snr=True,
+        steps_offset=1,
         timestep_spacing="trailing", clip_sample=False,
     )  # fmt: skip
     pipeline = StableDiffusionPipeline(
