@@ -23,7 +23,7 @@ from cutaway.zoo.training import Judged, Step
 class Recipe(training.Plan):
     """How to train: `steps` batches of `batch` pictures, of which a share `silent` has an empty prompt for guidance."""
 
-    steps: int = 5000
+    steps: int = 4500
     batch: int = 32
     rate: float = 2e-3
     warmup: int = 100
