@@ -84,12 +84,14 @@ def _judged(model: Any, drawn: Shown, recipe: Recipe, step: int) -> Judged:
     logits = logits_of(model, pixels)
     truth = [part.to(model.device) for part in drawn[1:]]
     ground = truth[2][:, None, None].expand(-1, *truth[0].shape[1:])
-    losses = [
-        cross_entropy(part, true, ignore_index=UNSAID)
-        for part, true in zip(logits, (truth[0], truth[1], ground), strict=True)
-    ]
-    things = truth[0] < len(DRAWABLE)
-    told = (logits[0].argmax(1) == truth[0])[things & (truth[0] >= 0)].float().mean().item()
+    seen = truth[0] != UNSAID
+    things = seen & (truth[0] < len(DRAWABLE))
+    by_cell = cross_entropy(logits[0], truth[0], ignore_index=UNSAID, reduction="none")
+    losses = (  # cells of things and cells of nothing count the same, though these are many
+        by_cell[things].mean(), by_cell[seen & ~things].mean(),
+        cross_entropy(logits[1], truth[1], ignore_index=UNSAID), cross_entropy(logits[2], ground),
+    )  # fmt: skip
+    told = (logits[0].argmax(1) == truth[0])[things].float().mean().item()
     return Judged(torch.stack(losses).sum(), told)
 
 
