@@ -1,6 +1,7 @@
 """The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
 
 from cutaway.methods.causal_tracing import activation_patching
+from cutaway.methods.cross_attention import cross_attention
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -28,6 +29,7 @@ __all__ = [
     "activation_patching",
     "attention_lens",
     "combined",
+    "cross_attention",
     "embedding_bank",
     "embedding_lens",
     "erase",

@@ -98,6 +98,7 @@ def card(spec: Spec, measured: dict[str, Any]) -> str:
         minutes=f"{minutes:.0f}",
         lost=f"{measured['lost to half precision']:.1e}",
         table=table(measured["rows"]),
+        trials=f"{measured['rows'][0]['n']:,}",
         recipe=", ".join(f"{key} {value}" for key, value in recipe.items() if key != "save_every"),
         **{key: measured[key] for key in ("command", "machine", "torch", "python", "n")},
     )

@@ -33,8 +33,9 @@ LARGEST = 2**27  # numbers that a result may have
 class WordMaps(Result):
     """The share of its attention that each patch gives to each word of its prompt; in [0, 1].
 
-    `attention` (picture, word, … , row, col), over as many of `step`, `layer`, `head` as were kept apart; `elsewhere`
-    (picture, …) the mean share that goes to no word (begin, end, padding; with joint attention also the picture).
+    `attention` (picture, place, … , row, col), over as many of `step`, `layer`, `head` as were kept apart; `elsewhere`
+    (picture, …) the mean share that goes to no word (begin, end, padding; with joint attention also the picture);
+    `even` what a word of one token would get if all positions got the same.
     `word` (picture, place) names the words of each prompt, "" behind its last; `drawn` (picture, y, x, channel) is what
     was drawn, in 0 … 255.
     """
@@ -160,6 +161,7 @@ class _Kept:
     beside: dict[Site, dict[int, Float[Tensor, "picture head"]]] = field(default_factory=dict)
     calls: dict[tuple[Site, int], int] = field(default_factory=dict)
     spoken: list[list[Word]] = field(default_factory=list)
+    positions: int = 1
 
     def add(self, reading: Reading) -> None:
         """One call of one attention."""
@@ -173,6 +175,7 @@ class _Kept:
                 f"it is not known which positions of '{site}' are patches and which are words",
                 expected="a prompt and a picture grid", do="make the inputs with `model.inputs(prompt=…)`",
             )  # fmt: skip
+        self.positions = pattern.shape[-1]
         copies = len(pattern) // said.batch  # pictures a prompt
         self.spoken = self.spoken or [words(said, row) for row in range(said.batch) for _ in range(copies)]
         own = torch.from_numpy(patches.row[0] >= 0)  # patches lie in reading order
@@ -192,8 +195,8 @@ class _Kept:
         """Everything on the finest grid, with the axes that are kept apart."""
         if not self.total:
             raise MethodError(
-                f"no call of the denoiser had a guidance row '{self.guidance}'", expected="cond, or uncond with guidance",
-                do="name a row that runs",
+                f"no call of the denoiser had a guidance row '{self.guidance}'",
+                expected="cond, or uncond with guidance", do="name a row that runs",
             )  # fmt: skip
         ran = [site for site in sites if site in self.total]
         steps = sorted({step for there in self.total.values() for step in there})
@@ -208,7 +211,7 @@ class _Kept:
         maps, aside = [], []
         for site in ran:
             means = [self._mean(self.total, site, step, heads, 2) for step in steps]
-            fine = [_up(one, grid) for one in means]
+            fine = [_up(one, (grid[0], grid[1])) for one in means]
             maps.append(torch.stack(fine, 2))
             aside.append(torch.stack([self._mean(self.beside, site, step, heads, 1) for step in steps], 1))
         if "layer" not in self.apart:
@@ -235,7 +238,8 @@ class _Kept:
         named = [[word.text for word in row] + [""] * (places - len(row)) for row in self.spoken]
         told = {name: list(values) for name, values in coords.items() if name in self.apart}
         return xarray.Dataset(
-            {"attention": attention, "elsewhere": elsewhere}, {**told, "word": (("picture", "place"), np.array(named))}
+            {"attention": attention, "elsewhere": elsewhere, "even": 1 / self.positions},
+            {**told, "word": (("picture", "place"), np.array(named))},
         )
 
 
