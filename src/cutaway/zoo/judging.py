@@ -32,7 +32,7 @@ UNSAID = -100
 class Recipe(training.Plan):
     """How to train: `steps` batches of `batch` pictures, jittered; a share `soft` of them blurred."""
 
-    steps: int = 3000
+    steps: int = 2000
     batch: int = 48
     rate: float = 2e-3
     warmup: int = 100

@@ -90,7 +90,9 @@ def train(
             ahead = drawing.submit(draw, step + 1)
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = recipe.rate_at(step) * recipe.share_at(group["part"], step)
-            judged = judge(batch, step)
+            with torch.random.fork_rng(devices=[]):  # what is dropped out follows from the step too
+                torch.manual_seed(recipe.seed * 1_000_003 + step)
+                judged = judge(batch, step)
             judged.loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             for optimiser in optimisers:
