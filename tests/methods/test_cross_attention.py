@@ -8,12 +8,12 @@ from torch.nn.functional import interpolate
 import cutaway
 from cutaway import questions
 from cutaway.errors import MethodError
-from cutaway.methods import cross_attention
+from cutaway.methods import cross_attention, hide_words
 from cutaway.methods.cross_attention.cross_attention import AXES
 from cutaway.methods.cross_attention.spoken import words
 from cutaway.methods.table import method
 from cutaway.model.edits import Knockout
-from cutaway.model.tokens import TokenMap, Where
+from cutaway.model.tokens import TokenMap
 from cutaway.zoo import tiny
 
 PROMPTS = ["a red dog", "a dog on a cat"]
@@ -103,9 +103,18 @@ def test_memory_does_not_grow_with_steps(sd):
 
 def test_a_cut_word_gets_nothing(sd):
     inputs = sd.inputs(prompt="a red dog", seed=0, steps=2)
-    with sd.edited([Knockout("denoiser.*.cross", key=Where(text="dog"))]):
+    with sd.edited(hide_words(sd, inputs, "dog")):
         cut = cross_attention(sd, inputs, progress=False)
     assert float(cut.heat("dog").max()) < 1e-6 < float(cut.heat("red").max())
+    both = sd.inputs(prompt=PROMPTS, seed=0, steps=2)
+    with sd.edited(hide_words(sd, both, ["red dog", "on"])):
+        cut = cross_attention(sd, both, progress=False)
+    assert max(float(cut.heat(word, row).max()) for word, row in (("red", 0), ("dog", 0), ("on", 1))) < 1e-6
+    assert float(cut.heat("dog", 1).max()) > 1e-6
+    with pytest.raises(MethodError, match="'horse' is not a word"):
+        hide_words(sd, both, "horse")
+    with pytest.raises(MethodError, match="no cross-attention"):
+        hide_words(cutaway.load("tiny:sd3"), both, "dog")
 
 
 @pytest.mark.checks("cross_attention", "baseline")

@@ -1,7 +1,7 @@
 """The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
 
 from cutaway.methods.causal_tracing import activation_patching
-from cutaway.methods.cross_attention import cross_attention
+from cutaway.methods.cross_attention import cross_attention, hide_words
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -35,6 +35,7 @@ __all__ = [
     "erase",
     "function_vector",
     "head_texts",
+    "hide_words",
     "latent_bank",
     "latent_lens",
     "linear_probing",

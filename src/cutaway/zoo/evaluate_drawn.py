@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count, islice
 from typing import Any
 
@@ -37,16 +38,17 @@ def evaluate(pipeline: Any, n: int, told: Told) -> list[Row]:
     rows = []
     for of, (split, things) in SETS.items():
         told(of)
-        scenes = list(islice(_scenes(split, things), n))
+        scenes = list(islice(scenes_of(split, things), n))
         captions = [prompt(scene, scene.seed, ground=True) for scene in scenes]
         seen = look(emoji_judge.judge(), draw(pipeline, [one.text for one in captions], range(n))).scenes()
         rows += _rows(of, scenes, captions, seen)
     return rows
 
 
-def _scenes(split: data.Split, things: int) -> Iterator[data.Scene]:
-    world = data.World(**{**vars(DRAWINGS), "things": (things, things)})
-    return (data.scene_at(split, index, 0, world) for index in count())
+def scenes_of(split: data.Split, things: int, seed: int = 0) -> Iterator[data.Scene]:
+    """Scenes of so many things without end."""
+    world = replace(DRAWINGS, things=(things, things))
+    return (data.scene_at(split, index, seed, world) for index in count())
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cutaway.errors import MethodError
-from cutaway.methods.cross_attention.spoken import Word, sums, words
+from cutaway.methods.cross_attention.spoken import Word, phrase, sums, words
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -48,15 +48,7 @@ class WordMaps(Result):
 
     def heat(self, word: str, picture: int = 0) -> xarray.DataArray:
         """The map of a word (row, col), the mean over what was kept apart; of a word said twice, both added."""
-        said = self.words(picture)
-        wanted = word.lower().split()
-        starts = [at for at in range(len(said)) if [one.lower() for one in said[at : at + len(wanted)]] == wanted]
-        places = [at + step for at in starts for step in range(len(wanted))]
-        if not places:
-            raise MethodError(
-                f"'{word}' is not a word of the prompt", expected="a word of it, or several in a row",
-                exists=", ".join(said), do="name one of these",
-            )  # fmt: skip
+        places = phrase(self.words(picture), word)
         maps = self["attention"].isel(picture=picture, place=places).sum("place")
         return maps.mean([axis for axis in AXES if axis in maps.dims])
 
@@ -101,8 +93,8 @@ def cross_attention(
     Units: shares of attention, 0 to 1. Source: Tang et al. 2022, 2210.04885, section 3: DAAM adds up where this takes
     means, takes the mean of the tokens of a word where this adds them, and interpolates by cubic splines.
     Raises MethodError where no patch attends to words, or where there is too much to keep apart.
-    What it can NOT tell: whether the word is what makes the thing appear there. Cut the attention
-    (`edits.Knockout("denoiser.*.cross", key=…)`) to see that.
+    What it can NOT tell: whether the word is what makes the thing appear there. `hide_words` makes the edits that show
+    that.
 
     >>> import cutaway
     >>> model = cutaway.load("tiny:sd")

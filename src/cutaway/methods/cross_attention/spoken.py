@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cutaway.errors import MethodError
 from cutaway.model.tokens import TokenMap
 
 _BEGINS, _ENDS = ("▁", "Ġ"), "</w>"  # marks of tokenizers at the first and behind the last piece of a word
@@ -43,6 +45,22 @@ def words(tokens: TokenMap, row: int) -> list[Word]:
         else:
             found.append(Word(clean, (at,)))
     return found
+
+
+def phrase(said: Sequence[str], text: str) -> list[int]:
+    """The places of a word, or of several in a row, among the words of a prompt; of all times it is said.
+
+    >>> phrase(["a", "cat", "face", "on", "a", "mat"], "cat face")
+    [1, 2]
+    """
+    wanted = text.lower().split()
+    starts = [at for at in range(len(said)) if [one.lower() for one in said[at : at + len(wanted)]] == wanted]
+    if not starts or not wanted:
+        raise MethodError(
+            f"'{text}' is not a word of the prompt", expected="a word of it, or several in a row",
+            exists=", ".join(said), do="name one of these",
+        )  # fmt: skip
+    return [at + step for at in starts for step in range(len(wanted))]
 
 
 def sums(rows: list[list[Word]], positions: int) -> Float[Tensor, "row word position"]:
