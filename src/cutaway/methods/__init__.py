@@ -1,6 +1,7 @@
 """The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
 
 from cutaway.methods.causal_tracing import activation_patching
+from cutaway.methods.cross_attention import cross_attention, hide_words
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -28,11 +29,13 @@ __all__ = [
     "activation_patching",
     "attention_lens",
     "combined",
+    "cross_attention",
     "embedding_bank",
     "embedding_lens",
     "erase",
     "function_vector",
     "head_texts",
+    "hide_words",
     "latent_bank",
     "latent_lens",
     "linear_probing",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from cutaway.errors import MethodError, near
 from cutaway.methods.causal_tracing import declared as causal_tracing
+from cutaway.methods.cross_attention import declared as cross_attention
 from cutaway.methods.linear_probing import declared as linear_probing
 from cutaway.methods.logit_lens import declared as logit_lens
 from cutaway.methods.method import Method
@@ -15,8 +16,8 @@ from cutaway.methods.text_explanation import declared as text_explanation
 
 # In the order in which a report shows them: what adds up, where it appears, what it is called, what it takes.
 METHODS: tuple[Method, ...] = (
-    *representation_decomposition.METHODS, *text_explanation.METHODS, *causal_tracing.METHODS, *logit_lens.METHODS,
-    *task_vectors.METHODS, *linear_probing.METHODS,
+    *representation_decomposition.METHODS, *text_explanation.METHODS, *causal_tracing.METHODS,
+    *cross_attention.METHODS, *logit_lens.METHODS, *task_vectors.METHODS, *linear_probing.METHODS,
 )  # fmt: skip
 
 

@@ -127,7 +127,7 @@ class Engine:
         """One call of the inputs under edits, with what is recorded; `options` go to the call."""
         seats = [self.seat(site) for site in self.sites.select(record)]
         outputs, session = self.ran(inputs, seats, self.bind(edits), how or Recording(), **options)
-        kept = {str(seat.site): joined(seat.site, session.read[str(seat.site)]) for seat in seats}
+        kept = {str(seat.site): joined(seat.site, fired) for seat in seats if (fired := session.read[str(seat.site)])}
         return self.result(outputs, session, kept)
 
     def ran(

@@ -25,7 +25,7 @@ from cutaway.model.plan import Plan
 from cutaway.model.prepare import prepare
 from cutaway.model.run import Generation, Run
 from cutaway.model.seats import Seat, Tower
-from cutaway.model.session import Recording
+from cutaway.model.session import Reading, Recording
 from cutaway.model.sites import SiteTable
 from cutaway.model.sweep import Sweep, sweep
 from cutaway.model.table import Family
@@ -175,12 +175,14 @@ class Model:
         copy: bool = False,
         grad: bool = False,
         stop: bool = False,
+        into: Callable[[Reading], None] | None = None,
         output: Literal["pil", "pt", "latent"] = "pil",
     ) -> Run:
         """Run once, with edits, and keep the recorded sites.
 
         `keep`, `dtype`, `tokens`, `heads`, `copy` say how activations are kept; `stop` ends the forward after the last
-        of them (outputs are None then); `grad` keeps the autograd graph. `output` is what a pipeline returns.
+        of them (outputs are None then); `grad` keeps the autograd graph. `into` is called with every reading the moment
+        it is there, step by step, and then none is kept. `output` is what a pipeline returns.
         Raises SiteError for a site that did not run, EditError for an edit that does not fit or never acted.
         """
         _check_inputs(inputs)
@@ -189,11 +191,12 @@ class Model:
                 f"a whole {inputs.call} runs without gradients", expected="one evaluation of the denoiser",
                 do="`model.inputs(prompt=…, step=3)` makes its inputs",
             )  # fmt: skip
-        if grad and (keep != "device" or dtype is not None or tokens is not None or heads is not None):
+        if grad and (keep != "device" or any(one is not None for one in (dtype, tokens, heads, into))):
             raise InputError(
-                "what is kept on the graph is the whole activation as it is", do="leave out keep, dtype, tokens, heads"
+                "what is kept on the graph is the whole activation as it is",
+                do="leave out keep, dtype, tokens, heads, into",
             )
-        how = Recording(keep, dtype, tokens, heads, copy, grad, stop and bool(record))
+        how = Recording(keep, dtype, tokens, heads, copy, grad, stop and bool(record), into)
         return self.engine.run(inputs, record, edits, how, **({} if output == "pil" else {"output": output}))
 
     def gradients(

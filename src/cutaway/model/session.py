@@ -6,7 +6,7 @@ readers behind everything else. Only what was registered here is removed, by han
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from cutaway.model.linear import norm_weights
 from cutaway.model.own import Kept, part_of
 from cutaway.model.region import write
 from cutaway.model.seats import ATTENTION_KINDS, Seat, first, is_rms, norm_scale, replaced
-from cutaway.model.sites import POSITIONS
+from cutaway.model.sites import POSITIONS, Site
 from cutaway.model.tokens import Where
 from cutaway.model.windows import Root, Windows, axes_of
 
@@ -33,8 +33,24 @@ class Stop(Exception):  # noqa: N818, control flow and not an error
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What one call gave at a site: its denoising step, the guidance rows in order (none: no such axis), the values.
+
+    The axes of `value` are those of the site without `step`. It may be overwritten once the call goes on.
+    """
+
+    site: Site
+    step: int
+    guidance: tuple[str, ...]
+    value: Float[Tensor, "..."]
+
+
+@dataclass(frozen=True)
 class Recording:
-    """How to keep what is read: where (`device`: as it comes), in which dtype, which tokens and heads, copied."""
+    """How to keep what is read: where (`device`: as it comes), in which dtype, which tokens and heads, copied.
+
+    With `into` nothing is kept: each reading is handed on the moment it is there.
+    """
 
     keep: Literal["device", "cpu"] = "device"
     dtype: torch.dtype | None = None
@@ -43,6 +59,7 @@ class Recording:
     copy: bool = False
     grad: bool = False
     stop: bool = False
+    into: Callable[[Reading], None] | None = None
 
 
 @dataclass
@@ -250,15 +267,19 @@ class Session:
             own = self.windows.own(seat, axes) if how.tokens is not None else {}
             seen, self.part[name] = part_of(seen, axes, chosen, own, name)
         seen = seen.detach()
+        if how.into is not None:
+            how.into(Reading(seat.site, self.windows.step, self.windows.guidance(seat.tower), seen))
+            self._read(name, None)
+            return
         kept = seen.to("cpu" if how.keep == "cpu" else seen.device, how.dtype or seen.dtype)
         kept = kept.clone() if how.copy and kept.data_ptr() == raw.data_ptr() else kept
         if not kept.is_inference():  # such tensors do not count their changes
             self._versions.append((name, kept, kept._version))
         self._read(name, kept)
 
-    def _read(self, name: str, kept: Tensor) -> None:
-        """Note what a site held; stop behind the last one if that was asked for."""
-        self.read.setdefault(name, []).append((self.windows.step, kept))
+    def _read(self, name: str, kept: Tensor | None) -> None:
+        """Note what a site held, if it is kept; stop behind the last one if that was asked for."""
+        self.read.setdefault(name, []).extend([] if kept is None else [(self.windows.step, kept)])
         if self.recording.stop and len(self.read) == len(self.record):
             raise Stop
 

@@ -58,6 +58,7 @@ BRINGS: Mapping[str, Brings] = {
     "pictures": Brings(("image",), ("text",)),
     "inputs": Brings((), ("image", "text", "answer", "rival", "raw", "prompt", "step")),
     "target": Brings(("text", "answer", "prompt")),
+    "drawing": Brings(("prompt",), ("step",)),
     "counterpart": Brings(("counterfactual",)),
     "crowd": Brings((), _CROWD),
     "rows": Brings((), (*_CROWD, "text")),

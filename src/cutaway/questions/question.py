@@ -13,6 +13,7 @@ from PIL.Image import Image
 
 from cutaway.data import Scene, questions, render
 from cutaway.errors import InputError, SiteError
+from cutaway.model.calls import Denoise
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import Target, denoising_error, distance, logit_diff, margin, numbers, outcome
@@ -48,6 +49,7 @@ LACKS = {
     "space": ("a picture tower that ends in the space of texts, as CLIP and SigLIP have", "open zoo:emoji-clip, say"),
     "end": ("a picture tower whose end the model gives out, as CLIP and DINOv2 do", "open zoo:emoji-clip, say"),
     "others": ("other inputs whose answers should stay, of a model that matches or answers", "--pictures FOLDER"),
+    "drawing": ("a prompt to draw, for a model that draws", "--prompt TEXT"),
     "tasks": ("tasks told by examples, as prompts", "open zoo:emoji-llava, or `told=` in Python"),
     "voice": ("a model that writes, such as a LLaVA or a language model", "open zoo:emoji-llava, say"),
 }  # fmt: skip
@@ -132,6 +134,14 @@ class Question:
             return (self.model.inputs(image=seen, text=list(self.words)),)
         texts = [_of_its_own(one, at) if isinstance(one, Scene) else self.text for at, one in enumerate(some)]
         return (self.model.inputs(image=[[one] for one in seen], text=texts),)
+
+    @cached_property
+    def drawing(self) -> Inputs | None:
+        """The whole drawing of which the inputs are a step; None for a model that draws nothing."""
+        call = None if self.inputs is None else self.inputs.call
+        if not isinstance(call, Denoise):
+            return None
+        return self.model.inputs(prompt=self.text, seed=self.seed, steps=call.steps)
 
     @cached_property
     def tasks(self) -> Tasks | None:

@@ -16,7 +16,7 @@ from numpy import ndarray
 from cutaway.data import Scene, concept, concepts, coverage, render, scenes
 from cutaway.methods.logit_lens import LatentBank, TunedLens, embedding_bank, latent_bank, latent_lens, tuned_lens
 from cutaway.methods.logit_lens import word_lens as read_words
-from cutaway.methods.logit_lens.truth import COVERED, Fit, detector, fit, on_patches
+from cutaway.methods.truth import COVERED, Fit, detector, fit, on_patches
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.questions.bank import emoji_texts

@@ -98,7 +98,10 @@ class Overlay(View):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lens(View):
-    """Maps by layer: `values` (text, layer, row, column); `pooled` (text, layer) is what `reader` makes of all."""
+    """Maps by layer: `values` (text, layer, row, column); `pooled` (text, layer) is what `reader` makes of all.
+
+    `axis` is the name of the layers where they are something else, such as steps; `caption` as for an `Overlay`.
+    """
 
     picture: Picture
     texts: tuple[str, ...]
@@ -108,6 +111,8 @@ class Lens(View):
     pooled: np.ndarray | None = None
     reader: str = "class token"
     signed: bool = False
+    axis: str = "layer"
+    caption: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

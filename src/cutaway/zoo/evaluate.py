@@ -106,7 +106,7 @@ def naming(eyes: Eyes, names: tuple[str, ...], split: data.Split, n: int, seed: 
     scenes = list(data.scenes(split, n, seed, world))
     rank = _ranks(eyes.scenes(scenes) @ class_texts(eyes, names).T, _truth(scenes, names))
     of = f"{split}, {len(names)} concepts"
-    return [_row(f"zero-shot top-{k}", of, rank < k, k / len(names)) for k in (1, 5)]
+    return [row(f"zero-shot top-{k}", of, rank < k, k / len(names)) for k in (1, 5)]
 
 
 def naming_painted(eyes: Eyes, names: tuple[str, ...], n: int, seed: int = 0) -> list[Row]:
@@ -121,7 +121,7 @@ def naming_painted(eyes: Eyes, names: tuple[str, ...], n: int, seed: int = 0) ->
         saying[mine] = pictures[mine] @ class_texts(eyes, names, tint).T
     ways = {"texts without the paint": silent, "texts with the paint": saying}
     return [
-        _row("zero-shot top-1", f"painted, {way}, {len(names)} concepts", _ranks(scores, truth) < 1, 1 / len(names))
+        row("zero-shot top-1", f"painted, {way}, {len(names)} concepts", _ranks(scores, truth) < 1, 1 / len(names))
         for way, scores in ways.items()
     ]
 
@@ -144,7 +144,7 @@ def retrieval(eyes: Eyes, n: int, seed: int = 0) -> list[Row]:
     own = torch.arange(RIVALS)
     ways = {"picture to text": scores, "text to picture": scores.mT}
     return [
-        _row("recall@1", f"{way}, {RIVALS} rivals", torch.cat([_ranks(s, own) for s in some]) < 1, 1 / RIVALS)
+        row("recall@1", f"{way}, {RIVALS} rivals", torch.cat([_ranks(s, own) for s in some]) < 1, 1 / RIVALS)
         for way, some in ways.items()
     ]
 
@@ -163,7 +163,7 @@ def telling_apart(eyes: Eyes, factor: str, n: int, seed: int = 0) -> list[Row]:
     picture = torch.stack([score[:, 0, 0] > score[:, 1, 0], score[:, 1, 1] > score[:, 0, 1]], 1)
     both = caption.all(1) & picture.all(1)
     found = {"caption": (caption.flatten(), 1 / 2), "picture": (picture.flatten(), 1 / 2), "group": (both, 1 / 6)}
-    return [_row(f"pairs: {measure}", factor, right, chance) for measure, (right, chance) in found.items()]
+    return [row(f"pairs: {measure}", factor, right, chance) for measure, (right, chance) in found.items()]
 
 
 def _ranks(scores: Float[Tensor, "n class"], truth: Any) -> Float[Tensor, " n"]:
@@ -172,7 +172,8 @@ def _ranks(scores: Float[Tensor, "n class"], truth: Any) -> Float[Tensor, " n"]:
     return (scores >= own).sum(1).float() - 1
 
 
-def _row(measure: str, of: str, right: Bool[Tensor, " n"], chance: float) -> Row:
+def row(measure: str, of: str, right: Bool[Tensor, " n"], chance: float) -> Row:
+    """The share of trials that came out right, with its interval."""
     value, n = right.float().mean().item(), len(right)
     return Row(measure, of, n, value, *wilson(value, n), chance)
 

@@ -14,7 +14,7 @@ import torch
 
 from cutaway.errors import InputError
 from cutaway.zoo.evaluate import Row
-from cutaway.zoo.spec import CARD, MEASURED, Spec, Told
+from cutaway.zoo.spec import CARD, MEASURED, Spec, Told, holds_model, opened
 from cutaway.zoo.training import Step
 
 
@@ -26,9 +26,9 @@ def training(spec: Spec, recipe: Any, work: Path, device: str = "cpu") -> tuple[
 
 def check_new(out: Path) -> None:
     """Refuse a folder that holds a model already."""
-    if (out / "config.json").exists():
+    if holds_model(out):
         raise InputError(
-            f"'{out}' holds a model", expected="a new folder", exists="config.json in it",
+            f"'{out}' holds a model", expected="a new folder", exists="its config is in it",
             do="give another --out, or remove it",
         )  # fmt: skip
 
@@ -39,9 +39,9 @@ def finish(
 ) -> list[Row]:  # fmt: skip
     """Write the trained model in half precision, read it back, measure it beside its untrained twin, write the card."""
     check_new(out)
-    module = module.to("cpu").eval()
+    module = module.to("cpu")
     save(module, spec.processor(), out)
-    shipped = type(module).from_pretrained(out, dtype=torch.float32).eval()
+    shipped = opened(out, torch.float32)
     rows = spec.measure(shipped, spec.processor(), n, told)
     floor = spec.measure(spec.start(recipe.seed), spec.processor(), n, lambda what: told(f"untrained, {what}"))
     measured = {
@@ -50,7 +50,7 @@ def finish(
         "machine": f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "parameters": sum(p.numel() for part in parts_of(module) for p in part.parameters()),
         "recipe": asdict(recipe),
         "n": n,
         "lost to half precision": spec.lost(module, shipped),
@@ -63,11 +63,20 @@ def finish(
 
 def save(module: Any, processor: Any, out: Path) -> None:
     """A `from_pretrained` folder: weights rounded to float16, a config that asks for float32 again."""
-    copy.deepcopy(module).half().save_pretrained(out)
-    processor.save_pretrained(out)
-    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    config["dtype"] = "float32"
-    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    copy.deepcopy(module).to(torch.float16).save_pretrained(out)
+    if processor is not None:
+        processor.save_pretrained(out)
+    path = out / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if "dtype" in config:
+        config["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def parts_of(module: Any) -> list[torch.nn.Module]:
+    """A model, or every model of a pipeline."""
+    found = module.components.values() if hasattr(module, "components") else [module]
+    return [part for part in found if isinstance(part, torch.nn.Module)]
 
 
 def command(name: str, recipe: Any) -> str:
@@ -89,6 +98,7 @@ def card(spec: Spec, measured: dict[str, Any]) -> str:
         minutes=f"{minutes:.0f}",
         lost=f"{measured['lost to half precision']:.1e}",
         table=table(measured["rows"]),
+        trials=f"{measured['rows'][0]['n']:,}",
         recipe=", ".join(f"{key} {value}" for key, value in recipe.items() if key != "save_every"),
         **{key: measured[key] for key in ("command", "machine", "torch", "python", "n")},
     )

@@ -16,8 +16,9 @@ _ROUNDS = 5
 class Muon(torch.optim.Optimizer):
     """Momentum whose step is orthogonalised: W ← (1 - η λ) W - 0.2 η √max(rows, columns) NS(g + μ m), m ← μ m + g.
 
-    For matrices. The factor makes a step as large as one of AdamW, so rates carry over. Jordan et al. 2024 (Muon);
-    the factor from Liu et al. 2025, 2502.16982. Matrices of one shape are orthogonalised together.
+    For matrices, and for filters as matrices with a row for each channel that they give. The factor makes a step as
+    large as one of AdamW, so rates carry over. Jordan et al. 2024 (Muon); the factor from Liu et al. 2025, 2502.16982.
+    Matrices of one shape are orthogonalised together.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
@@ -34,12 +35,12 @@ class Muon(torch.optim.Optimizer):
                 held = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                 held.mul_(group["momentum"]).add_(parameter.grad)
                 ahead = parameter.grad + group["momentum"] * held
-                shapes.setdefault(parameter.shape, []).append((parameter, ahead))
+                shapes.setdefault(ahead.flatten(1).shape, []).append((parameter, ahead.flatten(1)))
             for shape, members in shapes.items():
                 turned = orthogonalised(torch.stack([ahead for _, ahead in members]))
                 for (parameter, _), turn in zip(members, turned, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.sub_(turn, alpha=0.2 * group["lr"] * max(shape) ** 0.5)
+                    parameter.sub_(turn.view_as(parameter), alpha=0.2 * group["lr"] * max(shape) ** 0.5)
 
 
 def orthogonalised(matrices: Float[Tensor, "n row column"]) -> Float[Tensor, "n row column"]:

@@ -18,6 +18,7 @@ from cutaway.zoo.training import Step
 MODELS = Path(__file__).parent / "models"
 UNTRAINED = "@untrained"
 CARD, MEASURED = "README.md", "measured.json"
+INDEX = "model_index.json"  # of a folder that holds a pipeline
 
 Told = Callable[[str], None]
 
@@ -35,8 +36,9 @@ class Spec:
     the first row stands for the model in the list), `lost` says how far the shipped weights, rounded to float16, move
     what it says (trained, shipped), and `template` is the file from which its card is written.
 
-    What it can be asked: to `match` a picture with texts, or, in words, to `answer` about pictures. `crowd` and `bank`
-    are the pictures and the texts that it has unasked, by the word that stands for them where a folder or a file may.
+    What it can be asked: to `match` a picture with texts, to `answer` in words about pictures, to `draw` what a prompt
+    says; or `nothing`, where it is a part of others, or their judge. `crowd` and `bank` are the pictures and the texts
+    that it has unasked, by the word that stands for them where a folder or a file may.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Spec:
     measure: Callable[[Any, Any, int, Told], list[Row]]
     lost: Callable[[Any, Any], float]
     template: Path
-    asked: Literal["match", "answer"]
+    asked: Literal["match", "answer", "draw", "nothing"]
     crowd: str | None = None
     bank: str | None = None
     twin: bool = False  # whether this is the model as it was before training
@@ -72,12 +74,12 @@ class Spec:
     @property
     def here(self) -> bool:
         """Whether its weights are in this checkout."""
-        return (self.folder / "config.json").exists()
+        return holds_model(self.folder)
 
     def found(self) -> Path:
         """Its folder, or a LoadError that says how to make it."""
         if not self.here:
-            here = [f"zoo:{folder.name}" for folder in sorted(MODELS.glob("*/")) if (folder / "config.json").exists()]
+            here = [f"zoo:{folder.name}" for folder in sorted(MODELS.glob("*/")) if holds_model(folder)]
             raise LoadError(
                 f"the weights of 'zoo:{self.name}' are not here yet", expected=f"a model in {self.folder.name}/",
                 exists=", ".join(here), do=f"`cutaway zoo train {self.name}`, then open the folder that it wrote",
@@ -94,19 +96,38 @@ class Spec:
 
     def open(self, *, dtype: torch.dtype = torch.float32, attn: str | None = None) -> tuple[Any, Any]:
         """The model in eval mode and its processor; the twin is made anew from the seed of the training."""
-        import transformers
-
-        processor = transformers.AutoProcessor.from_pretrained(self.found())
+        processor = self.processor()
         if self.twin:
             module = self.start(self.measured()["recipe"]["seed"]).to(dtype)
-            if attn:
+            if attn and hasattr(module, "set_attn_implementation"):
                 module.set_attn_implementation(attn)
             return module, processor
+        return opened(self.found(), dtype, attn), processor
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether `from_pretrained` could open a folder, as a model or as a pipeline."""
+    return (folder / "config.json").exists() or (folder / INDEX).exists()
+
+
+def opened(folder: Path, dtype: torch.dtype, attn: str | None = None) -> Any:
+    """The model or pipeline in a folder, by the library and the class that its config names, in eval mode."""
+    import transformers
+
+    index = folder / INDEX
+    config = json.loads((index if index.exists() else folder / "config.json").read_text(encoding="utf-8"))
+    with _no_bars():  # it is over before one could read it
+        if "_class_name" in config:
+            import diffusers
+
+            module = getattr(diffusers, config["_class_name"]).from_pretrained(folder, torch_dtype=dtype)
+            if index.exists():
+                module.set_progress_bar_config(disable=True)
+                return module
+            return module.eval()
         options = {"attn_implementation": attn} if attn else {}
-        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         kind = getattr(transformers, config["architectures"][0])
-        with _no_bars():  # it is over before one could read it
-            return kind.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, **options).eval(), processor
+        return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options).eval()
 
 
 @contextmanager

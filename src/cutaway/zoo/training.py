@@ -90,7 +90,9 @@ def train(
             ahead = drawing.submit(draw, step + 1)
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = recipe.rate_at(step) * recipe.share_at(group["part"], step)
-            judged = judge(batch, step)
+            with torch.random.fork_rng(devices=[]):  # what is dropped out follows from the step too
+                torch.manual_seed(recipe.seed * 1_000_003 + step)
+                judged = judge(batch, step)
             judged.loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             for optimiser in optimisers:
@@ -105,7 +107,7 @@ def train(
 
 
 def _optimisers(model: nn.Module, recipe: Plan) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of blocks and connectors, AdamW for the rest; gains, biases and scales do not decay."""
+    """Muon for matrices and filters of blocks and connectors, AdamW for the rest; only what has rows decays."""
     inner: list[dict[str, Any]] = []
     outer: list[dict[str, Any]] = []
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -128,7 +130,7 @@ def _part(name: str) -> str:
 
 
 def _inside(name: str) -> bool:
-    return ".layers." in name or "projector" in name
+    return any(part in name for part in (".layers.", "projector", "block"))
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -149,6 +151,13 @@ def _progress(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
+def _held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a training changes: the parameters, and what norms keep of the batches that went by."""
+    kept = model.state_dict()
+    yield from model.named_parameters()
+    yield from ((name, value) for name, value in model.named_buffers() if name in kept)
+
+
 def _save(
     model: nn.Module,
     optimisers: Sequence[torch.optim.Optimizer],
@@ -161,7 +170,7 @@ def _save(
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": value.detach().contiguous() for name, value in model.named_parameters()}
+    tensors = {f"model.{name}": value.detach().contiguous() for name, value in _held(model)}
     for which, optimiser in enumerate(optimisers):
         for index, moments in optimiser.state_dict()["state"].items():
             tensors |= {f"moment.{which}.{index}.{name}": value.contiguous() for name, value in moments.items()}
@@ -194,8 +203,8 @@ def _resume(model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], recip
         )
     tensors = load_file(folder / progress["state"])
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
+        for name, value in _held(model):
+            value.copy_(tensors[f"model.{name}"])
     moments: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
     for name, value in tensors.items():
         if name.startswith("moment."):

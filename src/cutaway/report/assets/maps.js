@@ -187,7 +187,7 @@ DRAW.Lens = (view, stage) => {
     {
       ...view,
       palette: "reads",
-      layerName: "layer",
+      layerName: view.axis,
       rows,
       columns,
       map: (text, layer) => slice(view.values, text, layer),

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cutaway.errors import MethodError
-from cutaway.methods.logit_lens.truth import _auroc, detector, fit, on_patches
+from cutaway.methods.truth import _auroc, detector, fit, on_patches
 
 
 def test_the_truth_itself_fits_wholly_and_its_negative_not_at_all():

@@ -1,0 +1,6 @@
+"""Where a model that draws looks for its words: attention of patches to the words of a prompt."""
+
+from cutaway.methods.cross_attention.cross_attention import WordMaps, cross_attention
+from cutaway.methods.cross_attention.hidden import hide_words
+
+__all__ = ["WordMaps", "cross_attention", "hide_words"]

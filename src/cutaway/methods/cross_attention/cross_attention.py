@@ -1,0 +1,242 @@
+"""How much each patch of a drawing attends to each word of its prompt: by step, layer and head."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import xarray
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from cutaway.errors import MethodError
+from cutaway.methods.cross_attention.spoken import Word, phrase, sums, words
+from cutaway.methods.result import Provenance, Result
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
+from cutaway.model.session import Reading
+from cutaway.model.sites import Site
+from cutaway.questions.rows import tracked
+
+SOURCE = "Tang et al. 2022, arXiv 2210.04885 (DAAM); Hertz et al. 2022, arXiv 2208.01626 (maps by word)"
+AXES = ("step", "layer", "head")
+LARGEST = 2**27  # numbers that a result may have
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WordMaps(Result):
+    """The share of its attention that each patch gives to each word of its prompt; in [0, 1].
+
+    `attention` (picture, place, … , row, col), over as many of `step`, `layer`, `head` as were kept apart; `elsewhere`
+    (picture, …) the mean share that goes to no word (begin, end, padding; with joint attention also the picture);
+    `even` what a word of one token would get if all positions got the same.
+    `word` (picture, place) names the words of each prompt, "" behind its last; `drawn` (picture, y, x, channel) is what
+    was drawn, in 0 … 255.
+    """
+
+    main: ClassVar[str] = "attention"
+
+    def words(self, picture: int = 0) -> list[str]:
+        """The words of a prompt in order."""
+        return [str(word) for word in self["word"].values[picture] if word]
+
+    def heat(self, word: str, picture: int = 0) -> xarray.DataArray:
+        """The map of a word (row, col), the mean over what was kept apart; of a word said twice, both added."""
+        places = phrase(self.words(picture), word)
+        maps = self["attention"].isel(picture=picture, place=places).sum("place")
+        return maps.mean([axis for axis in AXES if axis in maps.dims])
+
+    def summary(self) -> Any:
+        """Each word of the first prompt: its mean share, the largest share of a patch, and where that lies."""
+        import pandas
+
+        rows = []
+        for at, word in enumerate(self.words()):
+            here = self["attention"].isel(picture=0, place=at)
+            here = here.mean([axis for axis in AXES if axis in here.dims]).values
+            row, col = np.unravel_index(here.argmax(), here.shape)
+            rows.append((word, here.mean(), here.max(), int(row), int(col)))
+        rows.append(("(no word)", float(self["elsewhere"].isel(picture=0).mean()), np.nan, -1, -1))
+        return pandas.DataFrame(rows, columns=["word", "share", "largest", "row", "col"])
+
+    def _draw(self, ax: Axes) -> None:
+        """The maps of the words of the first prompt side by side, each from 0 to its own largest."""
+        maps = self["attention"].isel(picture=0)
+        maps = maps.mean([axis for axis in AXES if axis in maps.dims]).values[: len(self.words())]
+        maps = maps / np.maximum(maps.max((1, 2), keepdims=True), 1e-12)
+        gap = np.full((*maps.shape[:2], 1), np.nan)
+        ax.imshow(np.concatenate([part for one in zip(maps, gap, strict=True) for part in one], 1), cmap="magma")
+        wide = maps.shape[2] + 1
+        ax.set_xticks([wide * at + (wide - 2) / 2 for at in range(len(maps))], self.words(), rotation=45, ha="right")
+        ax.set_yticks([])
+        ax.set_title("attention to each word, from 0 to its largest")
+
+
+def cross_attention(
+    model: Model, inputs: Inputs, *, apart: Sequence[str] = ("step", "layer"), guidance: str = "cond",
+    progress: bool = True,
+) -> WordMaps:  # fmt: skip
+    """How much each patch of a drawing attends to each word of its prompt.
+
+    D_w(x) = mean over steps t, layers l and heads h of up(A^{t,l,h}(x, w)), A = softmax(q kᵀ / √d) over all that a
+    patch may attend to, a word of several tokens being their sum; `up` brings the grids of all layers to the finest by
+    bilinear interpolation. What is named in `apart` is not averaged over. Each call is added up as it comes, so that
+    memory does not grow with the number of steps unless these are kept apart. With joint attention (SD3, Flux) it is
+    the part of the pattern from patches to text. Two calls of a step (Heun) count as two.
+
+    Units: shares of attention, 0 to 1. Source: Tang et al. 2022, 2210.04885, section 3: DAAM adds up where this takes
+    means, takes the mean of the tokens of a word where this adds them, and interpolates by cubic splines.
+    Raises MethodError where no patch attends to words, or where there is too much to keep apart.
+    What it can NOT tell: whether the word is what makes the thing appear there. `hide_words` makes the edits that show
+    that.
+
+    >>> import cutaway
+    >>> model = cutaway.load("tiny:sd")
+    >>> found = cross_attention(model, model.inputs(prompt="a red dog", seed=0, steps=2), progress=False)
+    >>> found.words(), found.heat("red dog").shape
+    (['a', 'red', 'dog'], (16, 16))
+    """
+    started = time.perf_counter()
+    odd = [one for one in apart if one not in AXES]
+    if odd:
+        raise MethodError(f"'{odd[0]}' cannot be kept apart", expected="some of " + ", ".join(AXES))
+    sites = _sites(model)
+    kept = _Kept(inputs, tuple(apart), guidance)
+    calls = int(inputs.tensors.get("num_inference_steps", 1)) * len(sites)
+    bar = tracked(range(calls), "drawing", show=progress)
+
+    def add(reading: Reading) -> None:
+        kept.add(reading)
+        next(bar, None)
+
+    outputs = model.run(inputs, record=sites, into=add).outputs
+    data = kept.data(sites)
+    pictures = [np.asarray(one.convert("RGB")) for one in getattr(outputs, "images", ())]
+    if pictures:
+        data["drawn"] = ("picture", "y", "x", "channel"), np.stack(pictures)
+    return WordMaps(
+        data,
+        Provenance.of(
+            "cross_attention", SOURCE, started=started, model=model, sites=tuple(map(str, sites)),
+            apart=list(apart), guidance=guidance, prompt=inputs.tensors.get("prompt"),
+        ),
+    )  # fmt: skip
+
+
+def _sites(model: Model) -> list[Site]:
+    """Where patches attend to words: cross-attention, or where there is none, the joint attention."""
+    every = [site for site in model.sites if site.tower == "denoiser" and not site.dead]
+    for part in ("cross.pattern", "attn.pattern"):
+        found = [site for site in every if site.part == part]
+        if found:
+            return found
+    raise MethodError(
+        f"'{model.name}' has no denoiser that attends to words", expected="a pipeline that draws prompts",
+        exists=f"a model of kind {model.family.kind}", do="see `cutaway methods` for what fits it",
+    )  # fmt: skip
+
+
+@dataclass
+class _Kept:
+    """The sums of what comes in, by layer, on the grid of that layer."""
+
+    inputs: Inputs
+    apart: tuple[str, ...]
+    guidance: str
+    total: dict[Site, dict[int, Float[Tensor, "picture word head row col"]]] = field(default_factory=dict)
+    beside: dict[Site, dict[int, Float[Tensor, "picture head"]]] = field(default_factory=dict)
+    calls: dict[tuple[Site, int], int] = field(default_factory=dict)
+    spoken: list[list[Word]] = field(default_factory=list)
+    positions: int = 1
+
+    def add(self, reading: Reading) -> None:
+        """One call of one attention."""
+        if self.guidance not in reading.guidance:
+            return
+        site, pattern = reading.site, reading.value[reading.guidance.index(self.guidance)].float()
+        patches = self.inputs.map_for(site, "query", pattern.shape[-2])
+        said = self.inputs.map_for(site, "key", pattern.shape[-1])
+        if not ((patches.row >= 0).any() and (said.kind == "text").any()):
+            raise MethodError(
+                f"it is not known which positions of '{site}' are patches and which are words",
+                expected="a prompt and a picture grid", do="make the inputs with `model.inputs(prompt=…)`",
+            )  # fmt: skip
+        self.positions = pattern.shape[-1]
+        copies = len(pattern) // said.batch  # pictures a prompt
+        self.spoken = self.spoken or [words(said, row) for row in range(said.batch) for _ in range(copies)]
+        own = torch.from_numpy(patches.row[0] >= 0)  # patches lie in reading order
+        shape = int(patches.row.max()) + 1, int(patches.col.max()) + 1
+        weights = sums(self.spoken, pattern.shape[-1]).to(pattern.device)
+        maps = torch.einsum("bhqk,bwk->bwhq", pattern[:, :, own.to(pattern.device)], weights)
+        maps = maps if "head" in self.apart else maps.mean(2, keepdim=True)
+        step = reading.step if "step" in self.apart else 0
+        elsewhere = (1 - maps.sum(1).mean(-1)).cpu()
+        folded = maps.unflatten(-1, shape).cpu()
+        there, aside = self.total.setdefault(site, {}), self.beside.setdefault(site, {})
+        there[step] = there[step] + folded if step in there else folded
+        aside[step] = aside[step] + elsewhere if step in aside else elsewhere
+        self.calls[site, step] = self.calls.get((site, step), 0) + 1
+
+    def data(self, sites: Sequence[Site]) -> xarray.Dataset:
+        """Everything on the finest grid, with the axes that are kept apart."""
+        if not self.total:
+            raise MethodError(
+                f"no call of the denoiser had a guidance row '{self.guidance}'",
+                expected="cond, or uncond with guidance", do="name a row that runs",
+            )  # fmt: skip
+        ran = [site for site in sites if site in self.total]
+        steps = sorted({step for there in self.total.values() for step in there})
+        grid = max((next(iter(there.values())).shape[-2:] for there in self.total.values()), key=np.prod)
+        heads = max(next(iter(there.values())).shape[2] for there in self.total.values())
+        size = len(self.spoken) * max(map(len, self.spoken)) * int(np.prod(grid)) * len(steps) * heads
+        if size * (len(ran) if "layer" in self.apart else 1) > LARGEST:
+            raise MethodError(
+                f"{size * len(ran):,} numbers are too many to keep", expected=f"at most {LARGEST:,}",
+                exists=f"{len(ran)} layers, {len(steps)} steps, {heads} heads", do="name fewer axes in `apart`",
+            )  # fmt: skip
+        maps, aside = [], []
+        for site in ran:
+            means = [self._mean(self.total, site, step, heads, 2) for step in steps]
+            fine = [_up(one, (grid[0], grid[1])) for one in means]
+            maps.append(torch.stack(fine, 2))
+            aside.append(torch.stack([self._mean(self.beside, site, step, heads, 1) for step in steps], 1))
+        if "layer" not in self.apart:
+            maps, aside = [torch.stack(maps).nanmean(0)], [torch.stack(aside).nanmean(0)]
+        return self._labelled(torch.stack(maps, 3), torch.stack(aside, 2), steps, ran)
+
+    def _mean(self, of: Any, site: Site, step: int, heads: int, axis: int) -> Tensor:
+        """What a layer gave at a step, for as many heads as the layer with the most has; NaN for none."""
+        like = next(iter(of[site].values()))
+        found = of[site].get(step, torch.full_like(like, torch.nan)) / self.calls.get((site, step), 1)
+        lacking = heads - found.shape[axis]
+        shape = [*found.shape[:axis], lacking, *found.shape[axis + 1 :]]
+        return torch.cat([found, found.new_full(shape, torch.nan)], axis) if lacking else found
+
+    def _labelled(self, maps: Tensor, aside: Tensor, steps: list[int], ran: list[Site]) -> xarray.Dataset:
+        dims = ["picture", "place", "step", "layer", "head", "row", "col"]
+        coords = {"step": steps, "layer": [int(site.layer or 0) for site in ran], "head": range(maps.shape[4])}
+        attention = xarray.DataArray(maps.numpy(), dims=dims)
+        elsewhere = xarray.DataArray(aside.numpy(), dims=["picture", "step", "layer", "head"])
+        for axis in AXES:
+            if axis not in self.apart:
+                attention, elsewhere = (one.isel({axis: 0}) for one in (attention, elsewhere))
+        places = max(map(len, self.spoken))
+        named = [[word.text for word in row] + [""] * (places - len(row)) for row in self.spoken]
+        told = {name: list(values) for name, values in coords.items() if name in self.apart}
+        return xarray.Dataset(
+            {"attention": attention, "elsewhere": elsewhere, "even": 1 / self.positions},
+            {**told, "word": (("picture", "place"), np.array(named))},
+        )
+
+
+def _up(maps: Float[Tensor, "picture word head row col"], grid: tuple[int, int]) -> Tensor:
+    """The same on a finer grid."""
+    if tuple(maps.shape[-2:]) == tuple(grid):
+        return maps
+    return interpolate(maps.flatten(0, 1), tuple(grid), mode="bilinear").unflatten(0, maps.shape[:2])

@@ -1,0 +1,91 @@
+"""Attention to words on a page: the map of each word on what was drawn, by step and by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import xarray
+from PIL import Image
+
+from cutaway.methods.cross_attention.cross_attention import AXES, WordMaps
+from cutaway.methods.result import origin
+from cutaway.methods.shown import Page
+from cutaway.views import kinds
+from cutaway.views.picture import Picture
+from cutaway.views.words import mass, quoted
+
+ENTRY = "cross_attention"
+_LIMITS = (
+    "Where a patch looks is not what makes the thing appear there: a word may work through another one, and the end of "
+    "the prompt, which is no word, may carry all of it. Cutting the attention shows what depends on it."
+)
+
+
+def show(page: Page) -> Iterator[kinds.View]:
+    """The mean map of each word, then the same by step and by layer."""
+    found = page.made(ENTRY)
+    yield overlay(page, found)
+    for axis in ("step", "layer"):
+        if axis in found["attention"].dims:
+            yield by(page, found, axis)
+
+
+def tell(page: Page) -> Iterator[str]:
+    """Which word gets the most attention of any patch, and where."""
+    found = page.made(ENTRY)
+    yield _most(found)
+
+
+def overlay(page: Page, found: WordMaps) -> kinds.Overlay:
+    """The mean over everything of the first drawing, on it."""
+    floor = page.floor.made(ENTRY) if page.floor else None
+    before = "" if floor is None else f" Before training: {_most(floor)[0].lower()}{_most(floor)[1:]}"
+    return kinds.Overlay(
+        title="Where each word is looked for",
+        seen=f"{_most(found)} {float(found['elsewhere'].isel(picture=0).mean()):.1%} of all attention goes to no word; "
+        f"a word of one token would get {float(found['even']):.1%} if all positions got the same.{before}",
+        limits=_LIMITS, picture=_drawn(found), texts=tuple(found.words()), values=_maps(found).values, caption=True,
+        unit="share of attention", palette="reads", provenance=origin(found),
+        code=page.applied[ENTRY].code("print(found.summary().to_string())"),
+    )  # fmt: skip
+
+
+def by(page: Page, found: WordMaps, axis: str) -> kinds.Lens:
+    """The maps of each word at each step, or at each layer."""
+    maps = _maps(found, axis)
+    sizes = maps.mean(("row", "col"))
+    least, most = (str(maps[axis].values[int(at)]) for at in (sizes.sum("place").argmin(), sizes.sum("place").argmax()))
+    return kinds.Lens(
+        title=f"Where each word is looked for, {axis} by {axis}",
+        seen=f"Words together get most attention at {axis} {most} ({float(sizes.sum('place').max()):.1%}) and least at "
+        f"{axis} {least} ({float(sizes.sum('place').min()):.1%}).",
+        limits=f"{_LIMITS} Coarse layers are brought to the finest grid: their maps look smoother than they are.",
+        picture=_drawn(found), texts=tuple(found.words()), layers=tuple(map(str, maps[axis].values)), axis=axis,
+        values=maps.transpose("place", axis, "row", "col").values, caption=True, unit="share of attention", folded=True,
+        provenance=origin(found),
+        code=page.applied[ENTRY].code(f'print(found["attention"].isel(picture=0).sum(("row", "col")).mean("{axis}"))'),
+    )  # fmt: skip
+
+
+def _maps(found: WordMaps, *kept: str) -> xarray.DataArray:
+    """The maps of the first drawing, the mean over all axes but these."""
+    maps = found["attention"].isel(picture=0, place=slice(len(found.words())))
+    return maps.mean([axis for axis in AXES if axis in maps.dims and axis not in kept])
+
+
+def _drawn(found: WordMaps) -> Picture:
+    return Picture.of(Image.fromarray(found["drawn"].values[0]), "what was drawn")
+
+
+def _most(found: WordMaps) -> str:
+    """The word that gets most of a patch, a sentence."""
+    maps, said = _maps(found), found.words()
+    at = int(maps.max(("row", "col")).argmax())
+    here = maps.values[at]
+    row, col = np.unravel_index(here.argmax(), here.shape)
+    place, share = mass(here)
+    return (
+        f"The most that a patch gives to a word is {float(here.max()):.1%}, to {quoted(said[at])} at row {row}, column "
+        f"{col}; {share:.1%} of what that word gets lies in the ninth at the {place}."
+    )

@@ -1,0 +1,150 @@
+"""Attention to words: equal to a computation by hand, whatever is kept apart, for one attention or a joint one."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+import cutaway
+from cutaway import questions
+from cutaway.errors import MethodError
+from cutaway.methods import cross_attention, hide_words
+from cutaway.methods.cross_attention.cross_attention import AXES
+from cutaway.methods.cross_attention.spoken import words
+from cutaway.methods.table import method
+from cutaway.model.edits import Knockout
+from cutaway.model.tokens import TokenMap
+from cutaway.zoo import tiny
+
+PROMPTS = ["a red dog", "a dog on a cat"]
+
+
+@pytest.fixture(scope="module")
+def sd() -> cutaway.Model:
+    return cutaway.load("tiny:sd", dtype="float64")
+
+
+@pytest.mark.checks("cross_attention", "truth")
+def test_it_equals_a_computation_by_hand(sd):
+    inputs = sd.inputs(prompt=PROMPTS, seed=3, steps=2)
+    made = cross_attention(sd, inputs, apart=AXES, progress=False)
+    hand = {}
+    for site in [s for s in sd.sites if s.tower == "denoiser" and s.part == "cross.pattern"]:
+        hand[site] = sd.run(
+            inputs, record=f"{site.tower}.{site.layer}.cross.q {site.tower}.{site.layer}.cross.k".split()
+        )
+    for at, (site, run) in enumerate(hand.items()):
+        q, k = run[f"denoiser.{site.layer}.cross.q"][:, 1], run[f"denoiser.{site.layer}.cross.k"][:, 1]
+        scores = torch.einsum("sbqhd,sbkhd->sbhqk", q, k) / q.shape[-1] ** 0.5
+        pattern = scores.softmax(-1)
+        side = round(pattern.shape[-2] ** 0.5)
+        for row, prompt in enumerate(PROMPTS):
+            for place in range(len(prompt.split())):
+                maps = pattern[:, row, :, :, place + 1].unflatten(-1, (side, side))
+                fine = interpolate(maps, (16, 16), mode="bilinear") if side < 16 else maps
+                got = made["attention"].isel(picture=row, place=place, layer=at).transpose("step", "head", ...).values
+                assert np.abs(got - fine.numpy()).max() < 1e-6
+
+
+def test_what_is_not_kept_apart_is_averaged(sd):
+    inputs = sd.inputs(prompt=PROMPTS, seed=3, steps=2)
+    whole = cross_attention(sd, inputs, apart=AXES, progress=False)
+    for apart in ((), ("layer",), ("step", "head")):
+        some = cross_attention(sd, inputs, apart=apart, progress=False)
+        mean = whole["attention"].mean([axis for axis in AXES if axis not in apart])
+        assert np.nanmax(np.abs((some["attention"] - mean).values)) < 1e-6
+        aside = whole["elsewhere"].mean([axis for axis in AXES if axis not in apart])
+        assert np.abs((some["elsewhere"] - aside).values).max() < 1e-6
+    given = whole["attention"].sum("place").mean(("row", "col")).mean(AXES)
+    assert np.allclose(given + whole["elsewhere"].mean(AXES), 1, atol=0.02)  # coarse grids are interpolated
+
+
+def test_each_row_has_its_own_words_whatever_stands_beside_it(sd):
+    both = cross_attention(sd, sd.inputs(prompt=PROMPTS, seed=3, steps=2), progress=False)
+    assert both.words(0) == ["a", "red", "dog"] and both.words(1)[:2] == ["a", "dog"]
+    assert np.isfinite(both.heat("dog", 1).values).all()
+    said_twice = both.heat("a", 1).values
+    places = [at for at, word in enumerate(both.words(1)) if word == "a"]
+    summed = both["attention"].isel(picture=1, place=places).sum("place").mean(("step", "layer")).values
+    assert len(places) == 2 and np.allclose(said_twice, summed)
+    with pytest.raises(MethodError, match="'horse' is not a word"):
+        both.heat("horse")
+
+
+@pytest.mark.parametrize("name", ["tiny:sdxl", "tiny:sd3"])
+def test_other_denoisers(name):
+    model = cutaway.load(name)
+    made = cross_attention(model, model.inputs(prompt="a dog", seed=0, steps=2), progress=False)
+    assert made.words()[:2] == ["a", "dog"]
+    site = next(s for s in model.sites if s.tower == "denoiser" and s.part.endswith(("cross.pattern", "attn.pattern"))
+                and ("cross" in s.part or name == "tiny:sd3"))  # fmt: skip
+    run = model.run(model.inputs(prompt="a dog", seed=0, steps=2), record=site)
+    tokens = run.inputs.map_for(site, "key", run[site].shape[-1])
+    at = int(tokens.where(text="dog")[0].nonzero()[0])
+    grid = run.inputs.map_for(site, "query", run[site].shape[-2])
+    own = torch.from_numpy(grid.row[0] >= 0)
+    hand = run[site][:, 1, 0, :, own, at].mean(1)
+    got = made["attention"].isel(picture=0, place=1, layer=0).values.reshape(2, -1)
+    assert np.abs(got - hand.numpy()).max() < 1e-6
+
+
+def test_memory_does_not_grow_with_steps(sd):
+    """Nothing is kept of a call once it is added up: as many numbers for three steps as for one."""
+    sizes = {
+        steps: cross_attention(sd, sd.inputs(prompt="a dog", seed=0, steps=steps), apart=("layer",), progress=False)
+        for steps in (1, 3)
+    }
+    assert sizes[1]["attention"].size == sizes[3]["attention"].size
+    held = []
+    sd.run(sd.inputs(prompt="a dog", seed=0, steps=3), record="denoiser.*.cross.pattern", into=held.append)
+    assert [one.step for one in held[:: len(held) // 3]] == [0, 1, 2]
+    assert {one.guidance for one in held} == {("uncond", "cond")}
+
+
+def test_a_cut_word_gets_nothing(sd):
+    inputs = sd.inputs(prompt="a red dog", seed=0, steps=2)
+    with sd.edited(hide_words(sd, inputs, "dog")):
+        cut = cross_attention(sd, inputs, progress=False)
+    assert float(cut.heat("dog").max()) < 1e-6 < float(cut.heat("red").max())
+    both = sd.inputs(prompt=PROMPTS, seed=0, steps=2)
+    with sd.edited(hide_words(sd, both, ["red dog", "on"])):
+        cut = cross_attention(sd, both, progress=False)
+    assert max(float(cut.heat(word, row).max()) for word, row in (("red", 0), ("dog", 0), ("on", 1))) < 1e-6
+    assert float(cut.heat("dog", 1).max()) > 1e-6
+    with pytest.raises(MethodError, match="'horse' is not a word"):
+        hide_words(sd, both, "horse")
+    with pytest.raises(MethodError, match="no cross-attention"):
+        hide_words(cutaway.load("tiny:sd3"), both, "dog")
+
+
+@pytest.mark.checks("cross_attention", "baseline")
+def test_even_attention_is_told(sd):
+    made = cross_attention(sd, sd.inputs(prompt="a dog", seed=0, steps=1), progress=False)
+    assert float(made["even"]) == pytest.approx(1 / 16)
+    with sd.edited([Knockout("denoiser.*.cross")]):  # all cut alike: spread evenly
+        flat = cross_attention(sd, sd.inputs(prompt="a dog", seed=0, steps=1), progress=False)
+    assert np.allclose(flat.heat("dog"), 1 / 16, atol=1e-6)
+
+
+def test_words_of_pieces():
+    tokens = TokenMap.blank(1, 5)
+    tokens.text[0] = np.array(["▁a", "▁ele", "phant", "▁on", "ly"], object)
+    assert [word.text for word in words(tokens, 0)] == ["a", "elephant", "only"]
+
+
+def test_what_cannot_be_asked_says_so(sd):
+    clip = cutaway.load("tiny:clip")
+    with pytest.raises(MethodError, match="no denoiser that attends to words"):
+        cross_attention(clip, clip.inputs(text=["a dog"]), progress=False)
+    with pytest.raises(MethodError, match="'layers' cannot be kept apart"):
+        cross_attention(sd, sd.inputs(prompt="a dog", steps=1), apart=("layers",))
+    with pytest.raises(MethodError, match="No call of the denoiser had a guidance row 'uncond'"):
+        cross_attention(sd, sd.inputs(prompt="a dog", steps=1, guidance=1), guidance="uncond", progress=False)
+
+
+def test_it_answers_a_question_and_shows_itself():
+    question = questions.asked("tiny:sd", prompt="a red dog", step=1)
+    made = method("cross-attention").apply(question)
+    assert made.result["step"].size == question.inputs.call.steps
+    assert "cross_attention(question.model, question.drawing)" in made.code()
+    assert "a prompt to draw" in method("cross_attention").why_not(questions.asked("tiny:clip", image=tiny.picture()))
