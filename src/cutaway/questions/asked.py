@@ -44,8 +44,8 @@ class Brings(NamedTuple):
 # What of a question models of a kind never have, so that a method which needs it is never one for them.
 NEVER: Mapping[str, tuple[str, ...]] = {
     "diffusion": ("texts", "space", "end", "voice", "eyes", "bank", "contexts", "others", "tasks"),
-    "contrastive": ("voice", "contexts", "tasks"),
-    "generative": ("texts", "space", "end", "bank"),
+    "contrastive": ("voice", "contexts", "tasks", "drawing"),
+    "generative": ("texts", "space", "end", "bank", "drawing"),
 }
 _CROWD = ("pictures", "many", "skip_bad")
 # What a kind of model does, and what of a question says nothing to it.
@@ -58,7 +58,7 @@ BRINGS: Mapping[str, Brings] = {
     "pictures": Brings(("image",), ("text",)),
     "inputs": Brings((), ("image", "text", "answer", "rival", "raw", "prompt", "step")),
     "target": Brings(("text", "answer", "prompt")),
-    "drawing": Brings(("prompt",), ("step",)),
+    "drawing": Brings(("prompt",)),
     "counterpart": Brings(("counterfactual",)),
     "crowd": Brings((), _CROWD),
     "rows": Brings((), (*_CROWD, "text")),
