@@ -111,6 +111,58 @@ def test_a_tower_without_a_pooled_position_is_probed_by_its_mean():
         linear_probing(opened("siglip"), SHOWN, {"x": TRUTH}, progress=False)
 
 
+def prompts(count=COUNT):
+    """Pictures with a question each, of several lengths."""
+    texts = [("a dog", "a red dog on the left", "a cat")[row % 3] for row in range(count)]
+    return opened("llava").inputs(image=[[tiny.picture(row % 4)] for row in range(count)], text=texts)
+
+
+@pytest.mark.checks("linear_probing", "truth")
+def test_a_label_planted_on_the_picture_is_found_there_and_not_at_the_question():
+    """And one planted at the last position there, and at the position of each row that is named."""
+    model, inputs = opened("llava"), prompts()
+    value = torch.from_numpy(TRUTH)[:, None, None] * 40 * noise(32)
+    seen = {}
+    for where in (Where("image"), -1):
+        with model.edited(Add("text.1.resid_post", value if where != -1 else value[:, 0], token=where)):
+            for pool in ("picture", "question", "last", "pooled"):
+                found = linear_probing(model, inputs, {"planted": TRUTH}, tower="text", sites="text.1.resid_post",
+                                       pool=pool, seeds=(0, 1), progress=False)  # fmt: skip
+                seen[str(where), pool] = found["mean"].item()
+    told = {key for key, mean in seen.items() if mean == 1}
+    image = str(Where("image"))
+    assert told == {(image, "picture"), ("-1", "last"), ("-1", "pooled")} and max(
+        mean for key, mean in seen.items() if key not in told
+    ) < 0.8, seen  # fmt: skip
+
+
+def test_positions_of_prompts_are_each_rows_own():
+    model, inputs = opened("llava"), prompts(6)
+    kinds = inputs.tokens["text"].kind
+    assert (kinds == "pad").any()
+    last, words = (Pooling.of(model, "text", pool).mask(inputs).numpy() for pool in ("last", "question"))
+    ends = (kinds != "pad").sum(1) - 1
+    own = np.cumsum(kinds != "pad", 1) - 1
+    assert (last == ((own == ends[:, None]) & (kinds != "pad"))).all()
+    assert (words == ((kinds == "text") & ~last)).all() and words.any(1).all()
+    by_number = Pooling.of(model, "text", ends.tolist())
+    assert (by_number.mask(inputs).numpy() == last).all()
+    site = model.sites.select("text.1.resid_post")
+    whole = states(model, inputs, site, by_number)
+    parts = states(model, [prompts(3), prompts(3)], site, Pooling.of(model, "text", ends[:3].tolist() * 2))
+    named = states(model, inputs, site, Pooling.of(model, "text", "last"))["text.1.resid_post"]
+    assert np.allclose(whole["text.1.resid_post"], named)
+    assert np.allclose(parts["text.1.resid_post"], np.concatenate([named[:3], named[:3]]))
+    with pytest.raises(MethodError, match=r"one position a row"):
+        states(model, inputs, site, Pooling.of(model, "text", ends[:4].tolist()))
+    with pytest.raises(MethodError, match=r"one position a row"):
+        Pooling.of(model, "text", [99] * 6).mask(inputs)
+    with pytest.raises(MethodError, match="differ from row to row"):
+        _ = Pooling.of(model, "text", "question").selector
+    with pytest.raises(MethodError, match="reads words, and these rows are pictures"):
+        linear_probing(model, SHOWN, {"x": TRUTH}, tower="text", pool="last", progress=False)
+
+
 def test_directions_are_an_orthonormal_basis_of_the_read_out():
     x, y = noise(90, 8).numpy(), np.arange(90) % 3
     x[:, 2] += 5 * y

@@ -9,11 +9,12 @@ from rich.console import Console
 import cutaway
 from cutaway.data import Scene, Thing, concept, scenes
 from cutaway.methods.logit_lens import TunedLens
-from cutaway.report import findings, findings_lens
-from cutaway.report.findings_answers import page, sentences
+from cutaway.report import findings, findings_lens, findings_looks, findings_spots, findings_writes
+from cutaway.report.findings_answers import further, page, sentences
 from cutaway.report.findings_lens import ANY, LENSES, OUTPUT, RANDOM, Read
 from cutaway.report.findings_page import About
 from cutaway.zoo.trained import trained
+from report.inside_numbers import inside
 from world import opened
 
 LAYERS = list(range(-1, 3))
@@ -49,16 +50,16 @@ def mentions(level: float, output: float) -> xarray.Dataset:
 
 
 def found(level=0.7, before=0.2, fall=0.4, told=0.9, output=0.8) -> dict[str, xarray.Dataset]:
-    return {"maps": maps(level, fall), "maps_floor": maps(before), "hallucinated": mentions(told, output)}
+    return {**inside(), "maps": maps(level, fall), "maps_floor": maps(before), "hallucinated": mentions(told, output)}
 
 
 def test_the_page_is_whole():
-    text = page(found(), ABOUT, {"lens": "img/lens.png"})
+    text = page(found(), ABOUT, {"lens": "img/lens.png", "inside": "img/inside.png"})
     front, _, behind = text.partition("## ")
     assert [line[:2] for line in front.splitlines() if line[:1].isdigit()] == ["1.", "2.", "3.", "4.", "5."]
     assert "cutaway findings zoo:planted --out page.md --n 48 --seed 0" in behind and "nan" not in text
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 3 and all(len({line.count("|") for line in one.splitlines()}) == 1 for one in tables)
+    assert len(tables) == 9 and all(len({line.count("|") for line in one.splitlines()}) == 1 for one in tables)
     assert "40/45 of 100 things" in text and "+10 [6, 14] / +10 [6, 14]" in text
 
 
@@ -79,7 +80,9 @@ def test_the_page_is_whole():
     ],
 )  # fmt: skip
 def test_sentences_claim_what_both_sets_show_and_no_more(numbers, begins):
-    said = [one.removeprefix("**") for one in sentences(found(**numbers))]
+    whole = found(**numbers)
+    first, *_, last = sentences(whole)
+    said = [one.removeprefix("**") for one in (first, *further(whole), last)]
     assert [one.startswith(begin) for one, begin in zip(said, begins, strict=True)] == [True] * 5, said
 
 
@@ -107,11 +110,24 @@ def test_the_page_of_a_model_that_answers_is_these_sections(tmp_path, monkeypatc
     monkeypatch.setattr(findings_lens, "maps", lambda lens, n, seed, told: whole["maps"].isel(set=seed, drop=True))
     seen = whole["hallucinated"]
     monkeypatch.setattr(findings_lens, "hallucinated", lambda of, read, n, seed, told: seen.isel(set=seed, drop=True))
+    for of, name in ((findings_writes, "writes"), (findings_looks, "looks"), (findings_spots, "spots")):
+        monkeypatch.setattr(of, name, _given(whole, name))
     model, floor = opened("llava"), opened("llava-next")
     out, quiet = tmp_path / "page.md", Console(quiet=True)
     findings.write(model, floor, out, 48, 0, findings.ANSWER, work=tmp_path, console=quiet)
     assert "\n1. **" in out.read_text(encoding="utf-8") and (tmp_path / "img" / "page-lens.png").is_file()
-    assert len(set(made)) == 2 == len(made) and len(list(tmp_path.glob("*.nc"))) == 6
+    assert len(set(made)) == 2 == len(made) and len(list(tmp_path.glob("*.nc"))) == 18
+    assert (tmp_path / "img" / "page-inside.png").is_file()
+
+
+def _given(whole, name):
+    """A measure that gives what is planted, without a model; of the floor where one form of the scene is asked for."""
+
+    def measure(of, n, seed, told, forms=None):
+        floor = of.name == "tiny:llava-next"
+        return whole[f"{name}_floor" if floor else name].isel(set=seed, drop=True)
+
+    return measure
 
 
 def test_it_is_measured_on_a_trained_model(tmp_path, monkeypatch):

@@ -132,6 +132,11 @@ def prepared(model: Model, rows: Sequence[Any], tower: str) -> Inputs:
     """One batch of rows as the model takes them."""
     words = reads_words(model, tower)
     given = [_row(one, words) for one in rows]
+    if words and any(isinstance(one, Scene | Image) for one in given):
+        raise MethodError(
+            f"the '{tower}' tower reads words, and these rows are pictures", expected="texts, or ready inputs",
+            do="say what is asked of each picture (`--text`, `model.inputs(image=…, text=…)`), or take tower 'vision'",
+        )  # fmt: skip
     return model.inputs(text=given) if words else model.inputs(image=given)
 
 

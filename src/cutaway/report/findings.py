@@ -21,7 +21,16 @@ from cutaway.model.fingerprint import fingerprint
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.questions.given import check_folder
-from cutaway.report import findings_answers, findings_heads, findings_layers, findings_lens, findings_scenes
+from cutaway.report import (
+    findings_answers,
+    findings_heads,
+    findings_layers,
+    findings_lens,
+    findings_looks,
+    findings_scenes,
+    findings_spots,
+    findings_writes,
+)
 from cutaway.report.findings_page import About, page
 from cutaway.report.findings_plots import draw_all
 from cutaway.source import Source
@@ -29,7 +38,8 @@ from cutaway.zoo.trained import TRAINED, spec_of
 
 SMALLEST = 48  # scenes: fewer leave a class without items
 SETS = 2  # of scenes: what is said must hold in both, and heads picked on one are tried on the other
-SAYING = {f"findings_{name}" for name in ("answers", "claims", "page", "plots", "tables", "words")}  # measure nothing
+SAYING = {f"findings_{name}" for name in ("answers", "claims", "inside", "page", "plots", "said", "tables", "words")}
+# these measure nothing
 Found = dict[str, xarray.Dataset]
 Steps = dict[str, tuple[Model, Callable[..., xarray.Dataset]]]
 
@@ -160,7 +170,18 @@ def _answer(model: Model, floor: Model, _: Found, __: list[int], kept: Callable[
         readers = {"trained": lenses(of, told), "untrained": lenses(floor, told)}
         return findings_lens.hallucinated(of, readers, n, own, told)
 
-    return {"maps": (model, maps), "maps_floor": (floor, maps), "hallucinated": (model, hallucinated)}
+    in_pictures = partial(findings_looks.looks, forms=findings_looks.FORMS[:1])
+    return {
+        "maps": (model, maps),
+        "maps_floor": (floor, maps),
+        "hallucinated": (model, hallucinated),
+        "writes": (model, findings_writes.writes),
+        "writes_floor": (floor, findings_writes.writes),
+        "looks": (model, findings_looks.looks),
+        "looks_floor": (floor, in_pictures),
+        "spots": (model, findings_spots.spots),
+        "spots_floor": (floor, findings_spots.spots),
+    }
 
 
 MATCH = Asked(_match, draw_all, page)

@@ -10,13 +10,17 @@ import xarray
 from matplotlib.figure import Figure
 
 from cutaway import __version__
+from cutaway.report import findings_inside
 from cutaway.report.findings_lens import ANY, LENSES, OUTPUT, RANDOM
+from cutaway.report.findings_looks import FORMS, LOOKS
 from cutaway.report.findings_page import About
+from cutaway.report.findings_spots import SPOTS
 from cutaway.report.findings_words import both, interval, listed, markdown, ranged
 
 Found = dict[str, xarray.Dataset]
 COLOURS = {"logit": "#2066a8", "tuned": "#c1571b", "latent": "#2e8b57", "embedding": "#8e44ad"}
 GREY = "#a0a0a0"
+LOOKED = dict(zip(LOOKS, ("the names look at the picture", "the end looks at the names"), strict=True))
 SCORED = {"iou": "overlap (IoU)", "hit": "greatest on the thing"}
 
 
@@ -25,6 +29,9 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
     parts = [
         _front(found, about, figures),
         _reading(found, about),
+        findings_inside.circuit(found),
+        findings_inside.probing(found),
+        findings_inside.decomposition(found),
         _tokens(found),
         _maps(found),
         _mentions(found),
@@ -36,9 +43,15 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
 def _front(found: Found, about: About, figures: dict[str, str]) -> str:
     said = "\n".join(f"{i}. {one}" for i, one in enumerate(sentences(found), 1))
     return (
-        f"# What the picture tokens of {about.model} read as, and what that tells\n\n{said}\n\n"
+        f"# What {about.model} does with a picture and a question\n\n{said}\n\n"
         "*Where two numbers stand with a slash between them, the same was measured on two sets of pictures; a thing "
-        f"is said to be so where both sets show it.*\n\n![Read as what is there, by layer; real mentions told from "
+        "is said to be so where both sets show it. A head is named by its layer and its number.*\n\n"
+        "![Which heads the names look at the picture with, and the end at the names; where left or right can be read; "
+        f"what a head writes and what is lost without it]({figures['inside']})\n\n*Top: how much of the answer to a "
+        "left-or-right question is lost when one head cannot look: left, the names in the question at the picture; "
+        "right, the last position at the names. Bottom left: where a linear probe reads the answer. Bottom right: "
+        "each dot is a head; were direct effects all there is, dots would lie on the line.*\n\n"
+        "![Read as what is there, by layer; real mentions told from "
         f"hallucinated ones]({figures['lens']})"
     )
 
@@ -65,7 +78,13 @@ def _reading(found: Found, about: About) -> str:
 
 def sentences(found: Found) -> list[str]:
     """What a reader should know first; each says what was found, and where nothing was."""
-    return [_reads(found), _fades(found), _by_lens(found), _lies(found), _tells(found)]
+    inside = (findings_inside.fetches, findings_inside.arrives, findings_inside.ranks)
+    return [_reads(found), *(say(found) for say in inside), _tells(found)]
+
+
+def further(found: Found) -> list[str]:
+    """What stands with the tables of the lenses."""
+    return [_fades(found), _by_lens(found), _lies(found)]
 
 
 def _reads(found: Found) -> str:
@@ -183,7 +202,8 @@ def _tokens(found: Found) -> str:
     return (
         "## What picture tokens read as\n\nThe share, in %, of the picture tokens of which one thing covers at least "
         f"half ({counts} tokens) whose first word is its name or that of a kin. *Shuffled*: the same of a token of the "
-        f"picture by chance. *Floor there*: at the layer that is picked for the floor.\n\n{markdown(header, rows)}"
+        f"picture by chance. *Floor there*: at the layer that is picked for the floor.\n\n{markdown(header, rows)}\n\n"
+        f"{_fades(found)}\n\n{_by_lens(found)}"
     )
 
 
@@ -207,7 +227,7 @@ def _maps(found: Found) -> str:
         "log-probability (latent, embedding: cosine) over the picture tokens, against the tokens of which the thing "
         "covers at least half. *Overlap*: intersection over union with the tokens above the middle between the least "
         "and the greatest of the map. *Greatest on the thing*: the pointing game. *Shuffled*: the same maps with their "
-        f"tokens in another order.\n\n{markdown(header, rows)}"
+        f"tokens in another order.\n\n{markdown(header, rows)}\n\n{_lies(found)}"
     )
 
 
@@ -255,11 +275,15 @@ def _detected(name: str, own: xarray.Dataset, before: xarray.Dataset, layer: str
 def _limits() -> str:
     return (
         "## What this cannot tell\n\nThere is one trained model and one floor: intervals are over scenes, never over "
-        "trainings. A lens is correlational: that a token reads as a word does not show that the model uses it, and "
-        "that a name fades from the end's reading does not show that it is gone. That picture tokens carry names was "
-        "taught in this model by a loss of its own, so these shares say nothing about models that were not taught so; "
-        "the floor begins with patches near the names of what they show, so it is above chance without training. The "
-        "tuned lens foretells the next word, which at a picture token is no name, and reads less for that reason. "
+        "trainings. A direct effect leaves out what later layers make of a part, and knock-outs and ablations also "
+        "change what else would have gone that way; a head that fetches places here need not do so for other "
+        "questions. What a probe reads need not be used, and the answer at a patch is only where the patch lies. The "
+        "model was taught with lists of what is where. A lens is correlational: that a token reads as a word does not "
+        "show that the model uses it, and that a name fades from the end's reading does not show that it is gone. That "
+        "picture tokens carry names was taught in this model by a loss of its own, so these shares say nothing about "
+        "models that were not taught so; the floor begins with patches near the names of what they show, so it is "
+        "above chance without training. The tuned lens foretells the next word, which at a picture token is no name, "
+        "and reads less for that reason. "
         "Nearest states depend on the texts of the bank. A mention that is a kin of what is shown counts as real."
     )
 
@@ -269,9 +293,47 @@ def _limits() -> str:
 
 def draw_all(found: Found, folder: Path, stem: str) -> dict[str, str]:
     """Draw the figures; their paths as the page beside the folder writes them."""
-    file = folder / f"{stem}-lens.png"
-    lens(found).savefig(file, dpi=100)
-    return {"lens": f"{folder.name}/{file.name}"}
+    paths = {}
+    for name, draw in (("inside", inside), ("lens", lens)):
+        file = folder / f"{stem}-{name}.png"
+        draw(found).savefig(file, dpi=100)
+        paths[name] = f"{folder.name}/{file.name}"
+    return paths
+
+
+def inside(found: Found) -> Figure:
+    """Above: what is lost without a look, head by head. Below: where the answer is read; direct effect and loss."""
+    figure = Figure(figsize=(9, 6.6), layout="constrained")
+    above, (left, right) = figure.subplots(2, 2)
+    for ax, look in zip(above, LOOKS, strict=True):
+        lost = 100 * found["looks"]["head_lost"].sel(look=look, form=FORMS[0]).mean("set").transpose("layer", "head")
+        image = ax.imshow(lost, cmap="RdBu_r", vmin=-100, vmax=100, origin="lower", aspect="auto")
+        for (layer, head), value in np.ndenumerate(lost.values):
+            if abs(value) >= 5:
+                colour = "white" if abs(value) > 60 else "black"
+                ax.text(head, layer, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        ax.set(xlabel="head", ylabel="layer", title=LOOKED[look])
+        figure.colorbar(image, ax=ax, label="% of the answer lost")
+    names = [layer_name(x) for x in found["spots"]["layer"].values]
+    for spot in SPOTS:
+        own, before = (100 * found[name]["mean"].sel(spot=spot, label="answer") for name in ("spots", "spots_floor"))
+        line = left.plot(names, own.mean("set"), label=spot)[0]
+        for k in range(own.sizes["set"]):
+            left.plot(names, own.isel(set=k), ".", color=line.get_color(), markersize=4)
+        left.plot(names, before.mean("set"), color=GREY, linewidth=1)
+    left.axhline(50, color="black", linestyle="--", linewidth=1)
+    left.set(ylim=(30, 103), xlabel="after layer", ylabel="of 100", title="left or right, read by a probe at")
+    left.legend(fontsize=8, title="grey: before training", title_fontsize=8)
+    one = found["writes"].sel(kind="side")
+    direct, lost = one["direct"].mean("set").values.ravel(), one["ablated"].sel(how="mean").mean("set").values.ravel()
+    right.plot(direct, lost, "o", markersize=4)
+    right.axline((0, 0), slope=1, color=GREY, linewidth=1)
+    heads = one.sizes["head"]
+    for at in np.argsort(-abs(lost))[:5]:
+        right.annotate(f"{at // heads}.{at % heads}", (direct[at], lost[at]), fontsize=8, xytext=(4, 2),
+                       textcoords="offset points")  # fmt: skip
+    right.set(xlabel="written directly, logits", ylabel="lost without it, logits", title="heads, questions of side")
+    return figure
 
 
 def lens(found: Found) -> Figure:

@@ -13,7 +13,8 @@ METHODS = (
         needs=("eyes",),
         options={
             "tower": "Which tower: vision or text.",
-            "pool": "What stands for a picture: `pooled`, what its tower is read at; `mean`, the mean of its patches.",
+            "pool": "What stands for a picture: `pooled`, what its tower is read at; `mean`, the mean of its patches; "
+            "of a prompt (--tower text --text …) its `picture`, its `question` or its `last` position.",
         },
         many=400,
         cannot="That the model uses what can be read, or that what no linear probe finds is not there.",

@@ -76,16 +76,19 @@ class Probes(Result):
 
 def linear_probing(
     model: Model, rows: Rows, given: Mapping[str, Any], *, tower: str = "vision",
-    sites: str | Sequence[str] | None = None, pool: Pool = "pooled", types: Any = None, test: float = 0.25,
-    seeds: Sequence[int] = (0, 1, 2, 3, 4), penalty: float = 10.0, batch: int = 32, progress: bool = True,
+    sites: str | Sequence[str] | None = None, pool: Pool | Sequence[int] = "pooled", types: Any = None,
+    test: float = 0.25, seeds: Sequence[int] = (0, 1, 2, 3, 4), penalty: float = 10.0, batch: int = 32,
+    progress: bool = True,
 ) -> Probes:  # fmt: skip
     """Fit a linear read-out of each label at each site of a tower, and of control labels beside it.
 
     p(y | x) = softmax(W x + b) for classes, y = w x + b for floats, with x the standardised state and `penalty` |W|^2
     / 2 beside the summed losses. `given` maps a name to labels, one a row. The state is that of the position the tower
-    is read at (`pool="pooled"`) or the `mean` over patches or words; `sites` are names or patterns, by default the
-    residual stream before and after every block. Control: each type of item (`types`: an array, or one for each label;
-    by default each item is a type of its own) gets one label, permuted among types. Selectivity = score - control.
+    is read at (`pool="pooled"`: of a decoder the last) or the `mean` over patches or words; of a prompt the mean over
+    the tokens of its `picture`, over its `question` (its words but the last position, those of the chat's frame too),
+    or its `last`; or a position for each row. `sites` are names or patterns, by default the residual stream before and
+    after every block. Control: each type of item (`types`: an array, or one for each label; by default each item is a
+    type of its own) gets one label, permuted among types. Selectivity = score - control.
 
     Units: accuracy or R^2 on held-out items. Source: Alain and Bengio 2016, arXiv 1610.01644; Hewitt and Liang 2019,
     arXiv 1909.03368. Splits of one data set share items, so the variance of the mean over n of them is not s^2 / n:
@@ -123,7 +126,7 @@ def linear_probing(
         scores[:, s, n, k] = _scores(found[str(chosen[s])], y, kinds[name], test, seeds[k], penalty)
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, sites=tuple(found), seed=int(seeds[0]), seeds=list(seeds),
-        tower=tower, pool=pool, test=test, penalty=penalty, items=items,
+        tower=tower, pool=pool if isinstance(pool, str) else "places", test=test, penalty=penalty, items=items,
         types="items" if types is None else "given",
     )  # fmt: skip
     return Probes(_table(scores, chosen, named, seeds, test), told)

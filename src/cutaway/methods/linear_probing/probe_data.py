@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,28 +17,42 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.model.tokens import Where
+from cutaway.model.weights import readout
 from cutaway.questions.rows import Rows, ended, feed, reads_words
 
-Pool = Literal["pooled", "mean"]
+Pool = Literal["pooled", "mean", "picture", "question", "last"]
+SPANS = {"picture": "image", "question": "question", "last": "end"}  # of a prompt
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """Which positions of a tower stand for an item: the one it is read at, or the mean of its patches or words."""
+    """Which positions of a tower stand for an item: the one it is read at, or the mean of a span of its positions.
+
+    `places`: one position a row, counted along the row's own, in place of all that.
+    """
 
     tower: str
     at: str
+    places: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, model: Model, tower: str, pool: str) -> Pooling:
-        """`pooled` needs a tower that is read at one position."""
-        if pool not in ("pooled", "mean"):
+    def of(cls, model: Model, tower: str, pool: str | Sequence[int]) -> Pooling:
+        """By a name of `Pool`, or one position a row; `pooled` needs a tower that is read at one position."""
+        if not isinstance(pool, str):
+            return cls(tower, "places", tuple(int(one) for one in pool))
+        if pool not in get_args(Pool):
             raise MethodError(
-                f"cannot pool by '{pool}'", expected="one of two ways to make one vector of many positions",
-                exists="pooled (class or end token), mean (patches or words)", do='`pool="pooled"` (`--pool pooled`)',
+                f"cannot pool by '{pool}'", expected="one of some ways to make one vector of many positions",
+                exists="pooled (class, end or last token), mean (patches or words), picture, question and last "
+                "(of a prompt)", do='`pool="pooled"` (`--pool pooled`)',
             )  # fmt: skip
+        if pool in SPANS:
+            return cls(tower, SPANS[pool])
         if pool == "mean":
             return cls(tower, "text" if reads_words(model, tower) else "image")
+        end = readout(model, tower)
+        if model.towers[tower].causal and end.space.endswith(".logits"):
+            return cls(tower, "end")  # a decoder says its next word there
         at = ended(model, tower).at
         if at == "pool":
             raise MethodError(
@@ -50,16 +64,37 @@ class Pooling:
     @property
     def selector(self) -> Any:
         """The positions as an edit's `token=`."""
-        return -1 if self.at == "last" else Where(self.at)
+        if self.at in ("question", "places"):
+            raise MethodError(
+                "these positions differ from row to row", expected="positions that an edit can be told once",
+                exists="pooled, mean, picture, last", do="choose one of these, or write the edits yourself",
+            )  # fmt: skip
+        return -1 if self.at in ("last", "end") else Where(self.at)
 
-    def mask(self, inputs: Inputs) -> Bool[Tensor, "batch token"]:
-        """The positions of a batch."""
+    def mask(self, inputs: Inputs, start: int = 0) -> Bool[Tensor, "batch token"]:
+        """The positions of a batch; `start` is the number of its first row among all."""
         tokens = inputs.tokens[self.tower]
         if self.at == "last":
             return torch.arange(len(tokens)).eq(len(tokens) - 1).expand(tokens.batch, -1)
-        return tokens.where(self.at)
+        if self.at not in ("end", "question", "places"):
+            return tokens.where(self.at)
+        own = torch.from_numpy(tokens.kind != "pad")
+        number = own.cumsum(1)  # from 1, along the row's own
+        if self.places is None:
+            end = own & number.eq(number[:, -1:])
+            return end if self.at == "end" else tokens.where("text") & ~end
+        given = torch.tensor(self.places[start : start + tokens.batch])
+        if len(given) < tokens.batch or (given >= number[:, -1]).any() or (given < 0).any():
+            raise MethodError(
+                f"{len(self.places)} positions do not fit row {start} and those behind it",
+                expected="one position a row, from 0 to the row's length, not counting padding",
+                do="give as many positions as rows, or a span by its name",
+            )  # fmt: skip
+        return own & number.eq(given[:, None] + 1)
 
-    def __call__(self, state: Float[Tensor, "batch *axes"], site: Site, inputs: Inputs) -> Float[Tensor, "batch unit"]:
+    def __call__(
+        self, state: Float[Tensor, "batch *axes"], site: Site, inputs: Inputs, start: int = 0
+    ) -> Float[Tensor, "batch unit"]:
         """One vector an item; heads lie behind one another, a site without a token axis is taken as it is."""
         if {"query", "key"} & set(site.axes):
             raise MethodError(
@@ -67,7 +102,7 @@ class Pooling:
                 exists=", ".join(site.axes), do=f"take '{site.tower}.*.resid_post', or `attn.z` for heads",
             )  # fmt: skip
         if "token" in site.axes:
-            mask = self.mask(inputs).to(state.device)
+            mask = self.mask(inputs, start).to(state.device)
             weight = (mask / mask.sum(1, keepdim=True)).to(state.dtype)
             state = torch.einsum("bt...,bt->b...", state, weight)
         return state.flatten(1)
@@ -87,9 +122,11 @@ def state_batches(
     progress: bool = True,
 ) -> Iterator[dict[str, Float[ndarray, "item unit"]]]:  # fmt: skip
     """The same for one batch after the other."""
+    start = 0
     for inputs in feed(model, rows, pooling.tower, batch=batch, what="recording", progress=progress):
         run = model.run(inputs, record=sites, edits=edits)
-        yield {str(site): pooling(run[site], site, inputs).cpu().double().numpy() for site in sites}
+        yield {str(site): pooling(run[site], site, inputs, start).cpu().double().numpy() for site in sites}
+        start += inputs.tokens[pooling.tower].batch
 
 
 def is_number(labels: ndarray) -> bool:
