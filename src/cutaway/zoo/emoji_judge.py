@@ -21,17 +21,20 @@ PARTS: tuple[tuple[data.Split, bool], ...] = (("test", False), ("test", True), (
 
 
 def untrained(seed: int = 0) -> Any:
-    """The judge before training: a `transformers.SegformerForSemanticSegmentation` of 0.7 million parameters."""
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+    """The judge before training: a `transformers.UperNetForSemanticSegmentation` on a small ResNet, 1.6 million."""
+    from transformers import ResNetConfig, UperNetConfig, UperNetForSemanticSegmentation
 
-    config = SegformerConfig(
-        num_encoder_blocks=3, depths=[1, 2, 2], sr_ratios=[4, 2, 1], hidden_sizes=[32, 64, 128], patch_sizes=[7, 3, 3],
-        strides=[4, 2, 2], num_attention_heads=[1, 2, 4], mlp_ratios=[4, 4, 4], decoder_hidden_size=96,
+    eyes = ResNetConfig(
+        embedding_size=32, hidden_sizes=[48, 96, 160], depths=[1, 2, 2], layer_type="basic",
+        out_features=["stage1", "stage2", "stage3"],
+    )  # fmt: skip
+    config = UperNetConfig(
+        backbone_config=eyes, hidden_size=64, pool_scales=[1, 2], use_auxiliary_head=False,
         id2label=dict(enumerate(LABELS)), label2id={name: index for index, name in enumerate(LABELS)},
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SegformerForSemanticSegmentation(config).eval()
+        return UperNetForSemanticSegmentation(config).eval()
 
 
 def processor() -> Any:

@@ -130,7 +130,7 @@ def _part(name: str) -> str:
 
 
 def _inside(name: str) -> bool:
-    return any(part in name for part in (".layers.", "projector", "block"))
+    return any(part in name for part in (".layers.", "projector", "block", "decode_head"))
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
