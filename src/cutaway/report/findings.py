@@ -74,9 +74,15 @@ def write_findings(
             f"'{model_name}' has no untrained floor", expected="a trained model of the zoo, which has a floor",
             exists=", ".join(one.title for one in TRAINED.values()), do="name one of these",
         )  # fmt: skip
+    asked = {"answer": ANSWER, "match": MATCH}.get(spec.asked)
+    if asked is None:
+        raise InputError(
+            f"there is no page of findings for '{model_name}' yet", expected="a model that matches, or that answers",
+            exists=", ".join(one.title for one in TRAINED.values() if one.asked in ("match", "answer")),
+            do="name one of these",
+        )  # fmt: skip
     check_folder(out.parent)
     opened, floor = load(source), load(replace(source, name=spec.floor))
-    asked = ANSWER if spec.asked == "answer" else MATCH
     return write(opened, floor, out, n, seed, asked, work=work, console=console)
 
 
