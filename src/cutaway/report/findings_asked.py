@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cutaway.data import Pair, Question, Scene, coverage, description, pairs, questions, render, scenes
 from cutaway.data.claims import OPPOSITE
-from cutaway.methods.logit_lens.truth import COVERED, on_patches
+from cutaway.methods.truth import COVERED, on_patches
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import logit_diff
