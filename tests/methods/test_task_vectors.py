@@ -141,6 +141,21 @@ def test_a_mean_counts_each_rows_own_positions():
         assert gap(task_vector(model, texts, sites=site, progress=False, batch=2).tensors[site], last) < 1e-6
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_direction_in_half_precision_is_the_difference_and_not_of_rounded_means(dtype):
+    """In one unit states are long and differ little: what is kept of the difference is what the dtype can hold of it."""
+    model, site = cutaway.load("tiny:llama", dtype=dtype), "text.0.resid_post"
+    with torch.no_grad():
+        model.module.get_input_embeddings().weight[:, 3] = 300 + 8 * noise(242)
+    sides = ["a red dog", "a cat", "the dog"], ["a blue dog", "the blue cat", "a bird"]
+    means = [torch.stack([model.run(model.inputs(text=text), record=site)[site][0, -1].double() for text in side]).mean(0)
+             for side in sides]  # fmt: skip
+    found = steering_vector(model, *sides, sites=site, progress=False).tensors[site]
+    rounded = means[0].to(found) - means[1].to(found)
+    assert torch.equal(found, (means[0] - means[1]).to(found))
+    assert gap(rounded, means[0] - means[1]) > 10 * gap(found, means[0] - means[1])
+
+
 def test_of_padded_rows_each_is_steered_at_its_own_end():
     model, site = fresh("gpt2"), "text.1.resid_post"
     vector = SteeringVector({site: noise(32)}, {}, steering_vector(model, ["a"], ["a dog"], sites=site,

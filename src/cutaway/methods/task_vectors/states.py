@@ -66,7 +66,7 @@ def mean_states(
 ) -> tuple[dict[str, Tensor], int]:
     """The mean of each site over rows and chosen positions (`at`: as of an edit; None: all that are a row's own).
 
-    In the dtype of the model; and how many rows there were.
+    In double precision, as differences of them need it; and how many rows there were.
     """
     means, count = {str(site): Mean() for site in sites}, 0
     for inputs in feed(model, rows, sites[0].tower, batch=batch, what="states", progress=progress):
@@ -74,7 +74,7 @@ def mean_states(
         count += run[sites[0]].shape[sites[0].axes.index("batch")]
         for site in sites:
             means[str(site)].add(picked(run, site, at))
-    return {name: mean.value.to(model.device, model.dtype) for name, mean in means.items()}, count
+    return {name: mean.value.double() for name, mean in means.items()}, count
 
 
 def picked(run: Run, site: Site, at: Positions | None) -> Float[Tensor, "n *d"]:
