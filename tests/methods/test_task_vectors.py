@@ -143,17 +143,24 @@ def test_a_mean_counts_each_rows_own_positions():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_direction_in_half_precision_is_the_difference_and_not_of_rounded_means(dtype):
-    """In one unit states are long and differ little: what is kept of the difference is what the dtype can hold of it."""
+    """Where states are long and differ little, what is lost of the difference is what the dtype can not hold of it."""
     model, site = cutaway.load("tiny:llama", dtype=dtype), "text.0.resid_post"
     with torch.no_grad():
         model.module.get_input_embeddings().weight[:, 3] = 300 + 8 * noise(242)
     sides = ["a red dog", "a cat", "the dog"], ["a blue dog", "the blue cat", "a bird"]
-    means = [torch.stack([model.run(model.inputs(text=text), record=site)[site][0, -1].double() for text in side]).mean(0)
-             for side in sides]  # fmt: skip
+    states = [[model.run(model.inputs(text=text), record=site)[site][0, -1] for text in side] for side in sides]
+    means = [torch.stack(side).double().mean(0) for side in states]
     found = steering_vector(model, *sides, sites=site, progress=False).tensors[site]
     rounded = means[0].to(found) - means[1].to(found)
     assert torch.equal(found, (means[0] - means[1]).to(found))
     assert gap(rounded, means[0] - means[1]) > 10 * gap(found, means[0] - means[1])
+
+
+def test_random_directions_in_half_precision_are_as_long():
+    like = (900 * noise(512)).bfloat16()
+    for one in random_directions(like, 3, torch.Generator().manual_seed(0)):
+        assert one.dtype == like.dtype
+        assert float(one.double().norm() / like.double().norm()) == pytest.approx(1, abs=5e-4)
 
 
 def test_means_that_are_not_finite_are_refused():

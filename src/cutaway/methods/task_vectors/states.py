@@ -178,8 +178,8 @@ class Chance(Target):
 
 def random_directions(like: Float[Tensor, "*d"], draws: int, dice: torch.Generator) -> list[Float[Tensor, "*d"]]:
     """Directions drawn evenly, each as long as a vector."""
-    made = torch.randn(draws, *like.shape, generator=dice, dtype=torch.float64).to(like)
-    return [one * (like.norm() / one.norm()) for one in made]
+    made = torch.randn(draws, *like.shape, generator=dice, dtype=torch.float64)
+    return [(one * (like.cpu().double().norm() / one.norm())).to(like) for one in made]
 
 
 def firsts(ids: Any) -> Int[Tensor, "row"]:

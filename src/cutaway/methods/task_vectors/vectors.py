@@ -49,7 +49,7 @@ class SteeringVector(Fitted):
     @property
     def length(self) -> dict[str, float]:
         """How long the direction is at each site."""
-        return {name: float(value.norm()) for name, value in self.tensors.items()}
+        return {name: float(value.cpu().double().norm()) for name, value in self.tensors.items()}
 
     def _sites(self, sites: str | Iterable[str] | None) -> list[str]:
         wanted = [sites] if isinstance(sites, str) else list(self.tensors) if sites is None else list(sites)
