@@ -1,6 +1,6 @@
 """Tasks told by example as vectors, in `zoo:emoji-llava`: the tables of docs/task-vectors.md.
 
-python benchmarks/task_vectors.py [--many N] [--seeds 0 1] [--untrained]
+python benchmarks/task_vectors.py [--many N] [--draws N] [--seeds 0 1] [--untrained]
 
 For each seed other prompts, other random directions. `--untrained`: the model before training.
 """
@@ -18,14 +18,15 @@ from cutaway.questions.tasks import emoji_questions, emoji_tasks
 
 def main() -> None:
     """Print what is found for each seed."""
-    given = seeded(__doc__, 24, "prompts of each kind", untrained=BEFORE).parse_args()
+    given = seeded(__doc__, 24, "prompts of each kind", untrained=BEFORE,
+                   draws=(4, "random directions beside each vector")).parse_args()  # fmt: skip
     name = "zoo:emoji-llava" + "@untrained" * given.untrained
     model = cutaway.load(name)
     for seed in given.seeds:
         started = time.perf_counter()
         tasks = emoji_tasks(model, many=given.many, seed=seed)
         others = emoji_questions(model, 3 * given.many, seed=seed)
-        found = task_transfer(model, tasks, others=others, seed=seed, progress=False)
+        found = task_transfer(model, tasks, others=others, draws=given.draws, seed=seed, progress=False)
         print(f"\n{name}, seed {seed}: {given.many} prompts of each kind, {time.perf_counter() - started:.0f} s")
         print(found.note())
         print(found.summary().round(3).to_string(index=False))

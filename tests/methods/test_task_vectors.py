@@ -141,6 +141,36 @@ def test_a_mean_counts_each_rows_own_positions():
         assert gap(task_vector(model, texts, sites=site, progress=False, batch=2).tensors[site], last) < 1e-6
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_direction_in_half_precision_is_the_difference_and_not_of_rounded_means(dtype):
+    """Where states are long and differ little, what is lost of the difference is what the dtype can not hold of it."""
+    model, site = cutaway.load("tiny:llama", dtype=dtype), "text.0.resid_post"
+    with torch.no_grad():
+        model.module.get_input_embeddings().weight[:, 3] = 300 + 8 * noise(242)
+    sides = ["a red dog", "a cat", "the dog"], ["a blue dog", "the blue cat", "a bird"]
+    states = [[model.run(model.inputs(text=text), record=site)[site][0, -1] for text in side] for side in sides]
+    means = [torch.stack(side).double().mean(0) for side in states]
+    found = steering_vector(model, *sides, sites=site, progress=False).tensors[site]
+    rounded = means[0].to(found) - means[1].to(found)
+    assert torch.equal(found, (means[0] - means[1]).to(found))
+    assert gap(rounded, means[0] - means[1]) > 10 * gap(found, means[0] - means[1])
+
+
+def test_random_directions_in_half_precision_are_as_long():
+    like = (900 * noise(512)).bfloat16()
+    for one in random_directions(like, 3, torch.Generator().manual_seed(0)):
+        assert one.dtype == like.dtype
+        assert float(one.double().norm() / like.double().norm()) == pytest.approx(1, abs=5e-4)
+
+
+def test_means_that_are_not_finite_are_refused():
+    """In float64 eager attention gives NaN after padding, which a mean would hand on without a word."""
+    model, texts, site = opened("gemma2"), ["a red dog on the left", "a cat"], "text.1.resid_post"
+    with pytest.raises(MethodError, match="not finite"):
+        steering_vector(model, texts, ["a dog"], sites=site, progress=False)
+    assert steering_vector(model, texts, ["a dog"], sites=site, batch=1, progress=False).tensors[site].isfinite().all()
+
+
 def test_of_padded_rows_each_is_steered_at_its_own_end():
     model, site = fresh("gpt2"), "text.1.resid_post"
     vector = SteeringVector({site: noise(32)}, {}, steering_vector(model, ["a"], ["a dog"], sites=site,
@@ -398,6 +428,32 @@ def test_what_a_tuning_changed_is_added_taken_away_and_given_back():
     with pytest.raises(RuntimeError), first.added(base):
         raise RuntimeError
     assert torch.equal(base.run(inputs).logits, plain) and first.length == pytest.approx(first.random().length)
+
+
+def test_a_tuning_in_a_finer_dtype_is_not_rounded_before_it_is_compared():
+    """A change too small to be seen beside weights in half precision is in the vector, whole."""
+    base, finer = (cutaway.load("tiny:llama", dtype=dtype) for dtype in ("bfloat16", "float32"))
+    with torch.no_grad():
+        for name, value in finer.module.named_parameters():
+            value.copy_(base.module.get_parameter(name))
+        finer.module.lm_head.weight += 2.0**-14
+    change = weight_vector(base, finer)
+    before = base.module.lm_head.weight.detach().clone()
+    assert list(change.tensors) == ["lm_head.weight"]
+    assert gap(change.tensors["lm_head.weight"], torch.full_like(before, 2.0**-14, dtype=torch.float32)) < 1e-7
+    with change.added(base, 2000.0) as changed:
+        wanted = (before.float() + 2000.0 * change.tensors["lm_head.weight"]).bfloat16()
+        assert torch.equal(changed.module.lm_head.weight, wanted)
+    assert torch.equal(base.module.lm_head.weight, before)
+
+
+def test_a_weight_that_two_modules_share_is_changed_once():
+    base, other = fresh("gpt2"), fresh("gpt2")
+    with torch.no_grad():
+        other.module.get_input_embeddings().weight += 0.01
+    inputs, change = base.inputs(text="a dog"), weight_vector(base, other)
+    with change.added(base):
+        assert len(change.tensors) == 1 and gap(base.run(inputs).logits, other.run(inputs).logits) < 1e-9
 
 
 def test_changes_of_other_models_are_refused():

@@ -10,7 +10,7 @@ from transformers import OPTConfig, OPTForCausalLM
 import cutaway
 from cutaway.errors import MethodError, SiteError, StoreError, TargetError
 from cutaway.methods.logit_lens import TunedLens, WordLens, tuned_lens, word_lens
-from cutaway.methods.logit_lens.heard import sites_of
+from cutaway.methods.logit_lens.heard import as_long, sites_of
 from cutaway.methods.result import load
 from cutaway.methods.table import method
 from cutaway.model.edits import Add, Scale, Set
@@ -188,6 +188,13 @@ def test_chance_is_that_of_random_directions_and_an_untrained_model_is_no_better
     again = lens(opened("llava"), given("llava"), ["dog"], draws=256)
     assert again["random_kl"].equals(found["random_kl"])
     assert not lens(opened("llava"), given("llava"), seed=1)["random_kl"].equals(found["random_kl"])
+
+
+def test_a_random_state_in_half_precision_is_as_long_as_one_whose_length_it_can_not_hold():
+    like, noisy = (12000 * noise(4, 64)).half(), noise(4, 64, seed=1)
+    made = as_long(noisy, like)
+    assert made.dtype == like.dtype and made.isfinite().all()
+    assert (made.double().norm(dim=-1) / like.double().norm(dim=-1) - 1).abs().max() < 1e-3
 
 
 # --- keeping, refusing ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cutaway import Ablate, Add, Bend, Knockout, Patch, Project, Scale, Set, Site, Where
 from cutaway.errors import EditError
 from cutaway.model.region import Frame, write
-from world import given, opened
+from world import given, noise, opened
 
 AXES = ("batch", "token", "head", "d_head")
 SITE = Site("text", 1, "attn.z", None, AXES, {"head": 4, "d_head": 3})
@@ -118,6 +118,15 @@ def test_bending_at_its_ends():
     assert not gone.any()  # the sum has no direction
     with pytest.raises(EditError, match="whole states"):
         Bend(SITE, torch.ones(3), unit=1)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 12000.0), (torch.bfloat16, 1.0)])
+def test_a_bend_in_half_precision_keeps_the_length_as_well_as_the_state_can_hold_it(dtype, size):
+    """Of states whose length half precision can not hold, and of a ratio of lengths that it would round."""
+    x, vector = (size * noise(5, 32)).to(dtype), (size * noise(32, seed=1)).to(dtype)
+    bent = Bend(SITE, vector, 1.5).apply(x, vector)
+    assert bent.dtype == dtype and bent.isfinite().all()
+    assert (bent.double().norm(dim=-1) / x.double().norm(dim=-1) - 1).abs().max() < torch.finfo(dtype).eps / 4
 
 
 def test_means_and_shuffles_of_a_reference():

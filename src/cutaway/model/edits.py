@@ -148,11 +148,12 @@ class Bend(Edit):
         return self.vector
 
     def apply(self, current: Float[Tensor, "..."], value: Float[Tensor, "..."] | None) -> Float[Tensor, "..."]:
-        """The sum, as long as the state was."""
-        moved = current + self.scale * _needed(value)
+        """The sum, as long as the state was; in single precision at least, for half of it can not hold long lengths."""
+        exact = current.to(torch.promote_types(current.dtype, torch.float32))
+        moved = exact + self.scale * _needed(value).to(exact)
         length = moved.norm(dim=-1, keepdim=True)
-        kept = moved * (current.norm(dim=-1, keepdim=True) / length.where(length > 0, 1.0))
-        return current if self.scale == 0 else kept
+        kept = moved * (exact.norm(dim=-1, keepdim=True) / length.where(length > 0, 1.0))
+        return current if self.scale == 0 else kept.to(current.dtype)
 
 
 @dataclass(frozen=True, repr=False, eq=False)

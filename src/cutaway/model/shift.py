@@ -29,6 +29,8 @@ def weights(engine: Engine) -> dict[str, Tensor]:
 def shifted(engine: Engine, change: Weights, scale: float = 1.0) -> Iterator[Any]:
     """W <- W + scale * change for the weights that are named, while the block runs; then the old ones again.
 
+    The sum is taken in the finer dtype of the two, and then rounded to that of the weight.
+
     Raises EditError for weights that the model has not, or has in another shape.
     """
     own = weights(engine)
@@ -42,7 +44,7 @@ def shifted(engine: Engine, change: Weights, scale: float = 1.0) -> Iterator[Any
     try:
         with torch.no_grad():
             for name, value in change.items():
-                own[name].add_(value.to(own[name]), alpha=scale)
+                own[name].copy_(torch.add(own[name], value.to(own[name].device), alpha=scale))
         yield engine.module
     finally:
         with torch.no_grad():

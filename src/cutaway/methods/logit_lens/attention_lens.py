@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.logit_lens.heard import Heard, check_counts, hear
+from cutaway.methods.logit_lens.heard import Heard, as_long, check_counts, hear
 from cutaway.methods.logit_lens.laid import Positions, Spelling, known, laid, plain
 from cutaway.methods.result import Provenance, heat
 from cutaway.model.inputs import Inputs
@@ -169,8 +169,7 @@ class _Reader:
         at = torch.randint(int(self.heard.own.sum()), (draws,), generator=dice)
         head = torch.randint(len(weight), (draws,), generator=dice)
         wrote = torch.einsum("ne,ned->nd", self._z(site, at)[torch.arange(draws), head], weight[head])
-        noise = torch.randn(wrote.shape, generator=dice, dtype=torch.float64).to(wrote)
-        noise = noise * (wrote.norm(dim=-1) / noise.norm(dim=-1))[:, None]
+        noise = as_long(torch.randn(wrote.shape, generator=dice, dtype=torch.float64), wrote)
         read = self._read(noise[:, None], self._scale(at))
         made = {"random_top": read["top_logit"][:, 0, 0].mean()}
         return made | ({"random_logit": read["word_logit"][:, 0].pow(2).mean(0).sqrt()} if self.ids else {})

@@ -98,6 +98,13 @@ def log_probs(logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"]:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
+def as_long(noise: Float[Tensor, "n d"], like: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Each row as long as that of others, and in their dtype: half precision may hold a state and not its length."""
+    exact = like.to(torch.promote_types(like.dtype, torch.float32))
+    drawn = noise.to(exact)
+    return (drawn * (exact.norm(dim=-1) / drawn.norm(dim=-1))[:, None]).to(like)
+
+
 def check_counts(top: int, draws: int, entries: int, ids: list[int] | None = None) -> None:
     """Raise MethodError unless so many first words, random draws and tokens there are can be given."""
     wrong = [at for at in ids or () if not 0 <= at < entries]

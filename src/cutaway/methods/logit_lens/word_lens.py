@@ -16,7 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.linalg import vecdot
 
-from cutaway.methods.logit_lens.heard import Heard, check_counts, hear, log_probs
+from cutaway.methods.logit_lens.heard import Heard, as_long, check_counts, hear, log_probs
 from cutaway.methods.logit_lens.laid import AXES, Positions, Spelling, known, laid, plain
 from cutaway.methods.logit_lens.tuned_lens import TunedLens
 from cutaway.methods.result import Provenance
@@ -186,9 +186,8 @@ class _Reader:
         end, read = _End.of(self.heard, at), []
         for layer, site in zip(self.heard.layers, self.heard.sites, strict=True):
             state = self.heard.states(site, at)
-            noise = torch.randn(state.shape, generator=dice, dtype=torch.float64).to(state)
-            noise = noise * (state.norm(dim=-1) / noise.norm(dim=-1))[:, None]
-            read.append(self._kept(self._logits(noise, layer), end))
+            noise = torch.randn(state.shape, generator=dice, dtype=torch.float64)
+            read.append(self._kept(self._logits(as_long(noise, state), layer), end))
         means = {name: value.double().mean(1).numpy() for name, value in _stacked(read).items()}
         return {f"random_{name.removeprefix('word_')}": x for name, x in means.items() if not name.startswith("top")}
 

@@ -44,7 +44,8 @@ def weight_vector(base: Model, tuned: Model) -> WeightVector:
     """What a fine-tuning changed: the weights after it less those before it.
 
     tau = W_tuned - W_base, of the weights that differ. With `added` a model has W_base + alpha tau: at alpha 1 it is
-    the fine-tuned one, below 0 it forgets. `combined` adds and takes away several.
+    the fine-tuned one, but for rounding, below 0 it forgets. `combined` adds and takes away several. Of two models in
+    different dtypes tau is in the finer one.
 
     Units: those of the weights. Source: Ilharco et al. 2022, arXiv 2212.04089 (add, negate, analogy).
 
@@ -67,8 +68,8 @@ def weight_vector(base: Model, tuned: Model) -> WeightVector:
             expected="two models of one architecture", exists=near(lost, there), do="fine-tune a copy of the first",
         )  # fmt: skip
     changed = {
-        name: (there[name].detach().to(value) - value).detach()
-        for name, value in here.items() if not torch.equal(there[name].to(value), value)
+        name: there[name].detach().to(value.device) - value.detach()
+        for name, value in here.items() if not bool((there[name].to(value.device) == value).all())
     }  # fmt: skip
     if not changed:
         raise MethodError("the two models have the same weights", expected="a fine-tuned copy", do="train it first")

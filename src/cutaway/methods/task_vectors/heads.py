@@ -95,7 +95,7 @@ def function_vector(
     """
     chosen = chosen_sites(model, sites, "attn.z")
     means, count = mean_states(model, shots, chosen, at, batch=batch, progress=progress)
-    mean = torch.stack([means[str(site)] for site in chosen])
+    mean = torch.stack([means[str(site)].to(model.device, model.dtype) for site in chosen])
     cells = [Set(str(site), mean[i, head], token=at, head=head)
              for i, site in enumerate(chosen) for head in range(mean.shape[1])]  # fmt: skip
     swept = model.sweep(alone, cells, Chance(tuple(answers)), progress=progress)

@@ -66,7 +66,8 @@ def mean_states(
 ) -> tuple[dict[str, Tensor], int]:
     """The mean of each site over rows and chosen positions (`at`: as of an edit; None: all that are a row's own).
 
-    In the dtype of the model; and how many rows there were.
+    In double precision, as differences of them need it; and how many rows there were. Raises MethodError where a mean
+    is not finite.
     """
     means, count = {str(site): Mean() for site in sites}, 0
     for inputs in feed(model, rows, sites[0].tower, batch=batch, what="states", progress=progress):
@@ -74,7 +75,16 @@ def mean_states(
         count += run[sites[0]].shape[sites[0].axes.index("batch")]
         for site in sites:
             means[str(site)].add(picked(run, site, at))
-    return {name: mean.value.to(model.device, model.dtype) for name, mean in means.items()}, count
+    found = {name: mean.value.double() for name, mean in means.items()}
+    for name, mean in found.items():
+        if not mean.isfinite().all():
+            raise MethodError(
+                f"the mean of '{name}' over {count} rows is not finite", expected="states that are numbers",
+                exists=f"{int((~mean.isfinite()).sum())} of {mean.numel()} numbers that are not",
+                do="load the model in another dtype (half precision overflows), or give the rows one by one, "
+                "`batch=1` (in float64 eager attention gives NaN where a query sees nothing but padding)",
+            )  # fmt: skip
+    return found, count
 
 
 def picked(run: Run, site: Site, at: Positions | None) -> Float[Tensor, "n *d"]:
@@ -168,8 +178,8 @@ class Chance(Target):
 
 def random_directions(like: Float[Tensor, "*d"], draws: int, dice: torch.Generator) -> list[Float[Tensor, "*d"]]:
     """Directions drawn evenly, each as long as a vector."""
-    made = torch.randn(draws, *like.shape, generator=dice, dtype=torch.float64).to(like)
-    return [one * (like.norm() / one.norm()) for one in made]
+    made = torch.randn(draws, *like.shape, generator=dice, dtype=torch.float64)
+    return [(one * (like.cpu().double().norm() / one.norm())).to(like) for one in made]
 
 
 def firsts(ids: Any) -> Int[Tensor, "row"]:

@@ -49,7 +49,7 @@ class SteeringVector(Fitted):
     @property
     def length(self) -> dict[str, float]:
         """How long the direction is at each site."""
-        return {name: float(value.norm()) for name, value in self.tensors.items()}
+        return {name: float(value.cpu().double().norm()) for name, value in self.tensors.items()}
 
     def _sites(self, sites: str | Iterable[str] | None) -> list[str]:
         wanted = [sites] if isinstance(sites, str) else list(self.tensors) if sites is None else list(sites)
@@ -104,7 +104,7 @@ def steering_vector(
     (plus, count), (minus, other) = (
         mean_states(model, rows, chosen, where, batch=batch, progress=progress) for rows in (positive, negative)
     )
-    vectors = {name: plus[name] - minus[name] for name in plus}
+    vectors = {name: (plus[name] - minus[name]).to(model.device, model.dtype) for name in plus}
     return SteeringVector(vectors, {"positive": count, "negative": other, "at": repr(where)}, Origin.of(model, *plus))
 
 
@@ -132,6 +132,7 @@ def task_vector(
     """
     chosen = chosen_sites(model, sites)
     states, count = mean_states(model, shots, chosen, at, batch=batch, progress=progress)
+    states = {name: mean.to(model.device, model.dtype) for name, mean in states.items()}
     return TaskVector(states, {"shots": count, "at": repr(at)}, Origin.of(model, *states))
 
 
