@@ -183,7 +183,7 @@ class Two(torch.nn.Module):
         torch.save(self.weight, out / "weight")
 
     @classmethod
-    def from_pretrained(cls, out: Path, dtype: torch.dtype) -> "Two":
+    def from_pretrained(cls, out: Path, dtype: torch.dtype = torch.float32) -> "Two":
         made = cls()
         made.weight.data = torch.load(out / "weight").data.to(dtype)
         return made
