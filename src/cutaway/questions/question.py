@@ -13,7 +13,6 @@ from PIL.Image import Image
 
 from cutaway.data import Scene, questions, render
 from cutaway.errors import InputError, SiteError
-from cutaway.model.calls import Denoise
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import Target, denoising_error, distance, logit_diff, margin, numbers, outcome
@@ -138,10 +137,8 @@ class Question:
     @cached_property
     def drawing(self) -> Inputs | None:
         """The whole drawing of which the inputs are a step; None for a model that draws nothing."""
-        call = None if self.inputs is None else self.inputs.call
-        if not isinstance(call, Denoise):
-            return None
-        return self.model.inputs(prompt=self.text, seed=self.seed, steps=call.steps)
+        steps = None if self.inputs is None else self.inputs.call.drawing
+        return None if steps is None else self.model.inputs(prompt=self.text, seed=self.seed, steps=steps)
 
     @cached_property
     def tasks(self) -> Tasks | None:
