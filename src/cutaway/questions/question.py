@@ -15,7 +15,7 @@ from cutaway.data import Scene, questions, render
 from cutaway.errors import InputError, SiteError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.targets import Target, denoising_error, distance, logit_diff, margin, numbers, outcome
+from cutaway.model.targets import Target, denoising_error, distance, margin, numbers, outcome
 from cutaway.model.voice import speaking
 from cutaway.model.weights import readout
 from cutaway.questions.answered import answered
@@ -158,8 +158,8 @@ class Question:
     @property
     def tokens(self) -> tuple[str | int, ...]:
         """The words that the number is about, as the model's tokens: numbers where it chose them itself."""
-        chosen = (self.target.word, self.target.other) if isinstance(self.target, logit_diff) else self.words
-        return tuple(word for word in chosen if isinstance(word, str | int))
+        told: Sequence[Any] = getattr(self.target, "words", ())  # a function of one's own has none
+        return tuple(word for word in told or self.words if isinstance(word, str | int))
 
     @property
     def space(self) -> str | None:
