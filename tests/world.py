@@ -43,7 +43,7 @@ def opened(name: str, attn: str | None = None) -> Model:
 def given(name: str) -> Inputs:
     """An input on which every tower of the model runs, with several tokens everywhere."""
     model, modalities = opened(name), tiny.TINY[name].modalities
-    if model.is_pipeline:
+    if name in PIPELINES:
         return model.inputs(prompt="a red dog", steps=2, guidance=3.0, size=(32, 32))
     if "audio" in modalities:
         return model.inputs(audio=noise(8000).numpy(), text=TEXT)
@@ -84,14 +84,19 @@ def shortest(name: str, once: bool) -> tuple[Inputs, Run]:
     return inputs, model.run(inputs, record=sites, **({} if once else drawn(model)))
 
 
+def draws(model: Model) -> bool:
+    """Whether what is opened is a pipeline, by its row in the tables."""
+    return model.family.kind == "diffusion"
+
+
 def drawn(model: Model) -> dict[str, Any]:
     """How to run a pipeline so that its pictures come as tensors; nothing for other models."""
-    return PT if model.is_pipeline else {}
+    return PT if draws(model) else {}
 
 
 def library_call(model: Model, inputs: Inputs, **options: Any) -> Any:
     """The plain call of the library, nothing of ours around it."""
-    if not model.is_pipeline:
+    if not inputs.call.loops:
         return model.module(**inputs.tensors, **options)
     call = dict(inputs.tensors)
     generator = torch.Generator("cpu").manual_seed(call.pop("seed"))
@@ -199,12 +204,12 @@ def chill(model: Model) -> None:
 
 def warm(model: Model, inputs: Inputs) -> None:
     """Run the plain library once, hidden states asked for, so that its capture hooks lie on the model."""
-    library_call(model, inputs, **({} if model.is_pipeline else {"output_hidden_states": True}))
+    library_call(model, inputs, **({} if inputs.call.loops else {"output_hidden_states": True}))
 
 
 def ends(model: Model) -> list[Site]:
     """Every site; of a pipeline those of the first and last layer of each block class, and what a tower has once."""
-    if not model.is_pipeline:
+    if not draws(model):
         return list(model.sites)
     kept = set()
     for tower in model.towers.values():

@@ -13,7 +13,7 @@ from cutaway.errors import SiteError
 from cutaway.methods.representation_decomposition import representation_decomposition
 from cutaway.model.linear import linear_map, norm_weights
 from cutaway.model.texts import writes
-from cutaway.model.weights import head_weights, readout, value_weights
+from cutaway.model.weights import connector_weights, head_weights, mlp_weights, norms_behind, readout, value_weights
 from cutaway.zoo import tiny
 from world import KNOWN, PIPELINES, clean, fresh, gap, given, moved, noise, opened
 
@@ -65,6 +65,16 @@ def test_a_classifier_is_read_in_its_classes_and_a_bare_tower_behind_its_norm():
     assert readout(opened("vit"), "vision").space == "vision.logits"
     end = readout(opened("dinov2"), "vision")
     assert end.space == "vision.final" and torch.equal(end.weight[0], torch.eye(32, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("of", [lambda model: model, lambda model: model.engine], ids=["model", "engine"])
+def test_units_and_connectors_write_what_their_weights_say(of):
+    model, run = opened("llava"), clean("llava")
+    matrix, bias = mlp_weights(of(model), "text", 1)
+    assert gap(run["text.1.mlp.post"] @ matrix.T + bias, run["text.1.mlp.out"]) < 1e-12
+    matrix, bias = connector_weights(of(model), "post")
+    assert gap(run["connector.post"] @ matrix.T + bias, run["connector.out"]) < 1e-12
+    assert not norms_behind(of(model), "text") and norms_behind(of(opened("opt-postnorm")), "text")
 
 
 def test_the_weights_are_the_models_own_and_not_copies():

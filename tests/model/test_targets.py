@@ -23,6 +23,21 @@ def test_words_are_read_off_the_next_token():
     assert torch.equal(targets.logit(dog, position=2)(run), run.outputs.logits[:, 2, dog])
 
 
+def test_a_target_tells_its_words_and_where_it_reads_the_last_state():
+    model = opened("llama")
+    run = model.run(model.inputs(text=["a red dog", "a cat"]), record="text.final", tokens=[-1])
+    for target in (targets.logit("dog"), targets.logit_diff("dog", "cat"), targets.logit_diff(["dog", "cat"], "red")):
+        for opener in (model, model.engine):
+            directions, constant = target.directions(opener)
+            assert torch.allclose((run["text.final"][:, 0] * directions).sum(-1) + constant, target(run))
+    assert targets.logit_diff("dog", "cat").words == ("dog", "cat") and targets.log_prob("dog").words == ("dog",)
+    for target in (targets.log_prob("dog"), targets.label(1), targets.answer()):
+        assert target.directions(model) is None and target.signs == ()
+    assert targets.label(1).words == ()
+    with pytest.raises(TargetError, match="do not pair up"):
+        targets.logit_diff(["dog", "cat"], ["red"] * 3).directions(model)
+
+
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_similarity_is_the_cosine_the_model_scores_by(name):
     model = opened(name)

@@ -37,6 +37,16 @@ class Forward:
         """The names of the arguments."""
         return parameters(module)
 
+    @property
+    def drawing(self) -> int | None:
+        """How many steps the drawing has of which this is one; None where it is none."""
+        return None
+
+    @property
+    def truth(self) -> Float[Tensor, "row *latent"] | None:
+        """What should come out, where that is known beforehand."""
+        return None
+
     def prompts(self, tensors: Mapping[str, Any]) -> int | None:
         """How many prompts are drawn; None where nothing is."""
         return None
@@ -126,6 +136,11 @@ class Denoise(Forward):
     def __call__(self, module: Any, tensors: Mapping[str, Any], **options: Any) -> Any:
         """What the denoiser returns."""
         return getattr(module, self.part)(**tensors, **_known(self, options))
+
+    @property
+    def drawing(self) -> int | None:
+        """The steps of the drawing."""
+        return self.steps
 
     def takes(self, module: Any) -> tuple[str, ...]:
         """The names of the denoiser's arguments."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, wraps
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,15 @@ from cutaway.model.wrapped import at_rest, execution_device
 Edits = Edit | Sequence[Edit]
 Record = str | Site | Iterable[str | Site]
 Bound = list[tuple[Seat, Edit]]
+
+
+@runtime_checkable
+class Opened(Protocol):
+    """What has an engine: the `Model` that a user holds, and an engine itself."""
+
+    @property
+    def engine(self) -> Engine:
+        """The engine."""
 
 
 class Engine:
@@ -52,6 +61,11 @@ class Engine:
         """Every named site, and any module below the roots as a raw one."""
         raw = [".".join(w for w in (n, p) if w) for n, root in self.roots.items() for p, _ in root.named_modules()]
         return SiteTable((seat.site for seat in self.seats.values()), raw)
+
+    @property
+    def engine(self) -> Engine:
+        """Itself: what reads an opened model reads an engine as well."""
+        return self
 
     @property
     def device(self) -> torch.device:

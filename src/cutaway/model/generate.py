@@ -26,7 +26,7 @@ _STARTS = ("language", "task", "prompt_ids")
 def generate(engine: Engine, inputs: Inputs, edits: Edits, options: Mapping[str, Any]) -> Generation:
     """What a model writes after the prompts of `inputs`, under edits, with the options of the library's `generate`."""
     module: Any = engine.module
-    if engine.pipeline is not None or not hasattr(module, "generate"):
+    if not hasattr(module, "generate"):
         raise InputError(f"{type(module).__name__} writes no text", do="use `model.run`; pipelines draw with it")
     start = begun(module, engine.towers, inputs)
     _check_options(options, start)

@@ -78,11 +78,6 @@ class Model:
         return self.engine.missing
 
     @property
-    def is_pipeline(self) -> bool:
-        """Whether this is a diffusers pipeline, which draws."""
-        return self.engine.pipeline is not None
-
-    @property
     def device(self) -> torch.device:
         """Where inputs belong: with the first parameter, or where offloaded weights are brought to."""
         return self.engine.device

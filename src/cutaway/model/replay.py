@@ -131,7 +131,7 @@ class Replay:
             return replace(plain, why="plain: a raw site's place in the model is not known")
         for name in self.known.changed:
             return replace(plain, why=f"plain: a hook of yours changes '{name}', perhaps by row or place")
-        if self.engine.family.kind == "unknown" and len(self.engine.towers) != 1 and self.engine.pipeline is None:
+        if self.engine.family.kind == "unknown" and len(self.engine.towers) != 1:
             return replace(plain, why=f"plain: {type(self.engine.module).__name__} has no row in the tables")
         first = min(since(self.known, seat, edit) for seat, edit in bound)
         if first < 0:

@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cutaway.errors import TargetError, near
+from cutaway.model.engine import Opened
 from cutaway.model.run import Run
-from cutaway.model.words import Word, next_scores, number, of_word
+from cutaway.model.weights import readout
+from cutaway.model.words import Word, next_scores, number, of_word, tokens_of
 
 Reads = Literal["last logits", "all"]
 
@@ -40,6 +42,26 @@ class Target:
     def reads(self) -> Reads:
         """What of a run it needs: a sweep does not compute the rest."""
         return "all"
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words that it is about, or their token ids: each one for all rows, or a list, one a row."""
+        return ()
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """Of a number that is a sum of the logits of its words at its `position`, the sign of each; () of any other."""
+        return ()
+
+    def directions(self, model: Opened) -> tuple[Float[Tensor, "row d_model"], Float[Tensor, "row"]] | None:
+        """U and c of a number that is <U, y> + c, y the state behind a decoder's last norm; None of any other.
+
+        One row where it is the same for all. What a class does to its logits behind the unembedding is left out.
+        """
+        if not self.signs:
+            return None
+        engine = model.engine
+        return readout(engine, "text").directions(tokens_of(engine.tokenizer, self.words), self.signs)
 
     def rows(self, start: int, stop: int) -> Target:
         """The same target for some of the rows: lists that have one entry a row are cut."""
@@ -82,6 +104,16 @@ class logit(Target):  # noqa: N801
         """The logits of one position."""
         return "last logits" if self.position == -1 else "all"
 
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The word."""
+        return (self.word,)
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """The logit itself."""
+        return (1,)
+
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The logit at the position."""
         return of_word(next_scores(run, self.position), run, self.word)
@@ -100,6 +132,16 @@ class logit_diff(Target):  # noqa: N801
         """The logits of one position."""
         return "last logits" if self.position == -1 else "all"
 
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The word and the other."""
+        return self.word, self.other
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """The one less the other."""
+        return 1, -1
+
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The difference at the position."""
         scores = next_scores(run, self.position)
@@ -117,6 +159,11 @@ class log_prob(Target):  # noqa: N801
     def reads(self) -> Reads:
         """The logits of one position."""
         return "last logits" if self.position == -1 else "all"
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The word."""
+        return (self.word,)
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The log-probability at the position."""
@@ -254,8 +301,7 @@ class closer(Target):  # noqa: N801
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The difference of the two cosines."""
         own = getattr(run.outputs, "pooler_output", None)
-        apart = run.context.family.kind != "contrastive" or str(run.inputs.call) != "forward"
-        if own is None or not apart:
+        if own is None:  # of picture and text at once the libraries give none
             raise TargetError(
                 "this run has no embedding in a joint space", exists=f"output {type(run.outputs).__name__}",
                 expected="a contrastive model on pictures or texts alone, or DINOv2", do="give another target",
@@ -283,7 +329,7 @@ class denoising_error(Target):  # noqa: N801
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The mean squared error of each row."""
-        truth, made = getattr(run.inputs.call, "truth", None), getattr(run.outputs, "sample", None)
+        truth, made = run.inputs.call.truth, getattr(run.outputs, "sample", None)
         if truth is None or made is None:
             raise TargetError(
                 "nothing is known of what the denoiser should say here", exists=f"a {run.inputs.call}",

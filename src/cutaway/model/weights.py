@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 
 from cutaway.errors import SiteError
 from cutaway.model.blocks import BLOCKS
+from cutaway.model.engine import Engine, Opened
 from cutaway.model.inputs import Inputs
 from cutaway.model.linear import linear_map, norm_weights
-from cutaway.model.model import Model
 from cutaway.model.paths import child
 from cutaway.model.run import Run
 from cutaway.model.seats import is_rms, norm_eps
@@ -103,6 +104,19 @@ class Readout:
         read = hidden @ self.matrix.T / self.scale(hidden)[..., None] + constant
         return read if self.pool is None else read + _pool_mlp(self.pool, read).to(read)
 
+    def directions(
+        self, tokens: Int[Tensor, "*rows word"], signs: Sequence[int]
+    ) -> tuple[Float[Tensor, "*rows d_model"], Float[Tensor, "*rows"]]:
+        """U and c with sum_w signs_w logit_w = <U, y> + c, of the words of each row and the state y behind the norm.
+
+        In single precision at least.
+        """
+        accurate = torch.promote_types(self.weight.dtype, torch.float32)
+        ids = tokens.to(self.weight.device)
+        matrix, offset = (part.detach()[ids].to(accurate) for part in (self.weight[0], self.offset))
+        sign = torch.tensor(signs).to(matrix)
+        return torch.einsum("...wd,w->...d", matrix, sign), offset @ sign
+
     @torch.no_grad()
     def pooled(self, hidden: Float[Tensor, "batch token d_model"], inputs: Inputs) -> Float[Tensor, "batch joint"]:
         """Read whole states of the residual stream as if the tower ended there."""
@@ -141,31 +155,32 @@ class Readout:
         return found
 
 
-def readout(model: Model, tower: str) -> Readout:
+def readout(model: Opened, tower: str) -> Readout:
     """The end of a tower that is read at one position; SiteError for a tower that is read otherwise."""
-    if tower not in model.towers:
-        raise SiteError(f"no tower '{tower}'", exists=", ".join(model.towers) or "no named tower")
-    kind, row = type(model.towers[tower].module).__name__, model.towers[tower].row
-    speaks = model.towers[tower].causal and f"{tower}.logits" in model.sites
+    engine = model.engine
+    if tower not in engine.towers:
+        raise SiteError(f"no tower '{tower}'", exists=", ".join(engine.towers) or "no named tower")
+    kind, row = type(engine.towers[tower].module).__name__, engine.towers[tower].row
+    speaks = engine.towers[tower].causal and f"{tower}.logits" in engine.sites
     at: Pooled | None = row.pooled or ("last" if speaks else None)
     pooled = at == "pool"
-    if at is None or f"{tower}.norm.scale" not in model.sites or (pooled and _pool(model, tower) is None):
+    if at is None or f"{tower}.norm.scale" not in engine.sites or (pooled and _pool(engine, tower) is None):
         known = [name for name, one in TOWERS.items() if one.pooled]
         raise SiteError(
             f"it is not known at which position the '{tower}' tower ({kind}) is read",
             expected=f"a decoder with a last norm, or one of {', '.join(known)}, with its pooling head if it has one",
             do="say where it is read (`pooled=`) in its row of model/towers.py",
         )
-    norm = model.engine.seat(f"{tower}.norm.scale").module
+    norm = engine.seat(f"{tower}.norm.scale").module
     gain, bias = (weight.detach() for weight in norm_weights(norm))
-    pool = _pool(model, tower) if pooled else None
+    pool = _pool(engine, tower) if pooled else None
     if pool is not None:
         space = f"{tower}.pool.out"
         weight, offset = _pool_weights(pool.attention)
     else:
-        space, matrix, offset = _projection(model, tower, gain)
+        space, matrix, offset = _projection(engine, tower, gain)
         weight = matrix[None]
-    end = getattr(model.towers[tower].module.config, "eos_token_id", None)
+    end = getattr(engine.towers[tower].module.config, "eos_token_id", None)
     if at == "eos" and end == 2:
         at = "highest"  # how the library reads a CLIP text when its config says 2, as those of the first years do
     gain, bias = gain.to(weight.device), bias.to(weight.device)
@@ -173,15 +188,16 @@ def readout(model: Model, tower: str) -> Readout:
 
 
 def head_weights(
-    model: Model, tower: str, layer: int, sublayer: Literal["attn", "cross"] = "attn"
+    model: Opened, tower: str, layer: int, sublayer: Literal["attn", "cross"] = "attn"
 ) -> tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, "d_model"]]:
     """W and b with `attn.out` = sum over heads of `attn.z` W + b: what each head of a layer writes to the residual.
 
     A layer scale behind the output projection (DINOv2) is folded in. `sublayer="cross"`: the same of cross-attention.
     """
-    z, out = (model.sites.one(f"{tower}.{layer}.{sublayer}.{part}") for part in ("z", "out"))
-    inner, outer = model.engine.seat(z).module, model.engine.seat(out).module
-    matrix, bias = linear_map(inner, str(z), model.dtype)
+    engine = model.engine
+    z, out = (engine.sites.one(f"{tower}.{layer}.{sublayer}.{part}") for part in ("z", "out"))
+    inner, outer = engine.seat(z).module, engine.seat(out).module
+    matrix, bias = linear_map(inner, str(z), engine.dtype)
     if getattr(outer, "lambda1", None) is not None:
         with torch.no_grad():
             gain = outer.forward(torch.ones_like(bias))
@@ -196,14 +212,15 @@ def head_weights(
 
 
 def value_weights(
-    model: Model, tower: str, layer: int
+    model: Opened, tower: str, layer: int
 ) -> tuple[Float[Tensor, "kv_head d_head d_model"], Float[Tensor, "kv_head d_head"]]:
     """W and b with `attn.v` = W x / s + b: how a layer's values come from the residual x at a position.
 
     s is `attn.norm.scale`, the denominator of the norm before the attention; its gain, mean and bias are folded in.
     Raises SiteError where the table does not say which projection makes the values.
     """
-    block, v = model.towers[tower].blocks[layer], f"{tower}.{layer}.attn.v"
+    engine = model.engine
+    block, v = engine.towers[tower].blocks[layer], f"{tower}.{layer}.attn.v"
     kind = type(block).__name__
     row = BLOCKS[kind].attn
     if row is None or not row.v:
@@ -212,10 +229,10 @@ def value_weights(
             expected="the name of it in the row of its attention",
             do="add it (`v=`) to its row in model/blocks.py, or use the values themselves",
         )
-    matrix, bias = linear_map(child(block, row.v, kind), v, model.dtype)
-    norm = model.engine.seat(f"{tower}.{layer}.attn.norm.scale").module
+    matrix, bias = linear_map(child(block, row.v, kind), v, engine.dtype)
+    norm = engine.seat(f"{tower}.{layer}.attn.norm.scale").module
     gain, shift = (weight.detach() for weight in norm_weights(norm))
-    sizes = model.sites.one(v).sizes
+    sizes = engine.sites.one(v).sizes
     heads = sizes.get("kv_head", sizes.get("head"))
     assert heads is not None
     count = heads * sizes["d_head"]
@@ -225,10 +242,39 @@ def value_weights(
     return scaled.unflatten(0, (heads, -1)), bias.unflatten(0, (heads, -1))
 
 
-def embedding_table(model: Model, tower: str) -> Float[Tensor, "vocab d_model"]:
+def mlp_weights(
+    model: Opened, tower: str, layer: int
+) -> tuple[Float[Tensor, "d_model d_mlp"], Float[Tensor, "d_model"]]:
+    """W and b with `mlp.out` = W `mlp.post` + b; SiteError where something lies between them."""
+    engine = model.engine
+    post, out = (f"{tower}.{layer}.mlp.{part}" for part in ("post", "out"))
+    inner, outer = engine.seat(post).module, engine.seat(out).module
+    if inner is not outer and inner not in outer.modules():
+        raise SiteError(
+            f"'{out}' is not linear in the units: {type(outer).__name__} lies between them",
+            expected="an MLP that ends in its output projection", do="use what the MLP adds as a whole",
+        )  # fmt: skip
+    return linear_map(inner, post, engine.dtype)
+
+
+def connector_weights(
+    model: Opened, part: Literal["pre", "post"]
+) -> tuple[Float[Tensor, "out d_in"], Float[Tensor, "out"]]:
+    """W and b of a layer of the connector: `connector.pre` = W x + b, or what stands behind `connector.post`."""
+    engine, site = model.engine, f"connector.{part}"
+    return linear_map(engine.seat(site).module, site, engine.dtype)
+
+
+def norms_behind(model: Opened, tower: str) -> bool:
+    """Whether a decoder's blocks norm their sums (post-norm), so that what they add does not add up to its end."""
+    return model.engine.seat(f"{tower}.0.resid_mid").kind != "mid"
+
+
+def embedding_table(model: Opened, tower: str) -> Float[Tensor, "vocab d_model"]:
     """The vectors that the words of a tower begin with, one a token; what the tower adds to them is no part of it."""
-    size = model.sites.one(f"{tower}.0.resid_pre").sizes["d_model"]
-    module: Any = model.towers[tower].module
+    engine = model.engine
+    size = engine.sites.one(f"{tower}.0.resid_pre").sizes["d_model"]
+    module: Any = engine.towers[tower].module
     table = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
     if not isinstance(table, nn.Embedding) or table.weight.shape[1] != size:
         raise SiteError(
@@ -240,22 +286,22 @@ def embedding_table(model: Model, tower: str) -> Float[Tensor, "vocab d_model"]:
         return table.weight.detach()
 
 
-def _projection(model: Model, tower: str, gain: Tensor) -> tuple[str, Tensor, Tensor]:
+def _projection(engine: Engine, tower: str, gain: Tensor) -> tuple[str, Tensor, Tensor]:
     """The space behind the final norm: joint, class logits where they take one position, else the norm's own output."""
     for part in ("joint", "logits"):
         name = f"{tower}.{part}"
-        if name in model.sites:
-            matrix, offset = linear_map(model.engine.seat(name).module, name, model.dtype)
+        if name in engine.sites:
+            matrix, offset = linear_map(engine.seat(name).module, name, engine.dtype)
             if matrix.shape[1] == len(gain):
                 return name, matrix, offset
     eye = torch.eye(len(gain), dtype=gain.dtype, device=gain.device)
     return f"{tower}.final", eye, torch.zeros_like(gain)
 
 
-def _pool(model: Model, tower: str) -> Any:
+def _pool(engine: Engine, tower: str) -> Any:
     """The pooling head of a tower; None where this model goes without one."""
     name = f"{tower}.pool.out"
-    return model.engine.seat(name).module if name in model.sites else None
+    return engine.seat(name).module if name in engine.sites else None
 
 
 def _pool_weights(attention: Any) -> tuple[Float[Tensor, "k joint d"], Float[Tensor, "joint"]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cutaway.model.calls import Pipeline
+from cutaway.model.calls import Forward, Pipeline
 from cutaway.model.clock import Clock
 from cutaway.model.inputs import Inputs
 from cutaway.model.known import parameters
@@ -40,8 +40,8 @@ class Windows:
         self._rows: dict[str, tuple[int, ...] | None] = {}
         self._padded: dict[Site, dict[str, Tensor]] = {}
         rows = self._rows_of("denoiser")
-        call, count = inputs.call if inputs else Pipeline(), len(rows) if rows else None
-        self.schedule = call.schedule(root.pipeline, count) if root.pipeline else None
+        call = inputs.call if inputs else Pipeline() if root.pipeline else Forward()
+        self.schedule = call.schedule(root.pipeline, len(rows) if rows else None)
         self._whole_mask: Tensor | None = None
         self._prompts: int | None = None  # rows that `generate` was called with, before it multiplied them
 

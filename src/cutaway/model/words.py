@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.errors import TargetError, near
@@ -20,6 +20,22 @@ BLANKS = ("Ġ", "▁", " ")  # how tokenizers mark that a token begins with a bl
 
 
 def token_id(run: Run, word: str | int) -> int:
+    """The id of a word in the tokenizer of the model that was run: `token_of`."""
+    return token_of(getattr(run.context, "tokenizer", None), word)
+
+
+def tokens_of(tokenizer: Any, words: Sequence[Word]) -> Int[Tensor, "row word"]:
+    """The ids of several words, each one for all rows or a list, one a row; a single row where all are for all."""
+    each: list[list[str | int]] = [[word] if isinstance(word, str | int | Integral) else list(word) for word in words]
+    rows = max(len(column) for column in each)
+    if any(len(column) not in (1, rows) for column in each):
+        found = " and ".join(str(len(column)) for column in each)
+        raise TargetError(f"{found} words do not pair up", expected="one word, or one a row")
+    columns = [column if len(column) == rows else column * rows for column in each]
+    return torch.tensor([[token_of(tokenizer, word) for word in row] for row in zip(*columns, strict=True)])
+
+
+def token_of(tokenizer: Any, word: str | int) -> int:
     """The id of a word that is exactly one token, with its blank before it where the tokenizer has tokens with blanks.
 
     Raises TargetError for a word of several tokens, and for one that is a single token only without its blank: that is
@@ -27,7 +43,6 @@ def token_id(run: Run, word: str | int) -> int:
     """
     if not isinstance(word, str):
         return number(word, None, "token")
-    tokenizer = getattr(run.context, "tokenizer", None)
     if tokenizer is None:
         raise TargetError(f"'{word}' needs a tokenizer", do="give the token id as a number, or load with `processor=`")
     spaced, bare = (tokenizer.encode(form, add_special_tokens=False) for form in (f" {word.lstrip()}", word))

@@ -13,10 +13,9 @@ from PIL.Image import Image
 
 from cutaway.data import Scene, questions, render
 from cutaway.errors import InputError, SiteError
-from cutaway.model.calls import Denoise
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.targets import Target, denoising_error, distance, logit_diff, margin, numbers, outcome
+from cutaway.model.targets import Target, denoising_error, distance, margin, numbers, outcome
 from cutaway.model.voice import speaking
 from cutaway.model.weights import readout
 from cutaway.questions.answered import answered
@@ -138,10 +137,8 @@ class Question:
     @cached_property
     def drawing(self) -> Inputs | None:
         """The whole drawing of which the inputs are a step; None for a model that draws nothing."""
-        call = None if self.inputs is None else self.inputs.call
-        if not isinstance(call, Denoise):
-            return None
-        return self.model.inputs(prompt=self.text, seed=self.seed, steps=call.steps)
+        steps = None if self.inputs is None else self.inputs.call.drawing
+        return None if steps is None else self.model.inputs(prompt=self.text, seed=self.seed, steps=steps)
 
     @cached_property
     def tasks(self) -> Tasks | None:
@@ -161,8 +158,8 @@ class Question:
     @property
     def tokens(self) -> tuple[str | int, ...]:
         """The words that the number is about, as the model's tokens: numbers where it chose them itself."""
-        chosen = (self.target.word, self.target.other) if isinstance(self.target, logit_diff) else self.words
-        return tuple(word for word in chosen if isinstance(word, str | int))
+        told: Sequence[Any] = getattr(self.target, "words", ())  # a function of one's own has none
+        return tuple(word for word in told or self.words if isinstance(word, str | int))
 
     @property
     def space(self) -> str | None:

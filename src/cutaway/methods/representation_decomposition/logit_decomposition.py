@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import xarray
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from numpy import ndarray
 from torch import Tensor
@@ -21,7 +21,6 @@ from cutaway.methods.representation_decomposition.logit_routes import Routes, ch
 from cutaway.methods.representation_decomposition.logit_terms import (
     TOWER,
     Terms,
-    asked,
     check_model,
     check_target,
     directions,
@@ -34,6 +33,7 @@ from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.targets import Target, logit, numbers
 from cutaway.model.weights import readout
+from cutaway.model.words import tokens_of
 
 METHOD = "logit_decomposition"
 SOURCE = (
@@ -192,10 +192,10 @@ def logit_decomposition(
     _check_asked(model, inputs, target, depth, pairs)
     reading = Terms(model, readout(model, TOWER), by_neuron)
     run = model.run(inputs, record=reading.sites, tokens=[target.position])  # type: ignore[attr-defined]
-    total, words = exact(numbers(target, run)), asked(run, target)
-    found = reading.terms(run, *directions(reading.end, words, pairs, seed))
+    total = exact(numbers(target, run))
+    found = reading.terms(run, *directions(model, reading.end, target, len(total), pairs, seed))
     data, u = _dataset(found, total), found["u"][:, 0]
-    _check_sum(data, _said(run, target, words), model.dtype)
+    _check_sum(data, _said(run, target, model.tokenizer), model.dtype)
     sites = reading.sites
     if by_neuron:
         data = data.assign(reading.neurons(run, u))
@@ -227,10 +227,11 @@ def _check_asked(model: Model, inputs: Inputs, target: Target, depth: int, pairs
         check_connector(model, inputs)
 
 
-def _said(run: Run, target: Any, words: Int[Tensor, "row word"]) -> Float[ndarray, "row word"]:
+def _said(run: Run, target: Any, tokenizer: Any) -> Float[ndarray, "row word"]:
     """The logits of the words; refuses those that are capped, scaled or otherwise changed behind the unembedding."""
     logits = run[f"{TOWER}.logits"][:, 0]
-    given = logits.gather(1, words.to(logits.device))
+    words = tokens_of(tokenizer, target.words).to(logits.device).expand(len(logits), -1)
+    given = logits.gather(1, words)
     said = torch.stack([logit(words[:, n].tolist(), target.position)(run) for n in range(words.shape[1])], 1)
     if not torch.equal(exact(given), exact(said, given)):
         raise MethodError(

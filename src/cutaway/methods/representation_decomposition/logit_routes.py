@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +15,9 @@ from cutaway.errors import SiteError
 from cutaway.methods.representation_decomposition.logit_terms import TOWER, exact
 from cutaway.model.attach import blocks_read
 from cutaway.model.inputs import Inputs
-from cutaway.model.linear import linear_map
 from cutaway.model.model import Model
 from cutaway.model.run import Run
-from cutaway.model.weights import head_weights, value_weights
+from cutaway.model.weights import connector_weights, head_weights, value_weights
 
 EYES = "vision"
 
@@ -147,9 +146,8 @@ class Routes:
         """How many blocks of the vision tower lie before each state that the connector reads."""
         return blocks_read(self.model.module, self.model.family.feature_layer)
 
-    def _connector(self, part: str) -> tuple[Tensor, Tensor]:
-        module = self.model.engine.seat(f"connector.{part}").module
-        matrix, bias = linear_map(module, f"connector.{part}", self.model.dtype)
+    def _connector(self, part: Literal["pre", "post"]) -> tuple[Tensor, Tensor]:
+        matrix, bias = connector_weights(self.model, part)
         return exact(matrix, self.u), exact(bias, self.u)
 
     def _eyes(self, toward: Float[Tensor, "patch d_read"], at: _Patches) -> dict[str, Tensor]:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.errors import MethodError, SiteError
-from cutaway.model.linear import linear_map
+from cutaway.errors import MethodError
 from cutaway.model.model import Model
 from cutaway.model.run import Run
-from cutaway.model.targets import Target, logit, logit_diff
-from cutaway.model.weights import Readout, head_weights, readout
-from cutaway.model.words import Word, token_id
+from cutaway.model.targets import Target
+from cutaway.model.weights import Readout, head_weights, mlp_weights, norms_behind, readout
 
 TOWER = "text"
 
@@ -29,7 +26,7 @@ def exact(x: Tensor, near: Tensor | None = None) -> Tensor:
 
 def check_target(target: Target | None) -> None:
     """Raise MethodError unless the number is a logit or a difference of two."""
-    if type(target) not in (logit, logit_diff):
+    if len(getattr(target, "signs", ())) not in (1, 2):  # a function of one's own has none
         raise MethodError(
             f"{target!r} is no sum over components", expected="a logit, or a difference of two",
             exists='logit("dog"), logit_diff("dog", "cat")', do="give one of these; `model.sweep` takes any target",
@@ -51,7 +48,7 @@ def check_model(model: Model) -> None:
         why = f"{kind} does not write"
     elif lost:
         why = f"{lost[0][0]} has no '{lost[0][1]}': what it adds is not made of heads and an MLP"
-    elif model.engine.seat(f"{TOWER}.0.resid_mid").kind != "mid":
+    elif norms_behind(model, TOWER):
         why = f"{type(blocks[0]).__name__} has its norms behind its sums (post-norm), so nothing adds up to its end"
     elif f"{TOWER}.norm.scale" not in model.sites or readout(model, TOWER).space != f"{TOWER}.logits":
         why = f"{kind} has no last norm that the unembedding reads"
@@ -123,13 +120,7 @@ class Terms:
         """Every MLP by hidden unit, and what its bias adds."""
         found, biases = [], []
         for layer in self.layers:
-            post, out = (self.model.engine.seat(f"{TOWER}.{layer}.mlp.{part}").module for part in ("post", "out"))
-            if post is not out and post not in out.modules():
-                raise SiteError(
-                    f"'{TOWER}.{layer}.mlp.out' is not linear in the units: {type(out).__name__} lies between them",
-                    expected="an MLP that ends in its output projection", do="leave out `by_neuron`",
-                )  # fmt: skip
-            matrix, bias = (exact(part, u) for part in linear_map(post, f"{TOWER}.{layer}.mlp.post", self.model.dtype))
+            matrix, bias = (exact(part, u) for part in mlp_weights(self.model, TOWER, layer))
             acts = exact(run[f"{TOWER}.{layer}.mlp.post"][:, 0], u)
             found.append(acts * (u @ matrix))
             biases.append(u @ bias)
@@ -138,27 +129,19 @@ class Terms:
                 "mlp_biases": (("row", "layer"), bias.cpu().numpy())}  # fmt: skip
 
 
-def asked(run: Run, target: Any) -> Int[Tensor, "row word"]:
-    """The words of a logit or a difference of two, by row."""
-    words: list[Word] = [target.word, target.other] if isinstance(target, logit_diff) else [target.word]
-    rows = len(run.logits)
-    each = [[word] * rows if isinstance(word, str | Integral) else list(word) for word in words]  # type: ignore[arg-type]
-    return torch.tensor([[token_id(run, word) for word in row] for row in zip(*each, strict=True)])
-
-
 def directions(
-    end: Readout, words: Int[Tensor, "row word"], pairs: int, seed: int
+    model: Model, end: Readout, target: Target, rows: int, pairs: int, seed: int
 ) -> tuple[Float[Tensor, "row k d_model"], Float[Tensor, "row k"]]:
     """The unembedding of the words of each row minus that of their rivals, then the same of random ones; its bias."""
-    rows, count = words.shape
+    own = target.directions(model)
+    assert own is not None
     vocab, draw = end.weight.shape[1], torch.Generator().manual_seed(seed)
     first = torch.randint(vocab, (pairs,), generator=draw)
     second = (first + torch.randint(1, vocab, (pairs,), generator=draw)) % vocab
-    random = torch.stack([first, second][:count], 1).expand(rows, -1, -1)
-    ids = torch.cat([words[:, None], random], 1).to(end.weight.device)
-    matrix, offset = (exact(part[ids]) for part in (end.weight[0], end.offset))
-    signs = torch.tensor([1, -1][:count]).to(matrix)
-    return torch.einsum("rkwd,w->rkd", matrix, signs), offset @ signs
+    random = end.directions(torch.stack([first, second][: len(target.signs)], 1), target.signs)
+    each = [(mine.expand(rows, *mine.shape[1:]), chance) for mine, chance in zip(own, random, strict=True)]
+    toward, offset = (torch.cat([mine[:, None], chance.expand(rows, *chance.shape)], 1) for mine, chance in each)
+    return toward, offset
 
 
 def places(run: Run) -> Tensor:
