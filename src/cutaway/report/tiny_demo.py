@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
@@ -14,9 +16,17 @@ from cutaway.source import Source
 from cutaway.zoo import tiny
 
 
-def run_tiny_demo(name: Source | str = "tiny:llava", console: Console | None = None) -> None:
-    """Open a tiny model, ask it about a picture, and compare its answer under four edits."""
+def run_tiny_demo(
+    name: Source | str = "tiny:llava", out: Path | None = None, *, overwrite: bool = False,
+    console: Console | None = None,
+) -> None:  # fmt: skip
+    """Open a tiny model, ask it about a picture, and compare its answer under four edits; no report, so no `out`."""
     console = console or Console(emoji=False)
+    if out is not None or overwrite:
+        raise InputError(
+            f"the demonstration of '{name}' writes no report", expected="neither --out nor --overwrite",
+            exists="a table in the terminal", do="leave them out, or `cutaway explain` the model into a folder",
+        )  # fmt: skip
     model = load(name)
     if model.family.kind != "generative" or "vision" not in model.towers:
         raise InputError(
