@@ -81,7 +81,7 @@ def _drawn(found: WordMaps) -> Picture:
 def _most(found: WordMaps) -> str:
     """The word that gets most of a patch, a sentence."""
     maps, said = _maps(found), found.words()
-    at = int(maps.max(("row", "col")).argmax())
+    at = int(maps.max(("row", "col")).values.argmax())
     here = maps.values[at]
     row, col = np.unravel_index(here.argmax(), here.shape)
     place, share = mass(here)
