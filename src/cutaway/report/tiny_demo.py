@@ -13,6 +13,7 @@ from cutaway.model.load import load
 from cutaway.model.tokens import Where
 from cutaway.report.tables import heading, print_sites, print_tokens
 from cutaway.source import Source
+from cutaway.views.words import number
 from cutaway.zoo import tiny
 
 
@@ -53,5 +54,5 @@ def run_tiny_demo(
     for what, given in edits.items():
         change = (model.run(inputs, edits=given).logits[:, -1] - base).abs().max().item()
         answer = model.generate(inputs, edits=given, max_new_tokens=5, do_sample=False)
-        table.add_row(what, answer.texts[0], f"{change:.4f}")
+        table.add_row(what, answer.texts[0], number(change))
     console.print(table)
