@@ -55,7 +55,8 @@ def by(page: Page, found: WordMaps, axis: str) -> kinds.Lens:
     """The maps of each word at each step, or at each layer."""
     maps = _maps(found, axis)
     sizes = maps.mean(("row", "col"))
-    least, most = (str(maps[axis].values[int(at)]) for at in (sizes.sum("place").argmin(), sizes.sum("place").argmax()))
+    spread = sizes.sum("place").values
+    least, most = (str(maps[axis].values[at]) for at in (spread.argmin(), spread.argmax()))
     return kinds.Lens(
         title=f"Where each word is looked for, {axis} by {axis}",
         seen=f"Words together get most attention at {axis} {most} ({float(sizes.sum('place').max()):.1%}) and least at "
