@@ -24,8 +24,6 @@ RANKS = {
     "__main__": 9,
     "cli": 8,
     "report": 7,
-    "bench": 6,
-    "applications": 6,
     "methods": 5,
     "views": 4,
     "questions": 3,
@@ -235,9 +233,7 @@ def test_imports_point_downward(name: str) -> None:
         for line, dotted in imports(name)
         if dotted != "cutaway.__version__" and RANKS.get(part_of(dotted), 0) > RANKS.get(own, 0)
     ]
-    advice = (
-        "import downward only (cli > report > bench, applications > methods > store > model, zoo, data > the rest), "
-    )
+    advice = "import downward only (cli > report > methods > views > questions > store > model, zoo, data > the rest), "
     report(name, upward, advice + "and from the module that defines the name, not from cutaway itself")
 
 

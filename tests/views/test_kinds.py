@@ -11,6 +11,7 @@ from PIL import Image
 from cutaway.errors import CutawayError, InputError
 from cutaway.views import kinds as views
 from cutaway.views.picture import Picture
+from cutaway.views.words import number
 from report import examples
 
 EVERY = {
@@ -112,3 +113,16 @@ def test_views_load_nothing_heavy() -> None:
     code = "import sys, cutaway.report.page; print([n for n in ('torch', 'PIL', 'xarray', 'rich') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("value", "size", "said"),
+    [
+        (0.51234, None, "0.512"), (0, None, "0.000"), (-1e-9, 20, "0.0"), (-1.5, None, "-1.500"),
+        (0.0007, None, "0.001"), (0.000412, 1, "4.12e-4"), (3.14159, 40, "3.1"), (1234.5, None, "1234"),
+        (2.5e7, None, "2.50e7"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_in_one_format(value, size, said):
+    """Three decimals, fewer for large ones; none reads as zero that is not, unless far larger ones stand beside it."""
+    assert number(value, size) == said

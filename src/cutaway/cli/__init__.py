@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from cutaway.cli.options import Bank, Device, Overwrite, Pictures, Raw, SkipBad, Texts, opens
+from cutaway.cli.options import Bank, Device, Dtype, Overwrite, Pictures, Raw, SkipBad, Texts, opens
 from cutaway.source import Source
 
 OURS = Source("zoo:emoji-clip")
@@ -169,14 +169,17 @@ def zoo_eval(
     ),
     n: Annotated[int, typer.Option(min=64, help="Trials for the rows of the table; the card has 2000.")] = 2000,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
 ) -> None:
     """Measure a model of the zoo on held-out scenes: the numbers of its card, anew.
+
+    There is no --revision: the weights are those of the installed package.
 
     Try: cutaway zoo eval emoji-clip · cutaway zoo eval emoji-clip@untrained --n 512
     """
     from cutaway.report.zoo import evaluate_zoo
 
-    evaluate_zoo(name, n, device or "cpu")
+    evaluate_zoo(name, n, device or "cpu", dtype=dtype or "float32")
 
 
 @zoo.command("train")
@@ -191,6 +194,8 @@ def zoo_train(
     measure: Annotated[int, typer.Option(min=64, help="Trials for the rows of the card.")] = 2000,
 ) -> None:
     """Train a model of the zoo again from its recipe, measure it and write its card. Stop and go on at any time.
+
+    There is no --dtype and no --revision: the recipe says in what it learns, and it begins from no weights of the hub.
 
     Try: cutaway zoo train emoji-clip · cutaway zoo train emoji-clip --steps 200 --work runs/try --out runs/try/model
     """
@@ -286,10 +291,12 @@ def demo(
 
     Try: cutaway demo · cutaway demo tiny:llava (cuts attention edges of a random model instead, no report)
     """
-    if str(model).startswith("tiny:"):
+    from cutaway.zoo import parted
+
+    if parted(model.name)[0] == "tiny":
         from cutaway.report.tiny_demo import run_tiny_demo
 
-        run_tiny_demo(model)
+        run_tiny_demo(model, out, overwrite=overwrite)
     else:
         from cutaway.report.demo import run_demo
 

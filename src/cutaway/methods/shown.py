@@ -65,7 +65,7 @@ class Page:
     def number(self) -> str:
         """What the number that is explained is called."""
         unit = self.question.target.unit if self.question.target is not None else "number"
-        if self.question.kind == "draw":
+        if self.question.drawing is not None:
             return f"the {unit}"
         return f"the difference of the two {unit.rstrip('s')}s" if len(self.names) > 1 else f"the {unit} with it"
 
@@ -75,7 +75,7 @@ class Page:
         question = self.question
         if not question.pictures or question.inputs is None:
             return None
-        named = f"the picture that is held against {question.words[0]}" if question.kind == "match" else "the picture"
+        named = f"the picture that is held against {question.words[0]}" if question.texts is not None else "the picture"
         return Picture.of(as_seen(question.model, question.pictures[0], given=question.inputs.tensors), named)
 
     @property

@@ -51,7 +51,8 @@ def load(
     `source`: a hub id; a folder with `config.json` or `model_index.json` and safetensors weights; `tiny:clip` (a random
     model) or `zoo:emoji-clip` (a trained one, in the package; `zoo:emoji-clip@untrained` is its floor); any of these in
     a `Source`, with its options; or a loaded transformers model or diffusers pipeline (then give its `processor`).
-    `attn` is `sdpa` or `eager`. Raises LoadError; pickle checkpoints are refused.
+    `attn` is `sdpa` or `eager`. Raises LoadError, also for an option that would have no effect (`revision` of a `zoo:`
+    name, `device` beside `device_map`); pickle checkpoints are refused.
 
     A loaded object stays as it is, dtype, device and mode included: runs put it into eval mode and give its mode back.
     Of a `DataParallel`, `torch.compile` or PEFT wrapper the model inside is opened, adapters in place: `model.module`.
@@ -62,16 +63,17 @@ def load(
     if isinstance(source, Source):
         said = {item.name: getattr(source, item.name) for item in fields(source)}
         return load(said.pop("name"), processor=processor, **said)
-    dtype, device = _dtype(dtype), device_of(device)
+    dtype, device = dtype_of(dtype), device_of(device)
     if not isinstance(source, str | Path):
         asked = {"dtype": dtype, "device": device, "device_map": device_map, "attn": attn, "revision": revision}
         return _loaded(source, processor, {name: value for name, value in asked.items() if value is not None})
     name = str(source)
+    options = {"revision": revision, "device_map": device_map, "trust_remote_code": trust_remote_code}
+    options = {key: value for key, value in options.items() if value}
+    _check_options(name, device, options)
     if parted(name)[0]:
         with _said(name):
             return _embedded(name, dtype or torch.float32, device, attn)
-    options = {"revision": revision, "device_map": device_map, "trust_remote_code": trust_remote_code}
-    options = {key: value for key, value in options.items() if value}
     folder = Path(name)
     if folder.exists():
         _check_folder(folder)
@@ -83,13 +85,31 @@ def load(
         )  # fmt: skip
     with _said(name):
         module, tools = _pretrained(name, folder, dtype, attn, options, processor)
-    if device is not None and device_map is None:
+    if device is not None:
         module = module.to(device)
     module = module.eval() if isinstance(module, nn.Module) else module
     return Model(module, tools, name=name, revision=revision or "")
 
 
-def _dtype(wanted: torch.dtype | str | None) -> torch.dtype | None:
+def _check_options(name: str, device: torch.device | None, options: dict[str, Any]) -> None:
+    """Refuse what would have no effect: how files are fetched, for a model that has none; two ways to be placed."""
+    kind = parted(name)[0]
+    if kind and options:
+        first, *_ = options
+        raise LoadError(
+            f"`{first}={options[first]}` means nothing for '{name}', which comes with the package",
+            expected="options that such a model is opened by", exists="dtype, device, attn",
+            do=f"leave `{first}` out, or name a model of the hub or a folder",
+        )  # fmt: skip
+    if device is not None and "device_map" in options:
+        raise LoadError(
+            f"`device={device}` and `device_map={options['device_map']}` both say where '{name}' is to lie",
+            expected="one of the two", exists="`device` puts all of it in one place, `device_map` its parts in several",
+            do="leave one of them out",
+        )  # fmt: skip
+
+
+def dtype_of(wanted: torch.dtype | str | None) -> torch.dtype | None:
     """The dtype of that name; weights are floats, so the others are refused."""
     found = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
     if wanted is not None and found not in DTYPES:

@@ -14,6 +14,9 @@ from typing import Literal
 Kind = Literal["in", "out", "mid", "scale", "q", "k", "v", "scores", "pattern"]
 View = Literal["", "heads", "first_half", "second_half", "front_heads", "back", "dt", "B", "C"]
 
+# Of each kind of family, the tower where it is steered and the one that its answer comes out of.
+ENDS = {"contrastive": ("vision", "vision"), "generative": ("text", "text"), "diffusion": ("text", "denoiser")}
+
 TOKENS = ("batch", "token", "d_model")
 POOLED = ("batch", "d_model")
 HEADS = ("batch", "token", "head", "d_head")
@@ -143,6 +146,16 @@ class Family:
     beside: tuple[str, ...] = ()
     shift: str = ""
     cap: str = ""
+
+    @property
+    def steered(self) -> str:
+        """The tower that is steered unless one is named; "" where the family is not known."""
+        return ENDS.get(self.kind, ("", ""))[0]
+
+    @property
+    def answers(self) -> str:
+        """The tower that the answer comes out of; "" where the family is not known."""
+        return ENDS.get(self.kind, ("", ""))[1]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.model.pictures import picture
 from cutaway.questions.bank import TextBank, emoji_bank, emoji_texts, file_bank, file_texts
-from cutaway.questions.rows import embedded
 from cutaway.zoo.trained import spec_of
 
 EMOJIWORLD = worlds.EMOJIWORLD
@@ -249,11 +248,6 @@ def read_texts(texts: Sequence[str]) -> tuple[str, ...]:
                 do="leave it out, or give the rival that you meant",
             )  # fmt: skip
     return tuple(given)
-
-
-def asked(model: Model, texts: tuple[str, ...]) -> TextBank:
-    """The user's texts with their embeddings; unlike `text_bank`, one text is enough."""
-    return TextBank(texts, ("asked",) * len(texts), embedded(model, texts, "text", progress=False), model.name)
 
 
 def check_bank(source: str | Path | None) -> None:

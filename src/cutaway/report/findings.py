@@ -38,7 +38,7 @@ from cutaway.zoo.trained import TRAINED, spec_of
 
 SMALLEST = 48  # scenes: fewer leave a class without items
 SETS = 2  # of scenes: what is said must hold in both, and heads picked on one are tried on the other
-SAYING = {f"findings_{name}" for name in ("answers", "claims", "inside", "page", "plots", "said", "tables", "words")}
+SAYING = {f"findings_{name}" for name in ("answers", "claims", "inside", "page", "plots", "tables", "words")}
 # these measure nothing
 Found = dict[str, xarray.Dataset]
 Steps = dict[str, tuple[Model, Callable[..., xarray.Dataset]]]

@@ -19,6 +19,7 @@ from cutaway.questions.given import EMOJIWORLD, check_file
 from cutaway.questions.question import lacking
 from cutaway.report.tables import heading
 from cutaway.source import Source
+from cutaway.views.words import number
 
 ROWS = 40  # of a table
 
@@ -69,9 +70,9 @@ def check_files(out: Path | None, plot: Path | None, overwrite: bool) -> None:
 
 
 def show(frame: Any, title: str, console: Console) -> None:
-    """A data frame as a table, its numbers with four digits; what is too wide goes on in a further table below."""
+    """A data frame as a table, its numbers with three digits; what is too wide goes on in a further table below."""
     numeric = {name: kind.kind in "fi" for name, kind in zip(frame, frame.dtypes, strict=True)}
-    cells = {name: [_cell(value) for value in frame[name].head(ROWS)] for name in frame}
+    cells = {name: _column(list(frame[name].head(ROWS))) for name in frame}
     heading(console, title)
     if not len(frame):
         console.print("Nothing to list: the method found no row.")
@@ -109,8 +110,14 @@ def _fitting(cells: Mapping[Any, Sequence[str]], numeric: Mapping[Any, bool], wi
     return tables
 
 
-def _cell(value: Any) -> str:
-    """Four digits of a number; nothing for what does not exist, such as the heads of an embedding."""
+def _column(values: Sequence[Any]) -> list[str]:
+    """The cells of a column, its numbers alike; nothing for what does not exist, such as the heads of an embedding."""
+    measured = [float(value) for value in values if isinstance(value, float | np.floating) and np.isfinite(value)]
+    size = max(map(abs, measured), default=0.0)
+    return [_cell(value, size) for value in values]
+
+
+def _cell(value: Any, size: float) -> str:
     if isinstance(value, float | np.floating):
-        return "" if np.isnan(value) else f"{value:.4f}"
+        return "" if np.isnan(value) else number(float(value), size)
     return str(value)

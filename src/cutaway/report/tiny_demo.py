@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
@@ -11,12 +13,21 @@ from cutaway.model.load import load
 from cutaway.model.tokens import Where
 from cutaway.report.tables import heading, print_sites, print_tokens
 from cutaway.source import Source
+from cutaway.views.words import number
 from cutaway.zoo import tiny
 
 
-def run_tiny_demo(name: Source | str = "tiny:llava", console: Console | None = None) -> None:
-    """Open a tiny model, ask it about a picture, and compare its answer under four edits."""
+def run_tiny_demo(
+    name: Source | str = "tiny:llava", out: Path | None = None, *, overwrite: bool = False,
+    console: Console | None = None,
+) -> None:  # fmt: skip
+    """Open a tiny model, ask it about a picture, and compare its answer under four edits; no report, so no `out`."""
     console = console or Console(emoji=False)
+    if out is not None or overwrite:
+        raise InputError(
+            f"the demonstration of '{name}' writes no report", expected="neither --out nor --overwrite",
+            exists="a table in the terminal", do="leave them out, or `cutaway explain` the model into a folder",
+        )  # fmt: skip
     model = load(name)
     if model.family.kind != "generative" or "vision" not in model.towers:
         raise InputError(
@@ -43,5 +54,5 @@ def run_tiny_demo(name: Source | str = "tiny:llava", console: Console | None = N
     for what, given in edits.items():
         change = (model.run(inputs, edits=given).logits[:, -1] - base).abs().max().item()
         answer = model.generate(inputs, edits=given, max_new_tokens=5, do_sample=False)
-        table.add_row(what, answer.texts[0], f"{change:.4f}")
+        table.add_row(what, answer.texts[0], number(change))
     console.print(table)

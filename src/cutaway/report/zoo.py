@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from cutaway.model.load import device_of
+from cutaway.model.load import device_of, dtype_of
 from cutaway.report.tables import heading
 from cutaway.zoo import make
 from cutaway.zoo.evaluate import Row
@@ -33,11 +33,13 @@ def print_zoo(console: Console | None = None) -> None:
     (console or Console(emoji=False)).print(table)
 
 
-def evaluate_zoo(name: str, n: int, device: str = "cpu", console: Console | None = None) -> list[Row]:
-    """Measure a model of the zoo on a device and print the table."""
+def evaluate_zoo(
+    name: str, n: int, device: str = "cpu", console: Console | None = None, *, dtype: str = "float32"
+) -> list[Row]:
+    """Measure a model of the zoo on a device, in a dtype, and print the table."""
     console, spec = console or Console(emoji=False), trained(name)
-    where = device_of(device)
-    module, processor = spec.open()
+    where, kind = device_of(device), dtype_of(dtype)
+    module, processor = spec.open() if kind is None else spec.open(dtype=kind)
     module.to(where)
     with console.status("measuring") as status:
         rows = spec.measure(module, processor, n, lambda what: status.update(f"measuring: {what}"))

@@ -70,7 +70,7 @@ def _lost(module: Any, shipped: Any) -> float:
 
 
 def _again(module: Any, given: Any) -> Any:
-    return module.decode(module.encode(given).latent_dist.mode()).sample
+    return module.decode(module.encode(given.to(module.dtype)).latent_dist.mode()).sample.float()
 
 
 SPEC = Spec(

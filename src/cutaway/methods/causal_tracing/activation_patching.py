@@ -35,7 +35,6 @@ Mode = Literal["denoise", "noise"]
 How = Literal["patch", "mean", "zero", "resample"]
 OVER = ("token", "head")
 DRAWS = 2000
-ENDS = {"contrastive": "vision", "generative": "text", "diffusion": "denoiser"}  # the tower patched unless named
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -181,7 +180,7 @@ def activation_patching(
 def usual_sites(model: Model, over: Sequence[str] = ("token",)) -> str:
     """What is patched unless sites are named: of the tower that the answer comes out of."""
     towers = [name for name, layers in model.sites.towers().items() if layers]
-    end = ENDS.get(model.family.kind, "")
+    end = model.family.answers
     tower = end if end in towers else towers[-1]
     return f"{tower}.*.{'attn.z' if 'head' in over else 'resid_post'}"
 

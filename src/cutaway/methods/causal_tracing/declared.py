@@ -50,7 +50,7 @@ def _some_layers(question: Question, given: Mapping[str, Any]) -> Mapping[str, A
 
 def _drawn(question: Question) -> bool:
     """Whether a denoiser is patched: it has positions and heads of several numbers, so its sites are patched whole."""
-    return question.kind == "draw"
+    return question.drawing is not None
 
 
 def _over(axis: str) -> Callable[[Question], bool]:

@@ -208,7 +208,7 @@ def _position_told(question: Question, found: Patching) -> str:
     """What brings back most beside the position that the answer is read at, and from which layer on that holds it."""
     grid, values, layers = _grid(_map(question, found)), _sides(found, "token")[0], _layers(found)
     front = values.shape[1] - grid[0] * grid[1] if grid else 0
-    reader = "class token" if front else "last position" if question.kind == "ask" else ""
+    reader = "class token" if front else "last position" if question.voice else ""
     rest = values[:, front:] if grid else values[:, :-1] if reader and values.shape[1] > 1 else values
     layer, place = np.unravel_index(np.nanargmax(rest), rest.shape)
     said = (

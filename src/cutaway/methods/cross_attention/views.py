@@ -55,7 +55,8 @@ def by(page: Page, found: WordMaps, axis: str) -> kinds.Lens:
     """The maps of each word at each step, or at each layer."""
     maps = _maps(found, axis)
     sizes = maps.mean(("row", "col"))
-    least, most = (str(maps[axis].values[int(at)]) for at in (sizes.sum("place").argmin(), sizes.sum("place").argmax()))
+    spread = sizes.sum("place").values
+    least, most = (str(maps[axis].values[at]) for at in (spread.argmin(), spread.argmax()))
     return kinds.Lens(
         title=f"Where each word is looked for, {axis} by {axis}",
         seen=f"Words together get most attention at {axis} {most} ({float(sizes.sum('place').max()):.1%}) and least at "
@@ -81,7 +82,7 @@ def _drawn(found: WordMaps) -> Picture:
 def _most(found: WordMaps) -> str:
     """The word that gets most of a patch, a sentence."""
     maps, said = _maps(found), found.words()
-    at = int(maps.max(("row", "col")).argmax())
+    at = int(maps.max(("row", "col")).values.argmax())
     here = maps.values[at]
     row, col = np.unravel_index(here.argmax(), here.shape)
     place, share = mass(here)

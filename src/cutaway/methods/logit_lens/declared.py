@@ -57,7 +57,7 @@ METHODS = (
         takes={"model": "model", "inputs": "inputs", "words": "tokens", "tower": "voice"},
         options={"top": "How many words of each layer are kept."},
         cannot="That the model uses what is read; an early layer may hold a word in another basis.",
-        reported=(Entry(name=word_views.ENTRY, when=lambda question: question.kind == "ask"),),
+        reported=(Entry(name=word_views.ENTRY),),
         beside=True,
         show=word_views.show,
         tell=word_views.tell,

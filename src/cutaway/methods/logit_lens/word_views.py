@@ -13,7 +13,7 @@ from cutaway.methods.logit_lens.word_lens import WordLens
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
 from cutaway.views import kinds
-from cutaway.views.words import quoted, signed
+from cutaway.views.words import number, quoted, signed
 
 ENTRY = "word_lens"
 FIRST = 3  # words shown of each layer
@@ -46,7 +46,7 @@ def tell(page: Page) -> Iterator[str]:
     first = quoted(plain(last["top"].values[-1, 0]))
     yield (
         f"Read at the last position, {name} does not end as the first word: it is number {rank} (a random "
-        f"direction puts it at {chance:.1f} on average), and {first} stays first {_from(float(last['settles']))}."
+        f"direction puts it at {number(chance)} on average), and {first} stays first {_from(float(last['settles']))}."
     )
 
 
@@ -93,14 +93,15 @@ def by_layer(page: Page, found: WordLens) -> kinds.Table:
                         float(here["word_probability"].values[word])]  # fmt: skip
         cells.append((*cell, *numbers))
     end = last.isel(layer=-1)
+    first = number(float(end["top_probability"].values[0]))
     told = ", ".join(
         f"{page.names[at]} number {int(end['word_rank'].values[at])} with a probability of "
-        f"{float(end['word_probability'].values[at]):.4f}" for at in asked
+        f"{number(float(end['word_probability'].values[at]))}" for at in asked
     )  # fmt: skip
     return kinds.Table(
         title="The words of each layer",
         seen=f"What each layer says at the last position, read as if it were the last one. At the end the first word "
-        f"is {quoted(plain(end['top'].values[0]))} with a probability of {float(end['top_probability'].values[0]):.4f}"
+        f"is {quoted(plain(end['top'].values[0]))} with a probability of {first}"
         f"; {told}. “By chance” is the mean rank of the word for random directions as long as the state.",
         limits=f"It does not say that the model uses what is read. {_BASIS}",
         columns=tuple(columns), cells=tuple(cells), folded=True, provenance=origin(found),
@@ -156,8 +157,8 @@ def maps(page: Page, found: WordLens) -> kinds.Lens:
         seen="Every picture token is read after every layer as if it were the last position. The map is the "
         "log-probability of the word there, less the log of its mean probability for random directions as long as the "
         f"states: above zero the word is likelier than by chance. {page.names[0]} is likeliest so at row {row}, column "
-        f"{col} {_at(names[layer])}: {signed(most):+.3f} nats, a probability of {chance * np.exp(most):.4f} for "
-        f"{chance:.4f} by chance. There, {above} of {count} tokens are above zero.",
+        f"{col} {_at(names[layer])}: {signed(most):+.3f} nats, a probability of {number(chance * np.exp(most))} for "
+        f"{number(chance)} by chance. There, {above} of {count} tokens are above zero.",
         limits="It is correlational: that a token reads as a word does not mean that the model uses it (patch the "
         "state to see). It may have been taught so by the text around pictures in training, or hold what attention "
         f"brought from other places, which is not what lies there. {_BASIS}",
@@ -204,7 +205,7 @@ def _last(found: WordLens) -> xarray.Dataset:
 def _words(here: xarray.Dataset) -> str:
     """The first words of a layer, each with its probability."""
     pairs = zip(here["top"].values[:FIRST], here["top_probability"].values[:FIRST], strict=True)
-    return ", ".join(f"{quoted(plain(word))} {float(chance):.3f}" for word, chance in pairs)
+    return ", ".join(f"{quoted(plain(word))} {number(float(chance))}" for word, chance in pairs)
 
 
 def _layers(found: WordLens) -> tuple[str, ...]:

@@ -94,9 +94,7 @@ METHODS = (
         },
         cannot="Direct effects only, with norms, patterns and gates held as they were: what an early layer prepares "
         "for a later one counts for nothing.",
-        reported=(
-            Entry(name=logit_views.ENTRY, options={"by_token": True}, when=lambda question: question.kind == "ask"),
-        ),
+        reported=(Entry(name=logit_views.ENTRY, options={"by_token": True}),),
         beside=True,
         show=logit_views.show,
         tell=logit_views.tell,

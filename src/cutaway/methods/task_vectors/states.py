@@ -23,13 +23,11 @@ from cutaway.model.words import next_scores
 from cutaway.questions.rows import Rows, feed
 from cutaway.store.reducers import Mean
 
-ENDS = {"contrastive": "vision", "generative": "text", "diffusion": "text"}  # the tower steered unless one is named
-
 
 def usual_tower(model: Model) -> str:
     """What is steered unless sites are named: the tower of pictures of a model that matches, else that of words."""
     towers = [name for name, layers in model.sites.towers().items() if layers]
-    end = ENDS.get(model.family.kind, "")
+    end = model.family.steered
     if not towers:
         raise MethodError(
             f"'{model.name}' has no tower with layers", expected="a model that model/towers.py knows",

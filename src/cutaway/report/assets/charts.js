@@ -11,7 +11,8 @@ function ticksOf(low, high, wanted = 5) {
   return out;
 }
 
-const tickText = (tick, unit) => (isShare(unit) ? `${plain(tick * 100)}%` : plain(tick)).replace("-", "−");
+/** A tick is a round number: written whole, without what rounding left behind it. */
+const tickText = (tick, unit) => (isShare(unit) ? `${plain(tick * 100, 12)}%` : plain(tick, 12)).replace("-", "−");
 
 const HUES = 8,
   DASHES = ["", "7 3", "2 3"],

@@ -19,18 +19,21 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const missing = (value) => value == null || Number.isNaN(value);
-const plain = (value, digits = 4) => String(Number(value.toPrecision(digits)));
+const plain = (value, digits) => String(Number(value.toPrecision(digits)));
 
 const isShare = (unit) => /^share\b/.test(unit ?? "");
+const isChance = (unit) => /^probability\b/.test(unit ?? "");
 
 /**
  * A number for people, with a true minus sign: three decimals, fewer for large numbers; a share in percent. `size` is
- * the largest number beside it, so that those of one kind are written alike.
+ * the largest number beside it, so that those of one kind are written alike. What would read 0.000 is written with a
+ * power of ten: all such numbers where the largest is one of them, each such probability. As `number` of views/words.py.
  */
 function say(value, unit = "", size = Math.abs(value)) {
   if (missing(value)) return "not measured";
   const fixed = (number, digits) => number.toFixed(digits).replace(/^-(?=[0.]*$)/, "");
-  const tiny = size > 0 && size < 5e-4;
+  const least = isChance(unit) ? Math.abs(value) : size;
+  const tiny = least > 0 && least < 5e-4;
   const text = isShare(unit)
     ? `${fixed(value * 100, 1)}%`
     : tiny || size >= 1e6
