@@ -29,6 +29,7 @@ CHANCE = {
 }  # fmt: skip
 
 
+@torch.no_grad()
 def evaluate(pipeline: Any, n: int, told: Told) -> list[Row]:
     """The share of claims that hold of what was drawn: of one thing and of two, of scenes and pairs seen and new.
 
@@ -51,7 +52,7 @@ def scenes_of(split: data.Split, things: int, seed: int = 0) -> Iterator[data.Sc
     return (data.scene_at(split, index, seed, world) for index in count())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def draw(
     pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int = STEPS, guidance: float = GUIDANCE
 ) -> Float[Tensor, "n 3 height width"]:
