@@ -152,7 +152,9 @@ class Question:
 
     @property
     def voice(self) -> str | None:
-        """The tower that ends in words; None where there is none."""
+        """The tower that ends in words; None where there is none, and at a step of a drawing, which says none."""
+        if self.inputs is not None and isinstance(self.inputs.call, Denoise):
+            return None
         return next(iter(speaking(self.model.engine)), None)
 
     @property
