@@ -156,7 +156,7 @@ class FirstWord(Target):
 class Chance(Target):
     """The probability of one next word for each row, by its number."""
 
-    words: tuple[int, ...]
+    ids: tuple[int, ...]
 
     @property
     def reads(self) -> Reads:
@@ -171,7 +171,7 @@ class Chance(Target):
     def __call__(self, run: Run) -> Float[Tensor, "row"]:
         """The probability of each row's word."""
         said = choices(run)
-        return said[torch.arange(len(said)), torch.tensor(self.words, device=said.device)].exp()
+        return said[torch.arange(len(said)), torch.tensor(self.ids, device=said.device)].exp()
 
 
 def random_directions(like: Float[Tensor, "*d"], draws: int, dice: torch.Generator) -> list[Float[Tensor, "*d"]]:
