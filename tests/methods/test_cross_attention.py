@@ -1,5 +1,7 @@
 """Attention to words: equal to a computation by hand, whatever is kept apart, for one attention or a joint one."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -7,14 +9,20 @@ from torch.nn.functional import interpolate
 
 import cutaway
 from cutaway import questions
+from cutaway.data.prompts import prompt
 from cutaway.errors import MethodError
 from cutaway.methods import cross_attention, hide_words
 from cutaway.methods.cross_attention.cross_attention import AXES
 from cutaway.methods.cross_attention.spoken import words
 from cutaway.methods.table import method
+from cutaway.methods.truth import fit
 from cutaway.model.edits import Knockout
 from cutaway.model.tokens import TokenMap
 from cutaway.zoo import tiny
+from cutaway.zoo.emoji_judge import judge
+from cutaway.zoo.evaluate_drawn import scenes_of
+from cutaway.zoo.judging import look
+from cutaway.zoo.trained import trained
 
 PROMPTS = ["a red dog", "a dog on a cat"]
 
@@ -124,6 +132,36 @@ def test_even_attention_is_told(sd):
     with sd.edited([Knockout("denoiser.*.cross")]):  # all cut alike: spread evenly
         flat = cross_attention(sd, sd.inputs(prompt="a dog", seed=0, steps=1), progress=False)
     assert np.allclose(flat.heat("dog"), 1 / 16, atol=1e-6)
+
+
+@pytest.mark.checks("cross_attention", "floor")
+def test_maps_lie_on_what_was_drawn_and_before_training_do_not():
+    """Of eight drawings, held against what the judge sees on them; the floor is held against the same drawings."""
+    if not trained("emoji-sd").here:
+        pytest.skip("the weights of zoo:emoji-sd are not in this checkout")
+    scenes = list(islice(scenes_of("test", 1), 8))
+    fixed = {
+        "prompt": [prompt(one, one.seed, ground=True).text for one in scenes],
+        "seed": 0,
+        "steps": 5,
+        "guidance": 3,
+    }
+    fits: dict[str, list[float]] = {"trained": [], "shuffled": [], "untrained": []}
+    model, floor = (cutaway.load(name) for name in ("zoo:emoji-sd", "zoo:emoji-sd@untrained"))
+    made, below = (cross_attention(one, one.inputs(**fixed), progress=False) for one in (model, floor))
+    drawn = torch.from_numpy(made["drawn"].values).movedim(-1, 1).float() / 127.5 - 1
+    with torch.no_grad():
+        seen = look(judge(), drawn)
+    for at, scene in enumerate(scenes):
+        name = scene.things[0].concept
+        truth = seen.mask(at, name).numpy().astype(bool)
+        if truth.any():
+            found = fit(made.heat(name, at).values, truth)
+            fits["trained"].append(float(found.iou))
+            fits["shuffled"].append(float(found.iou_shuffled))
+            fits["untrained"].append(float(fit(below.heat(name, at).values, truth).iou))
+    means = {name: float(np.mean(values)) for name, values in fits.items()}
+    assert len(fits["trained"]) >= 5 and means["trained"] > 0.5 > 2 * max(means["shuffled"], means["untrained"]), means
 
 
 def test_words_of_pieces():

@@ -25,7 +25,7 @@ def untrained(seed: int = 0) -> Any:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPModel, CLIPTextModel
 
-    vae = AutoencoderKL.from_pretrained(emoji_vae.SPEC.found(), torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(emoji_vae.SPEC.found(), dtype=torch.float32)
     clip = CLIPModel.from_pretrained(emoji_clip.SPEC.found(), dtype=torch.float32)
     words = CLIPTextModel(clip.config.text_config)
     words.load_state_dict(clip.text_model.state_dict())

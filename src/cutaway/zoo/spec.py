@@ -120,7 +120,7 @@ def opened(folder: Path, dtype: torch.dtype, attn: str | None = None) -> Any:
         if "_class_name" in config:
             import diffusers
 
-            module = getattr(diffusers, config["_class_name"]).from_pretrained(folder, torch_dtype=dtype)
+            module = getattr(diffusers, config["_class_name"]).from_pretrained(folder, dtype=dtype)
             if index.exists():
                 module.set_progress_bar_config(disable=True)
                 return module
