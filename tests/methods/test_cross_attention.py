@@ -46,8 +46,8 @@ def test_it_equals_a_computation_by_hand(sd):
         scores = torch.einsum("sbqhd,sbkhd->sbhqk", q, k) / q.shape[-1] ** 0.5
         pattern = scores.softmax(-1)
         side = round(pattern.shape[-2] ** 0.5)
-        for row, prompt in enumerate(PROMPTS):
-            for place in range(len(prompt.split())):
+        for row, said in enumerate(PROMPTS):
+            for place in range(len(said.split())):
                 maps = pattern[:, row, :, :, place + 1].unflatten(-1, (side, side))
                 fine = interpolate(maps, (16, 16), mode="bilinear") if side < 16 else maps
                 got = made["attention"].isel(picture=row, place=place, layer=at).transpose("step", "head", ...).values

@@ -153,7 +153,7 @@ class Question:
     @property
     def voice(self) -> str | None:
         """The tower that ends in words; None where there is none, and at a step of a drawing, which says none."""
-        if self.inputs is not None and isinstance(self.inputs.call, Denoise):
+        if self.inputs is not None and self.inputs.call.drawing:
             return None
         return next(iter(speaking(self.model.engine)), None)
 
