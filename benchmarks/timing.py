@@ -131,7 +131,7 @@ def timed(told: str, rounds: int, quick: str, **more: Any) -> argparse.ArgumentP
 
 
 def seeded(told: str, many: int, counted: str, **more: Any) -> argparse.ArgumentParser:
-    """The options of a program that measures `zoo:emoji-llava`, once for each seed."""
+    """The options of a program that measures a model of the zoo, once for each seed."""
     return options(told, many=(many, counted), seeds=([0, 1], "other prompts, other random directions"), **more)
 
 

@@ -8,14 +8,16 @@ one drew from the same noise.
 
 from __future__ import annotations
 
-import argparse
 import time
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
+from timing import BEFORE, seeded
 
 import cutaway
+from cutaway import Knockout
 from cutaway.data.prompts import prompt
 from cutaway.methods import cross_attention, hide_words
 from cutaway.methods.truth import fit
@@ -29,11 +31,7 @@ SETS = {"one thing": ("test", 1), "two things": ("test", 2)}
 
 def main() -> None:
     """Print what is found for each seed."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--many", type=int, default=64, help="prompts of each set")
-    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    options.add_argument("--untrained", action="store_true")
-    given = options.parse_args()
+    given = seeded(__doc__, 32, "prompts of each set", untrained=BEFORE).parse_args()
     drawer = cutaway.load("zoo:emoji-sd")
     model = cutaway.load("zoo:emoji-sd@untrained") if given.untrained else drawer
     for seed in given.seeds:
@@ -45,9 +43,9 @@ def main() -> None:
             _print(rows)
 
 
-def _measured(model: cutaway.Model, drawer: cutaway.Model, scenes: list, seed: int) -> dict[str, list]:
+def _measured(model: cutaway.Model, drawer: cutaway.Model, scenes: list[Any], seed: int) -> dict[str, list[Any]]:
     """For each thing that the judge sees: how its map fits, and what is left of it when words are hidden."""
-    rows: dict[str, list] = {}
+    rows: dict[str, list[Any]] = {}
     for start in range(0, len(scenes), 16):
         some = scenes[start : start + 16]
         captions = [prompt(scene, scene.seed, ground=True).text for scene in some]
@@ -56,18 +54,28 @@ def _measured(model: cutaway.Model, drawer: cutaway.Model, scenes: list, seed: i
         found = cross_attention(model, inputs, progress=False)
         drawn = _look(drawer.run(plain, output="pt").outputs.images)
         hidden = {}
-        if model is drawer:
-            for what in ("its words", "the background"):
-                texts = [scene.things[0].concept if what == "its words" else "background" for scene in some]
-                with model.edited(hide_words(model, inputs, texts)):
-                    hidden[what] = _look(model.run(inputs, output="pt").outputs.images)
+        for what, edits in _edits(model, inputs, some).items() if model is drawer else ():
+            with model.edited(edits):
+                hidden[what] = _look(model.run(inputs, output="pt").outputs.images)
         for at, scene in enumerate(some):
             for which, thing in enumerate(scene.things):
                 _one(rows, at, which, thing.concept, found, drawn, hidden)
     return rows
 
 
-def _one(rows, at, which, name, found, drawn, hidden) -> None:
+def _edits(model: cutaway.Model, inputs: Any, scenes: list[Any]) -> dict[str, list[Any]]:
+    """What is hidden from all patches: the words of the first thing, another word, all words, all that is no word."""
+    kinds = inputs.tokens["text"].kind
+    every, rest = (torch.from_numpy(mask) for mask in (kinds == "text", np.isin(kinds, ("eos", "pad"))))
+    return {
+        "its words": hide_words(model, inputs, [scene.things[0].concept for scene in scenes]),
+        "“background”": hide_words(model, inputs, "background"),
+        "all words": [Knockout("denoiser.*.cross", key=every, guidance="cond")],
+        "end and padding": [Knockout("denoiser.*.cross", key=rest, guidance="cond")],
+    }
+
+
+def _one(rows: dict[str, list[Any]], at: int, which: int, name: str, found: Any, drawn: Seen, hidden: Any) -> None:
     """One thing of one drawing."""
     was = float(drawn.there(name)[at])
     rows.setdefault("there", []).append(was > 0.5)
@@ -101,7 +109,7 @@ def _look(images: torch.Tensor) -> Seen:
     return look(emoji_judge.judge(), torch.as_tensor(images).float() * 2 - 1)
 
 
-def _print(rows: dict[str, list]) -> None:
+def _print(rows: dict[str, list[Any]]) -> None:
     for name, values in rows.items():
         array = np.asarray(values, float)
         if array.ndim == 1:
