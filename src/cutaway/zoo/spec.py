@@ -116,28 +116,29 @@ def opened(folder: Path, dtype: torch.dtype, attn: str | None = None) -> Any:
 
     index = folder / INDEX
     config = json.loads((index if index.exists() else folder / "config.json").read_text(encoding="utf-8"))
-    with _no_bars():  # it is over before one could read it
-        if "_class_name" in config:
-            import diffusers
+    if "_class_name" in config:
+        import diffusers
 
+        with _no_bars(transformers, diffusers):
             module = getattr(diffusers, config["_class_name"]).from_pretrained(folder, dtype=dtype)
-            if index.exists():
-                module.set_progress_bar_config(disable=True)
-                return module
-            return module.eval()
-        options = {"attn_implementation": attn} if attn else {}
-        kind = getattr(transformers, config["architectures"][0])
+        if index.exists():
+            module.set_progress_bar_config(disable=True)
+            return module
+        return module.eval()
+    options = {"attn_implementation": attn} if attn else {}
+    kind = getattr(transformers, config["architectures"][0])
+    with _no_bars(transformers):
         return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options).eval()
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+def _no_bars(*libraries: Any) -> Iterator[None]:
+    """Without the bars of these libraries: what they show is over before one could read it."""
+    shown = [one.utils.logging for one in libraries if one.utils.logging.is_progress_bar_enabled()]
+    for logging in shown:
+        logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        for logging in shown:
             logging.enable_progress_bar()
