@@ -105,6 +105,7 @@ def _one(rows: dict[str, list[Any]], at: int, which: int, name: str, found: Any,
             rows.setdefault(f"left, {what} hidden", []).append(float(seen.there(name)[at]))
 
 
+@torch.no_grad()
 def _look(images: torch.Tensor) -> Seen:
     return look(emoji_judge.judge(), torch.as_tensor(images).float() * 2 - 1)
 

@@ -209,9 +209,8 @@ def _write_inputs(folder: Path, question: Question, saved: Mapping[str, str], ba
 def _title(question: Question, image: Any) -> str:
     named = Path(image).name if isinstance(image, str | Path) else "a picture"
     first = question.text or question.words[0]
-    return (
-        f"{question.model.name}: {quoted(first)}" if len(first) <= LONG else f"{question.model.name} looks at {named}"
-    )
+    does = f"looks at {named}" if question.pictures else "draws"
+    return f"{question.model.name}: {quoted(first)}" if len(first) <= LONG else f"{question.model.name} {does}"
 
 
 def _left_out(made: Page) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import xarray
 from PIL import Image
 
@@ -32,7 +31,7 @@ def show(page: Page) -> Iterator[kinds.View]:
 
 
 def tell(page: Page) -> Iterator[str]:
-    """Which word gets the most attention of any patch, and where."""
+    """Which word is looked for most in one place, and where."""
     found = page.made(ENTRY)
     yield _most(found)
 
@@ -80,13 +79,12 @@ def _drawn(found: WordMaps) -> Picture:
 
 
 def _most(found: WordMaps) -> str:
-    """The word that gets most of a patch, a sentence."""
-    maps, said = _maps(found), found.words()
-    at = int(maps.max(("row", "col")).values.argmax())
-    here = maps.values[at]
-    row, col = np.unravel_index(here.argmax(), here.shape)
-    place, share = mass(here)
+    """The word whose attention lies most in one place, a sentence."""
+    maps, said = _maps(found).values, found.words()
+    places = [mass(one) for one in maps]
+    at = max(range(len(said)), key=lambda which: places[which][1])
+    (place, share), largest = places[at], float(maps[at].max())
     return (
-        f"The most that a patch gives to a word is {float(here.max()):.1%}, to {quoted(said[at])} at row {row}, column "
-        f"{col}; {share:.1%} of what that word gets lies in the ninth at the {place}."
+        f"The word that is looked for most in one place is {quoted(said[at])}: {share:.1%} of what it gets lies in the "
+        f"ninth at the {place} (11.1% if spread evenly), and a patch gives it at most {largest:.1%} of its attention."
     )
