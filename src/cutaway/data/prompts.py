@@ -39,7 +39,7 @@ def prompt(scene: Scene, seed: int = 0, way: str | None = None, ground: bool | N
 
     >>> from cutaway import data
     >>> prompt(data.scene_at("train", 1, world=DRAWINGS), way="things", ground=True).text
-    'a tulip and a bicycle on a gray background'
+    'a guitar on a purple background'
     """
     draw = random.Random(f"prompt/{seed}")
     drawn, grounded = draw.choices(WAYS, _WEIGHTS)[0], draw.random() < _GROUNDED
