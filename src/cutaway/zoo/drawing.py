@@ -50,12 +50,17 @@ Noise = Callable[[Any, Float[Tensor, "n channel row column"], Float[Tensor, "n c
 Predict = Callable[[Any, Noised, Sequence[str]], Float[Tensor, "n channel row column"]]
 
 
+def scenes_of(recipe: training.Plan, step: int) -> list[data.Scene]:
+    """The scenes of any step of a training in this world, all of the training split."""
+    first = step * recipe.batch
+    return [data.scene_at("train", first + i, recipe.seed, DRAWINGS) for i in range(recipe.batch)]
+
+
 def batches(recipe: Recipe, name: str) -> Callable[[int], Asked]:
     """The pictures of any step, all of the training split, with prompts drawn anew."""
 
     def draw(step: int) -> Asked:
-        first = step * recipe.batch
-        scenes = [data.scene_at("train", first + i, recipe.seed, DRAWINGS) for i in range(recipe.batch)]
+        scenes = scenes_of(recipe, step)
         rng = random.Random(f"{name}/{recipe.seed}/{step}")
         said = [prompt(scene, scene.seed).text if rng.random() >= recipe.silent else "" for scene in scenes]
         return Asked(data.tensor(scenes), said)

@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from cutaway import data
 from cutaway.data.prompts import DRAWABLE, DRAWINGS
+from cutaway.zoo.drawing import scenes_of
 from cutaway.zoo.evaluate import Row, row
 from cutaway.zoo.judging import LABELS, Recipe, Shown, look, shown, train
 from cutaway.zoo.spec import Spec, Told
@@ -48,8 +49,7 @@ def batches(recipe: Recipe) -> Callable[[int], Shown]:
     """The pictures of any step, all of the training split."""
 
     def draw(step: int) -> Shown:
-        first = step * recipe.batch
-        return shown([data.scene_at("train", first + one, recipe.seed, DRAWINGS) for one in range(recipe.batch)])
+        return shown(scenes_of(recipe, step))
 
     return draw
 

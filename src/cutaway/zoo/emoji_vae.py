@@ -14,6 +14,7 @@ from cutaway import data
 from cutaway.data.prompts import DRAWINGS
 from cutaway.zoo import emoji_judge
 from cutaway.zoo.autoencoder import Recipe, pixels, train
+from cutaway.zoo.drawing import scenes_of
 from cutaway.zoo.evaluate import Row, row
 from cutaway.zoo.judging import look
 from cutaway.zoo.spec import Spec, Told
@@ -40,8 +41,7 @@ def batches(recipe: Recipe) -> Callable[[int], UInt8[Tensor, "n 3 height width"]
     """The pictures of any step, all of the training split."""
 
     def draw(step: int) -> UInt8[Tensor, "n 3 height width"]:
-        first = step * recipe.batch
-        return data.tensor([data.scene_at("train", first + i, recipe.seed, DRAWINGS) for i in range(recipe.batch)])
+        return data.tensor(scenes_of(recipe, step))
 
     return draw
 
