@@ -10,11 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway import data
-from cutaway.data.prompts import DRAWINGS, prompt
 from cutaway.zoo import emoji_clip, emoji_vae
 from cutaway.zoo.drawing import Asked, Noised, Recipe, batches, trainer
-from cutaway.zoo.evaluate_drawn import BATCH, draw, evaluate
+from cutaway.zoo.evaluate_drawn import BATCH, evaluate, moved
 from cutaway.zoo.spec import Spec
 
 NAME = "emoji-sd"
@@ -68,18 +66,9 @@ def _batches(recipe: Recipe) -> Callable[[int], Asked]:
     return batches(recipe, NAME)
 
 
-@torch.inference_mode()
-def _lost(pipeline: Any, shipped: Any) -> float:
-    """The largest change of a channel of a pixel of 16 drawings, in [0, 1]."""
-    scenes = list(data.scenes("test", 16, 0, DRAWINGS))
-    said = [prompt(scene, scene.seed).text for scene in scenes]
-    one, other = (draw(made, said, range(len(said))) for made in (pipeline, shipped))
-    return (one - other).abs().max().item() / 2
-
-
 SPEC = Spec(
     NAME, "a small Stable Diffusion that draws such scenes", start=untrained, processor=lambda: None, recipe=Recipe,
     batches=_batches, train=trainer("unet", noised, predict),
-    measure=lambda pipeline, _, n, told: evaluate(pipeline, max(BATCH, n // 8), told), lost=_lost,
+    measure=lambda pipeline, _, n, told: evaluate(pipeline, max(BATCH, n // 8), told), lost=moved,
     template=Path(__file__).with_suffix(".md"), asked="draw",
 )  # fmt: skip

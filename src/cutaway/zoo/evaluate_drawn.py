@@ -66,6 +66,15 @@ def draw(
     return torch.cat(found)
 
 
+@torch.inference_mode()
+def moved(pipeline: Any, shipped: Any) -> float:
+    """The largest change of a channel of a pixel of 16 drawings, from one pipeline to another, in [0, 1]."""
+    scenes = list(data.scenes("test", 16, 0, DRAWINGS))
+    said = [prompt(scene, scene.seed).text for scene in scenes]
+    one, other = (draw(made, said, range(len(said))) for made in (pipeline, shipped))
+    return (one - other).abs().max().item() / 2
+
+
 def _rows(
     of: str, scenes: Sequence[data.Scene], captions: Sequence[data.Caption], seen: Sequence[data.Scene]
 ) -> list[Row]:
