@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,3 +20,11 @@ class Source:
 
     def __str__(self) -> str:
         return self.name
+
+
+def left_out(index: Mapping[str, Any]) -> dict[str, None]:
+    """The parts that a pipeline's index (`model_index.json`) names and does not have, as options for opening it.
+
+    A Stable Diffusion 3 without its T5 is opened only if that is said; its folder says so.
+    """
+    return {part: None for part, named in index.items() if isinstance(named, list | tuple) and named[0] is None}

@@ -18,7 +18,7 @@ from torch import nn
 from cutaway.errors import LoadError, near
 from cutaway.model.model import Model
 from cutaway.model.wrapped import unwrapped
-from cutaway.source import Source
+from cutaway.source import Source, left_out
 from cutaway.zoo import parted
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -252,9 +252,11 @@ def _pretrained(
     """The model and its processor, the given one if there is one."""
     chosen: dict[str, Any] = {"dtype": dtype} if dtype is not None else {}
     if _is_pipeline(name, folder, options.get("revision")):
-        import diffusers
+        from diffusers import DiffusionPipeline
 
-        return diffusers.DiffusionPipeline.from_pretrained(name, use_safetensors=True, **chosen, **options), None
+        named = DiffusionPipeline.load_config(name, **{key: options[key] for key in ("revision",) if key in options})
+        chosen |= left_out(named)
+        return DiffusionPipeline.from_pretrained(name, use_safetensors=True, **chosen, **options), None
     import transformers
 
     chosen |= {"attn_implementation": attn} if attn else {}

@@ -61,7 +61,7 @@ def prepare_prompt(
     maps = prompt_maps(pipeline, towers, prompts, longest)
     maps["denoiser"] = TokenMap.patches(len(prompts), *grid)
     if joint:
-        _join(maps, joint)
+        _join(maps, joint, _own_length(pipeline) if joint.gap and getattr(pipeline, joint.gap) is None else 0)
     return Inputs(call, maps, (), Pipeline(), grid)
 
 
@@ -91,9 +91,15 @@ def _longest_prompt(pipeline: Any, towers: dict[str, Tower]) -> int | None:
     """How many positions a prompt has where the encoder does not say (T5): the pipeline's own default, or what the
     tokenizer allows.
     """
-    own = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    own = _own_length(pipeline)
     endless = [int(t.model_max_length) for name, t in _encoders(pipeline, towers).items() if towers[name].row.endless]
-    return min(int(own.default), *endless) if own is not None and endless else None
+    return min(own, *endless) if own and endless else None
+
+
+def _own_length(pipeline: Any) -> int:
+    """The pipeline's own default for the longest prompt; 0 where it has none."""
+    own = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    return int(own.default) if own is not None else 0
 
 
 def prompt_maps(
@@ -111,10 +117,11 @@ def prompt_maps(
     return maps
 
 
-def _join(maps: dict[str, TokenMap], joint: Joint) -> None:
+def _join(maps: dict[str, TokenMap], joint: Joint, empty: int) -> None:
     """The streams of a joint-attention transformer, each alone and as they lie behind one another."""
     picture, encoders = maps["denoiser"], [name for name in maps if name.split("_")[0] == "text"]
-    text = _side_by_side([maps[encoders[at]] for at in joint.encoders if at < len(encoders)])
+    read = [maps[encoders[at]] for at in joint.encoders if at < len(encoders)]
+    text = _side_by_side([*read, TokenMap.blank(picture.batch, empty, "pad")])
     maps["denoiser.image"], maps["denoiser.text"] = picture, text
     maps["denoiser.joint"] = _side_by_side([text, picture] if joint.first == "text" else [picture, text])
 

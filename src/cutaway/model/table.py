@@ -95,12 +95,14 @@ class Joint:
     """How the streams of a joint-attention denoiser lie behind one another.
 
     `first` of them is the picture or the text; the text is what the prompt `encoders` of these numbers give (those that
-    are there). A position holds `patch` by `patch` places of the latent picture; 0: the config says how many.
+    are there). A position holds `patch` by `patch` places of the latent picture; 0: the config says how many. Where the
+    encoder `gap` of the pipeline is not there, the text ends in as many empty positions as a prompt may have there.
     """
 
     first: Literal["image", "text"]
     encoders: tuple[int, ...]
     patch: int = 0
+    gap: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ NAME = "emoji-mmdit"
 
 @dataclass(frozen=True)
 class Recipe(drawing.Recipe):
-    """How to train: as all that draws, at a higher rate and for longer."""
+    """How to train: as all that draws, at a higher rate."""
 
-    steps: int = 5000
     rate: float = 3e-3
 
 
@@ -65,7 +64,7 @@ def _words() -> Any:
 
 
 def noised(pipeline: Any, clean: Tensor, noise: Tensor, share: Float[Tensor, " n"]) -> Noised:
-    """Latents on the line from a picture to noise, (1 - t) x + t ε, and its direction, ε - x. Liu et al., 2209.03003."""
+    """Latents on the line from a picture to noise, (1 - t) x + t ε, and the way along it, ε - x. Liu 2209.03003."""
     along = share[:, None, None, None]
     time = share * pipeline.scheduler.config.num_train_timesteps
     return Noised(clean.lerp(noise, along), time, noise - clean)
@@ -74,10 +73,10 @@ def noised(pipeline: Any, clean: Tensor, noise: Tensor, share: Float[Tensor, " n
 def predict(pipeline: Any, given: Noised, prompts: Sequence[str]) -> Tensor:
     """What the transformer says of them when it is asked for these prompts.
 
-    As many empty positions stand in the place of T5 as chance has it, none in half of the steps and up to those of the
-    pipeline's default, so that a user can draw with any number of them.
+    As many empty positions stand in the place of T5 as chance has it, none in two of three steps and up to the 256 of
+    the pipeline's default, so that a user can draw with any number of them.
     """
-    chance = int(torch.randint(-9, 9, ()))
+    chance = int(torch.randint(-18, 9, ()))
     empty = 2**chance if chance >= 0 else 0
     with torch.no_grad():
         words, _, pooled, _ = pipeline.encode_prompt(

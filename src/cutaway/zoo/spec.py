@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from cutaway.errors import LoadError
+from cutaway.source import left_out
 from cutaway.zoo.evaluate import Row
 from cutaway.zoo.training import Step
 
@@ -120,7 +121,8 @@ def opened(folder: Path, dtype: torch.dtype, attn: str | None = None) -> Any:
         import diffusers
 
         with _no_bars(transformers, diffusers):
-            module = getattr(diffusers, config["_class_name"]).from_pretrained(folder, dtype=dtype)
+            gone = left_out(config) if index.exists() else {}
+            module = getattr(diffusers, config["_class_name"]).from_pretrained(folder, dtype=dtype, **gone)
         if index.exists():
             module.set_progress_bar_config(disable=True)
             return module
