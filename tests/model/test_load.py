@@ -10,7 +10,7 @@ import cutaway
 from cutaway.errors import InputError, LoadError
 from cutaway.model import load
 from cutaway.zoo import tiny
-from world import alike, given, identical, library_call, opened
+from world import PT, alike, given, identical, library_call, opened
 
 
 def same_weights(one, other):
@@ -44,6 +44,24 @@ def test_a_saved_pipeline_opens_from_its_folder(name, tmp_path):
     model = cutaway.load(str(tmp_path), dtype=torch.float64)
     assert alike(library_call(model, given(name)), library_call(opened(name), given(name)))
     assert same_weights(model, opened(name))
+
+
+def test_a_pipeline_saved_without_a_part_opens_without_it_and_its_places_are_known(tmp_path):
+    pipeline, _ = tiny.build("sd3", dtype=torch.float64)
+    pipeline.text_encoder_3 = pipeline.tokenizer_3 = None
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="text_encoder_3"):
+        type(pipeline).from_pretrained(tmp_path)
+    model = cutaway.load(str(tmp_path), dtype=torch.float64)
+    inputs = model.inputs(prompt="a red dog", steps=2, guidance=3.0, size=(32, 32))
+    run = model.run(inputs, record=["denoiser.0.attn.pattern", "denoiser.0.text.resid_pre"], **PT)
+    assert alike(run.outputs, library_call(model, inputs))
+    words, joint = inputs.tokens["denoiser.text"], inputs.tokens["denoiser.joint"]
+    assert run["denoiser.0.text.resid_pre"].shape[-2] == len(words) == 16 + 256  # as many as the pipeline leaves to T5
+    assert run["denoiser.0.attn.pattern"].shape[-1] == len(joint) == 64 + len(words)
+    assert (words.kind[:, 16:] == "pad").all()
+    empty = run["denoiser.0.text.resid_pre"][..., 16:, :]
+    assert torch.equal(empty, empty[..., :1, :].expand_as(empty))
 
 
 def test_a_loaded_object_is_left_as_it_is_and_needs_its_processor_for_words():

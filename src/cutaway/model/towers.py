@@ -167,9 +167,7 @@ TOWERS: dict[str, Tower] = {
         ("transformer_blocks",),
         {"out": _NOISE},
         tokens="joint",
-        joint=Joint(
-            "image", encoders=(0, 2), gap="text_encoder_3"
-        ),  # both CLIPs are one stretch of positions, T5 follows
+        joint=Joint("image", encoders=(0, 2), gap="text_encoder_3"),  # both CLIPs are one stretch, T5 follows
     ),
     "FluxTransformer2DModel": Tower(
         "denoiser",
