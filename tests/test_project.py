@@ -24,6 +24,7 @@ RANKS = {
     "__main__": 9,
     "cli": 8,
     "report": 7,
+    "applications": 6,
     "methods": 5,
     "views": 4,
     "questions": 3,

@@ -132,8 +132,25 @@ def test_a_cut_word_gets_nothing(sd):
     assert float(cut.heat("dog", 1).max()) > 1e-6
     with pytest.raises(MethodError, match="'horse' is not a word"):
         hide_words(sd, both, "horse")
-    with pytest.raises(MethodError, match="no cross-attention"):
-        hide_words(cutaway.load("tiny:sd3"), both, "dog")
+    with pytest.raises(MethodError, match="no denoiser"):
+        hide_words(cutaway.load("tiny:clip"), both, "dog")
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_a_word_cut_from_joint_attention_gets_nothing_and_sees_on(name):
+    model = cutaway.load(f"tiny:{name}", dtype="float64")
+    inputs = model.inputs(prompt=PROMPTS, seed=0, steps=1, guidance=1.0)
+    plain = cross_attention(model, inputs, progress=False)
+    edits = hide_words(model, inputs, ["red dog", "cat"])
+    with model.edited(edits):
+        cut = cross_attention(model, inputs, progress=False)
+        pattern = model.run(inputs, record="denoiser.0.attn.pattern")["denoiser.0.attn.pattern"]
+    assert max(float(cut.heat(word, row).max()) for word, row in (("red", 0), ("dog", 0), ("cat", 1))) < 1e-12
+    assert float(plain.heat("dog", 0).max()) > 1e-4 < float(cut.heat("dog", 1).max())
+    joint = inputs.tokens["denoiser.joint"]
+    hidden = edits[0].key.value if hasattr(edits[0].key, "value") else edits[0].key
+    seeing = pattern.flatten(0, -5)[0, 0, :, torch.as_tensor(hidden)[0]][..., torch.from_numpy(joint.row[0] >= 0)]
+    assert (seeing.sum(-1) > 0.01).all()  # the words still look at patches
 
 
 @pytest.mark.checks("cross_attention", "baseline")

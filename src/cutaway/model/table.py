@@ -115,6 +115,8 @@ class Tower:
     read at the last token of its row, through the unembedding, without a word here. `endless` prompt encoders have no
     positions of their own, so that the pipeline says how long a prompt is. `joint` is of denoisers that attend to
     picture and text at once, `apart` of those that are called a second time at a timestep for what guidance is against.
+    `reads`: the linear maps of a denoiser that read the prompt, by their paths (of a block's with its part's site in
+    front), and the argument that each reads.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Tower:
     endless: bool = False
     joint: Joint | None = None
     apart: bool = False
+    reads: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ _CONNECTOR = Tower("connector", (), {"out": Port("")})
 _BART_ENDS = {"embed": Port("embed_tokens")}
 _UNET = ("down_blocks", "mid_block", "up_blocks")
 _NOISE = Port("", axes=("batch", "channel", "height", "width"))
+_CROSS_READS = {f"cross.{part} attn2.to_{part}": "encoder_hidden_states" for part in "kv"}
+_JOINT_READS = {
+    "context_embedder": "encoder_hidden_states",
+    "time_text_embed.text_embedder.linear_1": "pooled_projections",
+}
 
 TOWERS: dict[str, Tower] = {
     "CLIPVisionModel": _CLIP_VISION,
@@ -161,13 +166,14 @@ TOWERS: dict[str, Tower] = {
     "Qwen2_5_VLPatchMerger": Tower("connector", (), {"out": Port("")}, packed=True),
     "Blip2QFormerModel": Tower("connector", ("encoder.layer",), {"embed": Port("layernorm")}),
     # diffusion
-    "UNet2DConditionModel": Tower("denoiser", _UNET, {"out": _NOISE}, tokens="latent"),
+    "UNet2DConditionModel": Tower("denoiser", _UNET, {"out": _NOISE}, tokens="latent", reads=_CROSS_READS),
     "SD3Transformer2DModel": Tower(
         "denoiser",
         ("transformer_blocks",),
         {"out": _NOISE},
         tokens="joint",
         joint=Joint("image", encoders=(0, 2), gap="text_encoder_3"),  # both CLIPs are one stretch, T5 follows
+        reads=_JOINT_READS,
     ),
     "FluxTransformer2DModel": Tower(
         "denoiser",
@@ -176,6 +182,7 @@ TOWERS: dict[str, Tower] = {
         tokens="joint",
         joint=Joint("text", encoders=(-1,), patch=2),  # of CLIP only the pooled vector; the pipeline packs the latents
         apart=True,
+        reads=_JOINT_READS,
     ),
     "T5EncoderModel": Tower("text", (), {"final": Port("encoder.final_layer_norm")}, tokens="ids", endless=True),
     "AutoencoderKL": Tower(

@@ -106,7 +106,7 @@ def cross_attention(
     odd = [one for one in apart if one not in AXES]
     if odd:
         raise MethodError(f"'{odd[0]}' cannot be kept apart", expected="some of " + ", ".join(AXES))
-    sites = _sites(model)
+    sites = looking(model)
     kept = _Kept(inputs, tuple(apart), guidance)
     calls = int(inputs.tensors.get("num_inference_steps", 1)) * len(sites)
     bar = tracked(range(calls), "drawing", show=progress)
@@ -129,7 +129,7 @@ def cross_attention(
     )  # fmt: skip
 
 
-def _sites(model: Model) -> list[Site]:
+def looking(model: Model) -> list[Site]:
     """Where patches attend to words: cross-attention, or where there is none, the joint attention."""
     every = [site for site in model.sites if site.tower == "denoiser" and not site.dead]
     for part in ("cross.pattern", "attn.pattern"):

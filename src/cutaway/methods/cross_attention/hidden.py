@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from cutaway.errors import MethodError
+from cutaway.methods.cross_attention.cross_attention import looking
 from cutaway.methods.cross_attention.spoken import phrase, words
 from cutaway.model.edits import Knockout
 from cutaway.model.inputs import Inputs
@@ -14,11 +15,12 @@ from cutaway.model.model import Model
 
 
 def hide_words(model: Model, inputs: Inputs, said: str | Sequence[str], *, guidance: str = "cond") -> list[Knockout]:
-    """Edits that hide words of its prompt from every patch of a drawing, at every cross-attention, step and head.
+    """Edits that hide words of its prompt from every patch of a drawing, at every layer, step and head.
 
     `said` is a word or several in a row, one for all prompts or one for each. What patches gave to these words goes to
-    the rest in proportion. What the text model wrote of them at other positions, such as the end, stays to be seen.
-    Raises MethodError for words that are not in a prompt, or a model without cross-attention.
+    the rest in proportion; with joint attention to patches too, and words go on seeing them. What the text model wrote
+    of them at other positions, such as the end, stays to be seen. Raises MethodError for words that are not in a
+    prompt, or a model whose patches see none.
 
     >>> import cutaway
     >>> model = cutaway.load("tiny:sd")
@@ -26,12 +28,9 @@ def hide_words(model: Model, inputs: Inputs, said: str | Sequence[str], *, guida
     >>> hide_words(model, inputs, "dog")[0].site
     'denoiser.*.cross'
     """
-    if not any(site.part == "cross.pattern" for site in model.sites):
-        raise MethodError(
-            f"'{model.name}' has no cross-attention from patches to words", expected="a UNet that draws prompts",
-            do="with joint attention, cut `denoiser.*.attn` from the patches to the words",
-        )  # fmt: skip
-    tokens = inputs.tokens["text"]
+    part = looking(model)[0].part.removesuffix(".pattern")
+    joint = inputs.tokens.get("denoiser.joint")
+    tokens = inputs.tokens["text"] if part == "cross" or joint is None else joint
     each = [said] * tokens.batch if isinstance(said, str) else list(said)
     if len(each) != tokens.batch:
         raise MethodError(f"{len(each)} texts for {tokens.batch} prompts", expected="one for all, or one for each")
@@ -40,4 +39,5 @@ def hide_words(model: Model, inputs: Inputs, said: str | Sequence[str], *, guida
         spoken = words(tokens, row)
         for place in phrase([word.text for word in spoken], text):
             mask[row, list(spoken[place].positions)] = True
-    return [Knockout("denoiser.*.cross", key=mask, guidance=guidance)]
+    patches = None if tokens is not joint else torch.from_numpy(tokens.row >= 0)
+    return [Knockout(f"denoiser.*.{part}", query=patches, key=mask, guidance=guidance)]
