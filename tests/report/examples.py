@@ -15,6 +15,7 @@ from cutaway.views.kinds import (
     Overlay,
     PatchingMap,
     Span,
+    Strip,
     Table,
     View,
     WordGrid,
@@ -60,6 +61,19 @@ def lens() -> Lens:
         values=values,
         unit="cosine",
         pooled=token,
+    )
+
+
+def strip() -> Strip:
+    values = np.arange(3 * 2 * 4 * 2 * 3, dtype=np.float32).reshape(3, 2, 4, 2, 3) / 100
+    return Strip(
+        **said("Strip"),
+        pictures=tuple(picture() for _ in range(4)),
+        texts=TEXTS,
+        sets=("all layers", "layer 3"),
+        frames=tuple("0123"),
+        values=values,
+        unit="share of attention",
     )
 
 
@@ -171,7 +185,7 @@ def grid() -> WordGrid:
 
 
 def every() -> list[View]:
-    return [overlay(), lens(), heads(), bars(), patching(), tokens(), curve(), grid(), table()]
+    return [overlay(), lens(), strip(), heads(), bars(), patching(), tokens(), curve(), grid(), table()]
 
 
 def nothing() -> list[View]:

@@ -6,7 +6,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, PatchingMap, Table, View, WordGrid
+from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, PatchingMap, Strip, Table, View, WordGrid
 
 Row = list[object]
 
@@ -35,6 +35,13 @@ def _(view: Lens) -> Iterator[Row]:
         yield [view.texts[t], view.layers[layer], view.reader, None, None, float(v)]
     for (t, layer, *at), v in np.ndenumerate(view.values):
         yield [view.texts[t], view.layers[layer], "patch", *at, float(v)]
+
+
+@told.register
+def _(view: Strip) -> Iterator[Row]:
+    yield ["text", view.within, view.axis, "row", "column", "value"]
+    for (t, one, frame, *at), v in np.ndenumerate(view.values):
+        yield [view.texts[t], view.sets[one], view.frames[frame], *at, float(v)]
 
 
 @told.register

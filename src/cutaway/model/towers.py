@@ -166,11 +166,17 @@ TOWERS: dict[str, Tower] = {
     "Qwen2_5_VLPatchMerger": Tower("connector", (), {"out": Port("")}, packed=True),
     "Blip2QFormerModel": Tower("connector", ("encoder.layer",), {"embed": Port("layernorm")}),
     # diffusion
-    "UNet2DConditionModel": Tower("denoiser", _UNET, {"out": _NOISE}, tokens="latent", reads=_CROSS_READS),
+    "UNet2DConditionModel": Tower(
+        "denoiser",
+        _UNET,
+        {"latent": Port("conv_in", "in", _NOISE.axes), "out": _NOISE},
+        tokens="latent",
+        reads=_CROSS_READS,
+    ),
     "SD3Transformer2DModel": Tower(
         "denoiser",
         ("transformer_blocks",),
-        {"out": _NOISE},
+        {"latent": Port("pos_embed", "in", _NOISE.axes), "out": _NOISE},
         tokens="joint",
         joint=Joint("image", encoders=(0, 2), gap="text_encoder_3"),  # both CLIPs are one stretch, T5 follows
         reads=_JOINT_READS,
@@ -178,7 +184,10 @@ TOWERS: dict[str, Tower] = {
     "FluxTransformer2DModel": Tower(
         "denoiser",
         ("transformer_blocks", "single_transformer_blocks"),
-        {"out": Port("", axes=("batch", "token", "channel"))},
+        {
+            "latent": Port("x_embedder", "in", axes=("batch", "token", "channel")),
+            "out": Port("", axes=("batch", "token", "channel")),
+        },
         tokens="joint",
         joint=Joint("text", encoders=(-1,), patch=2),  # of CLIP only the pooled vector; the pipeline packs the latents
         apart=True,

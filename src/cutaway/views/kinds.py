@@ -1,4 +1,4 @@
-"""What a report is made of: eight kinds of view. Pure data, each of which becomes JSON and a part of the page.
+"""What a report is made of: nine kinds of view. Pure data, each of which becomes JSON and a part of the page.
 
 Every view says what is `seen` and its `limits`, what it can not tell. Arrays are float32 with NaN for "not measured".
 """
@@ -80,7 +80,8 @@ class Axis:
 class Overlay(View):
     """A map over the patches of one picture for each text: `values` are (text, row, column).
 
-    `palette` keeps what patches add apart from what is read off them; with `caption` the texts are the words of one.
+    `palette` keeps what patches add apart from what is read off them; with `caption` the texts are the words of one;
+    `shown` is the place of the text that is shown first.
     """
 
     picture: Picture
@@ -90,6 +91,7 @@ class Overlay(View):
     signed: bool = False
     palette: Literal["adds", "reads"] = "adds"
     caption: bool = False
+    shown: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,7 +102,8 @@ class Overlay(View):
 class Lens(View):
     """Maps by layer: `values` (text, layer, row, column); `pooled` (text, layer) is what `reader` makes of all.
 
-    `axis` is the name of the layers where they are something else, such as steps; `caption` as for an `Overlay`.
+    `axis` is the name of the layers where they are something else, such as steps; `caption` and `shown` as for an
+    `Overlay`.
     """
 
     picture: Picture
@@ -113,12 +116,41 @@ class Lens(View):
     signed: bool = False
     axis: str = "layer"
     caption: bool = False
+    shown: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         size = len(self.texts), len(self.layers)
         _keep(self, "values", (*size, None, None), "text, layer, row, column")
         _keep(self, "pooled", size, "text, layer")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Strip(View):
+    """A film: maps of each text by frame, each on the picture of its frame, in several `sets` to choose from.
+
+    `values` are (text, set, frame, row, column); `axis` is what frames are, `within` what the sets are ("layer").
+    """
+
+    pictures: tuple[Picture, ...]
+    texts: tuple[str, ...]
+    sets: tuple[str, ...]
+    frames: tuple[str, ...]
+    values: np.ndarray
+    unit: str
+    axis: str = "step"
+    within: str = "layer"
+    shown: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = len(self.texts), len(self.sets), len(self.frames)
+        _keep(self, "values", (*size, None, None), "text, set, frame, row, column")
+        if len(self.pictures) != len(self.frames):
+            raise InputError(
+                f"'{self.title}' has {len(self.pictures)} pictures for {len(self.frames)} frames",
+                expected="one for each", do="repeat the picture where it stays the same",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -335,7 +367,8 @@ class Opening:
 KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Overlay, Lens, HeadTable, Bars, PatchingMap, Curve, WordGrid, Table, Picture, Axis, Span, Head, Bar, Line,
+        Overlay, Lens, Strip, HeadTable, Bars, PatchingMap, Curve, WordGrid, Table,
+        Picture, Axis, Span, Head, Bar, Line,
     )
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from cutaway.errors import MethodError
 from cutaway.methods.cross_attention.spoken import Word, phrase, sums, words
 from cutaway.methods.result import Provenance, Result
+from cutaway.model.forming import Forming
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.session import Reading
@@ -37,7 +38,8 @@ class WordMaps(Result):
     (picture, …) the mean share that goes to no word (begin, end, padding; with joint attention also the picture);
     `even` what a word of one token would get if all positions got the same.
     `word` (picture, place) names the words of each prompt, "" behind its last; `drawn` (picture, y, x, channel) is what
-    was drawn, in 0 … 255.
+    was drawn, in 0 … 255; `forming` (step, y, x, channel) what the first drawing would have become had it ended at a
+    step, where steps are kept apart and the scheduler says how.
     """
 
     main: ClassVar[str] = "attention"
@@ -107,19 +109,26 @@ def cross_attention(
     if odd:
         raise MethodError(f"'{odd[0]}' cannot be kept apart", expected="some of " + ", ".join(AXES))
     sites = looking(model)
-    kept = _Kept(inputs, tuple(apart), guidance)
+    kept, formed = _Kept(inputs, tuple(apart), guidance), Forming(inputs)
     calls = int(inputs.tensors.get("num_inference_steps", 1)) * len(sites)
     bar = tracked(range(calls), "drawing", show=progress)
 
-    def add(reading: Reading) -> None:
-        kept.add(reading)
-        next(bar, None)
+    ends = Forming.sites(model) if "step" in apart else []
 
-    outputs = model.run(inputs, record=sites, into=add).outputs
+    def add(reading: Reading) -> None:
+        if reading.site in ends:
+            formed.add(reading)
+        else:
+            kept.add(reading)
+            next(bar, None)
+
+    outputs = model.run(inputs, record=[*sites, *ends], into=add).outputs
     data = kept.data(sites)
     pictures = [np.asarray(one.convert("RGB")) for one in getattr(outputs, "images", ())]
     if pictures:
         data["drawn"] = ("picture", "y", "x", "channel"), np.stack(pictures)
+        if (frames := formed.pictures(model)) is not None:
+            data["forming"] = ("step", "y", "x", "channel"), frames
     return WordMaps(
         data,
         Provenance.of(

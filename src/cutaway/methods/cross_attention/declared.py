@@ -13,7 +13,10 @@ METHODS = (
         takes={"model": "model", "inputs": "drawing"},
         options={"guidance": "Which row of the guidance: cond, with the prompt, or uncond."},
         cannot="Whether the word is what makes the thing appear there: cut the attention to see that.",
-        reported=(Entry(name=views.ENTRY),),
+        reported=(
+            Entry(name=views.ENTRY),
+            Entry(name=views.BY_HEAD, options={"apart": ("layer", "head")}),
+        ),
         beside=True,
         show=views.show,
         tell=views.tell,

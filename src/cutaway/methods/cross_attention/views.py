@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import xarray
 from PIL import Image
 
@@ -14,7 +15,7 @@ from cutaway.views import kinds
 from cutaway.views.picture import Picture
 from cutaway.views.words import mass, quoted
 
-ENTRY = "cross_attention"
+ENTRY, BY_HEAD = "cross_attention", "cross_attention_by_head"
 _LIMITS = (
     "Where a patch looks is not what makes the thing appear there: a word may work through another one, and the end of "
     "the prompt, which is no word, may carry all of it. Cutting the attention shows what depends on it."
@@ -22,12 +23,13 @@ _LIMITS = (
 
 
 def show(page: Page) -> Iterator[kinds.View]:
-    """The mean map of each word, then the same by step and by layer."""
+    """The mean map of each word, then by step under the picture as it forms, by layer and by head."""
     found = page.made(ENTRY)
     yield overlay(page, found)
-    for axis in ("step", "layer"):
-        if axis in found["attention"].dims:
-            yield by(page, found, axis)
+    yield film(page, found)
+    yield by(page, ENTRY, "layer")
+    if page.made(BY_HEAD) is not None:
+        yield by(page, BY_HEAD, "head")
 
 
 def tell(page: Page) -> Iterator[str]:
@@ -44,28 +46,61 @@ def overlay(page: Page, found: WordMaps) -> kinds.Overlay:
         title="Where each word is looked for",
         seen=f"{_most(found)} {float(found['elsewhere'].isel(picture=0).mean()):.1%} of all attention goes to no word; "
         f"a word of one token would get {float(found['even']):.1%} if all positions got the same.{before}",
-        limits=_LIMITS, picture=_drawn(found), texts=tuple(found.words()), values=_maps(found).values, caption=True,
+        limits=_LIMITS, picture=_drawn(found), texts=tuple(found.words()), values=_maps(found).values, caption=True, shown=_gathered(found),
         unit="share of attention", palette="reads", provenance=origin(found),
         code=page.applied[ENTRY].code("print(found.summary().to_string())"),
     )  # fmt: skip
 
 
-def by(page: Page, found: WordMaps, axis: str) -> kinds.Lens:
-    """The maps of each word at each step, or at each layer."""
-    maps = _maps(found, axis)
-    sizes = maps.mean(("row", "col"))
-    spread = sizes.sum("place").values
-    least, most = (str(maps[axis].values[at]) for at in (spread.argmin(), spread.argmax()))
+def film(page: Page, found: WordMaps) -> kinds.Strip:
+    """The maps of each word at each step, under what the drawing would become if it ended there."""
+    maps = _maps(found, "step", "layer").transpose("place", "layer", "step", "row", "col")
+    steps = [str(step) for step in maps["step"].values]
+    said, most, least = _peaks(maps.mean("layer"), "step")
+    forming = "forming" in found.data
+    frames = found["forming"].values if forming else [found["drawn"].values[0]] * len(steps)
+    what = "what the drawing would become if it ended at this step" if forming else "what was drawn"
+    return kinds.Strip(
+        title="Where each word is looked for while the picture forms",
+        seen=f"Words together get most attention at step {most} and least at step {least} ({said}). Above each map: "
+        f"{what}.",
+        limits=f"{_LIMITS} Coarse layers are brought to the finest grid: their maps look smoother than they are.",
+        pictures=tuple(
+            Picture.of(Image.fromarray(one), f"{what}: step {step}") for step, one in zip(steps, frames, strict=True)
+        ),
+        texts=tuple(found.words()), sets=("all layers", *(f"layer {name}" for name in maps["layer"].values)),
+        frames=tuple(steps), values=np.concatenate([maps.mean("layer", keepdims=True).values, maps.values], 1),
+        unit="share of attention", shown=_gathered(found), provenance=origin(found),
+        code=page.applied[ENTRY].code('print(found["attention"].isel(picture=0).sum(("row", "col")).mean("layer"))'),
+    )  # fmt: skip
+
+
+def by(page: Page, entry: str, axis: str) -> kinds.Lens:
+    """The maps of each word at each layer, or of each head."""
+    found = page.made(entry)
+    maps = _maps(found, "layer", *([axis] if axis == "head" else []))
+    if axis == "head":
+        maps = maps.stack(of=("layer", "head")).transpose("place", "of", "row", "col")
+        maps = maps.isel(of=np.flatnonzero(np.isfinite(maps.values).any((0, 2, 3))))
+        names = [f"{layer}.{head}" for layer, head in maps["of"].values]
+        maps = maps.drop_vars(["of", "layer", "head"]).assign_coords(of=names).rename(of="head")
+    said, most, least = _peaks(maps, axis)
     return kinds.Lens(
         title=f"Where each word is looked for, {axis} by {axis}",
-        seen=f"Words together get most attention at {axis} {most} ({float(sizes.sum('place').max()):.1%}) and least at "
-        f"{axis} {least} ({float(sizes.sum('place').min()):.1%}).",
+        seen=f"Words together get most attention at {axis} {most} and least at {axis} {least} ({said}).",
         limits=f"{_LIMITS} Coarse layers are brought to the finest grid: their maps look smoother than they are.",
         picture=_drawn(found), texts=tuple(found.words()), layers=tuple(map(str, maps[axis].values)), axis=axis,
-        values=maps.transpose("place", axis, "row", "col").values, caption=True, unit="share of attention", folded=True,
+        values=maps.transpose("place", axis, "row", "col").values, caption=True, shown=_gathered(found), unit="share of attention", folded=True,
         provenance=origin(found),
-        code=page.applied[ENTRY].code(f'print(found["attention"].isel(picture=0).sum(("row", "col")).mean("{axis}"))'),
+        code=page.applied[entry].code('print(found["attention"].isel(picture=0).sum(("row", "col")))'),
     )  # fmt: skip
+
+
+def _peaks(maps: xarray.DataArray, axis: str) -> tuple[str, str, str]:
+    """What all words get together, at most and at least along an axis, and where that is."""
+    sums = maps.mean(("row", "col")).sum("place").transpose(axis).values
+    most, least = (str(maps[axis].values[at]) for at in (sums.argmax(), sums.argmin()))
+    return f"{sums.max():.1%} and {sums.min():.1%} of all", most, least
 
 
 def _maps(found: WordMaps, *kept: str) -> xarray.DataArray:
@@ -78,13 +113,17 @@ def _drawn(found: WordMaps) -> Picture:
     return Picture.of(Image.fromarray(found["drawn"].values[0]), "what was drawn")
 
 
+def _gathered(found: WordMaps) -> int:
+    """The word whose attention lies most in one place."""
+    maps = _maps(found).values
+    return max(range(len(maps)), key=lambda which: mass(maps[which])[1])
+
+
 def _most(found: WordMaps) -> str:
-    """The word whose attention lies most in one place, a sentence."""
-    maps, said = _maps(found).values, found.words()
-    places = [mass(one) for one in maps]
-    at = max(range(len(said)), key=lambda which: places[which][1])
-    (place, share), largest = places[at], float(maps[at].max())
+    """The same as a sentence."""
+    maps, at = _maps(found).values, _gathered(found)
+    (place, share), largest = mass(maps[at]), float(maps[at].max())
     return (
-        f"The word that is looked for most in one place is {quoted(said[at])}: {share:.1%} of what it gets lies in the "
-        f"ninth at the {place} (11.1% if spread evenly), and a patch gives it at most {largest:.1%} of its attention."
+        f"The word that is looked for most in one place is {quoted(found.words()[at])}: {share:.1%} of what it gets lies "
+        f"in the ninth at the {place} (11.1% if spread evenly), and a patch gives it at most {largest:.1%} of its attention."
     )

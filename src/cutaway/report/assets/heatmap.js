@@ -124,14 +124,17 @@ function heatmap({ rows, columns, picture, label, cell = 22, onMove, onPick = ()
       opacity = next;
       fade();
     },
+    lay(next) {
+      under.src = next.uri;
+    },
     pick, // also used by a table beside the map
     refresh: () => look(seen),
     place: () => seen,
   };
 }
 
-/** A map as small as a stamp: one pixel a cell, drawn by the browser at any size. */
-function stamp(rows, columns, picture) {
+/** A map as small as a stamp: one pixel a cell, drawn by the browser at any size; the picture `under` stands above it. */
+function stamp(rows, columns, picture, under) {
   const canvas = make("canvas", { width: columns, height: rows, class: "stamp", "aria-hidden": "true" });
   canvas.style.aspectRatio = picture ? `${picture.width} / ${picture.height}` : `${columns} / ${rows}`;
   const draw = (values, scale) => {
@@ -143,7 +146,8 @@ function stamp(rows, columns, picture) {
     }
     context.putImageData(image, 0, 0);
   };
-  return { node: canvas, draw };
+  const shown = under && make("img", { src: under.uri, alt: "", width: under.width, height: under.height });
+  return { node: shown ? make("span", { class: "pressed" }, shown, canvas) : canvas, draw };
 }
 
 function encircle(ring, place, rows, columns) {
@@ -161,13 +165,10 @@ function encircle(ring, place, rows, columns) {
 /** The picture without a map, small, with the same cursor. */
 function uncovered(picture, rows, columns) {
   const ring = make("i", { class: "ring", hidden: true });
-  const node = make(
-    "div",
-    { class: "uncovered" },
-    make("img", { src: picture.uri, alt: picture.alt, width: picture.width, height: picture.height }),
-    ring,
-  );
-  return { node, point: (place) => encircle(ring, place, rows, columns) };
+  const shown = make("img", { src: picture.uri, alt: picture.alt, width: picture.width, height: picture.height });
+  const node = make("div", { class: "uncovered" }, shown, ring);
+  const lay = (next) => Object.assign(shown, { src: next.uri, alt: next.alt });
+  return { node, lay, point: (place) => encircle(ring, place, rows, columns) };
 }
 
 /** The number under the cursor and where it is, or the strongest one; its place is kept free, so nothing moves. */

@@ -1,16 +1,18 @@
-// Overlay, Lens and PatchingMap: numbers over the patches of a picture, or over two named axes.
+// Overlay, Lens, Strip and PatchingMap: numbers over the patches of a picture, or over two named axes.
 
 /**
- * The shared figure of Overlay, Lens and a folded PatchingMap.
+ * The shared figure of Overlay, Lens, Strip and a folded PatchingMap.
  * data: picture, texts, layers (one without a name: no slider), layerName, first (layer shown), map(text, layer),
- * bounds(text, layer, at), unit, signed, palette, caption (whether the texts are words of one), describe(layer, row,
- * column): more on a cell.
+ * bounds(text, layer, at), unit, signed, palette, caption (whether the texts are words of one), shown
+ * (the text shown first), describe(layer, row,
+ * column): more on a cell; pictures: one for each layer, where they are not all the same.
  */
 function patchFigure(data, stage, onLayer = () => {}) {
-  const { picture, texts, layers, rows, columns, unit, signed, palette, caption } = data;
+  const { picture, pictures, texts, layers, rows, columns, unit, signed, palette, caption } = data;
   const many = layers.length > 1;
-  const state = { text: 0, layer: data.first ?? layers.length - 1, shared: true, cell: null };
-  const all = extent(...texts.flatMap((_, text) => layers.map((_, layer) => data.map(text, layer))));
+  const state = { text: data.shown ?? 0, layer: data.first ?? layers.length - 1, shared: true, cell: null };
+  const measure = () => extent(...texts.flatMap((_, text) => layers.map((_, layer) => data.map(text, layer))));
+  let all = measure();
   const key = legend(unit, all.holes),
     out = readout();
   const small = uncovered(picture, rows, columns);
@@ -50,7 +52,7 @@ function patchFigure(data, stage, onLayer = () => {}) {
     onPage: (step) => many && goTo(state.layer + step),
   });
   const stamps = texts.map(() => stamp(rows, columns, picture));
-  const strip = layers.map(() => stamp(rows, columns, picture));
+  const strip = layers.map((_, index) => stamp(rows, columns, picture, pictures?.[index]));
   const steps = many ? slider(data.layerName, layers, state.layer, goTo) : null;
   const chooser =
     texts.length > 1
@@ -62,7 +64,10 @@ function patchFigure(data, stage, onLayer = () => {}) {
             onLayer(state.layer, index);
             draw();
           },
-          caption ? { kind: "caption" } : { decorate: (index) => stamps[index].node, kind: "stamps" },
+          {
+            chosen: state.text,
+            ...(caption ? { kind: "caption" } : { decorate: (index) => stamps[index].node, kind: "stamps" }),
+          },
         )
       : make("p", { class: "onetext", dir: "auto", text: texts[0] ?? "" });
   const cloth = slider(
@@ -92,6 +97,7 @@ function patchFigure(data, stage, onLayer = () => {}) {
 
   function draw() {
     const now = scale();
+    if (pictures) for (const each of [map, small]) each.lay(pictures[state.layer]);
     key.set(now);
     map.draw(data.map(state.text, state.layer), now);
     stamps.forEach((each, index) => each.draw(data.map(index, state.layer), now));
@@ -130,7 +136,11 @@ function patchFigure(data, stage, onLayer = () => {}) {
     many ? film : "",
   );
   draw();
-  return { goTo, state };
+  const again = () => {
+    all = measure();
+    draw();
+  };
+  return { goTo, state, again };
 }
 
 /** Two numbers, whatever is known of them. */
@@ -204,6 +214,41 @@ DRAW.Lens = (view, stage) => {
     stage,
   );
   chart.mark(figure.state.layer, 0);
+};
+
+DRAW.Strip = (view, stage) => {
+  const [, , , rows, columns] = view.values.shape;
+  if (noCells(view.values.shape)) return stage.append(empty("Nothing was drawn."));
+  let set = 0;
+  const holder = make("div", {});
+  const figure = patchFigure(
+    {
+      ...view,
+      picture: view.pictures.at(-1),
+      palette: "reads",
+      caption: true,
+      layers: view.frames,
+      layerName: view.axis,
+      rows,
+      columns,
+      map: (text, frame) => slice(view.values, text, set, frame),
+      bounds: () => [],
+    },
+    holder,
+  );
+  if (view.sets.length > 1)
+    stage.append(
+      choose(
+        view.within[0].toUpperCase() + view.within.slice(1),
+        view.sets,
+        (index) => {
+          set = index;
+          figure.again();
+        },
+        { kind: "inline" },
+      ),
+    );
+  stage.append(holder);
 };
 
 DRAW.PatchingMap = (view, stage) => {
@@ -364,6 +409,17 @@ TABLES.Lens = (view) => [
   ...view.texts.flatMap((name, text) =>
     view.layers.flatMap((layer, at) =>
       [...patches(slice(view.values, text, at), view.values.shape[3])].map((cell) => [name, layer, "patch", ...cell]),
+    ),
+  ),
+];
+
+TABLES.Strip = (view) => [
+  ["text", view.within, view.axis, "row", "column", "value"],
+  ...view.texts.flatMap((name, text) =>
+    view.sets.flatMap((set, one) =>
+      view.frames.flatMap((frame, at) =>
+        [...patches(slice(view.values, text, one, at), view.values.shape[4])].map((cell) => [name, set, frame, ...cell]),
+      ),
     ),
   ),
 ];
