@@ -55,17 +55,16 @@ def concept_edit(
     W' - W = W (T - C)ᵀ C (CᵀC + weight KᵀK + ridge 1)⁻¹. c_i are the states of a concept's words in each of `prompts`
     ("{}" is the concept), t_i those of what is to be drawn in its place, k_j all states of the concepts to `keep`.
 
-    changes: {"a fox": "a duck"}. maps: names of the maps or patterns ("denoiser.*.cross.v"), of all unless given.
-    places: "name", the words of the concept, the last to the last; "after", also every position behind them, which a
-    text model that reads from left to right fills with it. Sums are in double precision.
-
-    Returns the difference: `with edit.added(model): …`. Raises MethodError for what no prompt or model has.
+    maps: names of the maps or patterns ("denoiser.*.cross.v"), of all unless given. places: "name", the words of the
+    concept, the last to the last; "after", also every position behind them, which a text model that reads from left to
+    right fills with it. Sums are in double precision. Returns the difference: `with edit.added(model): …`.
+    Raises MethodError for what no prompt or model has.
 
     Source: UCE (Gandikota et al. 2023, arXiv 2308.14761, eq. 7, with its last word and several prompts); `weight` 0
     with the place "after" is TIME (Orgad et al. 2023, arXiv 2303.08084), which has no concepts to keep.
     The two maps of joint attention are ours.
 
-    What it can NOT tell: what else has changed. Weights at other states move too; draw what is to stay and look.
+    What it can NOT tell: what else has changed. Draw what is to stay and look.
 
     >>> import cutaway
     >>> model = cutaway.load("tiny:sd")

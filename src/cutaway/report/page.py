@@ -20,7 +20,8 @@ from cutaway.errors import InputError
 from cutaway.views.encode import encode
 from cutaway.views.kinds import Opening, View
 
-SCRIPTS = ("page.js", "colour.js", "heatmap.js", "maps.js", "charts.js", "grid.js", "heads.js", "words.js", "start.js")
+SCRIPTS = ("page.js", "colour.js", "heatmap.js", "figure.js", "maps.js", "charts.js", "grid.js",
+           "heads.js", "words.js", "start.js")  # fmt: skip
 MOUNT = "cutaway.mount(document.currentScript)"
 
 

@@ -102,8 +102,7 @@ class Overlay(View):
 class Lens(View):
     """Maps by layer: `values` (text, layer, row, column); `pooled` (text, layer) is what `reader` makes of all.
 
-    `axis` is the name of the layers where they are something else, such as steps; `caption` and `shown` as for an
-    `Overlay`.
+    `axis` is the name of the layers where they are something else; `caption` and `shown` as for an `Overlay`.
     """
 
     picture: Picture
@@ -204,10 +203,9 @@ class HeadTable(View):
         if twice or any(layer < 0 or head < 0 for layer, head in places):
             raise InputError(
                 f"'{self.title}' has the same head twice or a head below zero",
-                expected="each (layer, head) once, counted from 0",
-                exists=", ".join(map(str, twice[:5])),
+                expected="each (layer, head) once, counted from 0", exists=", ".join(map(str, twice[:5])),
                 do="average over runs before making the table",
-            )
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -258,9 +256,8 @@ class PatchingMap(View):
         if self.grid is not None and self.grid[0] * self.grid[1] != size[1]:
             raise InputError(
                 f"'{self.title}' cannot fold {size[1]} columns onto a grid of {self.grid[0]}×{self.grid[1]}",
-                expected=f"a grid of {size[1]} patches",
-                do="leave grid out when the columns are not patches",
-            )
+                expected=f"a grid of {size[1]} patches", do="leave grid out when the columns are not patches",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,16 +312,14 @@ class WordGrid(View):
         if self.ranked.shape != self.values.shape or not ((self.ranked >= 0) & (self.ranked < len(self.words))).all():
             raise InputError(
                 f"'{self.title}' ranks words that are not there, or not as many as it has numbers for",
-                expected=f"{self.values.shape} places from 0 to {len(self.words) - 1}",
-                exists=f"{self.ranked.shape}",
+                expected=f"{self.values.shape} places from 0 to {len(self.words) - 1}", exists=f"{self.ranked.shape}",
                 do="give the place of each word in `words`",
-            )
+            )  # fmt: skip
         if (self.picture is None) != (self.patches is None):
             raise InputError(
-                f"'{self.title}' has a picture without patches, or patches without a picture",
-                expected="both or none",
+                f"'{self.title}' has a picture without patches, or patches without a picture", expected="both or none",
                 do="leave both out where no token is part of a picture",
-            )
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -341,10 +336,9 @@ class Table(View):
         if wrong:
             raise InputError(
                 f"'{self.title}': row {wrong[0]} has {len(self.cells[wrong[0]])} cells",
-                expected=f"{len(self.columns)}, one for each column",
-                exists=", ".join(self.columns[:5]),
+                expected=f"{len(self.columns)}, one for each column", exists=", ".join(self.columns[:5]),
                 do="fill what was not measured with None",
-            )
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -46,8 +46,8 @@ def overlay(page: Page, found: WordMaps) -> kinds.Overlay:
         title="Where each word is looked for",
         seen=f"{_most(found)} {float(found['elsewhere'].isel(picture=0).mean()):.1%} of all attention goes to no word; "
         f"a word of one token would get {float(found['even']):.1%} if all positions got the same.{before}",
-        limits=_LIMITS, picture=_drawn(found), texts=tuple(found.words()), values=_maps(found).values, caption=True, shown=_gathered(found),
-        unit="share of attention", palette="reads", provenance=origin(found),
+        limits=_LIMITS, picture=_drawn(found), texts=tuple(found.words()), values=_maps(found).values, caption=True,
+        shown=_gathered(found), unit="share of attention", palette="reads", provenance=origin(found),
         code=page.applied[ENTRY].code("print(found.summary().to_string())"),
     )  # fmt: skip
 
@@ -90,7 +90,8 @@ def by(page: Page, entry: str, axis: str) -> kinds.Lens:
         seen=f"Words together get most attention at {axis} {most} and least at {axis} {least} ({said}).",
         limits=f"{_LIMITS} Coarse layers are brought to the finest grid: their maps look smoother than they are.",
         picture=_drawn(found), texts=tuple(found.words()), layers=tuple(map(str, maps[axis].values)), axis=axis,
-        values=maps.transpose("place", axis, "row", "col").values, caption=True, shown=_gathered(found), unit="share of attention", folded=True,
+        values=maps.transpose("place", axis, "row", "col").values, caption=True,
+        shown=_gathered(found), unit="share of attention", folded=True,
         provenance=origin(found),
         code=page.applied[entry].code('print(found["attention"].isel(picture=0).sum(("row", "col")))'),
     )  # fmt: skip
@@ -124,6 +125,7 @@ def _most(found: WordMaps) -> str:
     maps, at = _maps(found).values, _gathered(found)
     (place, share), largest = mass(maps[at]), float(maps[at].max())
     return (
-        f"The word that is looked for most in one place is {quoted(found.words()[at])}: {share:.1%} of what it gets lies "
-        f"in the ninth at the {place} (11.1% if spread evenly), and a patch gives it at most {largest:.1%} of its attention."
+        f"The word that is looked for most in one place is {quoted(found.words()[at])}: {share:.1%} of what it gets "
+        f"lies in the ninth at the {place} (11.1% if spread evenly), and a patch gives it at most {largest:.1%} of its "
+        "attention."
     )
