@@ -22,8 +22,9 @@ def forming(model, **options):
 @pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
 def test_at_the_last_step_it_is_what_is_drawn(name, guidance):
     frames, drawn = forming(cutaway.load(f"tiny:{name}", dtype="float64"), guidance=guidance, size=(32, 32))
-    assert len(frames) == 3 and np.abs(frames[-1] - drawn).max() <= 1
-    assert np.abs(frames[0] - drawn).max() > 1
+    left = 4 if name == "sd" else 1  # its schedule does not end without noise
+    assert len(frames) == 3 and np.abs(frames[-1] - drawn).max() <= left
+    assert np.abs(frames[0] - drawn).max() > 4
 
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
