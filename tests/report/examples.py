@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cutaway.views.films import Gallery, Strip
 from cutaway.views.kinds import (
     Axis,
     Bar,
@@ -15,7 +16,6 @@ from cutaway.views.kinds import (
     Overlay,
     PatchingMap,
     Span,
-    Strip,
     Table,
     View,
     WordGrid,
@@ -74,6 +74,17 @@ def strip() -> Strip:
         frames=tuple("0123"),
         values=values,
         unit="share of attention",
+    )
+
+
+def gallery() -> Gallery:
+    return Gallery(
+        **said("Gallery"),
+        pictures=tuple(picture() for _ in range(3)),
+        captions=TEXTS,
+        columns=("how far", "fox"),
+        cells=((0.5, 1.0), (None, 0.25), (2.0, 0.0)),
+        units=("", "probability"),
     )
 
 
@@ -185,7 +196,7 @@ def grid() -> WordGrid:
 
 
 def every() -> list[View]:
-    return [overlay(), lens(), strip(), heads(), bars(), patching(), tokens(), curve(), grid(), table()]
+    return [overlay(), lens(), strip(), gallery(), heads(), bars(), patching(), tokens(), curve(), grid(), table()]
 
 
 def nothing() -> list[View]:

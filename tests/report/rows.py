@@ -6,7 +6,8 @@ from functools import singledispatch
 
 import numpy as np
 
-from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, PatchingMap, Strip, Table, View, WordGrid
+from cutaway.views.films import Gallery, Strip
+from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, PatchingMap, Table, View, WordGrid
 
 Row = list[object]
 
@@ -42,6 +43,12 @@ def _(view: Strip) -> Iterator[Row]:
     yield ["text", view.within, view.axis, "row", "column", "value"]
     for (t, one, frame, *at), v in np.ndenumerate(view.values):
         yield [view.texts[t], view.sets[one], view.frames[frame], *at, float(v)]
+
+
+@told.register
+def _(view: Gallery) -> Iterator[Row]:
+    yield ["picture", *view.columns]
+    yield from ([name, *row] for name, row in zip(view.captions, view.cells, strict=True))
 
 
 @told.register

@@ -10,6 +10,7 @@ from PIL import Image
 
 from cutaway.errors import CutawayError, InputError
 from cutaway.views import kinds as views
+from cutaway.views.known import from_json
 from cutaway.views.picture import Picture
 from cutaway.views.words import number
 from report import examples
@@ -23,7 +24,7 @@ each_view = pytest.mark.parametrize("title", EVERY)
 @each_view
 def test_json_comes_back_as_the_same_view(title: str) -> None:
     view = EVERY[title]
-    again = views.from_json(view.to_json())
+    again = from_json(view.to_json())
     assert type(again) is type(view)
     assert again == view
     assert hash(again) == hash(view)
@@ -40,7 +41,7 @@ def test_json_has_no_nan_word(title: str) -> None:
 def test_arrays_keep_their_numbers() -> None:
     values = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
     view = views.Overlay(**examples.said("x"), picture=examples.picture(), texts=("a", "b"), values=values, unit="u")
-    again = views.from_json(view.to_json())
+    again = from_json(view.to_json())
     assert isinstance(again, views.Overlay)
     np.testing.assert_array_equal(again.values, values)
     assert again.values.dtype == np.float32
@@ -90,9 +91,9 @@ def test_a_wrong_view_says_what_is_wrong(name: str) -> None:
 
 def test_what_is_no_view() -> None:
     with pytest.raises(InputError, match="not a view"):
-        views.from_json('{"$type": "Overlai"}')
+        from_json('{"$type": "Overlai"}')
     with pytest.raises(InputError, match="not a view"):
-        views.from_json('{"a": 1}')
+        from_json('{"a": 1}')
     with pytest.raises(InputError, match="data:"):
         Picture("https://example.org/a.png", 1, 1, "")
     with pytest.raises(InputError, match="uint8"):

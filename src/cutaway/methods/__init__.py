@@ -5,6 +5,7 @@ from cutaway.methods.cross_attention import cross_attention, hide_words
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
+    diffusion_lens,
     embedding_bank,
     embedding_lens,
     latent_bank,
@@ -30,6 +31,7 @@ __all__ = [
     "attention_lens",
     "combined",
     "cross_attention",
+    "diffusion_lens",
     "embedding_bank",
     "embedding_lens",
     "erase",

@@ -1,4 +1,4 @@
-"""What a report is made of: nine kinds of view. Pure data, each of which becomes JSON and a part of the page.
+"""What a report is made of: kinds of view, those of several pictures apart (`films.py`). Pure data, each of which becomes JSON and a part of the page.
 
 Every view says what is `seen` and its `limits`, what it can not tell. Arrays are float32 with NaN for "not measured".
 """
@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from cutaway.errors import InputError
-from cutaway.views.encode import decode, encode
+from cutaway.views.encode import encode
 from cutaway.views.picture import Picture
 
 Cell = str | int | float | bool | None
@@ -95,7 +95,7 @@ class Overlay(View):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _keep(self, "values", (len(self.texts), None, None), "text, row, column")
+        keep(self, "values", (len(self.texts), None, None), "text, row, column")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,36 +120,8 @@ class Lens(View):
     def __post_init__(self) -> None:
         super().__post_init__()
         size = len(self.texts), len(self.layers)
-        _keep(self, "values", (*size, None, None), "text, layer, row, column")
-        _keep(self, "pooled", size, "text, layer")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Strip(View):
-    """A film: maps of each text by frame, each on the picture of its frame, in several `sets` to choose from.
-
-    `values` are (text, set, frame, row, column); `axis` is what frames are, `within` what the sets are ("layer").
-    """
-
-    pictures: tuple[Picture, ...]
-    texts: tuple[str, ...]
-    sets: tuple[str, ...]
-    frames: tuple[str, ...]
-    values: np.ndarray
-    unit: str
-    axis: str = "step"
-    within: str = "layer"
-    shown: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        size = len(self.texts), len(self.sets), len(self.frames)
-        _keep(self, "values", (*size, None, None), "text, set, frame, row, column")
-        if len(self.pictures) != len(self.frames):
-            raise InputError(
-                f"'{self.title}' has {len(self.pictures)} pictures for {len(self.frames)} frames",
-                expected="one for each", do="repeat the picture where it stays the same",
-            )  # fmt: skip
+        keep(self, "values", (*size, None, None), "text, layer, row, column")
+        keep(self, "pooled", size, "text, layer")
 
 
 @dataclass(frozen=True)
@@ -197,7 +169,7 @@ class HeadTable(View):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _keep(self, "patterns", (None, None, None, None), "layer, head, row, column")
+        keep(self, "patterns", (None, None, None, None), "layer, head, row, column")
         places = Counter((head.layer, head.head) for head in self.heads)
         twice = sorted(place for place, times in places.items() if times > 1)
         if twice or any(layer < 0 or head < 0 for layer, head in places):
@@ -252,7 +224,7 @@ class PatchingMap(View):
         super().__post_init__()
         size = len(self.row_axis.labels), len(self.column_axis.labels)
         for name in ("values", "low", "high"):
-            _keep(self, name, size, f"{self.row_axis.name}, {self.column_axis.name}")
+            keep(self, name, size, f"{self.row_axis.name}, {self.column_axis.name}")
         if self.grid is not None and self.grid[0] * self.grid[1] != size[1]:
             raise InputError(
                 f"'{self.title}' cannot fold {size[1]} columns onto a grid of {self.grid[0]}×{self.grid[1]}",
@@ -283,7 +255,7 @@ class Curve(View):
         super().__post_init__()
         for line in self.lines:
             for name in ("values", "low", "high"):
-                _keep(line, name, (len(self.x.labels),), self.x.name)
+                keep(line, name, (len(self.x.labels),), self.x.name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -307,8 +279,8 @@ class WordGrid(View):
         super().__post_init__()
         size = len(self.tokens), len(self.layers), None
         for name in ("ranked", "values"):
-            _keep(self, name, size, "token, layer, rank")
-        _keep(self, "patches", (None, None), "row, column")
+            keep(self, name, size, "token, layer, rank")
+        keep(self, "patches", (None, None), "row, column")
         if self.ranked.shape != self.values.shape or not ((self.ranked >= 0) & (self.ranked < len(self.words))).all():
             raise InputError(
                 f"'{self.title}' ranks words that are not there, or not as many as it has numbers for",
@@ -358,24 +330,7 @@ class Opening:
     heading: str = "cosine with"
 
 
-KINDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        Overlay, Lens, Strip, HeadTable, Bars, PatchingMap, Curve, WordGrid, Table,
-        Picture, Axis, Span, Head, Bar, Line,
-    )
-}  # fmt: skip
-
-
-def from_json(text: str) -> View:
-    """The view that `to_json` wrote."""
-    view = decode(json.loads(text), KINDS)
-    if not isinstance(view, View):
-        raise InputError("this JSON is not a view", expected="what View.to_json wrote", do="check which file it is")
-    return view
-
-
-def _keep(owner: object, name: str, shape: tuple[int | None, ...], axes: str) -> None:
+def keep(owner: object, name: str, shape: tuple[int | None, ...], axes: str) -> None:
     """Replace an array by a float32 copy that cannot be written, once its shape and numbers are found right."""
     given = getattr(owner, name)
     if given is None:

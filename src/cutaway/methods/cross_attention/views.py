@@ -11,7 +11,7 @@ from PIL import Image
 from cutaway.methods.cross_attention.cross_attention import AXES, WordMaps
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
-from cutaway.views import kinds
+from cutaway.views import films, kinds
 from cutaway.views.picture import Picture
 from cutaway.views.words import mass, quoted
 
@@ -52,7 +52,7 @@ def overlay(page: Page, found: WordMaps) -> kinds.Overlay:
     )  # fmt: skip
 
 
-def film(page: Page, found: WordMaps) -> kinds.Strip:
+def film(page: Page, found: WordMaps) -> films.Strip:
     """The maps of each word at each step, under what the drawing would become if it ended there."""
     maps = _maps(found, "step", "layer").transpose("place", "layer", "step", "row", "col")
     steps = [str(step) for step in maps["step"].values]
@@ -60,7 +60,7 @@ def film(page: Page, found: WordMaps) -> kinds.Strip:
     forming = "forming" in found.data
     frames = found["forming"].values if forming else [found["drawn"].values[0]] * len(steps)
     what = "what the drawing would become if it ended at this step" if forming else "what was drawn"
-    return kinds.Strip(
+    return films.Strip(
         title="Where each word is looked for while the picture forms",
         seen=f"Words together get most attention at step {most} and least at step {least} ({said}). Above each map: "
         f"{what}.",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cutaway.errors import MethodError, SiteError
-from cutaway.methods.logit_lens import word_views
+from cutaway.methods.logit_lens import drawn_views, word_views
 from cutaway.methods.logit_lens.attention_lens import attention_lens, check_heads
+from cutaway.methods.logit_lens.diffusion_lens import diffusion_lens, encoders
 from cutaway.methods.logit_lens.latent_lens import embedding_lens, latent_lens
 from cutaway.methods.logit_lens.logit_lens import Lens, logit_lens
 from cutaway.methods.logit_lens.views import show
@@ -26,6 +27,15 @@ def read_heads(question: Question) -> str:
     try:
         check_heads(question.model, question.voice or "text")
     except (MethodError, SiteError) as error:
+        return error.failed
+    return ""
+
+
+def left_early(question: Question) -> str:
+    """Why the text encoders of this pipeline cannot be left early; "" where they can."""
+    try:
+        encoders(question.model)
+    except MethodError as error:
         return error.failed
     return ""
 
@@ -90,5 +100,15 @@ METHODS = (
         options={"top": "How many words of each head are kept."},
         cannot="What later layers make of it: a head that writes for a later one to read seems to say nothing.",
         fitting=read_heads,
+    ),
+    Method(
+        function=diffusion_lens,
+        row="logit lens",
+        takes={"model": "model", "inputs": "drawing"},
+        cannot="That a word is not there yet: the denoiser was never shown the states of early layers.",
+        fitting=left_early,
+        reported=(Entry(name=drawn_views.ENTRY),),
+        show=drawn_views.show,
+        tell=drawn_views.tell,
     ),
 )

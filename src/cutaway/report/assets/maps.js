@@ -1,4 +1,4 @@
-// Overlay, Lens, Strip and PatchingMap: numbers over the patches of a picture, or over two named axes.
+// Overlay, Lens, Strip and PatchingMap: numbers over the patches of a picture, or over two named axes. And Gallery.
 
 /** Two numbers, whatever is known of them. */
 const sides = (bounds) => [bounds[0], bounds[1]];
@@ -268,6 +268,39 @@ TABLES.Lens = (view) => [
       [...patches(slice(view.values, text, at), view.values.shape[3])].map((cell) => [name, layer, "patch", ...cell]),
     ),
   ),
+];
+
+DRAW.Gallery = (view, stage) => {
+  if (!view.pictures.length) return stage.append(empty("There is no picture."));
+  const sizes = view.columns.map((_, at) => Math.max(...view.cells.map((row) => Math.abs(row[at] ?? 0))));
+  const told = (row) =>
+    view.columns.map((name, at) =>
+      make(
+        "span",
+        { class: "told" },
+        make("span", { text: name }),
+        make("b", { text: typeof row[at] === "number" ? say(row[at], view.units[at], sizes[at]) : (row[at] ?? "") }),
+      ),
+    );
+  stage.append(
+    make(
+      "div",
+      { class: "gallery" },
+      view.pictures.map((picture, index) =>
+        make(
+          "figure",
+          {},
+          make("img", { src: picture.uri, alt: picture.alt, width: picture.width, height: picture.height }),
+          make("figcaption", {}, make("b", { text: view.captions[index], dir: "auto" }), ...told(view.cells[index] ?? [])),
+        ),
+      ),
+    ),
+  );
+};
+
+TABLES.Gallery = (view) => [
+  ["picture", ...view.columns],
+  ...view.captions.map((name, index) => [name, ...(view.cells[index] ?? [])]),
 ];
 
 TABLES.Strip = (view) => [
