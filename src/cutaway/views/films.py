@@ -56,7 +56,7 @@ class Gallery(View):
             self.columns and rows != [len(self.columns)] * len(self.pictures)
         ):
             raise InputError(
-                f"'{self.title}' has {len(self.pictures)} pictures, {len(self.captions)} captions, {len(rows)} rows",
+                f"'{self.title}' has {size} pictures, {len(self.captions)} captions, {len(rows)} rows",
                 expected=f"one of each a picture, with {len(self.columns)} cells a row",
                 do="write what was not measured as None",
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a report is made of: kinds of view, those of several pictures apart (`films.py`). Pure data, each of which becomes JSON and a part of the page.
+"""What a report is made of: kinds of view, pure data, each of which becomes JSON and a part of the page.
 
 Every view says what is `seen` and its `limits`, what it can not tell. Arrays are float32 with NaN for "not measured".
 """

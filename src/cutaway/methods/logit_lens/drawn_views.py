@@ -44,9 +44,8 @@ def tell(page: Page) -> Iterator[str]:
 def _said(found: DrawnLayers) -> str:
     far = found["value"].isel(picture=0).values
     names = [str(name) for name in found["layer"].values]
-    near = next(at for at, _ in enumerate(far) if (far[at:] <= far[0] / 2).all())
+    near = names[next(at for at, _ in enumerate(far) if (far[at:] <= far[0] / 2).all())]
     return (
-        f"Drawn from what enters the text encoder the picture is {number(far[0])} (mean squared difference) from the one "
-        f"that is drawn; from {names[near] if names[near] == 'embed' else f'layer {names[near]}'} on it is less than half "
-        f"of that."
+        f"Drawn from what enters the text encoder the picture is {number(far[0])} (mean squared difference) from the "
+        f"one that is drawn; from {near if near == 'embed' else f'layer {near}'} on it is less than half of that."
     )
