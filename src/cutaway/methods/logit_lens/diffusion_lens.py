@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from cutaway.model.edits import Set
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
-from cutaway.model.targets import Target, distance, numbers, outcome
+from cutaway.model.targets import distance, numbers, outcome
 from cutaway.questions.rows import tracked
 
 SOURCE = "Toker et al. 2024, arXiv 2403.05846 (Diffusion Lens)"
@@ -51,8 +52,9 @@ class DrawnLayers(Result):
 
 
 def diffusion_lens(
-    model: Model, inputs: Inputs, target: Target | None = None, *, seed: int = 0, progress: bool = True
-) -> DrawnLayers:
+    model: Model, inputs: Inputs, target: Callable[[Run], Tensor] | None = None, *, seed: int = 0,
+    progress: bool = True,
+) -> DrawnLayers:  # fmt: skip
     """Draw a prompt from the states behind each layer of its text encoder, as if the layers after it were not there.
 
     In the place of x_L, the state that the denoiser reads, stands x_l; the encoder's last norm, where one follows, is
@@ -85,16 +87,16 @@ def diffusion_lens(
     for level in tracked(range(depth + 1), "drawing from each layer", show=progress):
         states = {tower: _state(plain, tower, round(level * (top + 1) / depth)) for tower, top in read.items()}
         made = _drawn(model, inputs, read, states)
-        value.append(numbers(aim, made).double().cpu())
+        value.append(numbers(aim, made).detach().double().cpu())
         drawn.append((outcome(made).detach().float().clamp(0, 1).cpu() * 255).round().byte().movedim(1, -1))
         other = {tower: _other(state, dice) for tower, state in states.items()}
-        random.append(numbers(aim, _drawn(model, inputs, read, other)).double().cpu())
+        random.append(numbers(aim, _drawn(model, inputs, read, other)).detach().double().cpu())
     names = ["embed", *map(str, range(depth))]
     data = xarray.Dataset(
         {
             "value": (("layer", "picture"), torch.stack(value).numpy()),
             "random": (("layer", "picture"), torch.stack(random).numpy()),
-            "plain": ("picture", numbers(aim, plain).double().cpu().numpy()),
+            "plain": ("picture", numbers(aim, plain).detach().double().cpu().numpy()),
             "drawn": (("layer", "picture", "y", "x", "channel"), torch.stack(drawn).numpy()),
         },
         {"layer": names},
@@ -150,7 +152,7 @@ def _size(inputs: Inputs) -> tuple[int, int]:
     return inputs.tensors["height"], inputs.tensors["width"]
 
 
-def _holds(given: Float[Tensor, "position wide"], state: Float[Tensor, "position d"]) -> bool:
+def _holds(given: Float[Tensor, "positions wide"], state: Float[Tensor, "position d"]) -> bool:
     """Whether what a denoiser is given holds a state, in some of its columns."""
     positions, d = state.shape
     if len(given) < positions:
