@@ -51,10 +51,8 @@ class Gallery(View):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rows = [len(row) for row in self.cells]
-        if len(self.captions) != len(self.pictures) or (
-            self.columns and rows != [len(self.columns)] * len(self.pictures)
-        ):
+        rows, size = [len(row) for row in self.cells], len(self.pictures)
+        if len(self.captions) != size or (self.columns and rows != [len(self.columns)] * size):
             raise InputError(
                 f"'{self.title}' has {size} pictures, {len(self.captions)} captions, {len(rows)} rows",
                 expected=f"one of each a picture, with {len(self.columns)} cells a row",
