@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,10 +46,6 @@ class Forward:
     @property
     def truth(self) -> Float[Tensor, "row *latent"] | None:
         """What should come out, where that is known beforehand."""
-        return None
-
-    def prompts(self, tensors: Mapping[str, Any]) -> int | None:
-        """How many prompts are drawn; None where nothing is."""
         return None
 
     def schedule(self, pipeline: Any, rows: int | None) -> Schedule | OneStep | None:
@@ -97,7 +94,7 @@ class Pipeline(Forward):
         own = {"disable": call["num_inference_steps"] < 8, **(before or {}), **({"disable": True} if quiet else {})}
         module.set_progress_bar_config(**own)
         try:
-            return module(**call, generator=generator, output_type=output)
+            return _tensors(module(**call, generator=generator, output_type=output), output)
         finally:
             vars(module).pop("_progress_bar_config", None)
             if before is not None:
@@ -106,10 +103,6 @@ class Pipeline(Forward):
     def takes(self, module: Any) -> tuple[str, ...]:
         """Nothing of a forward's options."""
         return ()
-
-    def prompts(self, tensors: Mapping[str, Any]) -> int | None:
-        """One a picture."""
-        return len(tensors["prompt"])
 
     def schedule(self, pipeline: Any, rows: int | None) -> Schedule | OneStep | None:
         """The pipeline's own loop."""
@@ -152,6 +145,14 @@ class Denoise(Forward):
 
     def __str__(self) -> str:
         return f"step {self.step} of {self.steps}"
+
+
+def _tensors(made: Any, output: str) -> Any:
+    """The pictures as tensors, where those were asked for and the pipeline (DDPM) gives arrays instead."""
+    images = getattr(made, "images", None)
+    if output != "pil" and isinstance(images, np.ndarray):
+        made.images = torch.from_numpy(images).movedim(-1, 1)
+    return made
 
 
 def _known(call: Forward, options: Mapping[str, Any]) -> Mapping[str, Any]:

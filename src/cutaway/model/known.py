@@ -24,7 +24,8 @@ ROWS = frozenset({
 })  # fmt: skip
 # What denoisers take beside: the same of their rows; what is not in this list is the same for all.
 DENOISED = frozenset({
-    "added_cond_kwargs", "guidance", "hidden_states", "img_ids", "pooled_projections", "sample", "timestep", "txt_ids",
+    "added_cond_kwargs", "class_labels", "guidance", "hidden_states", "img_ids", "pooled_projections", "sample",
+    "timestep", "txt_ids",
 })  # fmt: skip
 SHARED = ("cache_position", "img_ids", "txt_ids")
 

@@ -161,7 +161,11 @@ TOWERS: dict[str, Tower] = {
     "Qwen2_5_VLPatchMerger": Tower("connector", (), {"out": Port("")}, packed=True),
     "Blip2QFormerModel": Tower("connector", ("encoder.layer",), {"embed": Port("layernorm")}),
     # diffusion
-    "UNet2DConditionModel": Tower("denoiser", _UNET, {"out": _NOISE}, tokens="latent"),
+    **{
+        name: Tower("denoiser", _UNET, {"out": _NOISE}, tokens="latent")
+        for name in ("UNet2DConditionModel", "UNet2DModel")
+    },
+    "DiTTransformer2DModel": Tower("denoiser", ("transformer_blocks",), {"out": _NOISE}, tokens="patches"),
     "SD3Transformer2DModel": Tower(
         "denoiser",
         ("transformer_blocks",),
@@ -197,6 +201,7 @@ PIPELINES: dict[str, Drawing] = {
     **{f"StableDiffusionXL{what}Pipeline": Drawing(early=("text", 1)) for what in _SDXL},
     "StableDiffusionInstructPix2PixPipeline": Drawing(("cond", "image", "uncond")),
     "StableDiffusionXLInstructPix2PixPipeline": Drawing(("cond", "image", "uncond"), early=("text", 1)),
+    "DiTPipeline": Drawing(("cond", "uncond"), scale="guidance_scale"),
 }
 
 # Models that were trained on texts filled up to the length of their tower and read the filling: it has no mask.

@@ -100,8 +100,11 @@ class Windows:
         for clock in self._clocks.values():
             clock.end_writing()
 
-    def frame(self, seat: Seat, sizes: Mapping[str, int], inner: int = 0) -> Frame:
-        """Where a view of these sizes lies; `inner`: the positions that a packed tower attended to before."""
+    def frame(self, seat: Seat, sizes: Mapping[str, int], inner: int = 0, copy: tuple[int, int] = (0, 1)) -> Frame:
+        """Where a view of these sizes lies; `inner`: the positions that a packed tower attended to before.
+
+        `copy`: (k, n), the k-th of n copies of the rows of the inputs.
+        """
         site, clock = seat.site, self._clocks[seat.tower.name]
         cached = seat.kind in ("k", "v")
         cross, last = site.part.startswith("cross."), site.layer is None and seat.tower.causal
@@ -115,6 +118,7 @@ class Windows:
         return Frame(
             offset, total, self.own(seat, sizes), self.step, schedule.steps if schedule else 1,
             self.guidance(seat.tower), self._rows_of(seat.tower.name), tokens, self.open_ended or seat.tower.packed,
+            copy,
         )  # fmt: skip
 
     def _rows_of(self, tower: str) -> tuple[int, ...] | None:
