@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from cutaway.errors import InputError
 from cutaway.model.known import parameters
@@ -88,17 +87,22 @@ class Pipeline(Forward):
         self, module: Any, tensors: Mapping[str, Any], *, output: str = "pil", quiet: bool = False, **options: Any
     ) -> Any:
         """What the pipeline returns: `output` is `pil`, `pt` or `latent`; from 8 steps on it shows its own bar."""
+        if output == "latent" and not {"vae", "vqvae"} & set(module.components):
+            _latents(None, module)
         call = {**tensors, **options}
         generator = torch.Generator("cpu").manual_seed(call.pop("seed"))
         before = vars(module).get("_progress_bar_config")
         own = {"disable": call["num_inference_steps"] < 8, **(before or {}), **({"disable": True} if quiet else {})}
         module.set_progress_bar_config(**own)
+        processors = _processors(module)
         try:
-            return _tensors(module(**call, generator=generator, output_type=output), output)
+            made = module(**call, generator=generator, output_type=output)
         finally:
+            _put_back(processors)  # perturbed guidance leaves its own where a call ends early
             vars(module).pop("_progress_bar_config", None)
             if before is not None:
                 module._progress_bar_config = before
+        return _latents(made, module) if output == "latent" else made
 
     def takes(self, module: Any) -> tuple[str, ...]:
         """Nothing of a forward's options."""
@@ -147,11 +151,27 @@ class Denoise(Forward):
         return f"step {self.step} of {self.steps}"
 
 
-def _tensors(made: Any, output: str) -> Any:
-    """The pictures as tensors, where those were asked for and the pipeline (DDPM) gives arrays instead."""
-    images = getattr(made, "images", None)
-    if output != "pil" and isinstance(images, np.ndarray):
-        made.images = torch.from_numpy(images).movedim(-1, 1)
+def _processors(pipeline: Any) -> list[tuple[nn.Module, Any]]:
+    """The attention processors of a pipeline, each with its module."""
+    roots = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    return [(m, m.processor) for root in roots for m in root.modules() if hasattr(m, "processor")]
+
+
+def _put_back(processors: list[tuple[nn.Module, Any]]) -> None:
+    """Put attention processors back where another one stands now."""
+    for module, processor in processors:
+        if module.processor is not processor:
+            vars(module).pop("processor", None)
+            module.processor = processor
+
+
+def _latents(made: Any, pipeline: Any) -> Any:
+    """What a pipeline returned for latents, if it is that: some know only pictures, and give arrays of these."""
+    if not isinstance(getattr(made, "images", None), Tensor):
+        raise InputError(
+            f"{type(pipeline).__name__} gives no latents", expected="`output='pil'` or `output='pt'`",
+            do="record `denoiser.out`, which has every step",
+        )  # fmt: skip
     return made
 
 

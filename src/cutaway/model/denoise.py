@@ -132,7 +132,7 @@ def _caught(pipeline: Any, tower: Tower, drawn: Inputs, step: int, *, first: boo
 
     handle = tower.module.register_forward_pre_hook(catch, with_kwargs=True, prepend=True)
     try:
-        drawn.call(pipeline, drawn.tensors, output="latent", quiet=True)
+        drawn.call(pipeline, drawn.tensors, output="pt", quiet=True)
     except _Caught as caught:
         return caught
     finally:

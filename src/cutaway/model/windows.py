@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cutaway.errors import SiteError
 from cutaway.model.calls import Forward, Pipeline
 from cutaway.model.clock import Clock
 from cutaway.model.inputs import Inputs
@@ -150,7 +151,15 @@ class Windows:
 
     def view(self, seat: Seat, raw: Tensor) -> Tensor:
         """A raw tensor through the axes of its site."""
-        return seat.view.get(raw, self._clocks[seat.tower.name].rows, len(self.guidance(seat.tower)))
+        rows, guidance = self._clocks[seat.tower.name].rows, self.guidance(seat.tower)
+        if len(guidance) > 1 and len(raw) != rows:
+            raise SiteError(
+                f"'{seat.site}' holds {len(raw)} of the {rows} rows of this call: the pipeline computes its guidance "
+                f"rows ({', '.join(guidance)}) apart in this layer",
+                expected="all of them at once", exists="the output of the sublayer (`attn.out`), and other layers",
+                do="leave this site out, or draw without perturbed attention: `pag_scale=0`",
+            )  # fmt: skip
+        return seat.view.get(raw, rows, len(guidance))
 
     def copies(self, seat: Seat, rows: int) -> int:
         """How many rows of a batch belong to one row of the inputs, next to one another: beams, samples, pictures.
