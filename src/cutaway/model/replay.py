@@ -26,7 +26,6 @@ from cutaway.model.known import (
     entries,
     hooked,
     in_rows,
-    in_rows_all,
     last_only,
     mapped,
     repeated,
@@ -71,6 +70,15 @@ class Replay:
         return {id(module): module for module in (*towers, *blocks)}
 
     @cached_property
+    def together(self) -> bool:
+        """Whether several whole drawings are run as one: then cells begin with a step."""
+        return self.inputs.call.loops and not self._apart
+
+    @cached_property
+    def _apart(self) -> str:
+        return self.inputs.call.apart(self.engine.module, self.inputs.tensors)
+
+    @cached_property
     def homes(self) -> dict[int, Tower]:
         """The tower of each unit."""
         found: dict[int, Tower] = {}
@@ -90,7 +98,7 @@ class Replay:
         def keep(module: nn.Module, call: int) -> bool:
             tower = self.homes[id(module)]
             again = self.inputs.call.loops and tower.stepped and module is not tower.module
-            return not again or call in begins(len(self.engine.module.scheduler.timesteps))
+            return not again or (not self.together and call in begins(len(self.engine.module.scheduler.timesteps)))
 
         started = time.perf_counter()
         towers, roots = list(self.engine.towers.values()), self.engine.roots
@@ -133,7 +141,7 @@ class Replay:
             return replace(plain, why=f"plain: a hook of yours changes '{name}', perhaps by row or place")
         if self.engine.family.kind == "unknown" and len(self.engine.towers) != 1:
             return replace(plain, why=f"plain: {type(self.engine.module).__name__} has no row in the tables")
-        first = min(since(self.known, seat, edit) for seat, edit in bound)
+        first = min(since(self.known, seat, edit, whole=self.together) for seat, edit in bound)
         if first < 0:
             return replace(plain, why=f"plain: '{seats[0].site}' does not run on this input")
         towers = {seat.tower.name: seat.tower for seat in seats}
@@ -141,7 +149,9 @@ class Replay:
         tower = towers[name]
         need = Need("whole", name, first)
         alone = len(towers) == 1 and self._inside(seats, tower) and self._ends_with(tower)
-        if not self.inputs.call.batched or tower.packed or self._repeats(tower) or (alone and self._odd(tower)):
+        if self.together:
+            return replace(need, flops=self._cost(need, (cell,)))
+        if self._apart or tower.packed or self._repeats(tower) or (alone and self._odd(tower)):
             need = replace(need, way="single", why=self._single(tower))
         elif alone:
             start = min(start_of(seat, edit, self.inputs, self._length(name)) for seat, edit in bound)
@@ -154,8 +164,8 @@ class Replay:
         return replace(need, flops=self._cost(need, (cell,)), positions=positions)
 
     def _single(self, tower: Tower) -> str:
-        if not self.inputs.call.batched:
-            return "single: a pipeline draws one picture at a time"
+        if self._apart:
+            return f"single: {self._apart}"
         if tower.packed:
             return f"single: '{tower.name}' has no batch axis"
         if self._repeats(tower):
@@ -256,6 +266,13 @@ class Replay:
                 heads = max(1, width // 64)
                 positions = length - start if way == "suffix" and length > start else length
                 most = max(most, batch * positions * (16 * width + 3 * heads * length) * element)
+            elif given and given[0].dim() == 4:
+                most = max(most, 16 * given[0].numel() * given[0].element_size())
+        coder = getattr(self.engine.pipeline, "vae", None) if self.together else None
+        if coder is not None:  # decodes all pictures at once
+            images = next(iter(tensors(self.known.outputs)))
+            width = int(coder.config.block_out_channels[0])
+            most = max(most, 4 * width * images.numel() // images.shape[1] * images.element_size())
         return most
 
     def _rows_of(self, outputs: Any) -> int:
@@ -279,7 +296,8 @@ class Replay:
             stack.enter_context(last_only(self._last_mlp(chunk.cells)))
             inputs = self.inputs
             if chunk.way == "whole" and n > 1:
-                inputs = replace(inputs, tensors=in_rows_all(inputs.tensors, n, self.plan.rows))
+                call, given = inputs.call.in_cells(inputs.tensors, n, self.plan.rows)
+                inputs = replace(inputs, call=call, tensors=given)
             if chunk.way in ("tower", "suffix"):
                 self._enter_tower(stack, chunk, tower, n)
             outputs = inputs.call(engine.module, inputs.tensors, **self.options)
@@ -315,6 +333,9 @@ class Replay:
             cut = chunk.start if chunk.way == "suffix" else 0
             if cut and self.known.ended(unit) != last:  # the next block is given back too: nobody writes into this
                 return mapped(output, lambda x: _spread(x[:, cut:], n))
+            if self.together and self.homes[id(unit)].stepped:
+                rows = len(self.inputs.drawn) * self.inputs.copies
+                return mapped(output, lambda x: _in_guidance(x, n, rows))
             return mapped(output, lambda x: repeated(x[:, cut:] if cut else x, n))
 
         return replaying(self.known, self.homes, self.units, before, change)
@@ -374,6 +395,8 @@ class Replay:
                 return type(made)(**{key: part(value, getattr(clean, key)) for key, value in entries(made).items()})
             if isinstance(made, dict):
                 return {key: part(value, clean[key]) for key, value in made.items() if key in clean}
+            if isinstance(made, list) and len(made) == n * len(clean):
+                made = made[at * len(clean) : (at + 1) * len(clean)]
             if isinstance(made, list | tuple):
                 return type(made)(part(a, b) for a, b in zip(made, clean, strict=True))
             if not isinstance(made, Tensor) or not isinstance(clean, Tensor):
@@ -387,6 +410,11 @@ class Replay:
 
         edits = tuple(repr(edit) for _, edit in self.bound[cell])
         return Run(part(outputs, self.known.outputs), self.inputs, edits=edits, context=self.engine)
+
+
+def _in_guidance(x: Tensor, n: int, rows: int) -> Tensor:
+    """N copies of the rows of each guidance row, which lie behind one another in a batch."""
+    return x.unflatten(0, (-1, 1, rows)).expand(-1, n, rows, *x.shape[1:]).flatten(0, 2)
 
 
 def _spread(x: Tensor, n: int) -> Tensor:
