@@ -354,6 +354,52 @@ def test_rows_and_columns_of_a_picture_that_is_not_square(name, grid):
         assert out.amax(1).nonzero().flatten().tolist() == [4, 5]  # two places of the latents a position
 
 
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def drawings():
+    """Drawings of which several are run as one, and one that is not: noise, guidance, copies, pictures of their own."""
+    call = {"prompt": PROMPTS, "steps": 2, "guidance": 3.0}
+    yield (
+        "noise at every step",
+        lambda: (scheduled("sd", "EulerAncestralDiscreteScheduler"), {**call, "size": (32, 32)}),
+    )
+    yield "pictures", lambda: (opened("sd3"), {**call, "pictures": 2, "negative": "red", "size": (32, 48)})
+    yield "two calls", lambda: (scheduled("sd", "HeunDiscreteScheduler"), {**call, "size": (32, 32)})
+    yield "a picture", lambda: (beginning("sd img2img")[0], {**call, **beginning("sd img2img")[1], "pictures": 2})
+    yield "a mask", lambda: (beginning("sd inpaint")[0], {**call, **beginning("sd inpaint")[1]})
+    yield "noise alone", lambda: (opened("ddpm"), {"pictures": 2, "steps": 2})
+    yield "classes", lambda: (opened("dit"), {"label": [3, 5], "pictures": 2, "steps": 2, "guidance": 1.0})
+    yield "guided classes", lambda: (opened("dit"), {"label": [3, 5], "steps": 2, "guidance": 3.0})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("made", [pytest.param(make, id=name) for name, make in drawings()])
+def test_cells_share_a_drawing_and_equal_single_runs(made, request):
+    """Each cell from the noise that it has alone, at its own step, row and guidance row."""
+    model, asks = made()
+    inputs = model.inputs(**asks)
+    sites = [str(site) for site in model.sites if site.tower == "denoiser" and not site.dead]
+    some = [site for site in sites if site.endswith(("attn.out", "resid_post", "res.out"))]
+    rows = len(inputs.drawn) - 1
+    cells = [Scale(some[0], 0.3), Scale(some[-1], 0.3, step=-1), Add(some[1], 0.5, step=-1, batch=rows)]
+    cells += [Scale(some[-1], 0.0, guidance="cond"), Scale("vae.latent", 0.5)][: 2 if "vae" in model.towers else 1]
+    cells += [Scale("text.final", 0.5, guidance="cond")] if "text" in model.towers else []
+
+    def target(run):
+        return run.outputs.images.flatten(1).pow(2).mean(1)
+
+    swept = model.sweep(inputs, cells, target, progress=False)
+    alone = np.array([target(model.run(inputs, edits=edit, **PT)).numpy() for edit in cells])
+    assert np.allclose(swept.values, alone, rtol=0, atol=1e-10)
+    assert np.abs(swept.change).max("row").min() > 1e-7
+    ways = {chunk.way for chunk in swept.plan.chunks}
+    if request.node.callspec.id == "guided classes":
+        assert ways == {"single"} and "noise for its guidance rows" in swept.plan.reasons[0]
+    else:
+        assert ways == {"whole"} and len(swept.plan.chunks) < len(cells)
+
+
 # --- the contract -----------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from cutaway.model.schedule import OneStep, Schedule
 from cutaway.model.table import Drawing
 from cutaway.model.towers import PIPELINES
 
-# What a pipeline is given with an entry for each row, or (`batch_size`) the number of these; and what is the same for all.
+# What a pipeline is given with an entry for each row, or (`batch_size`) the number of these; what is the same for all.
 LISTED = ("prompt", "negative_prompt", "class_labels", "image", "mask_image", "batch_size")
 SAME = (
     "num_inference_steps", "num_images_per_prompt", "guidance_scale", "height", "width", "seed", "strength",

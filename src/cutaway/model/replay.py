@@ -25,11 +25,13 @@ from cutaway.model.known import (
     Known,
     entries,
     hooked,
+    in_guidance,
     in_rows,
     last_only,
     mapped,
     repeated,
     replaying,
+    spread,
     tensors,
     watching,
 )
@@ -253,25 +255,14 @@ class Replay:
         return 2.0 * weights * max(0, self._length("text") - need.start - 1) * self._rows_of(self.known.outputs)
 
     def _row_bytes(self, way: Way, needs: Sequence[Need]) -> int:
-        """Rough memory of one cell's rows: a few activations of the widest live block, and its attention scores."""
-        mine = [need for need in needs if need.way == way]
-        if not mine:
+        """Rough memory of one cell's rows: of the widest live block, and of the decoder of whole drawings."""
+        starts = [need.start for need in needs if need.way == way]
+        if not starts:
             return 1
-        start, length = min(need.start for need in mine), 0
-        most = 0
-        for unit in self.work.outer(-1):
-            given = tensors(self.known.calls[id(unit)][0].output)
-            if given and given[0].dim() == 3:
-                (batch, length, width), element = given[0].shape, given[0].element_size()
-                heads = max(1, width // 64)
-                positions = length - start if way == "suffix" and length > start else length
-                most = max(most, batch * positions * (16 * width + 3 * heads * length) * element)
-            elif given and given[0].dim() == 4:
-                most = max(most, 16 * given[0].numel() * given[0].element_size())
+        most = self.work.row_bytes(min(starts) if way == "suffix" else 0)
         coder = getattr(self.engine.pipeline, "vae", None) if self.together else None
         if coder is not None:  # decodes all pictures at once
-            images = next(iter(tensors(self.known.outputs)))
-            width = int(coder.config.block_out_channels[0])
+            images, width = tensors(self.known.outputs)[0], int(coder.config.block_out_channels[0])
             most = max(most, 4 * width * images.numel() // images.shape[1] * images.element_size())
         return most
 
@@ -332,10 +323,10 @@ class Replay:
                 return mapped(output, torch.clone)
             cut = chunk.start if chunk.way == "suffix" else 0
             if cut and self.known.ended(unit) != last:  # the next block is given back too: nobody writes into this
-                return mapped(output, lambda x: _spread(x[:, cut:], n))
+                return mapped(output, lambda x: spread(x[:, cut:], n))
             if self.together and self.homes[id(unit)].stepped:
                 rows = len(self.inputs.drawn) * self.inputs.copies
-                return mapped(output, lambda x: _in_guidance(x, n, rows))
+                return mapped(output, lambda x: in_guidance(x, n, rows))
             return mapped(output, lambda x: repeated(x[:, cut:] if cut else x, n))
 
         return replaying(self.known, self.homes, self.units, before, change)
@@ -410,13 +401,3 @@ class Replay:
 
         edits = tuple(repr(edit) for _, edit in self.bound[cell])
         return Run(part(outputs, self.known.outputs), self.inputs, edits=edits, context=self.engine)
-
-
-def _in_guidance(x: Tensor, n: int, rows: int) -> Tensor:
-    """N copies of the rows of each guidance row, which lie behind one another in a batch."""
-    return x.unflatten(0, (-1, 1, rows)).expand(-1, n, rows, *x.shape[1:]).flatten(0, 2)
-
-
-def _spread(x: Tensor, n: int) -> Tensor:
-    """N copies behind one another; of a single row without copying."""
-    return x.expand(n, *x.shape[1:]) if len(x) == 1 else repeated(x, n)
