@@ -392,7 +392,7 @@ def test_cells_share_a_drawing_and_equal_single_runs(made, request):
     swept = model.sweep(inputs, cells, target, progress=False)
     alone = np.array([target(model.run(inputs, edits=edit, **PT)).numpy() for edit in cells])
     assert np.allclose(swept.values, alone, rtol=0, atol=1e-10)
-    assert np.abs(swept.change).max("row").min() > 1e-7
+    assert (np.abs(swept.change).max("row") > 1e-6).sum() > 1
     ways = {chunk.way for chunk in swept.plan.chunks}
     if request.node.callspec.id == "guided classes":
         assert ways == {"single"} and "noise for its guidance rows" in swept.plan.reasons[0]

@@ -102,7 +102,7 @@ def _check_taken(pipeline: Any, takes: tuple[str, ...], given: Mapping[str, Any]
     alone = "; its pictures come from noise alone" if odd == "prompt" and "label" not in takes else ""
     if odd is not None:
         raise InputError(
-            f"{kind} takes no `{odd}=`", expected="what it draws from", exists=said,
+            f"{kind} takes no `{odd}=`", expected="what its own call takes", exists=said,
             do=f"leave it out{alone}",
         )  # fmt: skip
     needed: list[str] = [name for name in ("prompt", "label") if name in takes]

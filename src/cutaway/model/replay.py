@@ -48,6 +48,7 @@ class Replay:
 
     def __init__(self, engine: Engine, inputs: Inputs, cells: Cells, *, last_logits: bool = False, memory: int) -> None:
         self.engine, self.inputs, self.memory = engine, inputs, memory
+        self.apart = inputs.call.apart(engine.module, inputs.tensors)
         self.bound: list[Bound] = [engine.bind(list(edits)) for edits in cells.edits]
         self.known = Known()
         edited = engine.held is not None or any(seat.site.part == "logits" for cell in self.bound for seat, _ in cell)
@@ -74,11 +75,7 @@ class Replay:
     @cached_property
     def together(self) -> bool:
         """Whether several whole drawings are run as one: then cells begin with a step."""
-        return self.inputs.call.loops and not self._apart
-
-    @cached_property
-    def _apart(self) -> str:
-        return self.inputs.call.apart(self.engine.module, self.inputs.tensors)
+        return self.inputs.call.loops and not self.apart
 
     @cached_property
     def homes(self) -> dict[int, Tower]:
@@ -153,7 +150,7 @@ class Replay:
         alone = len(towers) == 1 and self._inside(seats, tower) and self._ends_with(tower)
         if self.together:
             return replace(need, flops=self._cost(need, (cell,)))
-        if self._apart or tower.packed or self._repeats(tower) or (alone and self._odd(tower)):
+        if self.apart or tower.packed or self._repeats(tower) or (alone and self._odd(tower)):
             need = replace(need, way="single", why=self._single(tower))
         elif alone:
             start = min(start_of(seat, edit, self.inputs, self._length(name)) for seat, edit in bound)
@@ -166,8 +163,8 @@ class Replay:
         return replace(need, flops=self._cost(need, (cell,)), positions=positions)
 
     def _single(self, tower: Tower) -> str:
-        if self._apart:
-            return f"single: {self._apart}"
+        if self.apart:
+            return f"single: {self.apart}"
         if tower.packed:
             return f"single: '{tower.name}' has no batch axis"
         if self._repeats(tower):
