@@ -4,8 +4,8 @@ python benchmarks/sweep.py [CASE ...] [--json FILE] [--sample N] [--rounds N] [-
 
 Cases: a LLaVA, text positions; b the same, picture positions; c heads at the last token; d a vision tower alone;
 e zoo:emoji-clip; f a small UNet over steps; g (a) in the shape of a 1 B model, for GPUs; h Whisper's decoder, also
-beside plain hooks that are given the encoder's output. One forward a cell is timed on a sample of the cells, in the
-same run, and counted for all of them; the values of the sample must agree.
+beside plain hooks that are given the encoder's output; i zoo:emoji-sd over steps. One forward a cell is timed on a
+sample of the cells, in the same run, and counted for all of them; the values of the sample must agree.
 """
 
 from __future__ import annotations
@@ -177,6 +177,15 @@ def unet_case() -> Case:
     return Case("f", "small UNet, cross-attention × 8 steps", model, inputs, cells, targets.distance(reference), {})
 
 
+def drawing_case(device: str) -> Case:
+    """The same of zoo:emoji-sd: latents of 16 × 16, where a call of the denoiser is mostly waiting for the next."""
+    model = cutaway.load("zoo:emoji-sd", device=device)
+    inputs = model.inputs(prompt="a fox on a green background", steps=8, guidance=3.0)
+    reference = targets.outcome(model.run(inputs, output="pt"))
+    cells = model.grid(Scale("denoiser.*.cross.out", 0.0), step=range(8))
+    return Case("i", "zoo:emoji-sd, cross-attention × 8 steps", model, inputs, cells, targets.distance(reference), {})
+
+
 def whisper_case(device: str, quick: bool) -> Case:
     """Patches in the decoder of a Whisper in the shape of the tiny one, from a text with another word."""
     small: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 2} if quick else {}
@@ -217,6 +226,7 @@ def cases(chosen: Sequence[str], quick: bool, device: str) -> list[Callable[[], 
         "d": lambda: vision_case(device),
         "e": lambda: zoo_case(device),
         "f": unet_case,
+        "i": lambda: drawing_case(device),
         "g": lambda: text_case("g", "LLaVA in the shape of 1 B, text positions", post, device, None, big, token=text),
         "h": lambda: whisper_case(device, quick),
     }  # fmt: skip

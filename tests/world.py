@@ -19,6 +19,7 @@ from cutaway.zoo import tiny
 UNKNOWN = ("siglip2", "t5")  # no table row: only raw sites
 KNOWN = [name for name in tiny.names() if name not in UNKNOWN]
 PIPELINES = [name for name in KNOWN if tiny.TINY[name].family == "diffusion"]
+PROMPTED = [name for name in PIPELINES if "text" in tiny.TINY[name].modalities]
 TEXT = "a red dog on the left"
 PT = {"output": "pt"}
 ROUNDING = 1e-12  # of float64, in numbers of about 1
@@ -39,12 +40,19 @@ def opened(name: str, attn: str | None = None) -> Model:
     return fresh(name, attn)
 
 
+def asked(name: str, guidance: float | None = None) -> dict[str, Any]:
+    """What a pipeline is asked to draw, in words of `model.inputs`: a prompt, a class, or nothing."""
+    kinds: dict[str, dict[str, Any]] = {"text": {"prompt": "a red dog", "size": (32, 32)}, "label": {"label": 3}}
+    what = next((kinds[kind] for kind in tiny.TINY[name].modalities if kind in kinds), None)
+    return {} if what is None else {**what, "guidance": guidance}
+
+
 @cache
 def given(name: str) -> Inputs:
     """An input on which every tower of the model runs, with several tokens everywhere."""
     model, modalities = opened(name), tiny.TINY[name].modalities
     if name in PIPELINES:
-        return model.inputs(prompt="a red dog", steps=2, guidance=3.0, size=(32, 32))
+        return model.inputs(**asked(name, guidance=3.0), steps=2)
     if "audio" in modalities:
         return model.inputs(audio=noise(8000).numpy(), text=TEXT)
     if name == "bart":
@@ -64,13 +72,13 @@ def clean(name: str, attn: str | None = None) -> Run:
 @cache
 def one_step(name: str) -> Inputs:
     """One evaluation of a pipeline's denoiser."""
-    return opened(name).inputs(prompt="a red dog", steps=2, step=1, size=(32, 32))
+    return opened(name).inputs(**asked(name), steps=2, step=1)
 
 
 @cache
 def one_drawing(name: str) -> Inputs:
     """The shortest drawing with guidance."""
-    return opened(name).inputs(prompt="a red dog", steps=1, guidance=3.0, size=(32, 32))
+    return opened(name).inputs(**asked(name, guidance=3.0), steps=1)
 
 
 @cache

@@ -8,7 +8,7 @@ from cutaway.errors import InputError, TargetError
 from cutaway.model.answers import _each
 from cutaway.model.texts import writes
 from cutaway.zoo import tiny
-from world import KNOWN, PIPELINES, opened
+from world import KNOWN, PIPELINES, PROMPTED, opened
 
 WRITERS = [name for name in KNOWN if name not in PIPELINES and writes(opened(name).module)]
 TEXTS = ["a red dog on the left", "a cat"]
@@ -85,7 +85,7 @@ def test_refusals():
         opened("clip").inputs(text="a dog", answer="a cat")
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", PROMPTED)
 def test_the_denoising_error_falls_where_the_truth_is_said(name):
     """Zero where the denoiser's output is written over with the truth; otherwise what its output says."""
     from cutaway import Patch

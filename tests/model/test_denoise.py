@@ -6,9 +6,9 @@ import torch
 
 from cutaway import Scale
 from cutaway.errors import EditError, InputError
-from world import PIPELINES, opened
+from world import PROMPTED, opened
 
-each = pytest.mark.parametrize("name", PIPELINES)
+each = pytest.mark.parametrize("name", PROMPTED)
 CALL = {"steps": 3, "seed": 1, "size": (32, 32)}
 PICTURE = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype("uint8")
 

@@ -6,14 +6,14 @@ import torch
 from cutaway import Add, Scale, targets
 from cutaway.errors import InputError, SiteError, TargetError
 from cutaway.zoo import tiny
-from world import KNOWN, PIPELINES, Accurate, given, noise, opened, tensors
+from world import KNOWN, PIPELINES, Accurate, asked, given, noise, opened, tensors
 
 STEP = 1e-5
 CALL = {"prompt": "a red dog", "steps": 2, "guidance": 1.0, "size": (32, 32)}
 
 
 def inputs_of(name):
-    return opened(name).inputs(**CALL, step=1) if name in PIPELINES else given(name)
+    return opened(name).inputs(**asked(name, 1.0), steps=2, step=1) if name in PIPELINES else given(name)
 
 
 def target(run):

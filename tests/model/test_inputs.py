@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from cutaway.errors import InputError
+from cutaway.model.drawing import prepare_drawing
 from cutaway.model.inputs import Inputs
-from cutaway.model.prompts import prepare_prompt
 from cutaway.zoo import tiny
 from world import given, identical, library_call, opened
 
@@ -126,16 +126,18 @@ def test_a_picture_need_not_be_square(name, size):
 )  # fmt: skip
 def test_numbers_a_pipeline_cannot_draw_with_are_refused(bad, says):
     model = opened("sd")
-    good = {"prompt": "a dog", "negative": None, "seed": 0, "steps": 1, "guidance": 5.0, "size": None}
+    good = dict.fromkeys(("negative", "label", "image", "mask", "strength", "guidance", "pictures", "size"))
+    good |= {"prompt": "a dog", "seed": 0, "steps": 1}
     with pytest.raises(InputError, match=says):
-        prepare_prompt(model.module, model.towers, **good | bad)
+        prepare_drawing(model.module, model.towers, good | bad)
 
 
 def test_a_pipeline_whose_denoiser_is_unknown_says_so():
     model = opened("sd")
-    good = {"prompt": "a dog", "negative": None, "seed": 0, "steps": 1, "guidance": 5.0, "size": None}
+    good = dict.fromkeys(("negative", "label", "image", "mask", "strength", "guidance", "pictures", "size"))
+    good |= {"prompt": "a dog", "seed": 0, "steps": 1}
     with pytest.raises(InputError, match="Nothing is known of the denoiser"):
-        prepare_prompt(model.module, {"text": model.towers["text"]}, **good)
+        prepare_drawing(model.module, {"text": model.towers["text"]}, good)
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from cutaway.model.blocks import BLOCKS, RESIDUAL
+from cutaway.model.blocks import BLOCKS, GATES, RESIDUAL
 from cutaway.model.paths import child, has, sizes_of
 from cutaway.model.seats import ATTENTION_KINDS, Seat, Tower, View
 from cutaway.model.sites import STREAMS, Site
@@ -91,7 +91,8 @@ def _prefix(module: nn.Module, word: str) -> list[str]:
 
 def _blocks(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Blocks of known classes below a module, in the order they run (a UNet alternates resnets and attentions)."""
-    if type(module).__name__ in BLOCKS:
+    row = BLOCKS.get(type(module).__name__)
+    if row and not (row.unless and getattr(module, row.unless, None)):
         yield path, module
         return
     children = list(module.named_children())
@@ -151,7 +152,7 @@ def _parts(row: Block, block: nn.Module) -> dict[str, Port]:
         last = row.cross if row.cross and has(block, row.cross.path) else row.attn
         if last and last.norm:
             parts["resid_mid"] = Port(last.norm) if post else Port(row.mlp.norm, "mid")
-        parts |= _mlp(row.mlp)
+        parts |= _mlp(row.mlp, block)
     parts |= row.extra
     if row.flat:
         inner = {
@@ -167,7 +168,7 @@ def _attention(word: str, row: Attn) -> dict[str, Port]:
     caller = row.caller or row.path
     parts: dict[str, Port] = {}
     if row.norm:
-        parts[f"{word}.norm.scale"] = Port(row.norm, "scale", SCALE, optional=row.optional)
+        parts[f"{word}.norm.scale"] = Port(row.norm, "scale", SCALE, optional=row.optional, unless=row.adaptive)
     for kind in ATTENTION_KINDS:
         parts[f"{word}.{kind}"] = Port(caller, kind, _ATTENTION_AXES[kind], optional=row.optional)  # type: ignore[arg-type]
     if row.z:
@@ -176,10 +177,11 @@ def _attention(word: str, row: Attn) -> dict[str, Port]:
     return parts
 
 
-def _mlp(row: Mlp) -> dict[str, Port]:
+def _mlp(row: Mlp, block: nn.Module) -> dict[str, Port]:
+    gated = not row.gate or GATES.get(type(child(block, row.gate, "")).__name__, False)
     return {
         "mlp.norm.scale": Port(row.norm, "scale", SCALE),
-        "mlp.pre": Port(row.pre, axes=UNITS, view=row.pre_view),
+        "mlp.pre": Port(row.pre, axes=UNITS, view=row.pre_view if gated else ""),
         "mlp.post": Port(row.post, "in", UNITS),
         "mlp.out": Port(row.out),
     }

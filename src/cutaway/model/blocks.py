@@ -124,10 +124,12 @@ BLOCKS: dict[str, Block] = {
     "BartDecoderLayer": Block(attn=_SPEECH_ATTN, cross=_SPEECH_CROSS, mlp=_SPEECH_MLP, post_norm=True),
     # diffusion
     "BasicTransformerBlock": Block(
-        attn=Attn("attn1", "attn1.to_out.0", "norm1"),
+        attn=Attn("attn1", "attn1.to_out.0", "norm1", adaptive="use_ada_layer_norm_zero"),
         cross=Attn("attn2", "attn2.to_out.0", "norm2", optional=True),
-        mlp=Mlp("ff.net.0.proj", "ff.net.2", "ff", norm="norm3", pre_view="second_half"),
+        mlp=Mlp("ff.net.0.proj", "ff.net.2", "ff", norm="norm3", pre_view="second_half", gate="ff.net.0"),
     ),
+    # alone in a UNet without words; over planes, so that only its inside has positions
+    "Attention": Block(attn=Attn("", "to_out.0", out="to_out.0"), residual=False, unless="added_kv_proj_dim"),
     "ResnetBlock2D": Block(residual=False, extra={"res.out": Port("", axes=PLANES)}),
     "JointTransformerBlock": _MMDIT,
     "FluxTransformerBlock": _MMDIT,
@@ -143,6 +145,9 @@ BLOCKS: dict[str, Block] = {
         },
     ),
 }
+
+# First layers of an MLP in diffusers: whether the second half goes through the non-linearity and gates the first.
+GATES = {"GEGLU": True, "SwiGLU": True, "GELU": False}
 
 # Layers that keep their matrix as (in, out), as GPT-2 does.
 TRANSPOSED = ("Conv1D",)

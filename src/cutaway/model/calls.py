@@ -6,24 +6,34 @@ A call says what can be done with it; nothing else asks what kind of model it is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cutaway.errors import InputError
-from cutaway.model.known import parameters
+from cutaway.model.known import in_rows_all, parameters
 from cutaway.model.schedule import OneStep, Schedule
+from cutaway.model.table import Drawing
+from cutaway.model.towers import PIPELINES
+
+# What a pipeline is given with an entry for each row, or (`batch_size`) the number of these; what is the same for all.
+LISTED = ("prompt", "negative_prompt", "class_labels", "image", "mask_image", "batch_size")
+SAME = (
+    "num_inference_steps", "num_images_per_prompt", "guidance_scale", "height", "width", "seed", "strength",
+    "max_sequence_length",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Forward:
     """The module's own forward: `module(**tensors)`."""
 
-    batched: ClassVar[bool] = True  # rows of the batch do not see each other, and may be several cells of a sweep
     differentiable: ClassVar[bool] = True
     loops: ClassVar[bool] = False  # a denoiser runs once a step
     stacks: ClassVar[bool] = True  # inputs of several calls may become those of one
@@ -37,6 +47,14 @@ class Forward:
         """The names of the arguments."""
         return parameters(module)
 
+    def apart(self, module: Any, tensors: Mapping[str, Any]) -> str:
+        """Why rows of the batch cannot be several cells of a sweep; nothing where they can: no row sees another."""
+        return ""
+
+    def in_cells(self, tensors: Mapping[str, Any], n: int, rows: int) -> tuple[Forward, Mapping[str, Any]]:
+        """The call and the arguments of n cells behind one another, `rows` in each."""
+        return self, in_rows_all(tensors, n, rows)
+
     @property
     def drawing(self) -> int | None:
         """How many steps the drawing has of which this is one; None where it is none."""
@@ -45,10 +63,6 @@ class Forward:
     @property
     def truth(self) -> Float[Tensor, "row *latent"] | None:
         """What should come out, where that is known beforehand."""
-        return None
-
-    def prompts(self, tensors: Mapping[str, Any]) -> int | None:
-        """How many prompts are drawn; None where nothing is."""
         return None
 
     def schedule(self, pipeline: Any, rows: int | None) -> Schedule | OneStep | None:
@@ -79,9 +93,9 @@ class Method(Forward):
 
 @dataclass(frozen=True)
 class Pipeline(Forward):
-    """A whole pipeline: prompt, denoising loop, decoding."""
+    """A whole pipeline: prompt, denoising loop, decoding; of several `cells` at once from the same noise each."""
 
-    batched: ClassVar[bool] = False
+    cells: int = 1
     differentiable: ClassVar[bool] = False
     loops: ClassVar[bool] = True
     stacks: ClassVar[bool] = False
@@ -91,25 +105,44 @@ class Pipeline(Forward):
         self, module: Any, tensors: Mapping[str, Any], *, output: str = "pil", quiet: bool = False, **options: Any
     ) -> Any:
         """What the pipeline returns: `output` is `pil`, `pt` or `latent`; from 8 steps on it shows its own bar."""
+        if output == "latent" and not {"vae", "vqvae"} & set(module.components):
+            _latents(None, module)
         call = {**tensors, **options}
         generator = torch.Generator("cpu").manual_seed(call.pop("seed"))
         before = vars(module).get("_progress_bar_config")
         own = {"disable": call["num_inference_steps"] < 8, **(before or {}), **({"disable": True} if quiet else {})}
         module.set_progress_bar_config(**own)
+        processors = _processors(module)
+        noise = SameNoise(generator, self.cells) if self.cells > 1 else nullcontext()
         try:
-            return module(**call, generator=generator, output_type=output)
+            with noise:
+                made = module(**call, generator=generator, output_type=output)
         finally:
+            _put_back(processors)  # perturbed guidance leaves its own where a call ends early
             vars(module).pop("_progress_bar_config", None)
             if before is not None:
                 module._progress_bar_config = before
+        return _latents(made, module) if output == "latent" else made
+
+    def apart(self, module: Any, tensors: Mapping[str, Any]) -> str:
+        """A list of prompts may be several cells where all noise is drawn here, and all that is given is known."""
+        odd = next((name for name in tensors if name not in (*LISTED, *SAME)), None)
+        if odd is not None:
+            return f"how the rows of '{odd}' lie is not known"
+        if hasattr(module.scheduler, "noise_sampler"):
+            return f"{type(module.scheduler).__name__} draws noise of its own"
+        doubled = PIPELINES.get(type(module).__name__, Drawing()).scale
+        if doubled and tensors.get(doubled, 1) > 1:
+            return f"{type(module).__name__} draws noise for its guidance rows as well"
+        return ""
+
+    def in_cells(self, tensors: Mapping[str, Any], n: int, rows: int) -> tuple[Forward, Mapping[str, Any]]:
+        """As many prompts, cell behind cell."""
+        return replace(self, cells=n), {k: v * n if k in LISTED else v for k, v in tensors.items()}
 
     def takes(self, module: Any) -> tuple[str, ...]:
         """Nothing of a forward's options."""
         return ()
-
-    def prompts(self, tensors: Mapping[str, Any]) -> int | None:
-        """One a picture."""
-        return len(tensors["prompt"])
 
     def schedule(self, pipeline: Any, rows: int | None) -> Schedule | OneStep | None:
         """The pipeline's own loop."""
@@ -152,6 +185,45 @@ class Denoise(Forward):
 
     def __str__(self) -> str:
         return f"step {self.step} of {self.steps}"
+
+
+class SameNoise(TorchFunctionMode):
+    """Noise for several cells from one generator: drawn once, as for one cell alone, and the same for each."""
+
+    def __init__(self, generator: torch.Generator, cells: int) -> None:
+        super().__init__()
+        self._generator, self._cells = generator, cells
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.randn or kwargs.get("generator") is not self._generator:
+            return func(*args, **kwargs)
+        shape = tuple(args[0]) if args and not isinstance(args[0], int) else args
+        return func((shape[0] // self._cells, *shape[1:]), **kwargs).repeat(self._cells, *[1] * (len(shape) - 1))
+
+
+def _processors(pipeline: Any) -> list[tuple[nn.Module, Any]]:
+    """The attention processors of a pipeline, each with its module."""
+    roots = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    return [(m, m.processor) for root in roots for m in root.modules() if hasattr(m, "processor")]
+
+
+def _put_back(processors: list[tuple[nn.Module, Any]]) -> None:
+    """Put attention processors back where another one stands now."""
+    for module, processor in processors:
+        if module.processor is not processor:
+            vars(module).pop("processor", None)
+            module.processor = processor
+
+
+def _latents(made: Any, pipeline: Any) -> Any:
+    """What a pipeline returned for latents, if it is that: some know only pictures, and give arrays of these."""
+    if not isinstance(getattr(made, "images", None), Tensor):
+        raise InputError(
+            f"{type(pipeline).__name__} gives no latents", expected="`output='pil'` or `output='pt'`",
+            do="record `denoiser.out`, which has every step",
+        )  # fmt: skip
+    return made
 
 
 def _known(call: Forward, options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -141,7 +141,11 @@ class Engine:
         """One call of the inputs under edits, with what is recorded; `options` go to the call."""
         seats = [self.seat(site) for site in self.sites.select(record)]
         outputs, session = self.ran(inputs, seats, self.bind(edits), how or Recording(), **options)
-        kept = {str(seat.site): joined(seat.site, fired) for seat in seats if (fired := session.read[str(seat.site)])}
+        kept = {
+            name: joined(seat.site, fired, session.guided.get(name, ()))
+            for seat in seats
+            if (fired := session.read[name := str(seat.site)])
+        }
         return self.result(outputs, session, kept)
 
     def ran(
@@ -166,7 +170,10 @@ class Engine:
         sites = {str(seat.site): seat.site for seat in session.record}
         done = {id(edit): repr(edit) for _, edit in session.edits}
         assert session.inputs is not None
-        return Run(outputs, session.inputs, sites, kept, tuple(done.values()), self, session.part)
+        rows = {
+            name: found[0] if len(set(found)) == 1 else sum(found[::-1], ()) for name, found in session.guided.items()
+        }
+        return Run(outputs, session.inputs, sites, kept, tuple(done.values()), self, session.part, rows)
 
     @contextmanager
     def edited(self, edits: Edits, inputs: Inputs | None) -> Iterator[Session]:
@@ -214,17 +221,18 @@ class Engine:
                 self.module.generate = plain
 
 
-def joined(site: Site, fired: list[tuple[int, Tensor]]) -> Tensor:
+def joined(site: Site, fired: list[tuple[int, Tensor]], guided: Sequence[tuple[str, ...]] = ()) -> Tensor:
     """One tensor a site: denoising steps stacked, prompt encodings put in guidance order, otherwise exactly one."""
     tensors = [tensor for _, tensor in fired]
     if len(tensors) == 1 and tensors[0].dim() == len(site.axes) > 0:
         return tensors[0]
     if "step" in site.axes:
-        if len({step for step, _ in fired}) < len(fired) or len({tensor.shape for tensor in tensors}) > 1:
+        alike = len({tensor.shape for tensor in tensors}) == 1 and len(set(guided)) < 2
+        if len({step for step, _ in fired}) < len(fired) or not alike:
             raise SiteError(
                 f"'{site}' ran with other guidance rows in the same or in other steps",
                 expected="one call of the denoiser a step, with the same guidance rows in each",
-                do="run with guidance of one kind from the first step to the last",
+                do="run with guidance of one kind throughout, or take each reading as it comes: `into=`",
             )
         return torch.stack(tensors)
     if site.axes[:1] == ("guidance",):

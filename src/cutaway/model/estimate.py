@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cutaway.errors import InputError
+from cutaway.model.drawing import units
 from cutaway.model.inputs import Inputs
 from cutaway.model.sites import Site
+from cutaway.model.table import Drawing
+from cutaway.model.towers import PIPELINES
 
 if TYPE_CHECKING:
     from cutaway.model.engine import Engine
@@ -65,19 +69,32 @@ def _positions(inputs: Inputs, site: Site, axis: str, sizes: dict[str, int]) -> 
 def _drawn(engine: Engine, inputs: Inputs, site: Site) -> dict[str, int]:
     """The sizes a pipeline's call fixes: steps, guidance rows, pictures, and the resolution of a block."""
     call = inputs.tensors
-    guided = call["guidance_scale"] > 1 and hasattr(type(engine.module), "do_classifier_free_guidance")
+    flagged = hasattr(type(engine.module), "do_classifier_free_guidance")
+    own = PIPELINES.get(type(engine.module).__name__, Drawing()).scale
+    guided = call.get("guidance_scale", 1) > 1 and (flagged or bool(own))
     tower = engine.towers.get(site.tower)
     if tower and tower.prompted and getattr(engine.module.config, "force_zeros_for_empty_prompt", False):
         guided = guided and "negative_prompt" in call  # without one the pipeline (SDXL) encodes nothing, it puts zeros
-    sizes = {"batch": len(call["prompt"]), "step": call["num_inference_steps"], "guidance": 2 if guided else 1}
+    prompted = tower is not None and tower.prompted
+    rows = 1 + guided + (not prompted and bool(getattr(engine.module, "pag_scale", 0)))
+    copies = 1 if prompted else inputs.copies
+    sizes = {"batch": len(inputs.drawn) * copies, "step": _steps(engine.module, call), "guidance": rows}
     height, width = _resolution(engine, inputs, site)
     return sizes | {"height": height, "width": width, "pixels": height * width}
 
 
+def _steps(pipeline: Any, call: Mapping[str, Any]) -> int:
+    """How long the scheduler's list is for so many steps, less what a picture to begin with leaves out."""
+    steps, scheduler = int(call["num_inference_steps"]), copy.deepcopy(pipeline.scheduler)
+    left_out = steps - min(int(steps * call["strength"]), steps) if "strength" in call else 0
+    scheduler.set_timesteps(steps, **({"mu": 1.0} if getattr(scheduler.config, "use_dynamic_shifting", False) else {}))
+    return len(scheduler.timesteps) - left_out * int(getattr(scheduler, "order", 1))
+
+
 def _resolution(engine: Engine, inputs: Inputs, site: Site) -> tuple[int, int]:
     """Height and width of the picture at a site: halved by every down block of a UNet that lies before it."""
-    factor = int(engine.module.vae_scale_factor)
-    height, width = inputs.tensors["height"], inputs.tensors["width"]
+    factor, patch, _ = units(engine.module, engine.towers["denoiser"])
+    height, width = (side * factor * patch for side in inputs.latent or (0, 0))
     if site.tower.startswith("vae"):
         return (height // factor, width // factor) if site.part == "latent" else (height, width)
     if "height" in site.axes and site.layer is None:

@@ -24,7 +24,8 @@ class Inputs:
 
     `call` is what is called with them: the forward, a method of the model, a pipeline, its denoiser once. `unasked`
     names the tensors that a forward needs and nobody asked for: the start of a decoder, which `generate` begins itself.
-    `answers`: how many tokens at the end of each row are an answer that is judged, not asked for.
+    `answers`: how many tokens at the end of each row are an answer that is judged, not asked for. `drawn`: what each
+    row of a drawing is called (its prompt, its class), each of them drawn `copies` times, next to one another.
     """
 
     tensors: Mapping[str, Any]
@@ -34,6 +35,8 @@ class Inputs:
     latent: tuple[int, int] | None = None
     unasked: tuple[str, ...] = ()
     answers: tuple[int, ...] = ()
+    drawn: tuple[str, ...] = ()
+    copies: int = 1
 
     def where(
         self, kind: str | None = None, *, tower: str | None = None, **coordinates: Any
@@ -93,14 +96,27 @@ class Inputs:
         """
         known, text = self.tokens.get(tower), self.tokens.get("text")
         if known is None:
-            prompts = self.call.prompts(self.tensors)
-            return None if prompts is None else tuple(range(prompts))
+            return tuple(range(len(self.drawn))) or None
         pictures = known.image.max(1)
         if tower == "text" or text is None or not (text.image >= 0).any() or (pictures < 0).any():
             return tuple(range(known.batch))
         owner = {int(image): row for row in range(text.batch) for image in np.unique(text.image[row]) if image >= 0}
         packed = known.batch == 1 < text.batch
         return tuple(range(text.batch)) if packed else tuple(owner.get(int(image), 0) for image in pictures)
+
+    def named(self, rows: int) -> dict[str, list[Any]]:
+        """What so many rows of a drawing are called: the prompt of each and which of its pictures it is; else nothing.
+
+        >>> import cutaway
+        >>> inputs = cutaway.load("tiny:sd").inputs(prompt=["a dog", "a cat"], pictures=2)
+        >>> inputs.named(4)
+        {'prompt': ['a dog', 'a dog', 'a cat', 'a cat'], 'picture': [0, 1, 0, 1]}
+        """
+        if not self.drawn or rows % len(self.drawn) or rows // len(self.drawn) not in (1, self.copies):
+            return {}
+        copies = rows // len(self.drawn)
+        prompts = [name for name in self.drawn for _ in range(copies)]
+        return {"prompt": prompts, "picture": [*range(copies)] * len(self.drawn)}
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Inputs:
         """The same inputs on a device, floating tensors in a dtype."""

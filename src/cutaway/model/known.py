@@ -24,7 +24,8 @@ ROWS = frozenset({
 })  # fmt: skip
 # What denoisers take beside: the same of their rows; what is not in this list is the same for all.
 DENOISED = frozenset({
-    "added_cond_kwargs", "guidance", "hidden_states", "img_ids", "pooled_projections", "sample", "timestep", "txt_ids",
+    "added_cond_kwargs", "class_labels", "guidance", "hidden_states", "img_ids", "pooled_projections", "sample",
+    "timestep", "txt_ids",
 })  # fmt: skip
 SHARED = ("cache_position", "img_ids", "txt_ids")
 
@@ -303,3 +304,13 @@ def in_rows_all(given: Mapping[str, Any], n: int, rows: int) -> dict[str, Any]:
         return in_rows(name, value, n, rows) if isinstance(value, Tensor) else value
 
     return {name: fit(name, value) for name, value in given.items()}
+
+
+def in_guidance(x: Tensor, n: int, rows: int) -> Tensor:
+    """N copies of the rows of each guidance row, which lie behind one another in a batch."""
+    return x.unflatten(0, (-1, 1, rows)).expand(-1, n, rows, *x.shape[1:]).flatten(0, 2)
+
+
+def spread(x: Tensor, n: int) -> Tensor:
+    """N copies behind one another; of a single row without copying."""
+    return x.expand(n, *x.shape[1:]) if len(x) == 1 else repeated(x, n)

@@ -46,12 +46,14 @@ def linear_map(
 
 
 def norm_weights(norm: Any) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
-    """Gain g and bias b of a norm y = g x' + b. Those of a LayerNorm are read.
+    """Gain g and bias b of a norm y = g x' + b. Those of a LayerNorm are read; one without any has 1 and 0.
 
     Any other is asked for y(x) and y(-x): some RMSNorms keep the gain less one, adapters keep one of their own.
     """
     inner: Any = core(norm)
-    if inner is norm and not is_rms(norm) and norm.weight is not None:
+    if inner is norm and not is_rms(norm):
+        if norm.weight is None:
+            return torch.ones(norm.normalized_shape), torch.zeros(norm.normalized_shape)
         with present(norm):
             return norm.weight, torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
     like = next(inner.parameters(), torch.zeros(0))

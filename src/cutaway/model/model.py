@@ -108,10 +108,15 @@ class Model:
         audio: Any = None,
         prompt: str | Sequence[str] | None = None,
         negative: str | Sequence[str] | None = None,
+        label: int | str | Sequence[int | str] | None = None,
+        pictures: int | None = None,
+        mask: Any = None,
+        strength: float | None = None,
         seed: int = 0,
         steps: int = 20,
-        guidance: float = 5.0,
+        guidance: float | None = None,
         size: tuple[int, int] | None = None,
+        length: int | None = None,
         step: int | None = None,
         latent: Tensor | None = None,
         answer: Answer | Sequence[Answer] | None = None,
@@ -120,8 +125,11 @@ class Model:
         """What to run on, with a token map for each tower.
 
         `image`: a PIL image, path or array, or a list; `text`: a string or a list; `audio`: samples at the model's
-        rate; `prompt`, `negative`, `seed`, `steps`, `guidance`, `size` (height, width): for a pipeline. Prepared
-        tensors go by their own names (`input_ids=…`, `pixel_values=…`), also beside what does not make them.
+        rate. For a pipeline `prompt` and `negative`, or `label` where it draws classes; `pictures` (of each), `seed`,
+        `steps`, `guidance` (5 unless given), `size` (height, width), `length` (positions of a prompt whose encoder has
+        no end of its own); `image`, `mask`, `strength` where it begins with a picture. An error says which of them it
+        takes (docs/pipelines.md). Prepared tensors
+        go by their own names (`input_ids=…`, `pixel_values=…`), also beside what does not make them.
         A model that writes about pictures takes all of them with a single text, one each with several texts, or a
         list for each text (`image=[[a, b], [c]]`). With `step=` a pipeline's denoiser is evaluated once, at that step
         of the drawing: on the latents it has there, on `latent=`, or on `image=` with noise of the seed added.
@@ -131,12 +139,17 @@ class Model:
         cannot take.
         """
         if self.engine.pipeline is not None:
-            drawn = {"prompt": prompt, "negative": negative, "seed": seed, "steps": steps, "guidance": guidance}
+            drawn = {
+                "prompt": prompt, "negative": negative, "label": label, "image": image, "mask": mask, "size": size,
+                "strength": strength, "guidance": guidance, "pictures": pictures, "seed": seed, "steps": steps,
+                "length": length,
+            }  # fmt: skip
             others = {"text": text, "audio": audio, "answer": answer, **tensors}
-            return draw_inputs(self.engine, {**drawn, "size": size}, step, latent, image, others)
+            return draw_inputs(self.engine, drawn, step, latent, others)
         if prompt is not None:
             raise InputError("`prompt=` is for pipelines that draw", do="pass `text=`")
-        tensors |= {name: value for name, value in (("step", step), ("latent", latent)) if value is not None}
+        theirs = {"step": step, "latent": latent, "label": label, "pictures": pictures, "mask": mask, "length": length}
+        tensors |= {name: value for name, value in (theirs | {"strength": strength}).items() if value is not None}
         engine = self.engine
         made = prepare(
             self.module, engine.towers, engine.family, engine.tools, {"image": image, "text": text, "audio": audio},

@@ -179,3 +179,24 @@ def positions(choice: Sequence[int] | slice, size: int, name: str, axis: str) ->
             f"cannot keep {word} {choice} of '{name}'", expected=f"numbers from 0 to {size - 1}",
             do=f"record it in a run of its own with other `{word}=`",
         ) from error  # fmt: skip
+
+
+def numbers_in(choice: Any, edit: Edit, name: str) -> Tensor:
+    """A selector as a tensor of positions or a mask; anything else is an error."""
+    try:
+        picked = torch.as_tensor(list(choice) if isinstance(choice, range) else choice)
+    except (TypeError, ValueError, RuntimeError):
+        picked = None
+    if picked is None or (picked.is_floating_point() and picked.numel()):
+        raise EditError(
+            f"{edit!r}: `{name}=` cannot be {choice!r}", expected="a number, a list, a slice, a mask or Where(…)",
+            do="words are found by meaning: Where(text='dog')",
+        )  # fmt: skip
+    return picked
+
+
+def of_copy(value: Tensor, axis: int, rows: int, copy: tuple[int, int]) -> Tensor:
+    """Of a value with an entry for each row and each copy of these, those of one copy: the k-th of n."""
+    which, of = copy
+    mine = of > 1 and 0 <= axis < value.dim() and value.shape[axis] == rows * of
+    return value.unflatten(axis, (rows, of)).select(axis + 1, which) if mine else value

@@ -17,12 +17,17 @@ from cutaway.model.steps import steps_of as named_steps
 from cutaway.model.tokens import Positions, Where
 
 
-def since(known: Known, seat: Seat, edit: Edit) -> int:
-    """The time in the clean run before which nothing depends on the edit; -1 when its module never ran."""
+def since(known: Known, seat: Seat, edit: Edit, *, whole: bool = False) -> int:
+    """The time in the clean run before which nothing depends on the edit; -1 when its module never ran.
+
+    With `whole` the time at which the step begins, so that cells at other places of the same step begin with it.
+    """
     call = 0
     if seat.tower.stepped:
         steps = len(known.calls.get(id(seat.tower.module), ())) or 1
         call = min(steps_of(edit, steps), default=0) if steps > 1 else 0
+    if whole and (seat.tower.stepped or seat.tower.prompted) and known.began(seat.module, call) >= 0:
+        return known.began(seat.tower.module, call)
     after = seat.kind == "out" and seat.module is not seat.tower.module
     return known.ended(seat.module, call) + 1 if after else known.began(seat.module, call)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cutaway.errors import EditError
 from cutaway.model.edits import Edit
-from cutaway.model.own import endless, numbers_of, own_positions, rank_among, sliced
+from cutaway.model.own import endless, numbers_in, numbers_of, of_copy, own_positions, rank_among, sliced
 from cutaway.model.schedule import UNNAMED
 from cutaway.model.sites import POSITIONS, Site
 from cutaway.model.steps import present, steps_of
@@ -32,6 +32,7 @@ class Frame:
     `offset`: where the window begins on each position axis; `total`: how many positions the prompt has; `own`: which of
     them are a row's own, for axes on which some are padding. `step` of `steps`, the names of the `guidance` rows in
     their order. `rows`: the row of the inputs that each row of the tower belongs to (several pictures a prompt).
+    `copy`: (k, n), which of the n copies of these rows this is; a value may have an entry for each.
     """
 
     offset: Mapping[str, int] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class Frame:
     rows: Sequence[int] | None = None
     tokens: MapOf | None = None
     open_ended: bool = False
+    copy: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def write(seen: Float[Tensor, "..."], site: Site, edit: Edit, frame: Frame) -> b
     if edit.step is not None and frame.step not in steps_of(edit.step, frame.steps):
         return False
     sizes, full = dict(zip(names, seen.shape, strict=True)), edit.full(site)
+    if full is not None and "batch" in sizes:
+        full = of_copy(full, full.dim() - len(names) + names.index("batch"), sizes["batch"], frame.copy)
     rows = _rows(edit, site, frame, sizes)
     selectors = edit.selectors() | ({"batch": rows} if rows is not None else {})
     parts = _by_row(edit, site, frame, sizes, range(sizes.get("batch", 1)) if rows is None else rows, full)
@@ -117,6 +121,9 @@ def _write(
     axes = _axes(seen, site, names, edit, frame, part)
     value = _value(edit, site, axes) if full is None else _whole(edit, site, axes, frame, full)
     whole = full is not None
+    if value is not None and not whole and "batch" in names and part.row is None:
+        at = names.index("batch")
+        value = of_copy(value, at, axes[at].extent(False), frame.copy)
     if value is not None and frame.open_ended:
         axes = [_within(axis, value.shape[i], whole, edit.kept(site, axis.name)) for i, axis in enumerate(axes)]
     windows = [axis.window() for axis in axes]
@@ -272,7 +279,7 @@ def _listed(
     """A selector as absolute positions, and whether it drops its axis; a slice goes on to `end`."""
     if isinstance(choice, slice):
         return sliced(choice, total, end), False
-    picked = _numbers(choice, edit, name)
+    picked = numbers_in(choice, edit, name)
     if picked.dtype == torch.bool:
         if picked.numel() != total and not open_ended:
             raise EditError(f"{edit!r}: a mask of {picked.numel()} entries", expected=f"one for each {name}: {total}")
@@ -286,20 +293,6 @@ def _listed(
             do="negative positions count from the end",
         )  # fmt: skip
     return chosen, dropped
-
-
-def _numbers(choice: Any, edit: Edit, name: str) -> Tensor:
-    """A selector as a tensor of positions or a mask; anything else is an error."""
-    try:
-        picked = torch.as_tensor(list(choice) if isinstance(choice, range) else choice)
-    except (TypeError, ValueError, RuntimeError):
-        picked = None
-    if picked is None or (picked.is_floating_point() and picked.numel()):
-        raise EditError(
-            f"{edit!r}: `{name}=` cannot be {choice!r}", expected="a number, a list, a slice, a mask or Where(…)",
-            do="words are found by meaning: Where(text='dog')",
-        )  # fmt: skip
-    return picked
 
 
 def _guided(choice: str, frame: Frame, edit: Edit) -> Tensor:

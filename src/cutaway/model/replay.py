@@ -25,12 +25,13 @@ from cutaway.model.known import (
     Known,
     entries,
     hooked,
+    in_guidance,
     in_rows,
-    in_rows_all,
     last_only,
     mapped,
     repeated,
     replaying,
+    spread,
     tensors,
     watching,
 )
@@ -47,6 +48,7 @@ class Replay:
 
     def __init__(self, engine: Engine, inputs: Inputs, cells: Cells, *, last_logits: bool = False, memory: int) -> None:
         self.engine, self.inputs, self.memory = engine, inputs, memory
+        self.apart = inputs.call.apart(engine.module, inputs.tensors)
         self.bound: list[Bound] = [engine.bind(list(edits)) for edits in cells.edits]
         self.known = Known()
         edited = engine.held is not None or any(seat.site.part == "logits" for cell in self.bound for seat, _ in cell)
@@ -71,6 +73,11 @@ class Replay:
         return {id(module): module for module in (*towers, *blocks)}
 
     @cached_property
+    def together(self) -> bool:
+        """Whether several whole drawings are run as one: then cells begin with a step."""
+        return self.inputs.call.loops and not self.apart
+
+    @cached_property
     def homes(self) -> dict[int, Tower]:
         """The tower of each unit."""
         found: dict[int, Tower] = {}
@@ -90,7 +97,7 @@ class Replay:
         def keep(module: nn.Module, call: int) -> bool:
             tower = self.homes[id(module)]
             again = self.inputs.call.loops and tower.stepped and module is not tower.module
-            return not again or call in begins(len(self.engine.module.scheduler.timesteps))
+            return not again or (not self.together and call in begins(len(self.engine.module.scheduler.timesteps)))
 
         started = time.perf_counter()
         towers, roots = list(self.engine.towers.values()), self.engine.roots
@@ -133,7 +140,7 @@ class Replay:
             return replace(plain, why=f"plain: a hook of yours changes '{name}', perhaps by row or place")
         if self.engine.family.kind == "unknown" and len(self.engine.towers) != 1:
             return replace(plain, why=f"plain: {type(self.engine.module).__name__} has no row in the tables")
-        first = min(since(self.known, seat, edit) for seat, edit in bound)
+        first = min(since(self.known, seat, edit, whole=self.together) for seat, edit in bound)
         if first < 0:
             return replace(plain, why=f"plain: '{seats[0].site}' does not run on this input")
         towers = {seat.tower.name: seat.tower for seat in seats}
@@ -141,7 +148,9 @@ class Replay:
         tower = towers[name]
         need = Need("whole", name, first)
         alone = len(towers) == 1 and self._inside(seats, tower) and self._ends_with(tower)
-        if not self.inputs.call.batched or tower.packed or self._repeats(tower) or (alone and self._odd(tower)):
+        if self.together:
+            return replace(need, flops=self._cost(need, (cell,)))
+        if self.apart or tower.packed or self._repeats(tower) or (alone and self._odd(tower)):
             need = replace(need, way="single", why=self._single(tower))
         elif alone:
             start = min(start_of(seat, edit, self.inputs, self._length(name)) for seat, edit in bound)
@@ -154,8 +163,8 @@ class Replay:
         return replace(need, flops=self._cost(need, (cell,)), positions=positions)
 
     def _single(self, tower: Tower) -> str:
-        if not self.inputs.call.batched:
-            return "single: a pipeline draws one picture at a time"
+        if self.apart:
+            return f"single: {self.apart}"
         if tower.packed:
             return f"single: '{tower.name}' has no batch axis"
         if self._repeats(tower):
@@ -243,19 +252,15 @@ class Replay:
         return 2.0 * weights * max(0, self._length("text") - need.start - 1) * self._rows_of(self.known.outputs)
 
     def _row_bytes(self, way: Way, needs: Sequence[Need]) -> int:
-        """Rough memory of one cell's rows: a few activations of the widest live block, and its attention scores."""
-        mine = [need for need in needs if need.way == way]
-        if not mine:
+        """Rough memory of one cell's rows: of the widest live block, and of the decoder of whole drawings."""
+        starts = [need.start for need in needs if need.way == way]
+        if not starts:
             return 1
-        start, length = min(need.start for need in mine), 0
-        most = 0
-        for unit in self.work.outer(-1):
-            given = tensors(self.known.calls[id(unit)][0].output)
-            if given and given[0].dim() == 3:
-                (batch, length, width), element = given[0].shape, given[0].element_size()
-                heads = max(1, width // 64)
-                positions = length - start if way == "suffix" and length > start else length
-                most = max(most, batch * positions * (16 * width + 3 * heads * length) * element)
+        most = self.work.row_bytes(min(starts) if way == "suffix" else 0)
+        coder = getattr(self.engine.pipeline, "vae", None) if self.together else None
+        if coder is not None:  # decodes all pictures at once
+            images, width = tensors(self.known.outputs)[0], int(coder.config.block_out_channels[0])
+            most = max(most, 4 * width * images.numel() // images.shape[1] * images.element_size())
         return most
 
     def _rows_of(self, outputs: Any) -> int:
@@ -279,7 +284,8 @@ class Replay:
             stack.enter_context(last_only(self._last_mlp(chunk.cells)))
             inputs = self.inputs
             if chunk.way == "whole" and n > 1:
-                inputs = replace(inputs, tensors=in_rows_all(inputs.tensors, n, self.plan.rows))
+                call, given = inputs.call.in_cells(inputs.tensors, n, self.plan.rows)
+                inputs = replace(inputs, call=call, tensors=given)
             if chunk.way in ("tower", "suffix"):
                 self._enter_tower(stack, chunk, tower, n)
             outputs = inputs.call(engine.module, inputs.tensors, **self.options)
@@ -314,7 +320,10 @@ class Replay:
                 return mapped(output, torch.clone)
             cut = chunk.start if chunk.way == "suffix" else 0
             if cut and self.known.ended(unit) != last:  # the next block is given back too: nobody writes into this
-                return mapped(output, lambda x: _spread(x[:, cut:], n))
+                return mapped(output, lambda x: spread(x[:, cut:], n))
+            if self.together and self.homes[id(unit)].stepped:
+                rows = len(self.inputs.drawn) * self.inputs.copies
+                return mapped(output, lambda x: in_guidance(x, n, rows))
             return mapped(output, lambda x: repeated(x[:, cut:] if cut else x, n))
 
         return replaying(self.known, self.homes, self.units, before, change)
@@ -374,6 +383,8 @@ class Replay:
                 return type(made)(**{key: part(value, getattr(clean, key)) for key, value in entries(made).items()})
             if isinstance(made, dict):
                 return {key: part(value, clean[key]) for key, value in made.items() if key in clean}
+            if isinstance(made, list) and len(made) == n * len(clean):
+                made = made[at * len(clean) : (at + 1) * len(clean)]
             if isinstance(made, list | tuple):
                 return type(made)(part(a, b) for a, b in zip(made, clean, strict=True))
             if not isinstance(made, Tensor) or not isinstance(clean, Tensor):
@@ -387,8 +398,3 @@ class Replay:
 
         edits = tuple(repr(edit) for _, edit in self.bound[cell])
         return Run(part(outputs, self.known.outputs), self.inputs, edits=edits, context=self.engine)
-
-
-def _spread(x: Tensor, n: int) -> Tensor:
-    """N copies behind one another; of a single row without copying."""
-    return x.expand(n, *x.shape[1:]) if len(x) == 1 else repeated(x, n)

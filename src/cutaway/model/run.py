@@ -28,7 +28,8 @@ SHOWN = 12  # sites that a printed run lists
 class Run:
     """The outcome of `model.run`: `outputs` as the library returns them (None after a stop), activations by site.
 
-    `part`: by site and axis, what was kept of it, where `tokens=` or `heads=` asked for less than all.
+    `part`: by site and axis, what was kept of it, where `tokens=` or `heads=` asked for less than all. `guidance`: by
+    site, the names of its guidance rows in order.
     It pickles without the model it came from: targets that name a word then need its number.
     """
 
@@ -39,6 +40,7 @@ class Run:
     edits: tuple[str, ...] = ()
     context: Any = None
     part: Mapping[str, Mapping[str, Kept]] = field(default_factory=dict)
+    guidance: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __getitem__(self, site: str | Site) -> Float[Tensor, "..."]:
         """The activation at one site, its dimensions in the order of `run.sites[site].axes`."""
@@ -88,7 +90,8 @@ class Run:
     def labelled(self, site: str | Site) -> xarray.DataArray:
         """The activation with its axes named and its positions labelled, as an `xarray.DataArray`.
 
-        Rows with other words have labels of their own: `token_text` is then over (batch, token).
+        Rows with other words have labels of their own: `token_text` is then over (batch, token). Rows of a drawing have
+        the `prompt` of each, and which `picture` of it this is.
         """
         import xarray
 
@@ -109,12 +112,19 @@ class Run:
                 if len(known) == size:
                     for word in ("kind", "text"):
                         rows = getattr(known, word).astype(str)
+                        if "batch" in axes and 1 < len(rows) < tensor.shape[axes.index("batch")]:
+                            rows = rows.repeat(tensor.shape[axes.index("batch")] // len(rows), 0)  # copies
                         if kept is not None:
                             rows = np.take_along_axis(rows, np.atleast_2d(kept.places.numpy()), 1)
                         alike = (rows == rows[:1]).all() or "batch" not in axes
                         labels[f"{axis}_{word}"] = (axis, rows[0]) if alike else (("batch", axis), rows)
         if "guidance" in axes:
-            labels["guidance"] = ["uncond", "cond"] if tensor.shape[axes.index("guidance")] == 2 else ["cond"]
+            names = self.guidance.get(name, ())
+            if len(names) == tensor.shape[axes.index("guidance")] and all(names):
+                labels["guidance"] = list(names)
+        if "batch" in axes:
+            named = self.inputs.named(tensor.shape[axes.index("batch")])
+            labels |= {word: ("batch", rows) for word, rows in named.items()}
         return xarray.DataArray(data.numpy(), dims=axes, coords=labels, name=name)
 
     @property

@@ -22,14 +22,15 @@ class Schedule:
 
     A call at the timestep after the last one begins the next step; at the same timestep it belongs to the same step
     (guidance that is computed apart); at any other it begins a loop anew, as a new list of timesteps does. A timestep
-    that is not in the list counts as the next one.
+    that is not in the list counts as the next one. Where a timestep stands in the list twice (Heun, PNDM) each is
+    a step, and the scheduler's count says which of them this is.
     """
 
     def __init__(self, pipeline: Any, rows: int | None = None) -> None:
         self.pipeline, self.rows = pipeline, rows
         self.calls = 0  # of the denoiser within this step
         self._times: Any = None
-        self._first = self._at = 0
+        self._first = self._at = self._last = 0
 
     @property
     def step(self) -> int:
@@ -39,7 +40,11 @@ class Schedule:
     @property
     def steps(self) -> int:
         """How many steps the loop has."""
-        return max(1, len(self._times) - self._first) if self._times is not None else 1
+        return max(1, self._last - self._first) if self._times is not None else 1
+
+    def time(self, step: int) -> Tensor:
+        """The timestep of a step of this loop."""
+        return torch.as_tensor(self._times[self._first + step])
 
     def tick(self, time: Any) -> None:
         """A call of the denoiser at this timestep begins."""
@@ -49,21 +54,29 @@ class Schedule:
         if times is not self._times:
             self._begin(times, here)
         elif following < len(times) and (bool(here[following]) or not here.any()):
-            self._at = following
+            twice = bool(here[self._at]) and _counted(self.pipeline.scheduler) == self._at
+            self._at = self._at if twice else following
         elif not here[self._at]:
             self._begin(times, here)
         again = times is self._times and self._at == before and self.calls > 0
         self.calls = self.calls + 1 if again else 1
 
     def _begin(self, times: Any, here: Bool[Tensor, "step"]) -> None:
+        """The first call of a loop: of several places with its timestep the one that the loop begins at."""
         self._times, self.calls = times, 0
-        self._first = self._at = int(here.int().argmax())
+        own = getattr(self.pipeline, "num_timesteps", None) if _running(self.pipeline) else None
+        count = own if isinstance(own, int) and 0 < own <= len(times) else None
+        places = here.nonzero().flatten().tolist() or [0]
+        known = [_counted(self.pipeline.scheduler), None if count is None else len(times) - count]
+        self._first = self._at = next((place for place in known if place is not None and place in places), places[0])
+        self._last = len(times) if count is None else min(len(times), self._first + count)
 
     def names(self, batch: int) -> tuple[str, ...]:
         """The guidance rows of a call with this batch, in order; unnamed where the pipeline does not say."""
-        if not _running(self.pipeline):  # a loop of the user's own: the flags are those of an earlier call, or of none
+        frame = _running(self.pipeline)
+        if frame is None:  # a loop of the user's own: the flags are those of an earlier call, or of none
             return (UNNAMED,)
-        known = _rows(self.pipeline)
+        known = _rows(self.pipeline, frame)
         if batch % (len(known) * (self.rows or 1)):  # a call of another kind beside those of the loop
             return (UNNAMED,) * max(1, batch // self.rows if self.rows and batch % self.rows == 0 else 1)
         if self.calls > 1 and known == ("cond",):  # the same timestep once more: what the guidance is against
@@ -86,14 +99,22 @@ class OneStep:
         return ("cond",)
 
 
-def _running(pipeline: Any) -> bool:
-    """Whether the pipeline itself is what called its denoiser."""
+def _counted(scheduler: Any) -> int | None:
+    """The place in its list that a scheduler itself is at, where it counts and has been told."""
+    for name in ("step_index", "begin_index"):
+        if isinstance(place := getattr(scheduler, name, None), int):
+            return place
+    return None
+
+
+def _running(pipeline: Any) -> FrameType | None:
+    """The pipeline's own call, where that is what called its denoiser."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "__call__" and frame.f_locals.get("self") is pipeline:
-            return True
+            return frame
         frame = frame.f_back
-    return False
+    return None
 
 
 def _apart(pipeline: Any) -> bool:
@@ -102,10 +123,14 @@ def _apart(pipeline: Any) -> bool:
     return any(row.apart for row in rows if row is not None)
 
 
-def _rows(pipeline: Any) -> tuple[str, ...]:
+def _rows(pipeline: Any, frame: FrameType) -> tuple[str, ...]:
     """What a pipeline puts into one batch, by its own flags of this moment."""
-    guided = bool(getattr(pipeline, "do_classifier_free_guidance", False))
-    names = PIPELINES.get(type(pipeline).__name__, Drawing()).guided if guided else ("cond",)
+    row = PIPELINES.get(type(pipeline).__name__, Drawing())
+    if row.scale:
+        guided = frame.f_locals[row.scale] > 1
+    else:
+        guided = bool(getattr(pipeline, "do_classifier_free_guidance", False))
+    names = row.guided if guided else ("cond",)
     return (*names, "perturbed") if getattr(pipeline, "do_perturbed_attention_guidance", False) else names
 
 

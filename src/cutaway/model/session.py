@@ -86,6 +86,7 @@ class Session:
         self.inputs = self.inputs or (self.outer.inputs if self.outer else None)
         self.read: dict[str, list[tuple[int, Tensor]]] = {}
         self.part: dict[str, dict[str, Kept]] = {}
+        self.guided: dict[str, list[tuple[str, ...]]] = {}
         self._versions: list[tuple[str, Tensor, int]] = []
         self._fired: set[int] = set()
         self._lacking: dict[int, str] = {}
@@ -163,8 +164,8 @@ class Session:
         for i, (seat, edit) in enumerate(self.edits):
             if seat.site not in group:
                 continue
-            for part in self._parts(seat, self.windows.view(seat, new), i):
-                frame = self.windows.frame(seat, dict(zip(axes_of(seat.site), part.shape, strict=False)), inner)
+            for part, copy in self._parts(seat, self.windows.view(seat, new), i):
+                frame = self.windows.frame(seat, dict(zip(axes_of(seat.site), part.shape, strict=False)), inner, copy)
                 if write(part, seat.site, edit, frame):
                     self._fired.add(i)
                     acted = True
@@ -183,12 +184,15 @@ class Session:
         stepped = "step" in seat.site.axes  # one evaluation of a denoiser is one step
         kept = held[None] if stepped else held
         view.copy_(kept[0] if stepped else kept)
-        self._read(str(seat.site), kept)
+        self._read(str(seat.site), kept, self.windows.guidance(seat.tower))
 
-    def _parts(self, seat: Seat, view: Tensor, edit: int) -> Iterator[Tensor]:
-        """The view as batches of the rows of the inputs: an edit's share of it, and each copy of these rows."""
+    def _parts(self, seat: Seat, view: Tensor, edit: int) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+        """The view as batches of the rows of the inputs: an edit's share of it, and each copy of these with its number.
+
+        The number is (k, n): the k-th of n.
+        """
         if "batch" not in seat.site.axes:
-            yield view
+            yield view, (0, 1)
             return
         axis = axes_of(seat.site).index("batch")
         if self.shares:
@@ -197,7 +201,8 @@ class Session:
         copies = self.windows.copies(seat, view.shape[axis])
         if not copies:
             _check_rows(seat, self.edits[edit][1], view.shape[axis])
-        yield from view.unflatten(axis, (-1, copies)).unbind(axis + 1) if copies > 1 else (view,)
+        parts = view.unflatten(axis, (-1, copies)).unbind(axis + 1) if copies > 1 else (view,)
+        yield from ((part, (k, len(parts))) for k, part in enumerate(parts))
 
     def _install_writer(self, seats: list[Seat]) -> None:
         seat = seats[0]
@@ -232,7 +237,7 @@ class Session:
         new = self._changed([seat], old)
         if new is old:
             return None
-        bias = 0 if is_rms(norm) else norm_weights(norm)[1]
+        bias = 0 if is_rms(norm) else norm_weights(norm)[1].to(output)
         return bias + (output - bias) * (old / new).to(output.device).unsqueeze(-1)
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -275,11 +280,13 @@ class Session:
         kept = kept.clone() if how.copy and kept.data_ptr() == raw.data_ptr() else kept
         if not kept.is_inference():  # such tensors do not count their changes
             self._versions.append((name, kept, kept._version))
-        self._read(name, kept)
+        self._read(name, kept, self.windows.guidance(seat.tower))
 
-    def _read(self, name: str, kept: Tensor | None) -> None:
+    def _read(self, name: str, kept: Tensor | None, guidance: tuple[str, ...] = ()) -> None:
         """Note what a site held, if it is kept; stop behind the last one if that was asked for."""
         self.read.setdefault(name, []).extend([] if kept is None else [(self.windows.step, kept)])
+        if kept is not None and guidance:
+            self.guided.setdefault(name, []).append(guidance)
         if self.recording.stop and len(self.read) == len(self.record):
             raise Stop
 

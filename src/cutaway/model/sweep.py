@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,7 @@ def sweep(
                 values[cell] = numbers(target, run, finite=False).detach().double().cpu().numpy()
             if store:
                 store.save(values)
-    made, alone = _labelled(cells, values, clean)
+    made, alone = _labelled(cells, values, clean, inputs.named(len(clean)))
     return Sweep(made, alone, replay.plan, time.perf_counter() - started, replay.clean_seconds, ran)
 
 
@@ -101,12 +101,16 @@ def last_logits_only(target: Any) -> bool:
     return home("reads") is home("__call__") and getattr(target, "reads", "all") == "last logits"
 
 
-def _labelled(cells: Cells, values: np.ndarray, clean: Tensor) -> tuple[xarray.DataArray, xarray.DataArray]:
+def _labelled(
+    cells: Cells, values: np.ndarray, clean: Tensor, named: Mapping[str, Sequence[Any]]
+) -> tuple[xarray.DataArray, xarray.DataArray]:
+    """Both on named axes; `named`: what the rows of a drawing are called."""
     import xarray
 
+    rows = {word: ("row", names) for word, names in named.items()}
     shaped = values.reshape(*(cells.sizes or (len(cells),)), values.shape[1])
-    made = xarray.DataArray(shaped, dims=(*cells.dims, "row"), coords=dict(cells.coords), name="target")
-    return made, xarray.DataArray(clean.numpy(), dims=("row",), name="clean")
+    made = xarray.DataArray(shaped, dims=(*cells.dims, "row"), coords={**cells.coords, **rows}, name="target")
+    return made, xarray.DataArray(clean.numpy(), dims=("row",), coords=rows, name="clean")
 
 
 def _time(seconds: float) -> str:

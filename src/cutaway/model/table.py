@@ -52,6 +52,7 @@ class Attn:
 
     `caller` is the module that calls the attention function when that is not `path` itself (BERT's inner `self`).
     `v` is the projection whose last outputs are the values, if it is known: alone, or behind queries and keys.
+    `adaptive` names a true attribute of the block where its norm is of the step or class and gives more than states.
     """
 
     path: str
@@ -61,24 +62,30 @@ class Attn:
     caller: str = ""
     optional: bool = False
     v: str = ""
+    adaptive: str = ""
 
 
 @dataclass(frozen=True)
 class Mlp:
-    """An MLP sublayer: `pre` gives the pre-activations, `post` takes the activations, `out` adds to the residual."""
+    """An MLP sublayer: `pre` gives the pre-activations, `post` takes the activations, `out` adds to the residual.
+
+    `pre_view` is the part of `pre` that goes through the non-linearity, where the module `gate` (if named) is a gate.
+    """
 
     pre: str
     post: str
     out: str
     norm: str = ""
     pre_view: View = ""
+    gate: str = ""
 
 
 @dataclass(frozen=True)
 class Block:
     """One block class. `post_norm` (or the attribute it names, `!` negates) puts each norm after its sum.
 
-    `flat` blocks fold batch and token together inside their MLP. `residual=False` blocks name their own streams.
+    `flat` blocks fold batch and token together inside their MLP. `residual=False` blocks name their own streams. A true
+    attribute named by `unless` makes a module of the class another thing than this row tells of.
     """
 
     attn: Attn | None = None
@@ -88,6 +95,7 @@ class Block:
     flat: bool = False
     residual: bool = True
     extra: Mapping[str, Port] = field(default_factory=dict)
+    unless: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,8 +175,10 @@ class Family:
 class Drawing:
     """What a pipeline does with its towers: the rows that it puts into one batch under guidance, in order.
 
-    `early` is a prompt encoder that it reads before its last layer, and how many layers before.
+    `early` is a prompt encoder that it reads before its last layer, and how many layers before. A flag of the pipeline
+    says whether it is guided; where it has none `scale` is the argument that is above 1 then.
     """
 
     guided: tuple[str, ...] = ("uncond", "cond")
     early: tuple[str, int] | None = None
+    scale: str = ""

@@ -173,6 +173,15 @@ TOWERS: dict[str, Tower] = {
         tokens="latent",
         reads=_CROSS_READS,
     ),
+    "UNet2DModel": Tower(
+        "denoiser", _UNET, {"latent": Port("conv_in", "in", _NOISE.axes), "out": _NOISE}, tokens="latent"
+    ),
+    "DiTTransformer2DModel": Tower(
+        "denoiser",
+        ("transformer_blocks",),
+        {"latent": Port("pos_embed", "in", _NOISE.axes), "out": _NOISE},
+        tokens="patches",
+    ),
     "SD3Transformer2DModel": Tower(
         "denoiser",
         ("transformer_blocks",),
@@ -213,6 +222,7 @@ PIPELINES: dict[str, Drawing] = {
     **{f"StableDiffusionXL{what}Pipeline": Drawing(early=("text", 1)) for what in _SDXL},
     "StableDiffusionInstructPix2PixPipeline": Drawing(("cond", "image", "uncond")),
     "StableDiffusionXLInstructPix2PixPipeline": Drawing(("cond", "image", "uncond"), early=("text", 1)),
+    "DiTPipeline": Drawing(("cond", "uncond"), scale="guidance_scale"),
 }
 
 # Models that were trained on texts filled up to the length of their tower and read the filling: it has no mask.

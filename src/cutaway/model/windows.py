@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cutaway.errors import SiteError
 from cutaway.model.calls import Forward, Pipeline
 from cutaway.model.clock import Clock
 from cutaway.model.inputs import Inputs
@@ -100,8 +101,11 @@ class Windows:
         for clock in self._clocks.values():
             clock.end_writing()
 
-    def frame(self, seat: Seat, sizes: Mapping[str, int], inner: int = 0) -> Frame:
-        """Where a view of these sizes lies; `inner`: the positions that a packed tower attended to before."""
+    def frame(self, seat: Seat, sizes: Mapping[str, int], inner: int = 0, copy: tuple[int, int] = (0, 1)) -> Frame:
+        """Where a view of these sizes lies; `inner`: the positions that a packed tower attended to before.
+
+        `copy`: (k, n), the k-th of n copies of the rows of the inputs.
+        """
         site, clock = seat.site, self._clocks[seat.tower.name]
         cached = seat.kind in ("k", "v")
         cross, last = site.part.startswith("cross."), site.layer is None and seat.tower.causal
@@ -115,6 +119,7 @@ class Windows:
         return Frame(
             offset, total, self.own(seat, sizes), self.step, schedule.steps if schedule else 1,
             self.guidance(seat.tower), self._rows_of(seat.tower.name), tokens, self.open_ended or seat.tower.packed,
+            copy,
         )  # fmt: skip
 
     def _rows_of(self, tower: str) -> tuple[int, ...] | None:
@@ -146,7 +151,15 @@ class Windows:
 
     def view(self, seat: Seat, raw: Tensor) -> Tensor:
         """A raw tensor through the axes of its site."""
-        return seat.view.get(raw, self._clocks[seat.tower.name].rows, len(self.guidance(seat.tower)))
+        rows, guidance = self._clocks[seat.tower.name].rows, self.guidance(seat.tower)
+        if len(guidance) > 1 and len(raw) != rows:
+            raise SiteError(
+                f"'{seat.site}' holds {len(raw)} of the {rows} rows of this call: the pipeline computes its guidance "
+                f"rows ({', '.join(guidance)}) apart in this layer",
+                expected="all of them at once", exists="the output of the sublayer (`attn.out`), and other layers",
+                do="leave this site out, or draw without perturbed attention: `pag_scale=0`",
+            )  # fmt: skip
+        return seat.view.get(raw, rows, len(guidance))
 
     def copies(self, seat: Seat, rows: int) -> int:
         """How many rows of a batch belong to one row of the inputs, next to one another: beams, samples, pictures.

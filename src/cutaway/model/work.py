@@ -42,3 +42,16 @@ class Work:
         positions = shapes[0].numel() / width
         row = positions / shapes[0][0] if len(shapes[0]) > 2 else 1
         return (2 * weights * positions + 4 * positions * row * width) * times
+
+    def row_bytes(self, start: int = 0) -> int:
+        """Rough memory of the rows of a run: activations of the widest block from a position on, and its scores."""
+        most = 0
+        for unit in self.outer(-1):
+            given = tensors(self.known.calls[id(unit)][0].output)
+            if given and given[0].dim() == 3:
+                (batch, length, width), element = given[0].shape, given[0].element_size()
+                positions, heads = length - start if length > start else length, max(1, width // 64)
+                most = max(most, batch * positions * (16 * width + 3 * heads * length) * element)
+            elif given and given[0].dim() == 4:
+                most = max(most, 16 * given[0].numel() * given[0].element_size())
+        return most

@@ -147,4 +147,45 @@ PIPELINES = (
             "scheduler": _FLOW,
         },
     ),
+    Tiny(
+        "dit",
+        "diffusion",
+        ("label",),
+        "DiTPipeline",
+        parts={
+            "transformer": Part(
+                "diffusers.DiTTransformer2DModel",
+                {
+                    **_DIT,
+                    "sample_size": IMAGE // 2,
+                    "in_channels": 4,
+                    "out_channels": 8,
+                    "num_embeds_ada_norm": 1000,
+                },
+            ),
+            "vae": vae(),
+            "scheduler": Part("diffusers.DDIMScheduler", {"clip_sample": False}),
+        },
+    ),
+    Tiny(
+        "ddpm",
+        "diffusion",
+        (),
+        "DDPMPipeline",
+        parts={
+            "unet": Part(
+                "diffusers.UNet2DModel",
+                {
+                    "sample_size": IMAGE // 2,
+                    "block_out_channels": [16, 32],
+                    "layers_per_block": 1,
+                    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+                    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+                    "attention_head_dim": 8,
+                    "norm_num_groups": 8,
+                },
+            ),
+            "scheduler": Part("diffusers.DDPMScheduler", {}),
+        },
+    ),
 )
