@@ -210,9 +210,10 @@ def found_by_hand(full):
 
 def by_word_by_hand(full, text):
     """What the patches add for the word that matters most, from the model's own cosines of shorter texts."""
-    parts, words = full.shown.made("decomposition"), text.split()
+    question, words = full.shown.question, text.split()
     texts = [text, *(" ".join(words[:at] + words[at + 1 :]) for at in range(len(words)))]
-    vectors = embedded(full.shown.question.model, texts, "text")
+    vectors = embedded(question.model, texts, "text")
+    parts = representation_decomposition(question.model, question.pictures, by_token=True)  # whole vectors
     grid = parts.on_grid(parts.effect(vectors, "head_tokens").sum(("layer", "head"))).isel(item=0).values
     maps = grid[0] - grid[1:]
     best = maps[abs(maps.sum((1, 2))).argmax()]

@@ -160,7 +160,7 @@ def _check_picks(picks: int, rank: int | None, most: int) -> None:
 def _moments(parts: Decomposition | Iterable[Decomposition], layers: list[int]) -> Iterator[Moments]:
     """Mean and scatter of what each head adds: of one head at a time, or of all while a stream passes, once."""
     if isinstance(parts, Decomposition):
-        heads = torch.from_numpy(parts["heads"].values[:, layers])
+        heads = torch.from_numpy(parts.vectors("heads").values[:, layers])
         return (Gram().add(heads[:, layer, head]).value for layer, head in np.ndindex(*heads.shape[1:3]))
     grams, kinds = Gram(), set()
     for part in parts:
@@ -171,7 +171,7 @@ def _moments(parts: Decomposition | Iterable[Decomposition], layers: list[int]) 
                 "these decompositions are of several models or towers", expected="one model and one tower",
                 exists="; ".join(sorted(kinds)), do="name the heads of each by themselves",
             )  # fmt: skip
-        grams.add(torch.from_numpy(part["heads"].values[:, layers]))
+        grams.add(torch.from_numpy(part.vectors("heads").values[:, layers]))
     whole = grams.value
     return (Moments(whole.count, whole.mean[at], whole.scatter[at]) for at in np.ndindex(*whole.mean.shape[:2]))
 
