@@ -377,7 +377,8 @@ def is_rms(seat: Seat) -> bool:
 def normed(seat: Seat, x: Tensor, scale: Tensor) -> Tensor:
     norm: Any = seat.module
     if not is_rms(seat):
-        return (x - x.mean(-1, keepdim=True)) / scale * norm.weight + norm.bias
+        gain, bias = (1.0, 0.0) if norm.weight is None else (norm.weight, norm.bias)
+        return (x - x.mean(-1, keepdim=True)) / scale * gain + bias
     return x / scale * (norm.weight + 1 if type(norm).__name__.startswith("Gemma") else norm.weight)
 
 

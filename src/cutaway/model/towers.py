@@ -48,6 +48,11 @@ _CONNECTOR = Tower("connector", (), {"out": Port("")})
 _BART_ENDS = {"embed": Port("embed_tokens")}
 _UNET = ("down_blocks", "mid_block", "up_blocks")
 _NOISE = Port("", axes=("batch", "channel", "height", "width"))
+_MODULATED = {  # what the timestep makes of the last norm, its gain less one and its bias
+    "norm.condition": Port("norm_out.linear", axes=("batch", "condition")),
+    "norm.scale": Port("norm_out.norm", "scale", SCALE),
+    "final": Port("proj_out", "in"),
+}
 
 TOWERS: dict[str, Tower] = {
     "CLIPVisionModel": _CLIP_VISION,
@@ -165,14 +170,14 @@ TOWERS: dict[str, Tower] = {
     "SD3Transformer2DModel": Tower(
         "denoiser",
         ("transformer_blocks",),
-        {"out": _NOISE},
+        {**_MODULATED, "out": _NOISE},
         tokens="joint",
         joint=Joint("image", encoders=(0, 2)),  # both CLIPs are one stretch of positions, T5 follows
     ),
     "FluxTransformer2DModel": Tower(
         "denoiser",
         ("transformer_blocks", "single_transformer_blocks"),
-        {"out": Port("", axes=("batch", "token", "channel"))},
+        {**_MODULATED, "out": Port("", axes=("batch", "token", "channel"))},
         tokens="joint",
         joint=Joint("text", encoders=(-1,), patch=2),  # of CLIP only the pooled vector; the pipeline packs the latents
         apart=True,
