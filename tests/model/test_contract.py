@@ -19,7 +19,6 @@ from cutaway.model.attention import AttentionTap
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.seats import Seat, Tower
-from cutaway.model.session import Session
 from world import (
     KNOWN,
     PIPELINES,
@@ -631,7 +630,7 @@ def test_nothing_stays_behind_when_putting_the_hooks_on_fails(monkeypatch: pytes
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Session, "_tap", fail)
+    monkeypatch.setattr("cutaway.model.session.tapped", fail)
     with pytest.raises(ZeroDivisionError):
         model.run(given("llama"), record="text.*.attn.*", edits=Scale("text.0.mlp.out", 2.0))
     assert state(model) == before

@@ -107,7 +107,7 @@ def cross_attention(
     if odd:
         raise MethodError(f"'{odd[0]}' cannot be kept apart", expected="some of " + ", ".join(AXES))
     sites = _sites(model)
-    kept = _Kept(inputs, tuple(apart), guidance)
+    kept = Adding(inputs, tuple(apart), guidance)
     calls = int(inputs.tensors.get("num_inference_steps", 1)) * len(sites)
     bar = tracked(range(calls), "drawing", show=progress)
 
@@ -143,7 +143,7 @@ def _sites(model: Model) -> list[Site]:
 
 
 @dataclass
-class _Kept:
+class Adding:
     """The sums of what comes in, by layer, on the grid of that layer."""
 
     inputs: Inputs
