@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 
 from cutaway.errors import MethodError, near
+from cutaway.methods.look import Look, imported, looked, summary
 from cutaway.methods.result import Result
 from cutaway.questions.question import Question
 
@@ -158,17 +159,23 @@ class Applied:
         call = f"{self.method.name}({', '.join(given)})"
         return call if len(call) <= 92 else f"{self.method.name}(\n    {', '.join(given)},\n)"
 
-    def code(self, look: str = "print(found.summary())", *imports: str) -> str:
-        """The call as a programme of public names; `look` is what it does with the result, `found`.
+    def look(self, function: Callable[..., Any] = summary, **constants: Any) -> Look:
+        """What a function makes of the result (`found`) and the `question`, and the programme that makes it again."""
+        value, lines = looked(function, self.result, self.question, constants)
+        return Look(value, _programme([(self, lines)], imported(function)))
 
-        `imports` are lines that it needs for that.
-        """
-        return programme([(self, look)], *imports)
+    def code(self) -> str:
+        """The call as a programme of public names that prints the summary of its result, `found`."""
+        return self.look().code
 
 
-def programme(calls: Iterable[tuple[Applied, str]], *imports: str) -> str:
-    """Calls on one question as a programme of public names, each with what it does with the result, `found`."""
-    made = list(calls)
+def together(*looks: tuple[Applied, Callable[..., Any]]) -> str:
+    """One programme for several calls on one question, each with what a function makes of its result."""
+    lines = [(made, looked(function, made.result, made.question, {})[1]) for made, function in looks]
+    return _programme(lines, [line for _, function in looks for line in imported(function)])
+
+
+def _programme(made: list[tuple[Applied, str]], imports: Iterable[str]) -> str:
     homes = {f"from cutaway.methods import {one.method.name}" for one, _ in made}
     lines = [
         "import cutaway",

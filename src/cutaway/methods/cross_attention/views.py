@@ -45,15 +45,14 @@ def overlay(page: Page, found: WordMaps) -> kinds.Overlay:
         seen=f"{_most(found)} {float(found['elsewhere'].isel(picture=0).mean()):.1%} of all attention goes to no word; "
         f"a word of one token would get {float(found['even']):.1%} if all positions got the same.{before}",
         limits=_LIMITS, picture=_drawn(found), texts=tuple(found.words()), values=_maps(found).values, caption=True,
-        unit="share of attention", palette="reads", provenance=origin(found),
-        code=page.applied[ENTRY].code("print(found.summary().to_string())"),
+        unit="share of attention", palette="reads", provenance=origin(found), code=page.applied[ENTRY].look().code,
     )  # fmt: skip
 
 
 def by(page: Page, found: WordMaps, axis: str) -> kinds.Lens:
     """The maps of each word at each step, or at each layer."""
-    maps = _maps(found, axis)
-    sizes = maps.mean(("row", "col"))
+    look, maps = page.applied[ENTRY].look(attended, axis=axis), _maps(found, axis)
+    sizes = look.value
     spread = sizes.sum("place").values
     least, most = (str(maps[axis].values[at]) for at in (spread.argmin(), spread.argmax()))
     return kinds.Lens(
@@ -64,8 +63,14 @@ def by(page: Page, found: WordMaps, axis: str) -> kinds.Lens:
         picture=_drawn(found), texts=tuple(found.words()), layers=tuple(map(str, maps[axis].values)), axis=axis,
         values=maps.transpose("place", axis, "row", "col").values, caption=True, unit="share of attention", folded=True,
         provenance=origin(found),
-        code=page.applied[ENTRY].code(f'print(found["attention"].isel(picture=0).sum(("row", "col")).mean("{axis}"))'),
+        code=look.code,
     )  # fmt: skip
+
+
+def attended(found: WordMaps, axis: str) -> xarray.DataArray:
+    """What of all attention goes to each word along an axis."""
+    maps = found["attention"].isel(picture=0, place=slice(len(found.words()))).mean(("row", "col"))
+    return maps.mean([name for name in AXES if name in maps.dims and name != axis])
 
 
 def _maps(found: WordMaps, *kept: str) -> xarray.DataArray:

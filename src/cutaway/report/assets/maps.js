@@ -1,7 +1,7 @@
-// Overlay, Lens and PatchingMap: numbers over the patches of a picture, or over two named axes.
+// Overlay, Lens and Matrix: numbers over the patches of a picture, or over two named axes.
 
 /**
- * The shared figure of Overlay, Lens and a folded PatchingMap.
+ * The shared figure of Overlay, Lens and a folded Matrix.
  * data: picture, texts, layers (one without a name: no slider), layerName, first (layer shown), map(text, layer),
  * bounds(text, layer, at), unit, signed, palette, caption (whether the texts are words of one), describe(layer, row,
  * column): more on a cell.
@@ -206,8 +206,8 @@ DRAW.Lens = (view, stage) => {
   chart.mark(figure.state.layer, 0);
 };
 
-DRAW.PatchingMap = (view, stage) => {
-  const { clean, counterfactual, captions, grid, values, low, high } = view;
+DRAW.Matrix = (view, stage) => {
+  const { pictures, sides, captions, grid, values, low, high } = view;
   const shown = (picture, text, what) =>
     make(
       "figure",
@@ -221,11 +221,10 @@ DRAW.PatchingMap = (view, stage) => {
     make(
       "div",
       { class: "pair" },
-      shown(clean, captions[0], "Clean"),
-      shown(counterfactual, captions[1], "Counterfactual"),
+      ...pictures.map((picture, at) => shown(picture, captions[at], sides[at])),
     ),
   );
-  if (noCells(values.shape)) return stage.append(empty("No place was patched."));
+  if (noCells(values.shape)) return stage.append(empty("Nothing was measured."));
   const flat = make("div", { class: "mode", hidden: Boolean(grid) }),
     folded = make("div", { class: "mode", hidden: !grid });
   if (grid) {
@@ -244,7 +243,7 @@ DRAW.PatchingMap = (view, stage) => {
       width = rows * columns;
     patchFigure(
       {
-        picture: clean,
+        picture: pictures[0],
         texts: [captions[0]],
         layers: view.row_axis.labels,
         layerName: view.row_axis.name,
@@ -368,7 +367,7 @@ TABLES.Lens = (view) => [
   ),
 ];
 
-TABLES.PatchingMap = ({ row_axis: rows, column_axis: columns, values, low, high }) => [
+TABLES.Matrix = ({ row_axis: rows, column_axis: columns, values, low, high }) => [
   [rows.name, columns.name, "value", "low", "high"],
   ...[...patches(values.data, columns.labels.length)].map(([row, column, value], at) => [
     rows.labels[row],
