@@ -19,7 +19,7 @@ import cutaway
 from cutaway.methods import logit_lens, representation_decomposition
 from cutaway.methods.representation_decomposition import decompositions
 from cutaway.model.model import Model
-from cutaway.questions.bank import TextBank, picture_bank
+from cutaway.questions.bank import picture_bank
 
 SIDE, GRID = 224, 16
 SHIPPED = {"cat": "chelsea.png", "cup": "coffee.png", "woman": "astronaut.png", "rocket": "rocket.jpg"}  # scikit-image
@@ -107,9 +107,9 @@ def by_patch(model: Model, twins: Sequence[Model], shown: dict[str, Image.Image]
         )
         rows.append([f"lens, {label}", *_spread(seen)])
         noise = torch.randn(2 * DRAWS, bank.embeddings.shape[1], generator=torch.Generator().manual_seed(0))
-        towards = [(_added(part, bank), _added(part, noise))
-                   for part in decompositions(one, mixed, by_token=True, batch=FEW, progress=False)]  # fmt: skip
-        added, chance = (np.concatenate(some) for some in zip(*towards, strict=True))
+        towards = torch.cat([bank.embeddings, noise.to(bank.embeddings)])
+        stream = decompositions(one, mixed, towards=towards, by_token=True, batch=FEW, progress=False)
+        added, chance = np.split(np.concatenate([_added(part) for part in stream]), [len(bank)], axis=1)
         said = np.stack(
             [added[at, shown_at[0]] - added[at, shown_at[1]] for at, shown_at in enumerate(_numbers(shown))]
         )
@@ -142,8 +142,8 @@ def figure(model: Model, shown: dict[str, Image.Image], a: str = "cat", b: str =
     bank = picture_bank(model, list(shown.values()), list(shown), progress=False)
     mixed = halves(shown[a], shown[b])
     lens = logit_lens(model, [mixed], bank, progress=False)["patch"].isel(picture=0)
-    parts = representation_decomposition(model, [mixed], by_token=True, progress=False)
-    added = _added(parts, bank)[0]
+    parts = representation_decomposition(model, [mixed], towards=bank, by_token=True, progress=False)
+    added = _added(parts)[0]
     at = list(shown)
     maps = {f"lens, layer {layer}": (lens.sel(text=a, layer=layer) - lens.sel(text=b, layer=layer)).values
             for layer in (5, 8, 10, 11)}  # fmt: skip
@@ -161,9 +161,9 @@ def figure(model: Model, shown: dict[str, Image.Image], a: str = "cat", b: str =
     return made
 
 
-def _added(parts: object, directions: TextBank | torch.Tensor) -> ndarray:
+def _added(parts: object) -> ndarray:
     """What each patch adds to the cosine with each direction through all heads, (item, text, row, col)."""
-    effect = parts.effect(directions, "head_tokens").sum(("layer", "head"))  # type: ignore[attr-defined]
+    effect = parts.effect(of="head_tokens").sum(("layer", "head"))  # type: ignore[attr-defined]
     return parts.on_grid(effect).transpose("item", "text", "row", "col").values  # type: ignore[attr-defined]
 
 

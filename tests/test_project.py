@@ -184,6 +184,20 @@ def test_the_report_names_no_method(name: str) -> None:
     report(name, named, "take methods from cutaway.methods.table: what they show stands beside them")
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("methods/", "report/"))])
+def test_the_code_of_a_view_is_written_nowhere(name: str) -> None:
+    calls = (node for node in ast.walk(tree(name)) if isinstance(node, ast.Call))
+    given = [
+        key.value
+        for call in calls
+        for key in call.keywords
+        if key.arg == "code" and ast.unparse(call.func) != "replace"
+    ]
+    typed = [f"line {value.lineno}" for value in given for part in ast.walk(value) if isinstance(part, ast.Constant)
+             and isinstance(part.value, str) and " " in part.value]  # fmt: skip
+    report(name, typed, "show what a function makes (`applied.look(function).code`): its own lines are the code")
+
+
 @each_file
 def test_no_broad_except(name: str) -> None:
     handlers = (node for node in ast.walk(tree(name)) if isinstance(node, ast.ExceptHandler))
@@ -236,6 +250,25 @@ def test_imports_point_downward(name: str) -> None:
     ]
     advice = "import downward only (cli > report > methods > views > questions > store > model, zoo, data > the rest), "
     report(name, upward, advice + "and from the module that defines the name, not from cutaway itself")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.stem)
+def test_tests_use_public_names_of_the_package(path: Path) -> None:
+    """None is imported from `cutaway` that is private there, read of a module of it, or put in its place."""
+    parsed, modules, found = ast.parse(path.read_text(encoding="utf-8")), set(), []
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cutaway"):
+            modules |= {alias.asname or alias.name for alias in node.names}
+            found += [f"line {node.lineno}: {alias.name}" for alias in node.names if alias.name.startswith("_")]
+    for node in ast.walk(parsed):
+        match node:
+            case ast.Attribute(value=ast.Name(id=owner), attr=word) if owner in modules:
+                found += [f"line {node.lineno}: {owner}.{word}"] if word.startswith("_") and word[1] != "_" else []
+            case ast.Call(
+                func=ast.Attribute(attr="setattr"), args=[ast.Name(id=owner), ast.Constant(value=str(word)), *_]
+            ):
+                found += [f"line {node.lineno}: {word}"] if owner in modules and word.startswith("_") else []
+    assert not found, f"{path}: test what a user can call, or give the step a public name\n  " + "\n  ".join(found)
 
 
 def test_importing_cutaway_is_light() -> None:

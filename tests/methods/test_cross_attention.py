@@ -12,7 +12,7 @@ from cutaway import questions
 from cutaway.data.prompts import prompt
 from cutaway.errors import MethodError
 from cutaway.methods import cross_attention, hide_words
-from cutaway.methods.cross_attention.cross_attention import AXES, _Kept
+from cutaway.methods.cross_attention.cross_attention import AXES, Adding
 from cutaway.methods.cross_attention.spoken import words
 from cutaway.methods.table import method
 from cutaway.methods.truth import fit
@@ -99,14 +99,14 @@ def test_other_denoisers(name):
 def test_memory_does_not_grow_with_steps(sd):
     """Nothing is kept of a call once it is added up: no more tensors are alive at the last call than at the second."""
     alive = []
-    add = _Kept.add
+    add = Adding.add
 
     def counted(self, reading):
         add(self, reading)
         alive.append(sum(one.numel() for there in self.total.values() for one in there.values()))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_Kept, "add", counted)
+        patched.setattr(Adding, "add", counted)
         cross_attention(sd, sd.inputs(prompt="a dog", seed=0, steps=3), apart=("layer",), progress=False)
     assert len(alive) % 3 == 0 and alive[len(alive) // 3 - 1] == alive[-1] > 0
     sizes = {

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cutaway.errors import MethodError
-from cutaway.methods.linear_probing.erasure import Erasure, _edits, _unlabelled, _varied, erase
+from cutaway.methods.linear_probing.erasure import Erasure, erase, erasing, unlabelled, varied
 from cutaway.methods.linear_probing.probe_data import Pooling, states
 from cutaway.methods.result import load
 from cutaway.model.targets import similarity
@@ -37,7 +37,7 @@ def test_the_directions_are_flat_and_the_rest_is_untouched():
     pooling = Pooling.of(model, "vision", "pooled")
     before = states(model, PICTURES, [at], pooling, progress=False)[str(at)]
     basis = np.linalg.qr(np.random.default_rng(1).standard_normal((32, 3)))[0].T
-    edits = _edits(at, pooling, basis, before.mean(0))
+    edits = erasing(at, pooling, basis, before.mean(0))
     after = states(model, PICTURES, [at], pooling, edits=edits, progress=False)[str(at)]
     assert np.allclose(after @ basis.T, before.mean(0) @ basis.T)
     away = np.eye(32) - basis.T @ basis
@@ -55,10 +55,10 @@ def test_random_directions_vary_as_the_data_do_and_not_with_the_label(numbers):
     x = 0.1 * draw.standard_normal((200, 8))
     x[:, 0] += 5 * draw.standard_normal(200)
     x[:, 1] += 50 * y
-    drawn = np.concatenate(_varied(_unlabelled(x, y), 1, 50, 0))
+    drawn = np.concatenate(varied(unlabelled(x, y), 1, 50, 0))
     assert np.allclose((drawn**2).sum(1), 1)
     assert (drawn[:, 0] ** 2).mean() > 0.9 and (drawn[:, 1] ** 2).mean() < 0.05
-    (basis,) = _varied(_unlabelled(x, y), 3, 1, 0)
+    (basis,) = varied(unlabelled(x, y), 3, 1, 0)
     assert np.allclose(basis @ basis.T, np.eye(3))
 
 

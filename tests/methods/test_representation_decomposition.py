@@ -17,9 +17,11 @@ from cutaway.methods.representation_decomposition import (
     Decomposition,
     Direct,
     accumulated_ablation,
+    decompositions,
     representation_decomposition,
 )
 from cutaway.methods.result import Provenance, load
+from cutaway.methods.table import method
 from cutaway.model.edits import Ablate, Set
 from cutaway.model.targets import similarity
 from cutaway.model.weights import head_weights, value_weights
@@ -75,6 +77,41 @@ def test_direct_effects_add_up_to_the_models_similarity():
     for j in range(len(TEXTS)):
         own = similarity(text=j)(model.run(model.inputs(image=PICTURES, text=TEXTS)))
         assert gap(tensor(effect.sum("term").sel(text=TEXTS[j])), own) < 1e-10
+
+
+@pytest.mark.parametrize(("name", "tower"), TOWERS)
+def test_towards_directions_it_holds_products_and_no_vectors(name, tower):
+    """The same effects, made without ever holding a head's vector: what is stored falls by joint / texts."""
+    width = made(name, tower)["embedding"].sizes["joint"]
+    directions = torch.randn(2, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole, towards = (made(name, tower, by_token=True, batch=2, **more) for more in ({}, {"towards": directions}))
+    for of in ("terms", "heads", "head_tokens", "embedding"):
+        for cosine in (True, False):
+            wanted = whole.effect(directions, of, cosine=cosine)
+            assert float(abs(towards.effect(of=of, cosine=cosine) - wanted).max()) < 1e-10
+    assert float(towards["error"].max()) < 1e-10
+    largest = [max(value.nbytes for value in one.data.values()) for one in (whole, towards)]
+    assert largest[0] == whole["head_tokens"].nbytes and largest[1] * width <= largest[0] * 2
+    assert all("joint" not in towards[part].dims for part in ("embed", "heads", "head_tokens", "biases", "mlps"))
+    with pytest.raises(MethodError, match="no vectors of its heads"):
+        towards.vectors("heads")
+    with pytest.raises(MethodError, match="not those that the decomposition was made towards"):
+        towards.effect(-directions)
+
+
+def test_a_crowd_is_seen_towards_its_texts():
+    """A batch of a crowd holds a number a head and text; so does the one picture of a page, by patch."""
+    question = questions.match(opened("clip"), PICTURES[0], TEXTS[:2], crowd=PICTURES)
+    stream = decompositions(question.model, question.crowd, towards=question.texts, batch=2, progress=False)
+    sizes = [part["heads"].nbytes / part.data.sizes["item"] for part in stream]
+    whole = made()["heads"]
+    assert sizes == [whole.nbytes / whole.sizes["item"] * 2 / whole.sizes["joint"]] * 2
+    applied = method("representation_decomposition").apply(question, by_token=True)
+    assert applied.result.along == "text" and "towards=question.texts, by_token=True" in applied.call
+    own, wanted = Direct(question, applied.result), made().effect(question.texts, "heads").isel(item=0)
+    assert float(abs(own.heads - (wanted.isel(text=0) - wanted.isel(text=1))).max()) < 1e-10
+    usual = own.usual()
+    assert usual is not None and float(abs(usual.isel(item=0) - own.heads).max()) < 1e-10
 
 
 @settings(max_examples=15, deadline=None)

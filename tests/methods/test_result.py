@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 import cutaway
 from cutaway.errors import MethodError
-from cutaway.methods.result import Provenance, Result, ResultError, _full_name, load
+from cutaway.methods.result import Provenance, Result, ResultError, full_name, load
 
 TOLD = Provenance("demo", "nobody, 2026", model="tiny:clip", sites=("vision.0.attn.z",), options={"picks": 3}, seed=1)
 
@@ -81,7 +81,7 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path):
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "text.nc").write_text("no array")
     made().data.to_netcdf(tmp_path / "bare.nc", engine="h5netcdf")
-    made().data.assign_attrs(result=_full_name(Demo), provenance="{").to_netcdf(tmp_path / "torn.nc", engine="h5netcdf")
+    made().data.assign_attrs(result=full_name(Demo), provenance="{").to_netcdf(tmp_path / "torn.nc", engine="h5netcdf")
     for name, said in (("none.nc", "No result at"), ("text.nc", "cannot be read"), ("bare.nc", "says nothing of its"),
                        ("torn.nc", "no provenance that")):  # fmt: skip
         with pytest.raises(ResultError, match=said):

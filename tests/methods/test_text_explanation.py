@@ -15,7 +15,7 @@ from cutaway.errors import MethodError
 from cutaway.methods.representation_decomposition import Decomposition, decompositions, representation_decomposition
 from cutaway.methods.result import Provenance, load
 from cutaway.methods.text_explanation import Spans, SparseTexts, splice, text_span
-from cutaway.methods.text_explanation.text_span import _greedy, _row_space
+from cutaway.methods.text_explanation.text_span import picked, row_space
 from cutaway.model.weights import readout
 from cutaway.questions.bank import TextBank, text_bank
 from cutaway.questions.rows import embedded, unit
@@ -64,7 +64,7 @@ def test_an_untrained_head_is_named_no_better_than_by_random_directions():
 
 def greedy(content, words, picks):
     scatter = content.T @ content
-    return _greedy(scatter, words, picks, _row_space(scatter))
+    return picked(scatter, words, picks, row_space(scatter))
 
 
 def plain(content, words, picks):

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cutaway.errors import MethodError
-from cutaway.methods.truth import _auroc, detector, fit, on_patches
+from cutaway.methods.truth import auroc, detector, fit, on_patches
 
 
 def test_the_truth_itself_fits_wholly_and_its_negative_not_at_all():
@@ -57,8 +57,8 @@ def test_it_is_the_auroc_of_scikit_learn():
     draw = np.random.default_rng(3)
     real, scores, weights = draw.random(80) < 0.4, draw.integers(0, 9, 80) * 1.0, draw.integers(0, 4, (5, 80)) * 1.0
     wanted = [roc_auc_score(real, scores, sample_weight=one) for one in weights]
-    assert np.allclose(_auroc(scores, real, weights), wanted)
-    assert np.isnan(_auroc(scores, real, real[None] * 1.0)).all()
+    assert np.allclose(auroc(scores, real, weights), wanted)
+    assert np.isnan(auroc(scores, real, real[None] * 1.0)).all()
 
 
 def test_mentions_of_one_picture_go_together():

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import cutaway
-from cutaway import Scale
+from cutaway import Scale, Set
 from cutaway.errors import SiteError
 from cutaway.methods.representation_decomposition import representation_decomposition
+from cutaway.model.denoiser_end import denoiser_end
 from cutaway.model.linear import linear_map, norm_weights
 from cutaway.model.texts import writes
 from cutaway.model.weights import connector_weights, head_weights, mlp_weights, norms_behind, readout, value_weights
@@ -329,3 +330,65 @@ def test_a_decoder_is_read_at_its_last_token_through_the_unembedding(name):
     assert gap(read(run[last][rows, at]), run["text.logits"][rows, at].double()) < 1e-5  # norms in float32 inside
     if name in ("gpt2", "opt", "blip2"):
         assert gap(read(run[last][rows, at]), run["text.logits"][rows, at]) < 1e-12
+
+
+# --- the end of a denoiser --------------------------------------------------------------------------------------------
+
+JOINED = [name for name in PIPELINES if "denoiser.norm.condition" in opened(name).sites]
+
+
+@pytest.mark.parametrize("name", JOINED)
+@pytest.mark.parametrize("size", [(32, 32), (32, 48)])
+def test_the_last_state_of_a_denoiser_is_read_as_the_model_reads_it(name, size):
+    """At every step, for every prompt, on pictures that are not square: the readout is the denoiser's own output."""
+    model = opened(name)
+    end, last = denoiser_end(model), f"denoiser.{len(model.towers['denoiser'].blocks) - 1}.image.resid_post"
+    seen = []
+    for step in (0, 2):
+        prompts = ["a red dog", "a cat"]
+        inputs = model.inputs(prompt=prompts, steps=3, step=step, seed=1, size=size, guidance=1.0)
+        run = model.run(inputs, record=[last, "denoiser.out", "denoiser.final", "denoiser.norm.scale", *end.sites])
+        assert gap(end.laid(end(run[last], run), run), run["denoiser.out"]) < 1e-10
+        assert gap(end.laid(end(run[last], run), run)[0, 0], run.outputs.sample) < 1e-10
+        assert gap(end.scale(run[last]), run["denoiser.norm.scale"]) < 1e-10
+        assert gap(run["denoiser.final"] @ end.weight.T + end.offset, end(run[last], run)) < 1e-10
+        seen.append(end.matrices(run))
+    assert gap(*seen) > 1e-3  # another timestep, another matrix
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_given_timestep_and_scale_the_output_of_a_denoiser_is_a_sum(name):
+    """What the last block adds is, through the matrix of its row, what the output loses without it, scale held."""
+    model = opened(name)
+    end, layer = denoiser_end(model), len(model.towers["denoiser"].blocks) - 1
+    ends = [f"denoiser.{layer}.image.{part}" for part in ("resid_pre", "resid_post")]
+    inputs = model.inputs(prompt="a red dog", steps=3, step=1, seed=1, size=(32, 32), guidance=1.0)
+    run = model.run(inputs, record=[*ends, "denoiser.out", "denoiser.norm.scale", *end.sites])
+    added = (run[ends[1]] - run[ends[0]]) / run["denoiser.norm.scale"][..., None]
+    held = [Set(ends[1], run[ends[0]][0]), Set("denoiser.norm.scale", run["denoiser.norm.scale"][0])]
+    without = model.run(inputs, record="denoiser.out", edits=held)["denoiser.out"]
+    term = end.laid(added @ end.matrices(run).transpose(-1, -2), run)
+    assert gap(run["denoiser.out"] - without, term) < 1e-10
+
+
+def test_both_rows_of_guidance_are_read_at_every_step_of_a_drawing():
+    model = opened("sd3")
+    end, last = denoiser_end(model), "denoiser.1.image.resid_post"
+    inputs = model.inputs(prompt="a red dog", steps=2, guidance=3.0, size=(32, 32))
+    run = model.run(inputs, record=[last, "denoiser.out", *end.sites], output="latent")
+    assert run["denoiser.out"].shape[:2] == (2, 2)
+    assert gap(end.laid(end(run[last], run), run), run["denoiser.out"]) < 1e-10
+
+
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name not in JOINED])
+def test_a_unet_says_why_it_has_no_such_end(name):
+    with pytest.raises(SiteError) as caught:
+        denoiser_end(opened(name))
+    said = caught.value
+    assert "not linear in any state" in said.failed and "UNet2DConditionModel" in said.failed
+    assert "SD3Transformer2DModel" in said.expected and "skips" in said.exists and "model.gradients" in said.do
+    for name in ("sd", "sd3"):
+        with pytest.raises(SiteError, match="denoiser_end"):
+            readout(opened(name), "denoiser")
+    with pytest.raises(SiteError, match="No tower 'denoiser'"):
+        denoiser_end(opened("clip"))

@@ -5,7 +5,7 @@ import torch
 
 from cutaway import targets
 from cutaway.errors import InputError, TargetError
-from cutaway.model.answers import _each
+from cutaway.model.answers import one_by_one
 from cutaway.model.texts import writes
 from cutaway.zoo import tiny
 from world import KNOWN, PIPELINES, PROMPTED, opened
@@ -77,7 +77,7 @@ def test_refusals():
         targets.answer()(model.run(model.inputs(text=TEXTS)))
     for odd in (5, [5, 6], [[5, 6], [7, 8]], torch.ones(2), torch.ones(1, 1, 1, dtype=torch.long)):
         with pytest.raises(InputError, match=r"(?i)no answer in"):
-            _each(odd)
+            one_by_one(odd)
     kept = model.run(model.inputs(text=TEXTS, answer="red dog", logits_to_keep=2))
     with pytest.raises(TargetError, match="2 positions for answers of up to 2 tokens"):
         targets.answer()(kept)

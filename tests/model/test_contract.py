@@ -19,7 +19,6 @@ from cutaway.model.attention import AttentionTap
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.seats import Seat, Tower
-from cutaway.model.session import Session
 from world import (
     KNOWN,
     PIPELINES,
@@ -379,8 +378,8 @@ def is_rms(seat: Seat) -> bool:
 def normed(seat: Seat, x: Tensor, scale: Tensor) -> Tensor:
     norm: Any = seat.module
     if not is_rms(seat):
-        plain = (x - x.mean(-1, keepdim=True)) / scale
-        return plain if norm.weight is None else plain * norm.weight + norm.bias
+        gain, bias = (1.0, 0.0) if norm.weight is None else (norm.weight, norm.bias)
+        return (x - x.mean(-1, keepdim=True)) / scale * gain + bias
     return x / scale * (norm.weight + 1 if type(norm).__name__.startswith("Gemma") else norm.weight)
 
 
@@ -633,7 +632,7 @@ def test_nothing_stays_behind_when_putting_the_hooks_on_fails(monkeypatch: pytes
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Session, "_tap", fail)
+    monkeypatch.setattr("cutaway.model.session.tapped", fail)
     with pytest.raises(ZeroDivisionError):
         model.run(given("llama"), record="text.*.attn.*", edits=Scale("text.0.mlp.out", 2.0))
     assert state(model) == before

@@ -23,7 +23,7 @@ from cutaway.model.model import Model
 from cutaway.model.prefix import prefix_attention
 from cutaway.model.replay import Replay
 from cutaway.model.sites import Site
-from cutaway.model.sweep import _Store
+from cutaway.model.sweep import Chunks
 from cutaway.model.targets import outcome
 from cutaway.zoo import tiny
 from world import KNOWN, PIPELINES, TEXT, Accurate, gap, noise, opened, state
@@ -400,18 +400,18 @@ def test_what_the_edit_cannot_reach_is_not_run_again():
 def test_an_interrupt_leaves_nothing_behind_and_can_be_resumed(tmp_path, monkeypatch):
     model, inputs, cells = patching()
     before, file, chunks = state(model), tmp_path / "made" / "sweep", []
-    plain, run = _Store.save, Replay.run
+    plain, run = Chunks.save, Replay.run
 
     def interrupted(store, values):
         plain(store, values)
         if np.isfinite(values[:, 0]).sum() == 10:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Store, "save", interrupted)
+    monkeypatch.setattr(Chunks, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.sweep(inputs, cells, everything, progress=False, resume=file, memory=1)
     assert state(model) == before
-    monkeypatch.setattr(_Store, "save", plain)
+    monkeypatch.setattr(Chunks, "save", plain)
     monkeypatch.setattr(Replay, "run", lambda replay, chunk: chunks.append(chunk) or run(replay, chunk))
     whole = model.sweep(inputs, cells, everything, progress=False)
     chunks.clear()

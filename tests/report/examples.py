@@ -12,10 +12,10 @@ from cutaway.views.kinds import (
     HeadTable,
     Lens,
     Line,
+    Matrix,
     Opening,
     Overlay,
-    PatchingMap,
-    Span,
+    Phrase,
     Table,
     View,
     WordGrid,
@@ -97,7 +97,7 @@ def heads() -> HeadTable:
             direct=layer / 10,
             low=-0.5,
             high=0.5,
-            spans=(Span("dogs" if head == 1 else "cats", 0.25), Span(EVIL)),
+            phrases=(Phrase("dogs" if head == 1 else "cats", 0.25), Phrase(EVIL)),
             extra={"entropy": head * 1.5},
         )
         for layer in range(6)
@@ -112,12 +112,13 @@ def bars() -> Bars:
     return Bars(**said("Bars"), bars=tuple(parts), unit="logits", total=1.0)
 
 
-def patching() -> PatchingMap:
+def patching() -> Matrix:
     values = np.linspace(-0.2, 0.9, 18).reshape(3, 6).astype(np.float32)
-    return PatchingMap(
+    return Matrix(
         **said("Patching"),
-        clean=picture(),
-        counterfactual=picture(40, 40),
+        pictures=(picture(), picture(40, 40)),
+        sides=("Clean", "Counterfactual"),
+        unit="recovery",
         captions=("a dog", EVIL),
         row_axis=Axis.count("layer", 3),
         column_axis=Axis.patches(2, 3),
@@ -128,12 +129,13 @@ def patching() -> PatchingMap:
     )
 
 
-def tokens() -> PatchingMap:
+def tokens() -> Matrix:
     values = np.linspace(-0.2, 0.9, 15).reshape(3, 5).astype(np.float32)
-    return PatchingMap(
+    return Matrix(
         **said("Tokens"),
-        clean=picture(),
-        counterfactual=picture(),
+        pictures=(picture(), picture()),
+        sides=("Clean", "Counterfactual"),
+        unit="recovery",
         captions=("a", "b"),
         row_axis=Axis.count("layer", 3),
         column_axis=Axis("token", ("<start>", "a", "dog", EVIL, "<end>")),
@@ -203,7 +205,12 @@ def nothing() -> list[View]:
     """Views without rows, without numbers, and of the smallest sizes."""
     hole, axis = np.full((1, 1), np.nan), Axis("layer", ("0",))
     none = Axis("layer", ())
-    two = {"clean": picture(), "counterfactual": picture(), "captions": ("", "")}
+    two = {
+        "pictures": (picture(), picture()),
+        "sides": ("Clean", "Counterfactual"),
+        "unit": "recovery",
+        "captions": ("", ""),
+    }
     return [
         Overlay(**said("No texts"), picture=picture(), texts=(), values=np.zeros((0, 2, 2)), unit="u"),
         Overlay(**said("No numbers"), picture=picture(), texts=("", "x"), values=np.full((2, 3, 2), np.nan), unit="u"),
@@ -229,12 +236,13 @@ def nothing() -> list[View]:
         HeadTable(**said("One head"), heads=(Head(3, 0, float("nan")),)),
         Bars(**said("No bars"), bars=(), unit="u"),
         Bars(**said("A bar of zero"), bars=(Bar("a", "g", 0.0),), unit="u"),
-        PatchingMap(**said("Nothing patched"), **two, row_axis=none, column_axis=none, values=np.zeros((0, 0))),
-        PatchingMap(**said("One hole"), **two, row_axis=axis, column_axis=axis, values=hole, grid=(1, 1)),
-        PatchingMap(
+        Matrix(**said("Nothing patched"), **two, row_axis=none, column_axis=none, values=np.zeros((0, 0))),
+        Matrix(**said("One hole"), **two, row_axis=axis, column_axis=axis, values=hole, grid=(1, 1)),
+        Matrix(
             **said("No pictures"),
-            clean=None,
-            counterfactual=None,
+            pictures=(None, None),
+            sides=("Clean", "Counterfactual"),
+            unit="recovery",
             captions=("a", "b"),
             row_axis=axis,
             column_axis=axis,

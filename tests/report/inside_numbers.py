@@ -75,10 +75,10 @@ def looks(knows: bool, seed: int, forms: tuple[str, ...] = FORMS) -> xarray.Data
         return Planted(model, [], [], [], clean=5 + noise if knows else 0.05 * noise)
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("cut", cut), ("_half", half), ("sided", sided)):
+        for name, value in (("cut", cut), ("stretch", half), ("sided", sided)):
             patch.setattr(findings_looks, name, value)
         patch.setattr(findings_looks, "shape", lambda asked: (LAYERS, HEADS))
-        patch.setattr(findings_looks, "_clean", lambda asked: asked.clean)
+        patch.setattr(findings_looks, "untouched", lambda asked: asked.clean)
         return findings_looks.looks(opened("llava"), 120, seed, lambda _: None, forms)
 
 

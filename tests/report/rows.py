@@ -7,7 +7,7 @@ from functools import singledispatch
 import numpy as np
 
 from cutaway.views.films import Gallery, Strip
-from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Overlay, PatchingMap, Table, View, WordGrid
+from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Matrix, Overlay, Table, View, WordGrid
 
 Row = list[object]
 
@@ -56,7 +56,7 @@ def _(view: HeadTable) -> Iterator[Row]:
     extras = list(dict.fromkeys(name for head in view.heads for name in head.extra))
     yield ["layer", "head", view.effect, "low", "high", view.direct, *extras, "texts"]
     for head in view.heads:
-        texts = (s.text if s.variance is None else f"{s.text} ({s.variance:.3g})" for s in head.spans)
+        texts = (s.text if s.variance is None else f"{s.text} ({s.variance:.3g})" for s in head.phrases)
         numbers = (head.effect, head.low, head.high, head.direct, *(head.extra.get(name) for name in extras))
         yield [head.layer, head.head, *numbers, "; ".join(texts)]
 
@@ -68,7 +68,7 @@ def _(view: Bars) -> Iterator[Row]:
 
 
 @told.register
-def _(view: PatchingMap) -> Iterator[Row]:
+def _(view: Matrix) -> Iterator[Row]:
     yield [view.row_axis.name, view.column_axis.name, "value", "low", "high"]
     for (row, column), v in np.ndenumerate(view.values):
         sides = (None if side is None else float(side[row, column]) for side in (view.low, view.high))

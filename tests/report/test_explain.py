@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -27,11 +27,12 @@ from cutaway.questions import given
 from cutaway.questions.rows import embedded
 from cutaway.report import explain
 from cutaway.report.explain import explained
-from cutaway.views.kinds import Bars, HeadTable, PatchingMap, Table
+from cutaway.views.kinds import Bars, HeadTable, Matrix, Table
 from cutaway.views.kinds import Lens as LensView
 from cutaway.views.words import inside, mass, signed
 from cutaway.zoo import tiny
 from cutaway.zoo.spec import MODELS
+from report.ran import printed
 
 TEXTS = ("a red dog", "a cat on the left")
 ASKED = importlib.import_module("cutaway.questions.asked")  # the package hands out a function of that name
@@ -101,7 +102,7 @@ def test_patches_and_heads_count_the_same_thing(full, views):
     assert len(heads.heads) == own.heads.size
     everywhere = own.parts.effect(own.texts, "head_tokens").isel(item=0).sum(("layer", "head", "token")).values
     assert everywhere[0] - everywhere[1] == pytest.approx(float(own.heads.sum()), abs=1e-5)
-    assert all(len(head.spans) == 3 for head in heads.heads)
+    assert all(len(head.phrases) == 3 for head in heads.heads)
 
 
 def test_the_class_token_curve_ends_at_the_models_own_number(full, views):
@@ -123,7 +124,7 @@ def test_a_model_with_a_pooling_head_is_explained_too(tmp_path):
 
 
 def test_patching_maps_lie_on_the_grid(full, views):
-    by_patch, by_head = (view for view in views if isinstance(view, PatchingMap))
+    by_patch, by_head = (view for view in views if isinstance(view, Matrix))
     assert by_patch.grid == (4, 4) and by_patch.values.shape == (3, 16) and by_head.values.shape == (3, 4)
     assert by_patch.values[-1] == pytest.approx(np.zeros(16), abs=1e-4)  # patches of the last layer are never read
     assert unrelated(full.shown.question).shape == (3, 4)
@@ -210,9 +211,10 @@ def found_by_hand(full):
 
 def by_word_by_hand(full, text):
     """What the patches add for the word that matters most, from the model's own cosines of shorter texts."""
-    parts, words = full.shown.made("decomposition"), text.split()
+    question, words = full.shown.question, text.split()
     texts = [text, *(" ".join(words[:at] + words[at + 1 :]) for at in range(len(words)))]
-    vectors = embedded(full.shown.question.model, texts, "text")
+    vectors = embedded(question.model, texts, "text")
+    parts = representation_decomposition(question.model, question.pictures, by_token=True)  # whole vectors
     grid = parts.on_grid(parts.effect(vectors, "head_tokens").sum(("layer", "head"))).isel(item=0).values
     maps = grid[0] - grid[1:]
     best = maps[abs(maps.sum((1, 2))).argmax()]
@@ -262,26 +264,22 @@ def test_what_a_user_wrote_stays_as_it_was_written(tmp_path):
     assert all("-0." not in finding for finding in made.findings)
 
 
-def test_the_code_of_every_view_runs(full, views, monkeypatch):
-    monkeypatch.chdir(full.folder.parent)
-    for code in dict.fromkeys(view.code for view in views):
-        said = StringIO()
-        with redirect_stdout(said):
-            exec(compile(code, "a view", "exec"), {})  # noqa: S102, the page shows it to be run
-        assert re.search(r"\d", said.getvalue()), code
+@pytest.fixture(scope="module")
+def told_by_code(full):
+    with chdir(full.folder.parent):
+        return list(printed(full))
 
 
-def test_the_code_of_each_sum_gives_the_number_on_the_page(views):
-    for view in (view for view in views if isinstance(view, Bars)):
-        said = StringIO()
-        with redirect_stdout(said):
-            exec(compile(view.code, "a view", "exec"), {})  # noqa: S102
-        assert float(said.getvalue().split()[-1]) == pytest.approx(view.total, abs=1e-5), view.title
+def test_the_code_of_every_view_runs(told_by_code, views):
+    assert [view for view, _ in told_by_code] == list(views)
+    assert all(re.search(r"\d", said) for _, said in told_by_code)
 
 
-def test_texts_that_look_like_code_stay_texts(tmp_path):
-    made = explained("tiny:clip", tiny.picture(), ["texts[0]", "a 'cat'"], out=tmp_path / "new")
-    assert all("text=" + repr(["texts[0]", "a 'cat'"]) in view.code for view in made.views)
+def test_the_code_of_each_sum_gives_the_number_on_the_page(told_by_code):
+    sums = [(view, said) for view, said in told_by_code if isinstance(view, Bars)]
+    assert sums
+    for view, said in sums:
+        assert float(said.split()[-1]) == pytest.approx(view.total, abs=1e-5), view.title
 
 
 def test_findings_and_floors_are_told(full, views):
@@ -296,7 +294,9 @@ def test_pictures_of_every_mode_and_size(mode, tmp_path):
     Image.fromarray(np.arange(37 * 91, dtype=np.uint32).reshape(37, 91).astype(np.uint8)).convert(mode).save(
         tmp_path / "odd.png"
     )
-    assert explain.explain("tiny:clip", tmp_path / "odd.png", ["a dog"], out=tmp_path / "out").is_file()
+    assert given.as_seen(cutaway.load("tiny:clip"), given.read_picture(tmp_path / "odd.png")).mode == "RGB"
+    if mode == "LA":
+        assert explain.explain("tiny:clip", tmp_path / "odd.png", ["a dog"], out=tmp_path / "out").is_file()
 
 
 def test_a_turned_photo_is_set_upright(tmp_path):
@@ -307,11 +307,13 @@ def test_a_turned_photo_is_set_upright(tmp_path):
 
 
 def test_one_text_and_no_bank_leave_views_out_and_say_so(tmp_path):
-    made = explained("tiny:clip", tiny.picture(), ["a dog"], out=tmp_path)
+    made = explained("tiny:clip", tiny.picture(), ["a dog xylograph"], out=tmp_path)
     titles = [view.title for view in made.views]
+    assert made.shown.question.bank is None and "--bank" in " ".join(made.notes)
     assert not {"Nearest texts", "The embedding as a few texts"} & set(titles) and "Heads" in titles
     page = made.page.read_text(encoding="utf-8")
     assert "--pictures" in page and "--bank" in page and "--counterfactual" in page
+    assert "“xylograph”" in page  # a word that the model has no entry for
 
 
 def test_pictures_that_the_model_hardly_tells_apart_are_not_patched(tmp_path):
@@ -319,10 +321,11 @@ def test_pictures_that_the_model_hardly_tells_apart_are_not_patched(tmp_path):
     assert made.shown.made("patching_token") is None and "nothing can be brought back" in " ".join(made.notes)
 
 
-def test_hostile_texts_stay_texts(tmp_path):
-    evil = "</script><img src=x> '\"\\"
-    made = explained("tiny:clip", tiny.picture(), [evil, "a cat"], out=tmp_path)
+def test_hostile_texts_and_texts_that_look_like_code_stay_texts(tmp_path):
+    texts = ["</script><img src=x> '\"\\", "texts[0]"]
+    made = explained("tiny:clip", tiny.picture(), texts, out=tmp_path)
     assert "<img src=x" not in made.page.read_text(encoding="utf-8")
+    assert all("text=" + repr(texts) in view.code for view in made.views)
     exec(compile(made.views[0].code, "a view", "exec"), {"print": lambda *_: None})  # noqa: S102
 
 
@@ -389,31 +392,19 @@ def test_what_can_not_be_done_is_said_in_four_parts(change, said, tmp_path, monk
     assert (tmp_path / "taken" / "kept.txt").read_text() == "mine" and not (tmp_path / "new" / "report.html").exists()
 
 
-def test_overwrite_replaces_a_report_and_nothing_else(tmp_path):
-    (tmp_path / "kept.txt").write_text("mine")
-    for _ in range(2):
-        explain.explain("tiny:clip", tiny.picture(), ["a dog"], out=tmp_path, overwrite=True)
-    assert (tmp_path / "kept.txt").read_text() == "mine"
-    with pytest.raises(InputError, match="not empty"):
-        explain.explain("tiny:clip", tiny.picture(), ["a dog"], out=tmp_path)
-
-
-def test_overwrite_leaves_no_file_of_an_earlier_report(tmp_path):
+def test_overwrite_replaces_every_file_of_an_earlier_report_and_nothing_else(tmp_path):
     (tmp_path / "bank.txt").write_text("a dog\na cat\n")
     given = {"counterfactual": tiny.picture(3), "bank": tmp_path / "bank.txt", "out": tmp_path / "new"}
     explain.explain("tiny:clip", tiny.picture(), TEXTS, **given)
     (tmp_path / "new" / "mine.nc").write_text("not a report's")
+    with pytest.raises(InputError, match="not empty"):
+        explain.explain("tiny:clip", tiny.picture(), ["a dog"], out=tmp_path / "new")
     before = {file.name for file in (tmp_path / "new").iterdir()}
     assert {"counterfactual.png", "bank.txt", "patching_head.nc"} <= before <= {*explain.FILES, "mine.nc"}
     explain.explain("tiny:clip", tmp_path / "new" / "picture.png", ["a dog"], out=tmp_path / "new", overwrite=True)
     after = {file.name for file in (tmp_path / "new").iterdir()}
     assert after == {"report.html", "picture.png", "decomposition.nc", "lens.nc", "mine.nc"}
-
-
-def test_without_a_bank_there_is_no_bank(tmp_path):
-    made = explained("tiny:clip", tiny.picture(), TEXTS, out=tmp_path / "new")
-    assert made.shown.question.bank is None and "Nearest texts" not in {view.title for view in made.views}
-    assert "--bank" in " ".join(made.notes)
+    assert (tmp_path / "new" / "mine.nc").read_text() == "not a report's"
 
 
 def test_nothing_is_opened_before_what_is_cheap_is_checked(tmp_path, monkeypatch):
@@ -425,11 +416,6 @@ def test_nothing_is_opened_before_what_is_cheap_is_checked(tmp_path, monkeypatch
         with pytest.raises(ValueError, match="Expected"):
             explain.explain("tiny:clip", tiny.picture(), TEXTS, **{"out": tmp_path / "new", **wrong})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["empty.txt", "taken.txt"]
-
-
-def test_words_the_model_has_no_entry_for_are_named(tmp_path):
-    made = explained("tiny:clip", tiny.picture(), ["a dog xylograph"], out=tmp_path)
-    assert "“xylograph”" in made.page.read_text(encoding="utf-8")
 
 
 def test_a_region_and_a_ninth_are_found():
@@ -474,27 +460,24 @@ def test_the_page_on_reports_runs(tmp_path, monkeypatch, capsys):
 def test_a_model_that_answers_is_explained_by_what_fits(name, tmp_path):
     made = explained(name, tiny.picture(), text="what is this", counterfactual=tiny.picture(3), out=tmp_path)
     question = made.shown.question
-    by_token, by_head = (view for view in made.views if isinstance(view, PatchingMap))
+    by_token, by_head = (view for view in made.views if isinstance(view, Matrix))
     known = question.inputs.tokens["text"]
     at = int(known.where(row=1, col=2).numpy().argmax())
     assert by_token.column_axis.labels[at] == "row 1, column 2" and by_token.column_axis.labels[-1] == "this"
-    assert by_token.grid is None and by_token.clean is not None
+    assert by_token.grid is None and by_token.pictures[0] is not None
     recovery = made.shown.made("patching_token")["recovery"].isel(pair=0).values
     assert np.allclose(by_token.values, recovery, atol=1e-6) and by_head.values.shape == (3, 4)
     assert numbers(made.findings[1]) == pytest.approx([question.value, question.counterpart.value], abs=6e-4)
     assert numbers(made.findings[4])[0] == pytest.approx(recovery[:, :-1].max(), abs=6e-4)  # but where it is read
     assert "logit lens" in made.notes[0] and "--bank" not in made.notes[0]
-    for view in (by_token, by_head):
-        with redirect_stdout(StringIO()) as said:
-            exec(compile(view.code, "a view", "exec"), {})  # noqa: S102
-        assert "recovery" in said.getvalue()
+    assert all("found = activation_patching(" in view.code for view in (by_token, by_head))
 
 
 def test_a_text_is_explained_beside_another_without_a_picture(tmp_path):
     made = explained("tiny:llama", text="what is this", answer="dog", rival="cat", counterfactual="who is this",
                      out=tmp_path)  # fmt: skip
-    view = next(view for view in made.views if isinstance(view, PatchingMap))
-    assert view.column_axis.labels == ("<s>", "what", "is", "this") and view.clean is None
+    view = next(view for view in made.views if isinstance(view, Matrix))
+    assert view.column_axis.labels == ("<s>", "what", "is", "this") and view.pictures[0] is None
     assert "counterfactual “who is this”" in view.captions[1]
     assert not list(tmp_path.glob("*.png")) and "counterfactual='who is this'" in view.code
 
@@ -555,15 +538,13 @@ def test_a_map_that_contradicts_the_first_says_so(full, views):
     assert all(view.folded for view in read) and read[1].palette == "reads"
 
 
-def test_the_code_of_a_curve_and_of_a_map_gives_what_the_page_shows(full, views):
+def test_the_code_of_a_curve_and_of_a_map_gives_what_the_page_shows(told_by_code):
     for title, wanted in (
         ("Where the answer appears", lambda view: view.lines[0].values),
         (PATCHES, lambda view: view.values[0]),
     ):
-        view, said = next(view for view in views if view.title == title), StringIO()
-        with redirect_stdout(said):
-            exec(compile(view.code, "a view", "exec"), {})  # noqa: S102
-        found = [float(word) for word in re.findall(r"-?\d+\.\d+", said.getvalue())]
+        view, said = next((view, said) for view, said in told_by_code if view.title == title)
+        found = [float(word) for word in re.findall(r"-?\d+\.\d+", said)]
         assert found == pytest.approx(wanted(view).ravel().tolist(), abs=1e-3), title
 
 

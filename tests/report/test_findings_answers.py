@@ -92,7 +92,7 @@ def test_a_planted_map_is_scored_against_the_mask():
     part = findings_lens.on_patches(findings_lens.coverage(scene)[1], 8, 8)
     on, ids = part >= 0.5, {"dog": 7, "umbrella": 8}
     read = Read({"dog": np.stack([part, -part])}, np.stack([np.where(on, 7, 8), np.full((8, 8), 7)]))
-    made = findings_lens._against(scene, ["dog"], read, ids, 0)
+    made = findings_lens.against(scene, ["dog"], read, ids, 0)
     assert made["hit"].tolist() == [[1, 1], [0, 1]] and made["iou"][0, 0] > 0.9 and made["iou"][1, 0] == 0
     assert made["reads"].tolist() == [[on.sum(), on.sum()]] * 2
     assert np.allclose(made["reads_shuffled"][:, 0], [on.sum() * on.mean(), on.sum()])

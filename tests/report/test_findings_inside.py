@@ -8,7 +8,7 @@ from cutaway.model.edits import Ablate
 from cutaway.report import findings_looks, findings_spots
 from cutaway.report.findings_asked import posed, sided
 from cutaway.report.findings_inside import arrives, fetches, ranks, reads_from
-from cutaway.report.findings_writes import _of_kind, ablated, agreement
+from cutaway.report.findings_writes import ablated, agreement, of_kind
 from cutaway.zoo.trained import trained
 from report.inside_numbers import inside, looks
 
@@ -103,7 +103,7 @@ def test_ablations_are_those_of_single_runs_and_the_sum_is_whole(model):
     ):
         alone = clean - asked.target(model.run(asked.inputs, edits=edit))
         assert np.allclose(alone.numpy(), found, atol=1e-4)
-    made = _of_kind(asked, 0)
+    made = of_kind(asked, 0)
     assert float(made["error"]) < 1e-3
     assert float(made["read"].sum()) == pytest.approx(float(made["direct"].sum()), abs=1e-4)
 
@@ -111,6 +111,6 @@ def test_ablations_are_those_of_single_runs_and_the_sum_is_whole(model):
 def test_looks_that_are_cut_are_cut_in_the_model(model):
     asked = sided(model, 4, 0)
     whole, alone = findings_looks.cut(asked, findings_looks.LOOKS[0], [3, [(3, 2)]])
-    clean = findings_looks._clean(asked)
+    clean = findings_looks.untouched(asked)
     assert clean.mean() > 5 and whole.mean() < 0.3 * clean.mean() and abs(alone - whole).max() < 0.5
     assert findings_looks.shape(asked) == (6, 6)

@@ -124,7 +124,7 @@ def large(layers: int, side: int, texts: int, heads: int) -> list[views.View]:
     values = rng.normal(size=(texts, layers, side, side))
     rows = tuple(views.Head(layer, n, 0.123456789, 0.1) for layer in range(layers) for n in range(heads))
     square = rng.normal(size=(layers, side * side))
-    shared = {"clean": examples.picture(224, 224), "counterfactual": examples.picture(224, 224), "captions": ("a", "b")}
+    pair = {"pictures": (examples.picture(224, 224),) * 2, "sides": ("Clean", "Counterfactual"), "captions": ("a", "b")}
     return [
         views.Lens(
             **examples.said("Lens"),
@@ -135,9 +135,10 @@ def large(layers: int, side: int, texts: int, heads: int) -> list[views.View]:
             unit="u",
         ),
         views.HeadTable(**examples.said("Heads"), heads=rows),
-        views.PatchingMap(
+        views.Matrix(
             **examples.said("Patching"),
-            **shared,
+            **pair,
+            unit="recovery",
             row_axis=views.Axis.count("layer", layers),
             column_axis=views.Axis.patches(side, side),
             values=square,

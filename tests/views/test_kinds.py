@@ -1,14 +1,19 @@
 """Views as data: what they refuse, and that JSON keeps every number."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cutaway.errors import CutawayError, InputError
+from cutaway.methods.table import METHODS
+from cutaway.report import page
 from cutaway.views import kinds as views
 from cutaway.views.known import from_json
 from cutaway.views.picture import Picture
@@ -19,6 +24,20 @@ EVERY = {
     view.title: view for view in [*examples.every(), *examples.nothing(), examples.words(), examples.seeing_heads()]
 }
 each_view = pytest.mark.parametrize("title", EVERY)
+
+
+def test_kinds_of_view_are_named_by_what_they_are_and_name_no_method() -> None:
+    """Neither a kind nor what it holds nor the page that draws it has the name of a method or of its result."""
+    plain = {"lens", "text", "texts", "head", "heads", "words", "word", "logit", "picture", "attention", "latent"}
+    named = {word for one in METHODS for word in one.name.split("_")} | {"patching", "steered", "span", "spans"}
+    kinds = [*views.KINDS, *(field.name for kind in views.KINDS.values() for field in fields(kind))]
+    drawn = [
+        name
+        for path in (Path(page.__file__).parent / "assets").glob("*.js")
+        for name in re.findall(r"(?:DRAW|TABLES)\.(\w+)", path.read_text())
+    ]
+    said = {word.lower() for name in (*kinds, *drawn) for word in re.findall(r"[A-Z]?[a-z]+", name)}
+    assert not said & (named - plain) and set(drawn) <= set(views.KINDS)
 
 
 @each_view
@@ -67,8 +86,8 @@ def wrong() -> dict[str, tuple[type, dict[str, object]]]:
         "infinite": (views.Overlay, overlay | {"values": np.full((3, 2, 2), np.inf)}),
         "layers": (views.Lens, lens | {"layers": ("0",)}),
         "pooled": (views.Lens, lens | {"pooled": np.zeros((4, 3))}),
-        "interval": (views.PatchingMap, patching | {"low": np.zeros((3, 5))}),
-        "grid": (views.PatchingMap, patching | {"grid": (4, 4)}),
+        "interval": (views.Matrix, patching | {"low": np.zeros((3, 5))}),
+        "grid": (views.Matrix, patching | {"grid": (4, 4)}),
         "same head twice": (views.HeadTable, vars(examples.heads()) | {"heads": (head, head)}),
         "words": (views.WordGrid, vars(examples.grid()) | {"words": ("dog",)}),
         "patches": (views.WordGrid, vars(examples.grid()) | {"picture": None}),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 
 from cutaway.errors import MethodError, near
+from cutaway.methods.look import Look, imported, looked, summary
 from cutaway.methods.result import Result
 from cutaway.questions.question import Question
 
@@ -51,7 +52,8 @@ class Entry:
 class Method:
     """One method: its function, which part of a `Question` each parameter takes, and what the function can not tell.
 
-    `takes` are parameters and parts (`{"clean": "inputs"}`); `needs` parts that must be there besides; `fitting` says
+    `takes` are parameters and parts (`{"clean": "inputs"}`); `also` such that are left out where the question lacks the
+    part; `needs` parts that must be there besides; `fitting` says
     why a question that has all of them is not worth asking, "" where it is. `chosen` are options that follow from the
     question and those given; `options` those of the command line, with a line of help each; `many` how large a crowd is
     unless said. `table` and `plot` make what the command line prints and draws, where that is more than the result
@@ -66,6 +68,7 @@ class Method:
     row: str
     takes: Mapping[str, str]
     cannot: str
+    also: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     fitting: Callable[[Question], str] = _always
     chosen: Callable[[Question, Mapping[str, Any]], Mapping[str, Any]] = _nothing
@@ -100,6 +103,10 @@ class Method:
             if entry.when(question):
                 yield entry, replace(self, takes={**self.takes, **entry.takes})
 
+    def taken(self, question: Question) -> dict[str, str]:
+        """The parameters that a question fills, each with the part that fills it."""
+        return {**self.takes, **{name: part for name, part in self.also.items() if question.part(part) is not None}}
+
     def lacks(self, question: Question) -> str:
         """What a question lacks, and how it is given; "" where it has every part."""
         return next((said for part in self.parts if (said := question.lacks(part))), "")
@@ -116,16 +123,17 @@ class Method:
     def apply(self, question: Question, *, progress: bool = False, **options: Any) -> Applied:
         """Answer a question; options are those of the function. Raises MethodError where a part is lacking."""
         known = inspect.signature(self.function).parameters
+        own = [name for name in known if name not in {*self.takes, *self.also}]
         for name in options:
-            if name not in known or name in self.takes:
+            if name not in own:
                 raise MethodError(
                     f"'{self.name}' has no option '{name}'", expected="an option of the function",
-                    exists=near(name, [one for one in known if one not in self.takes]), do=f"see help({self.name})",
+                    exists=near(name, own), do=f"see help({self.name})",
                 )  # fmt: skip
         self.check(self.lacks(question))
         seed = {"seed": question.seed} if "seed" in known and question.seed else {}
         given = {**seed, **self.chosen(question, options), **options}
-        taken = {parameter: question.part(part) for parameter, part in self.takes.items()}
+        taken = {parameter: question.part(part) for parameter, part in self.taken(question).items()}
         shown = {"progress": progress} if "progress" in known else {}
         return Applied(self, question, given, self.function(**taken, **given, **shown))
 
@@ -144,24 +152,30 @@ class Applied:
         """The call as it was made, an expression."""
         known = inspect.signature(self.method.function).parameters
         given = []
-        for parameter, part in self.method.takes.items():
+        for parameter, part in self.method.taken(self.question).items():
             plain = known[parameter].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
             given.append(f"question.{part}" if plain else f"{parameter}=question.{part}")
         given += [f"{name}={value!r}" for name, value in self.options.items()]
         call = f"{self.method.name}({', '.join(given)})"
         return call if len(call) <= 92 else f"{self.method.name}(\n    {', '.join(given)},\n)"
 
-    def code(self, look: str = "print(found.summary())", *imports: str) -> str:
-        """The call as a programme of public names; `look` is what it does with the result, `found`.
+    def look(self, function: Callable[..., Any] = summary, **constants: Any) -> Look:
+        """What a function makes of the result (`found`) and the `question`, and the programme that makes it again."""
+        value, lines = looked(function, self.result, self.question, constants)
+        return Look(value, _programme([(self, lines)], imported(function)))
 
-        `imports` are lines that it needs for that.
-        """
-        return programme([(self, look)], *imports)
+    def code(self) -> str:
+        """The call as a programme of public names that prints the summary of its result, `found`."""
+        return self.look().code
 
 
-def programme(calls: Iterable[tuple[Applied, str]], *imports: str) -> str:
-    """Calls on one question as a programme of public names, each with what it does with the result, `found`."""
-    made = list(calls)
+def together(*looks: tuple[Applied, Callable[..., Any]]) -> str:
+    """One programme for several calls on one question, each with what a function makes of its result."""
+    lines = [(made, looked(function, made.result, made.question, {})[1]) for made, function in looks]
+    return _programme(lines, [line for _, function in looks for line in imported(function)])
+
+
+def _programme(made: list[tuple[Applied, str]], imports: Iterable[str]) -> str:
     homes = {f"from cutaway.methods import {one.method.name}" for one, _ in made}
     lines = [
         "import cutaway",

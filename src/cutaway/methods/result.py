@@ -104,7 +104,7 @@ class Result:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        Result._kinds[_full_name(cls)] = cls
+        Result._kinds[full_name(cls)] = cls
 
     def __getitem__(self, name: str) -> xarray.DataArray:
         """One variable or coordinate."""
@@ -128,7 +128,7 @@ class Result:
             raise ResultError(
                 f"there is no folder '{path.parent}'", expected="a path in a folder that exists", do="make it first"
             )
-        extra = {_KIND: _full_name(type(self)), _PROVENANCE: self.provenance.to_json()}
+        extra = {_KIND: full_name(type(self)), _PROVENANCE: self.provenance.to_json()}
         part = path.with_name(path.name + ".part")
         try:
             self.data.assign_attrs(extra).to_netcdf(part, engine="h5netcdf")
@@ -240,13 +240,14 @@ def load(path: str | Path) -> Any:
         ) from error
 
 
-def _full_name(kind: type) -> str:
+def full_name(kind: type) -> str:
+    """The name by which a file knows its class: module and qualified name."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _class_of(name: str, file: str) -> type[Result]:
     """The class of that full name: an imported one, or one of this package."""
-    if name == _full_name(Result):
+    if name == full_name(Result):
         return Result
     module = _OWN.match(name)
     if name not in Result._kinds and module:

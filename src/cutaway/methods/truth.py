@@ -105,8 +105,8 @@ def detector(
     _, group = np.unique(group, return_inverse=True)
     counts = dice.multinomial(group.max() + 1, np.full(group.max() + 1, 1 / (group.max() + 1)), draws)
     weights = counts[:, group].astype(float)
-    drawn = {name: _auroc(values, real, weights) for name, values in scores.items()}
-    whole = {name: float(_auroc(values, real, np.ones((1, len(real))))[0]) for name, values in scores.items()}
+    drawn = {name: auroc(values, real, weights) for name, values in scores.items()}
+    whole = {name: float(auroc(values, real, np.ones((1, len(real))))[0]) for name, values in scores.items()}
     bounds = {name: np.nanquantile(values, (0.025, 0.975)) for name, values in drawn.items()}
     gains = {}
     for name, values in drawn.items():
@@ -118,7 +118,7 @@ def detector(
     )  # fmt: skip
 
 
-def _auroc(
+def auroc(
     scores: Float[ndarray, "n"], real: Bool[ndarray, "n"], weights: Float[ndarray, "draw n"]
 ) -> Float[ndarray, "draw"]:
     """The weighted share of pairs of a real and a false one in which the real one is higher, ties by half.

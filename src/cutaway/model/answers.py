@@ -35,7 +35,7 @@ def answered(engine: Engine, inputs: Inputs, answers: Answer | Sequence[Answer])
             do="" if writes(module) else "for an encoder-decoder pass `decoder_input_ids=` and read `log_prob`",
         )  # fmt: skip
     inputs = begun(module, engine.towers, inputs)
-    ids, given = inputs.tensors["input_ids"], _each(answers)
+    ids, given = inputs.tensors["input_ids"], one_by_one(answers)
     if len(given) not in (1, len(ids)):
         raise InputError(f"{len(given)} answers to {len(ids)} prompts", expected="one for all, or one a prompt")
     written = [_ids(engine, one).to(ids.device) for one in given] * (1 if len(given) == len(ids) else len(ids))
@@ -55,7 +55,7 @@ def answered(engine: Engine, inputs: Inputs, answers: Answer | Sequence[Answer])
     return replace(inputs, tensors=tensors, tokens=maps, answers=tuple(len(one) for one in written))
 
 
-def _each(answers: Any) -> list[Answer]:
+def one_by_one(answers: Any) -> list[Answer]:
     """The answers one by one; a table of tokens has one in each row."""
     given = list(answers) if isinstance(answers, Tensor) and answers.dim() == 2 else as_list(answers)
     odd = [one for one in given if not isinstance(one, str) and not (isinstance(one, Tensor) and _whole(one))]

@@ -58,7 +58,7 @@ def attach(roots: dict[str, nn.Module], owner: str = "") -> Attached:
 
 def _in_order(seats: dict[str, Seat]) -> dict[str, Seat]:
     """Sites grouped by tower, what a tower has once before or after its layers as they run."""
-    late = ("norm.scale", "final", "pool", "joint", "logits", "out")
+    late = ("norm.", "final", "pool", "joint", "logits", "out")
 
     def rank(seat: Seat) -> tuple[str, float]:
         site = seat.site

@@ -58,7 +58,8 @@ def norm_weights(norm: Any) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
             return norm.weight, torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
     like = next(inner.parameters(), torch.zeros(0))
     size = inner.weight.shape if inner.weight is not None else inner.normalized_shape
-    x = torch.ones(size, dtype=like.dtype, device=execution_device([norm]))
+    bare = None if like.numel() else torch.device("cpu")  # a norm without weights, as that of a denoiser's end
+    x = torch.ones(size, dtype=like.dtype, device=execution_device([norm], bare))
     if not is_rms(norm):
         x[1::2] = -1
     there = (x - (0 if is_rms(norm) else x.mean())) / norm_scale(norm, x)

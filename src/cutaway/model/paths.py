@@ -57,7 +57,7 @@ def _tower_sizes(base: Any, port: Port, module: Any) -> dict[str, int]:
     sizes: dict[str, int] = {}
     config: Any = getattr(module, "config", None) or getattr(base, "config", None)
     shape = linear_shape(module)
-    if shape and port.axes[-1] in ("vocab", "label", "d_model", "d_mlp"):
+    if shape and port.axes[-1] in ("vocab", "label", "d_model", "d_mlp", "condition"):
         sizes[port.axes[-1]] = shape[0] if port.kind == "in" else shape[1]
     elif port.axes[-1] == "d_model" and getattr(module, "weight", None) is not None:
         sizes["d_model"] = int(module.weight.shape[-1])

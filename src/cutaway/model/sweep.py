@@ -74,7 +74,7 @@ def sweep(
     if not len(cells):
         raise InputError("a sweep over no cells", expected="at least one edit", do="`model.grid(edit, token=…)`")
     _check_lengths(engine, inputs, cells)
-    store = _Store(Path(resume), _content(engine, inputs, cells, target)) if resume else None
+    store = Chunks(Path(resume), _content(engine, inputs, cells, target)) if resume else None
     replay = Replay(engine, inputs, cells, last_logits=last_logits_only(target), memory=memory)
     if told:
         told(replay.plan)
@@ -153,7 +153,7 @@ def _check_lengths(engine: Engine, inputs: Inputs, cells: Cells) -> None:
                 )
 
 
-class _Store:
+class Chunks:
     """Values on disk, so that an interrupted sweep goes on where it was; they are known by what they depend on."""
 
     def __init__(self, path: Path, content: str) -> None:

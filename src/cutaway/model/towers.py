@@ -53,6 +53,11 @@ _JOINT_READS = {
     "context_embedder": "encoder_hidden_states",
     "time_text_embed.text_embedder.linear_1": "pooled_projections",
 }
+_MODULATED = {  # what the timestep makes of the last norm, its gain less one and its bias
+    "norm.condition": Port("norm_out.linear", axes=("batch", "condition")),
+    "norm.scale": Port("norm_out.norm", "scale", SCALE),
+    "final": Port("proj_out", "in"),
+}
 
 TOWERS: dict[str, Tower] = {
     "CLIPVisionModel": _CLIP_VISION,
@@ -185,7 +190,7 @@ TOWERS: dict[str, Tower] = {
     "SD3Transformer2DModel": Tower(
         "denoiser",
         ("transformer_blocks",),
-        {"latent": Port("pos_embed", "in", _NOISE.axes), "out": _NOISE},
+        {"latent": Port("pos_embed", "in", _NOISE.axes), **_MODULATED, "out": _NOISE},
         tokens="joint",
         joint=Joint("image", encoders=(0, 2), gap="text_encoder_3"),  # both CLIPs are one stretch, T5 follows
         reads=_JOINT_READS,
@@ -195,6 +200,7 @@ TOWERS: dict[str, Tower] = {
         ("transformer_blocks", "single_transformer_blocks"),
         {
             "latent": Port("x_embedder", "in", axes=("batch", "token", "channel")),
+            **_MODULATED,
             "out": Port("", axes=("batch", "token", "channel")),
         },
         tokens="joint",

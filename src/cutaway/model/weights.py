@@ -161,6 +161,12 @@ def readout(model: Opened, tower: str) -> Readout:
     if tower not in engine.towers:
         raise SiteError(f"no tower '{tower}'", exists=", ".join(engine.towers) or "no named tower")
     kind, row = type(engine.towers[tower].module).__name__, engine.towers[tower].row
+    if engine.towers[tower].stepped:
+        raise SiteError(
+            f"the '{tower}' tower ({kind}) is read at every place of the picture, by what a timestep makes of its end",
+            expected="a tower that is read at one position, in one way", exists=", ".join(engine.towers),
+            do="`denoiser_end(model)` of cutaway.model.denoiser_end says how, where it is linear",
+        )  # fmt: skip
     speaks = engine.towers[tower].causal and f"{tower}.logits" in engine.sites
     at: Pooled | None = row.pooled or ("last" if speaks else None)
     pooled = at == "pool"

@@ -99,8 +99,8 @@ def direct(model: Model, n: int, seed: int, told: TOLD) -> xarray.Dataset:
     """
     told("taking layers out of the sum")
     some, names = lone_scenes(n, seed, 1), classes(CONCEPTS, seed)
-    parts = representation_decomposition(model, some, progress=False)
     texts = text_bank(model, [concept(name).one for name in names], progress=False)
+    parts = representation_decomposition(model, some, towards=texts, progress=False)
     truth = np.array([names.index(scene.things[0].concept) for scene in some])
     curves = [
         accumulated_ablation(parts, texts, truth, what=what, draws=DRAWS, seed=seed).data for what in ("heads", "mlps")

@@ -119,7 +119,7 @@ def maps(lenses: Lenses, n: int, seed: int, told: TOLD) -> xarray.Dataset:
         told(f"maps, scene {start * BATCH}")
         words = [sorted({thing.concept for thing in scene.things}) for scene in some]
         for scene, mine, read in zip(some, words, lenses(some, words), strict=True):
-            rows.append({name: _against(scene, mine, one, ids, seed + len(rows)) for name, one in read.items()})
+            rows.append({name: against(scene, mine, one, ids, seed + len(rows)) for name, one in read.items()})
     weights = resampled(len(rows), seed)
     data: dict[str, Any] = {}
     for what in ("iou", "hit", "reads"):
@@ -136,7 +136,7 @@ def maps(lenses: Lenses, n: int, seed: int, told: TOLD) -> xarray.Dataset:
     return made.assign(words=counts["iou"], tokens=counts["reads"])
 
 
-def _against(scene: Scene, words: Sequence[str], read: Read, ids: Mapping[str, int], seed: int) -> dict[str, ndarray]:
+def against(scene: Scene, words: Sequence[str], read: Read, ids: Mapping[str, int], seed: int) -> dict[str, ndarray]:
     """The sum and the number of trials of each measure, (layer, 2)."""
     layers, rows, cols = read.first.shape
     things = [on_patches(layer, rows, cols) for layer in coverage(scene)[1 : 1 + len(scene.things)]]

@@ -42,7 +42,7 @@ def looks(
     for form in forms:
         told(f"looks, {form}")
         some = sided(model, 2 * half, seed, told=form == "words")
-        picks, held = _half(some, 0, half), _half(some, half, 2 * half)
+        picks, held = stretch(some, 0, half), stretch(some, half, 2 * half)
         made.append((held, [_chosen(picks, look) for look in LOOKS]))
     rows = []
     for at, (held, chosen) in enumerate(made):
@@ -52,7 +52,8 @@ def looks(
     return xarray.concat(rows, "form").assign_coords(form=list(forms), look=list(LOOKS)).assign(scenes=half)
 
 
-def _half(some: Posed, start: int, stop: int) -> Posed:
+def stretch(some: Posed, start: int, stop: int) -> Posed:
+    """Some of the questions, from one place to another."""
     return Posed(some.model, some.scenes[start:stop], some.questions[start:stop], some.rivals[start:stop], some.told)
 
 
@@ -73,14 +74,15 @@ def shape(asked: Posed) -> tuple[int, int]:
     return asked.model.sites.towers()[TOWER], asked.model.sites.one(f"{TOWER}.0.attn.z").sizes["head"]
 
 
-def _clean(asked: Posed) -> Float[ndarray, "row"]:
+def untouched(asked: Posed) -> Float[ndarray, "row"]:
+    """The target of each question in the model as it is."""
     return np.asarray(asked.target(asked.model.run(asked.inputs)).double().numpy(force=True))
 
 
 def _chosen(asked: Posed, look: str) -> list[Place]:
     """The layer that loses most, and its heads, the one that loses most first, until they lose nearly as much."""
     layers, heads = shape(asked)
-    clean = _clean(asked).mean()
+    clean = untouched(asked).mean()
     whole = clean - cut(asked, look, list(range(layers))).mean(1)
     layer = int(whole.argmax())
     single = clean - cut(asked, look, [[(layer, head)] for head in range(heads)]).mean(1)
@@ -98,7 +100,7 @@ def _measured(asked: Posed, look: str, chosen: list[Place], other: list[Place], 
     draws = DRAWS if len(chosen) > 1 else 0  # of one head all others are there already
     random = [[rest[i] for i in dice.choice(len(rest), len(chosen), replace=False)] for _ in range(draws)]
     cells: list[Sequence[Place] | int] = [*range(layers), *([one] for one in every), chosen, rest, other, *random]
-    clean, values = _clean(asked), cut(asked, look, cells)
+    clean, values = untouched(asked), cut(asked, look, cells)
     whole, single, own, alone, given, drawn = np.split(values, np.cumsum([layers, len(every), 1, 1, 1]))
     drawn = drawn if draws else single[[every.index(one) for one in rest]]
 

@@ -33,11 +33,12 @@ def writes(model: Model, n: int, seed: int, told: TOLD) -> xarray.Dataset:
     made = []
     for kind in KINDS:
         told(f"direct effects, {kind}")
-        made.append(_of_kind(posed(model, kind, max(24, n // 3), seed), seed))
+        made.append(of_kind(posed(model, kind, max(24, n // 3), seed), seed))
     return xarray.concat(made, "kind").assign_coords(kind=list(KINDS))
 
 
-def _of_kind(asked: Posed, seed: int) -> xarray.Dataset:
+def of_kind(asked: Posed, seed: int) -> xarray.Dataset:
+    """What is directly added to questions of one kind, what ablation costs there, and how far the two agree."""
     found = logit_decomposition(asked.model, asked.inputs, asked.target, by_token=True, pairs=1)
     total = found["total"].values
     heads, mlps = found["heads"].transpose("row", "layer", "head").values, found["mlps"].values

@@ -125,7 +125,7 @@ class Lens(View):
 
 
 @dataclass(frozen=True)
-class Span:
+class Phrase:
     """A text that describes what a head writes, and the share (0…1) of the head's variance along it."""
 
     text: str
@@ -145,7 +145,7 @@ class Head:
     direct: float | None = None
     low: float | None = None
     high: float | None = None
-    spans: tuple[Span, ...] = ()
+    phrases: tuple[Phrase, ...] = ()
     extra: Mapping[str, float | None] = field(default_factory=dict)
     most: tuple[int, ...] = ()
     least: tuple[int, ...] = ()
@@ -201,23 +201,24 @@ class Bars(View):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PatchingMap(View):
-    """What patching each place brings back: `values` (and `low`, `high`) are (row, column) over two named axes.
+class Matrix(View):
+    """Numbers over two named axes: `values` (and `low`, `high`) are (row, column).
 
-    With `grid` = (rows, columns), the column axis is the patches of the clean picture and can be folded onto it. Inputs
-    without pictures have none here.
+    In front stand the two inputs that they compare: their `pictures` where they have any, what they are called
+    (`sides`) and `captions`. With `grid` = (rows, columns), the column axis is the patches of the first picture and can
+    be folded onto it.
     """
 
-    clean: Picture | None
-    counterfactual: Picture | None
+    pictures: tuple[Picture | None, Picture | None]
+    sides: tuple[str, str]
     captions: tuple[str, str]
     row_axis: Axis
     column_axis: Axis
     values: np.ndarray
+    unit: str
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     grid: tuple[int, int] | None = None
-    unit: str = "normalised recovery"
     signed: bool = True
 
     def __post_init__(self) -> None:

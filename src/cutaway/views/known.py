@@ -16,9 +16,9 @@ from cutaway.views.kinds import (
     HeadTable,
     Lens,
     Line,
+    Matrix,
     Overlay,
-    PatchingMap,
-    Span,
+    Phrase,
     Table,
     View,
     WordGrid,
@@ -28,8 +28,8 @@ from cutaway.views.picture import Picture
 KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Overlay, Lens, Strip, Gallery, HeadTable, Bars, PatchingMap, Curve, WordGrid, Table,
-        Picture, Axis, Span, Head, Bar, Line,
+        Overlay, Lens, Strip, Gallery, HeadTable, Bars, Matrix, Curve, WordGrid, Table,
+        Picture, Axis, Phrase, Head, Bar, Line,
     )
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ from cutaway.methods.shown import Page
 from cutaway.model.sites import Site
 from cutaway.model.tokens import TokenMap
 from cutaway.questions.question import Question
-from cutaway.views.kinds import Axis, PatchingMap
+from cutaway.views.kinds import Axis, Matrix
 from cutaway.views.words import quoted, signed
 
 UNIT = "share of the gap that comes back"
@@ -28,7 +28,7 @@ _LIMITS = (
 )
 
 
-def show(page: Page) -> Iterator[PatchingMap]:
+def show(page: Page) -> Iterator[Matrix]:
     """Layer × position and layer × head, for what was patched."""
     if "patching_token" in page.applied:
         yield by_position(page)
@@ -109,7 +109,7 @@ def _grid(known: TokenMap | None) -> tuple[int, int] | None:
     return size if whole and set(known.kind[0, :front]) <= {"cls", "register"} else None
 
 
-def by_position(page: Page) -> PatchingMap:
+def by_position(page: Page) -> Matrix:
     """Layer × position of the residual stream; on a picture tower the class token is told in words."""
     found, question = page.made("patching_token"), page.question
     grid, (values, low, high) = _grid(_map(question, found)), _sides(found, "token")
@@ -118,7 +118,7 @@ def by_position(page: Page) -> PatchingMap:
     this, seen = ("input", "is given") if _text_changed(question) else ("picture", "looks at")
     here, there = signed(question.value), signed(_there(page))
     whole, patched = question.model.sites.towers()[_tower(found)], len(layers.labels)
-    return PatchingMap(
+    return Matrix(
         title=f"Patching by layer and {'token' if grid is None else 'patch'}",
         seen=f"While the model {seen} the counterfactual, one state after another is replaced by that of this {this}. "
         f"100% brings back all of the gap in {page.number} for {page.names.aim} between the two {this}s ({here:+.3f} "
@@ -130,7 +130,7 @@ def by_position(page: Page) -> PatchingMap:
     )  # fmt: skip
 
 
-def by_head(page: Page) -> PatchingMap:
+def by_head(page: Page) -> Matrix:
     """Layer × head of the attention's results."""
     found = page.made("patching_head")
     values, low, high = _sides(found, "head")
@@ -138,7 +138,7 @@ def by_head(page: Page) -> PatchingMap:
     beside = (
         "" if strange is None else f" From unrelated pictures the same head brings {signed(strange.values[at]):.1%}."
     )
-    return PatchingMap(
+    return Matrix(
         title="Patching by layer and head",
         seen=f"The same for the result of each head, at all positions at once. {_head_told(found)}{beside} A head with "
         "a small direct effect and a large number here acts through later layers.",
@@ -148,18 +148,18 @@ def by_head(page: Page) -> PatchingMap:
     )  # fmt: skip
 
 
-def by_part(page: Page) -> PatchingMap:
+def by_part(page: Page) -> Matrix:
     """Layer × part: what each attention, MLP or convolution of a layer adds, at all positions at once."""
     found = page.made("patching_part")
     sites = [Site.parse(str(one)) for one in found["site"].values]
     layers = sorted({site.layer for site in sites if site.layer is not None})
     parts = list(dict.fromkeys(_part(site) for site in sites))
     values = np.full((len(layers), len(parts)), np.nan)
-    for site, value in zip(sites, found["mean"].values, strict=True):
+    for site, value in zip(sites, shares(found)["mean"].values, strict=True):
         if site.layer is not None:
             values[layers.index(site.layer), parts.index(_part(site))] = value
     here, there = signed(page.question.value), signed(_there(page))
-    return PatchingMap(
+    return Matrix(
         title="Patching by layer and part",
         seen="While the model is given the counterfactual, what one part of a layer adds is replaced by that of this "
         f"input. 100% brings back all of the gap in {page.number} ({here:+.3f} here, {there:+.3f} there), 0% nothing. "
@@ -182,9 +182,9 @@ def _common(page: Page, entry: str) -> dict[str, Any]:
     seen = None if other is None else replace(other, alt="the counterfactual picture")
     words = f" {quoted(changed.text)}" if changed is not None and _text_changed(page.question) else ""
     return {
-        "clean": page.picture, "counterfactual": seen,
+        "pictures": (page.picture, seen), "sides": ("Clean", "Counterfactual"),
         "captions": (f"{next(iter(page.beside))}: {here}", f"counterfactual{words}: {there}"),
-        "code": page.applied[entry].code('print(found["recovery"])'), "provenance": origin(page.made(entry)),
+        "code": page.applied[entry].look(shares).code, "provenance": origin(page.made(entry)),
         "unit": UNIT, "folded": True,
     }  # fmt: skip
 
@@ -195,13 +195,16 @@ def _layers(found: Patching) -> Axis:
     return Axis(first, tuple(str(one) for one in found[first].values))
 
 
+def shares(found: Patching) -> Any:
+    """What comes back at each place: mean over pairs, its interval."""
+    return found.data[["mean", "low", "high"]]
+
+
 def _sides(found: Patching, axis: str) -> tuple[ndarray, ndarray | None, ndarray | None]:
     """The mean over pairs and its interval, each (layer, axis); no interval for one pair."""
-    recovery = found["recovery"].transpose("pair", ..., axis)
-    if recovery.sizes["pair"] == 1:
-        return recovery.values[0], None, None
-    low, high = (found[name].transpose(..., axis).values for name in ("low", "high"))
-    return found["mean"].transpose(..., axis).values, low, high
+    shown = shares(found).transpose(..., axis)
+    mean, low, high = (shown[name].values for name in ("mean", "low", "high"))
+    return (mean, None, None) if found.data.sizes["pair"] == 1 else (mean, low, high)
 
 
 def _position_told(question: Question, found: Patching) -> str:

@@ -109,7 +109,7 @@ def cross_attention(
     if odd:
         raise MethodError(f"'{odd[0]}' cannot be kept apart", expected="some of " + ", ".join(AXES))
     sites = looking(model)
-    kept, formed = _Kept(inputs, tuple(apart), guidance), Forming(inputs)
+    kept, formed = Adding(inputs, tuple(apart), guidance), Forming(inputs)
     calls = int(inputs.tensors.get("num_inference_steps", 1)) * len(sites)
     bar = tracked(range(calls), "drawing", show=progress)
 
@@ -152,7 +152,7 @@ def looking(model: Model) -> list[Site]:
 
 
 @dataclass
-class _Kept:
+class Adding:
     """The sums of what comes in, by layer, on the grid of that layer."""
 
     inputs: Inputs

@@ -48,7 +48,7 @@ def overlay(page: Page, found: WordMaps) -> kinds.Overlay:
         f"a word of one token would get {float(found['even']):.1%} if all positions got the same.{before}",
         limits=_LIMITS, picture=_drawn(found), texts=tuple(found.words()), values=_maps(found).values, caption=True,
         shown=_gathered(found), unit="share of attention", palette="reads", provenance=origin(found),
-        code=page.applied[ENTRY].code("print(found.summary().to_string())"),
+        code=page.applied[ENTRY].look().code,
     )  # fmt: skip
 
 
@@ -56,7 +56,8 @@ def film(page: Page, found: WordMaps) -> films.Strip:
     """The maps of each word at each step, under what the drawing would become if it ended there."""
     maps = _maps(found, "step", "layer").transpose("place", "layer", "step", "row", "col")
     steps = [str(step) for step in maps["step"].values]
-    said, most, least = _peaks(maps.mean("layer"), "step")
+    look = page.applied[ENTRY].look(attended, axis="step")
+    said, most, least = _peaks(look.value)
     forming = "forming" in found.data
     frames = found["forming"].values if forming else [found["drawn"].values[0]] * len(steps)
     what = "what the drawing would become if it ended at this step" if forming else "what was drawn"
@@ -71,7 +72,7 @@ def film(page: Page, found: WordMaps) -> films.Strip:
         texts=tuple(found.words()), sets=("all layers", *(f"layer {name}" for name in maps["layer"].values)),
         frames=tuple(steps), values=np.concatenate([maps.mean("layer", keepdims=True).values, maps.values], 1),
         unit="share of attention", shown=_gathered(found), provenance=origin(found),
-        code=page.applied[ENTRY].code('print(found["attention"].isel(picture=0).sum(("row", "col")).mean("layer"))'),
+        code=look.code,
     )  # fmt: skip
 
 
@@ -84,7 +85,10 @@ def by(page: Page, entry: str, axis: str) -> kinds.Lens:
         maps = maps.isel(of=np.flatnonzero(np.isfinite(maps.values).any((0, 2, 3))))
         names = [f"{layer}.{head}" for layer, head in maps["of"].values]
         maps = maps.drop_vars(["of", "layer", "head"]).assign_coords(of=names).rename(of="head")
-    said, most, least = _peaks(maps, axis)
+    look = (
+        page.applied[entry].look(attended_by_head) if axis == "head" else page.applied[entry].look(attended, axis=axis)
+    )
+    said, most, least = _peaks(look.value)
     return kinds.Lens(
         title=f"Where each word is looked for, {axis} by {axis}",
         seen=f"Words together get most attention at {axis} {most} and least at {axis} {least} ({said}).",
@@ -93,15 +97,28 @@ def by(page: Page, entry: str, axis: str) -> kinds.Lens:
         values=maps.transpose("place", axis, "row", "col").values, caption=True,
         shown=_gathered(found), unit="share of attention", folded=True,
         provenance=origin(found),
-        code=page.applied[entry].code('print(found["attention"].isel(picture=0).sum(("row", "col")))'),
+        code=look.code,
     )  # fmt: skip
 
 
-def _peaks(maps: xarray.DataArray, axis: str) -> tuple[str, str, str]:
-    """What all words get together, at most and at least along an axis, and where that is."""
-    sums = maps.mean(("row", "col")).sum("place").transpose(axis).values
-    most, least = (str(maps[axis].values[at]) for at in (sums.argmax(), sums.argmin()))
-    return f"{sums.max():.1%} and {sums.min():.1%} of all", most, least
+def attended(found: WordMaps, axis: str) -> xarray.DataArray:
+    """What of all attention goes to each word along an axis."""
+    maps = found["attention"].isel(picture=0, place=slice(len(found.words()))).mean(("row", "col"))
+    return maps.mean([name for name in AXES if name in maps.dims and name != axis])
+
+
+def attended_by_head(found: WordMaps) -> xarray.DataArray:
+    """What of all attention goes to each word, by layer and head; heads that a layer does not have are left out."""
+    maps = found["attention"].isel(picture=0, place=slice(len(found.words()))).mean(("row", "col"))
+    return maps.stack(of=("layer", "head")).dropna("of")
+
+
+def _peaks(shares: xarray.DataArray) -> tuple[str, str, str]:
+    """What all words get together, at most and at least, and where that is."""
+    sums = shares.sum("place")
+    names = [".".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in sums[sums.dims[0]].values]
+    most, least = names[int(sums.values.argmax())], names[int(sums.values.argmin())]
+    return f"{float(sums.max()):.1%} and {float(sums.min()):.1%} of all", most, least
 
 
 def _maps(found: WordMaps, *kept: str) -> xarray.DataArray:

@@ -95,11 +95,11 @@ def erase(
     clean = states(model, [items[i] for i in train], record, pooling, batch=batch, progress=progress)
     probes = {str(s): fit(clean[str(s)], y[train], penalty) for s in sites}
     basis, mean = _removable(clean[site], y[train], rounds, penalty), clean[site].mean(0)
-    noise = _varied(_unlabelled(clean[site], y[train]), len(basis), draws, seed)
+    noise = varied(unlabelled(clean[site], y[train]), len(basis), draws, seed)
     runs: dict[str, list[list[Edit]]] = {
         "clean": [[]],
-        "erased": [_edits(at, pooling, basis, mean)],
-        "random": [_edits(at, pooling, directions, mean) for directions in noise],
+        "erased": [erasing(at, pooling, basis, mean)],
+        "random": [erasing(at, pooling, directions, mean) for directions in noise],
     }
     kept, scores = [items[i] for i in held], []
     for several in runs.values() if sites else ():
@@ -128,13 +128,13 @@ def _reached(
     return {"target": ("condition", [clean, erased, float(np.mean(random))]), "target_random": ("draw", random)}
 
 
-def _unlabelled(x: Float[ndarray, "item unit"], y: ndarray) -> Float[ndarray, "item unit"]:
+def unlabelled(x: Float[ndarray, "item unit"], y: ndarray) -> Float[ndarray, "item unit"]:
     """The states less what their labels say of them: the mean of a class, or a straight line in numbers."""
     known = np.stack([y, np.ones(len(y))], 1) if is_number(y) else (y[:, None] == np.unique(y)).astype(float)
     return np.asarray(x - known @ np.linalg.lstsq(known, x, rcond=None)[0])
 
 
-def _varied(rest: Float[ndarray, "item unit"], k: int, draws: int, seed: int) -> list[Float[ndarray, "k unit"]]:
+def varied(rest: Float[ndarray, "item unit"], k: int, draws: int, seed: int) -> list[Float[ndarray, "k unit"]]:
     """Orthonormal bases of k random directions each, drawn with the covariance of these states."""
     draw = np.random.default_rng(seed)
     return [np.linalg.qr((draw.standard_normal((k, len(rest))) @ rest).T)[0].T for _ in range(draws)]
@@ -177,7 +177,7 @@ def _removable(x: Float[ndarray, "item unit"], y: ndarray, rounds: int, penalty:
     return basis.T[sizes > 1e-8]
 
 
-def _edits(site: Site, pooling: Pooling, basis: Float[ndarray, "k unit"], mean: Float[ndarray, "unit"]) -> list[Edit]:
+def erasing(site: Site, pooling: Pooling, basis: Float[ndarray, "k unit"], mean: Float[ndarray, "unit"]) -> list[Edit]:
     """Project the directions out and put the mean back."""
     where = {"token": pooling.selector} if "token" in site.axes else {}
     directions = torch.from_numpy(basis)

@@ -32,7 +32,7 @@ def show(page: Page) -> Iterator[kinds.View]:
         captions=tuple(name if name == "embed" else f"layer {name}" for name in names),
         columns=("distance to the drawing", "the same from noise as large"),
         cells=tuple((float(a), float(b)) for a, b in zip(far, random, strict=True)),
-        provenance=origin(found), code=page.applied[ENTRY].code("print(found.summary())"),
+        provenance=origin(found), code=page.applied[ENTRY].look().code,
     )  # fmt: skip
 
 

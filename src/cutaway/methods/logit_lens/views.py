@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import xarray
 from numpy import ndarray
 
 from cutaway.methods.logit_lens.logit_lens import Lens
@@ -12,6 +13,7 @@ from cutaway.methods.representation_decomposition.views import PATCHES, direct
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
 from cutaway.model.weights import readout
+from cutaway.questions.question import Question
 from cutaway.views import kinds
 from cutaway.views.words import signed
 
@@ -49,7 +51,8 @@ def last_layer(page: Page) -> kinds.Overlay:
     """What each patch says at the last layer, centred where there are other pictures."""
     entry = "lens_centred" if "lens_centred" in page.applied else "lens"
     lens, centred, name = page.made(entry), entry == "lens_centred", page.names[0]
-    values = lens["patch"].isel(picture=0, layer=-1).transpose("text", "row", "col").values
+    look = page.applied[entry].look(patches)
+    values = look.value.isel(layer=-1).values
     row, col = np.unravel_index(values[0].argmax(), values[0].shape)
     reader, all_read = _end(page)
     how = f"Each patch is read as if it were {'alone' if all_read else f'the {reader}'}"
@@ -67,15 +70,15 @@ def last_layer(page: Page) -> kinds.Overlay:
         f"“{PATCHES}” adds up to the output; where the two differ, trust that one.",
         warning=conflict(page, values[0]), folded=True, palette="reads", picture=page.seen, texts=page.names.labels,
         values=values, unit="cosine", signed=True, provenance=origin(lens),
-        code=page.applied[entry].code("print(found.heat_map(question.words[0]).to_pandas().round(3))"),
+        code=look.code,
     )  # fmt: skip
 
 
 def by_layer(page: Page) -> kinds.Lens:
     """Every layer and patch against every text, with the curve of what reads them."""
     lens, (reader, all_read) = page.made("lens"), _end(page)
-    pooled = lens["pooled"].isel(picture=0).transpose("text", "layer").values
-    values = lens["patch"].isel(picture=0).transpose("text", "layer", "row", "col").values
+    look = page.applied["lens"].look(read)
+    pooled, values = (part.values for part in look.value)
     layers = _layers(lens)
     first = int(np.argmax(pooled[0] >= 0.9 * pooled[0, -1])) if pooled[0, -1] > 0 else len(layers) - 1
     return kinds.Lens(
@@ -90,11 +93,7 @@ def by_layer(page: Page) -> kinds.Lens:
         "in two cones, so compare texts and layers rather than trust a single cosine.",
         warning=conflict(page, values[0, -1]), folded=True, picture=page.seen, texts=page.names.labels, layers=layers,
         unit="cosine", pooled=pooled, values=values, signed=True, reader=reader, provenance=origin(lens),
-        code=page.applied["lens"].code(
-            'print(found["pooled"].isel(picture=0).to_pandas().round(3))  # what reads the patches\n'
-            'for layer in found["layer"].values.tolist():\n'
-            '    print(layer, found.heat_map(question.words[0], layer=layer).values.round(3), sep="\\n")'
-        ),
+        code=look.code,
     )  # fmt: skip
 
 
@@ -116,10 +115,24 @@ def growth(page: Page) -> kinds.Curve:
         limits="The curve is read through the model's last norm and projection at every layer. A step says that the "
         "answer turned into the output's words there, not that it was worked out there.",
         x=kinds.Axis("layer", _layers(lens)), lines=tuple(lines), unit="cosine", provenance=origin(lens), folded=True,
-        code=page.applied["lens"].code(
-            'print(question.aimed(found["pooled"].isel(picture=0)).to_pandas().round(3))'
-        ),
+        code=page.applied["lens"].look(at_the_end).code,
     )  # fmt: skip
+
+
+def patches(found: Lens) -> xarray.DataArray:
+    """What each patch says of each text after each layer."""
+    return found["patch"].isel(picture=0).transpose("layer", "text", "row", "col")
+
+
+def read(found: Lens) -> tuple[xarray.DataArray, xarray.DataArray]:
+    """What reads the patches, and the patches themselves, against each text after each layer."""
+    pooled = found["pooled"].isel(picture=0).transpose("text", "layer")
+    return pooled, found["patch"].isel(picture=0).transpose("text", "layer", "row", "col")
+
+
+def at_the_end(found: Lens, question: Question) -> xarray.DataArray:
+    """The number by layer, as the lens reads it."""
+    return question.aimed(found["pooled"].isel(picture=0))
 
 
 def _end(page: Page) -> tuple[str, bool]:
@@ -134,7 +147,7 @@ def _layers(lens: Lens) -> tuple[str, ...]:
 
 def _line(page: Page) -> ndarray:
     """The number by layer, as the lens reads it."""
-    return np.asarray(page.question.aimed(page.made("lens")["pooled"].isel(picture=0)).values)
+    return np.asarray(page.applied["lens"].look(at_the_end).value.values)
 
 
 def _chance(page: Page) -> ndarray:

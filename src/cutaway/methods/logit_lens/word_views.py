@@ -52,7 +52,7 @@ def tell(page: Page) -> Iterator[str]:
 
 def growth(page: Page, found: WordLens) -> kinds.Curve:
     """The number that is explained at each layer, beside the counterfactual, the untrained model and chance."""
-    own, chance = line(found), _aimed(found["random_logit"])
+    own, chance = line(found), _aimed(answers(found)[1])
     lines = [
         kinds.Line(name.replace("counterfactual", "the counterfactual"), line(side.made(ENTRY)),
                    baseline=side is page.floor)
@@ -71,27 +71,23 @@ def growth(page: Page, found: WordLens) -> kinds.Curve:
         limits="The curve is read through the model's last norm and unembedding at every layer. A step says that the "
         f"answer turned into the output's words there, not that it was worked out there. {_BASIS}",
         x=kinds.Axis("layer", names), lines=tuple(lines), unit="logits", provenance=origin(found), folded=True,
-        code=page.applied[ENTRY].code(
-            'print(found["word_logit"].isel(prompt=0, token=-1).to_pandas().round(3))\n'
-            'print(found["random_logit"].to_pandas().round(3))  # random directions'
-        ),
+        code=page.applied[ENTRY].look(answers).code,
     )  # fmt: skip
 
 
 def by_layer(page: Page, found: WordLens) -> kinds.Table:
     """The first words of each layer at the last position, with probability and rank of the words asked about."""
-    last, asked = _last(found), range(len(found.words))
+    look, last, asked = page.applied[ENTRY].look(firsts), _last(found), range(len(found.words))
+    top, weight, rank, chance, likely = (part.values for part in look.value)
     columns = ["layer", "first words, with probability"]
     for at in asked:
         columns += [f"rank of {page.names[at]}", "by chance", f"probability of {page.names[at]}"]
     cells = []
     for at, name in enumerate(_layers(found)):
-        here, cell = last.isel(layer=at), [name, _words(last.isel(layer=at))]
-        numbers: list[kinds.Cell] = []
+        cell: list[kinds.Cell] = [name, _words(top[at], weight[at])]
         for word in asked:
-            numbers += [int(here["word_rank"].values[word]), float(found["random_rank"].values[at, word]),
-                        float(here["word_probability"].values[word])]  # fmt: skip
-        cells.append((*cell, *numbers))
+            cell += [int(rank[at, word]), float(chance[at, word]), float(likely[at, word])]
+        cells.append(tuple(cell))
     end = last.isel(layer=-1)
     first = number(float(end["top_probability"].values[0]))
     told = ", ".join(
@@ -105,7 +101,7 @@ def by_layer(page: Page, found: WordLens) -> kinds.Table:
         f"; {told}. “By chance” is the mean rank of the word for random directions as long as the state.",
         limits=f"It does not say that the model uses what is read. {_BASIS}",
         columns=tuple(columns), cells=tuple(cells), folded=True, provenance=origin(found),
-        code=page.applied[ENTRY].code("print(found.by_layer().to_string())"),
+        code=look.code,
     )  # fmt: skip
 
 
@@ -116,8 +112,9 @@ def grid(page: Page, found: WordLens) -> kinds.WordGrid:
     pictured = on.size > 0
     others = np.setdiff1d(np.flatnonzero(here["token_kind"].values[:whole] != "image"), on.ravel())[-TOKENS:]
     chosen = np.concatenate([np.sort(on[on >= 0]), others]).astype(int)
-    shown = here.isel(token=chosen).transpose("token", "layer", "rank", ...)
-    words, ranked = np.unique(shown["top"].values, return_inverse=True)
+    look = page.applied[ENTRY].look(ranks)
+    top, likely = (part.isel(token=chosen).transpose("token", "layer", "rank").values for part in look.value)
+    words, ranked = np.unique(top, return_inverse=True)
     patches = np.where(on >= 0, np.searchsorted(np.sort(on[on >= 0]), on), np.nan) if pictured else None
     early = int((here["settles"].values[others] <= found["layer"].values[-1] / 2).sum())
     more = f" The {int((on >= 0).sum())} picture tokens are on the picture, with a slider for the layer."
@@ -125,17 +122,14 @@ def grid(page: Page, found: WordLens) -> kinds.WordGrid:
         title="Every token, layer by layer",
         seen=f"The first word of each layer at the last {len(others)} positions that are no picture, read as if the "
         f"layer were the last one; the deeper the colour, the likelier. A cell that is chosen shows its first "
-        f"{shown.sizes['rank']} words. At {early} of these positions the word that ends as the first is so from the "
+        f"{top.shape[2]} words. At {early} of these positions the word that ends as the first is so from the "
         f"first half of the layers on.{more if pictured else ''}",
         limits="It does not say that the model uses what is read. At a position inside a prompt the end says what "
         f"would come next there, which nobody asks. {_BASIS}",
         tokens=tuple(_token(here, at) for at in chosen.tolist()), layers=_layers(found), words=tuple(map(plain, words)),
-        ranked=ranked.reshape(shown["top"].shape), values=shown["top_probability"].values, unit="probability",
+        ranked=ranked.reshape(top.shape), values=likely, unit="probability",
         picture=page.seen if pictured else None, patches=patches, folded=True, provenance=origin(found),
-        code=page.applied[ENTRY].code(
-            'for name in ("top", "top_probability"):\n'
-            '    print(found[name].isel(prompt=0, rank=0).to_pandas().T.round(3).to_string())'
-        ),
+        code=look.code,
     )  # fmt: skip
 
 
@@ -165,22 +159,41 @@ def maps(page: Page, found: WordLens) -> kinds.Lens:
         picture=page.seen, texts=page.names.labels[: len(values)], layers=names, values=values, signed=True,
         unit="log-probability above chance (nats)", pooled=_above(found, _last(found)["word_probability"]),
         reader="last position", folded=True, provenance=origin(found),
-        code=page.applied[ENTRY].code(
-            'read = np.log(found.on_grid("word_probability") / found["random_probability"])\n'
-            'for layer in found["layer"].values.tolist():\n'
-            '    print(layer, read.sel(layer=layer).isel(word=0).values.round(3), sep="\\n")', "import numpy as np",
-        ),
+        code=page.applied[ENTRY].look(likelier).code,
     )  # fmt: skip
+
+
+def answers(found: WordLens) -> tuple[xarray.DataArray, xarray.DataArray]:
+    """The logits of the words asked about at the last position, by layer, and those for random directions."""
+    return found["word_logit"].isel(prompt=0, token=-1), found["random_logit"]
+
+
+def firsts(found: WordLens) -> tuple[xarray.DataArray, ...]:
+    """The first words of each layer at the last position; of those asked about the rank, by chance, the probability."""
+    last = found.data.isel(prompt=0, token=-1)
+    return last["top"], last["top_probability"], last["word_rank"], found["random_rank"], last["word_probability"]
+
+
+def ranks(found: WordLens) -> tuple[xarray.DataArray, xarray.DataArray]:
+    """The first words of every token and layer, and their probabilities."""
+    return found["top"].isel(prompt=0), found["top_probability"].isel(prompt=0)
+
+
+def likelier(found: WordLens) -> xarray.DataArray:
+    """The log of what the words have at each picture token, less that of chance; no less than single precision has."""
+    least = np.finfo(np.float32).tiny
+    own = np.maximum(found.on_grid("word_probability").astype(float), least)
+    return np.log(own) - np.log(np.maximum(found["random_probability"], least))
 
 
 def line(found: WordLens) -> ndarray:
     """The number by layer at the last position, as the lens reads it: a logit, or a difference of two."""
-    return _aimed(_last(found)["word_logit"])
+    return _aimed(answers(found)[0])
 
 
 def log_maps(found: WordLens) -> ndarray:
     """How likely each word is at the tokens of the first picture, against chance, (word, layer, row, column)."""
-    return _above(found, found.on_grid("word_probability"))
+    return np.asarray(likelier(found).transpose("word", "layer", ...).values)
 
 
 def _above(found: WordLens, probability: xarray.DataArray) -> ndarray:
@@ -202,9 +215,9 @@ def _last(found: WordLens) -> xarray.Dataset:
     return found.data.isel(prompt=0, token=-1)
 
 
-def _words(here: xarray.Dataset) -> str:
+def _words(words: ndarray, chances: ndarray) -> str:
     """The first words of a layer, each with its probability."""
-    pairs = zip(here["top"].values[:FIRST], here["top_probability"].values[:FIRST], strict=True)
+    pairs = zip(words[:FIRST], chances[:FIRST], strict=True)
     return ", ".join(f"{quoted(plain(word))} {number(float(chance))}" for word, chance in pairs)
 
 

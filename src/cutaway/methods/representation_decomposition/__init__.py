@@ -1,11 +1,10 @@
 """Embeddings and logits as exact sums over layers, heads, MLPs and positions."""
 
+from cutaway.methods.representation_decomposition.accumulated_ablation import AblationCurve, accumulated_ablation
 from cutaway.methods.representation_decomposition.direct import Direct
 from cutaway.methods.representation_decomposition.logit_decomposition import LogitDecomposition, logit_decomposition
 from cutaway.methods.representation_decomposition.representation_decomposition import (
-    AblationCurve,
     Decomposition,
-    accumulated_ablation,
     decompositions,
     representation_decomposition,
 )

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import xarray
+
 from cutaway.methods.representation_decomposition.direct import Direct
+from cutaway.methods.representation_decomposition.representation_decomposition import Decomposition
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
 from cutaway.views.kinds import Table
@@ -15,6 +18,11 @@ SHARE = "largest share of one ninth"
 RANDOM = "random texts, one standard deviation"
 EVEN = "even spread over the picture"
 SIDES = ("this picture", "counterfactual", "before training")
+
+
+def cosines(found: Decomposition, question: Any) -> xarray.DataArray:
+    """The cosine of the picture with each of the question's texts."""
+    return found.cosines(question.texts).isel(item=0)
 
 
 def beside_chance(page: Page, sides: Mapping[str, Direct]) -> Table:
@@ -58,6 +66,6 @@ def beside_chance(page: Page, sides: Mapping[str, Direct]) -> Table:
         "case: nothing here says how often the model behaves so.",
         columns=("number", *SIDES, "chance", "which chance"),
         folded=True, cells=tuple(rows), units=tuple("share" if row[0] == SHARE else "" for row in rows),
-        code=page.applied["decomposition"].code("print(found.cosines(question.texts).to_pandas().round(4))"),
+        code=page.applied["decomposition"].look(cosines).code,
         provenance=origin(own.parts),
     )  # fmt: skip

@@ -10,10 +10,15 @@ import torch
 import xarray
 from jaxtyping import Float
 from numpy import ndarray
+from torch import Tensor
 
 from cutaway.errors import MethodError
 from cutaway.methods.representation_decomposition.logit_routes import Routes
-from cutaway.methods.representation_decomposition.representation_decomposition import Decomposition, decompositions
+from cutaway.methods.representation_decomposition.representation_decomposition import (
+    Decomposition,
+    decompositions,
+    representation_decomposition,
+)
 from cutaway.model.targets import similarity
 from cutaway.model.weights import Readout, readout
 from cutaway.questions.bank import TextBank
@@ -56,6 +61,13 @@ class Direct:
         """Whether a pooling head reads all patches, rather than one token standing for them."""
         return self.end.at == "pool"
 
+    def towards(self, directions: Float[Tensor, "text joint"], *, by_token: bool = False) -> Decomposition:
+        """The same decomposition of the picture, towards other directions than the question's texts."""
+        question = self.question
+        return representation_decomposition(
+            question.model, question.pictures[:1], towards=directions, by_token=by_token, progress=False
+        )
+
     @cached_property
     def cosines(self) -> Float[ndarray, "text"]:
         """The cosine of the picture with each of the words, as the model gives it."""
@@ -85,7 +97,7 @@ class Direct:
         aim = words[0] if len(words) < 2 else words[0] - words[1]
         generator = torch.Generator().manual_seed(self.question.seed)
         noise = torch.randn(DRAWS, words.shape[1], generator=generator).to(words.dtype)
-        effect = self.parts.effect(noise, "heads").isel(item=0)
+        effect = self.towards(noise).effect(of="heads").isel(item=0)
         return (effect**2).mean("text") ** 0.5 * float(aim.norm())
 
     @property
@@ -103,7 +115,7 @@ class Direct:
         words = self.question.words[text].split()
         shorter = [" ".join(words[:at] + words[at + 1 :]) for at in range(len(words))]
         vectors = embedded(self.question.model, [self.question.words[text], *shorter], "text", progress=False)
-        added = self.parts.effect(vectors, "head_tokens").sum(("layer", "head"))
+        added = self.towards(vectors, by_token=True).effect(of="head_tokens").sum(("layer", "head"))
         maps = self.parts.on_grid(added).isel(item=0).drop_vars("text").rename(text="word")
         less = (maps[{"word": 0}] - maps[{"word": slice(1, None)}]).transpose("word", ...)
         return less.assign_coords(word=words)
@@ -149,6 +161,6 @@ class Direct:
         """What each head adds to the number on each picture of the crowd, (item, layer, head); None without one."""
         if self.question.crowd is None:
             return None
-        stream = decompositions(self.question.model, self.question.crowd, progress=False)
+        stream = decompositions(self.question.model, self.question.crowd, towards=self.texts, progress=False)
         made = [self.question.aimed(part.effect(self.texts, "heads")) for part in stream]
         return xarray.concat(made, "item")

@@ -7,8 +7,10 @@ import xarray
 
 from cutaway.errors import SiteError
 from cutaway.methods.representation_decomposition.direct import Direct
+from cutaway.methods.representation_decomposition.representation_decomposition import Decomposition
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
+from cutaway.questions.question import Question
 from cutaway.views.kinds import Cell, Table
 from cutaway.views.words import signed
 
@@ -17,14 +19,20 @@ NAMED = 2  # writers that the sentence names
 PARTS = {"attn": "attention", "cross": "cross-attention", "mlp": "MLP"}
 
 
-def feeds(page: Page, own: Direct, code: str) -> Table | None:
+def written(found: Decomposition, question: Question) -> xarray.DataArray:
+    """What each head adds to the number, by what wrote the values that it reads."""
+    return Direct(question, found).feeding()
+
+
+def feeds(page: Page, own: Direct) -> Table | None:
     """A row for each writer, a column for each of the heads that add most; None where it is not known who wrote."""
     if own.all_read:
         return None
     try:
-        fed = own.feeding()
+        look = page.applied["decomposition"].look(written)
     except SiteError:  # a block whose values are not in the table
         return None
+    fed: xarray.DataArray = look.value
     order = np.argsort(-np.abs(own.heads.values), axis=None)[:HEADS]
     chosen = [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, own.heads.shape), strict=True)]
     columns = [fed.isel(layer=layer, head=head) for layer, head in chosen]
@@ -38,7 +46,7 @@ def feeds(page: Page, own: Direct, code: str) -> Table | None:
         limits="Patterns and norms are held as they were: it counts what is moved, not what makes a head look where it "
         "looks (its queries and keys). It goes back one head; what fed the writers in turn is not told.",
         columns=("written by", *(f"layer {layer}, head {head}" for layer, head in chosen)), cells=tuple(cells),
-        folded=True, provenance=origin(own.parts), code=code,
+        folded=True, provenance=origin(own.parts), code=look.code,
     )  # fmt: skip
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import xarray
 from numpy import ndarray
 
 from cutaway.data import Scene, render
-from cutaway.methods.method import programme
+from cutaway.methods.method import together
 from cutaway.methods.representation_decomposition.direct import Direct
+from cutaway.methods.representation_decomposition.representation_decomposition import Decomposition
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
+from cutaway.questions.question import Question
 from cutaway.questions.rows import unit
-from cutaway.views.kinds import Head, HeadTable, Span
+from cutaway.views.kinds import Head, HeadTable, Phrase
 from cutaway.views.picture import Picture
 from cutaway.views.words import quoted, signed
 
@@ -32,14 +38,14 @@ def heads(page: Page, own: Direct) -> HeadTable:
         extra: dict[str, float | None] = {"random texts": float(own.chance.isel(at))}
         if many is not None:
             extra["above its mean"] = float(effect - many[:, layer, head].mean())
-        named: tuple[Span, ...] = ()
+        phrases: tuple[Phrase, ...] = ()
         if spans is not None:
             one = spans.data.isel(at)
             explained = np.diff(one["explained"].values, prepend=0.0)
-            named = tuple(Span(str(t), float(v)) for t, v in zip(one["text"].values, explained, strict=True))
+            phrases = tuple(Phrase(str(t), float(v)) for t, v in zip(one["text"].values, explained, strict=True))
             extra |= {"fit": float(one["fit"].values[0])}
         part = float(effect) / value if abs(value) > CLEAR else None
-        rows.append(Head(layer, head, float(effect), part, spans=named, extra=extra,
+        rows.append(Head(layer, head, float(effect), part, phrases=phrases, extra=extra,
                          most=most.get((layer, head), ()), least=least.get((layer, head), ())))  # fmt: skip
     return HeadTable(
         title="Heads", seen=_seen(page, own, rows, len(many) if many is not None else 0),
@@ -56,10 +62,18 @@ def heads(page: Page, own: Direct) -> HeadTable:
 
 def _code(page: Page) -> str:
     """What heads add, and the texts they vary with where there are any."""
-    home = "from cutaway.methods.representation_decomposition import Direct"
-    looks = {"decomposition": "print(Direct(question, found).heads.to_pandas().round(3))",
-             "head_texts": "print(found.named().to_string())"}  # fmt: skip
-    return programme([(page.applied[name], look) for name, look in looks.items() if name in page.applied], home)
+    looks: dict[str, Callable[..., Any]] = {"decomposition": by_head, "head_texts": named}
+    return together(*((page.applied[name], look) for name, look in looks.items() if name in page.applied))
+
+
+def by_head(found: Decomposition, question: Question) -> xarray.DataArray:
+    """What each head adds to the number."""
+    return Direct(question, found).heads
+
+
+def named(found: Any) -> Any:
+    """The texts that each head varies with."""
+    return found.named()
 
 
 def _seen(page: Page, own: Direct, rows: list[Head], many: int) -> str:
@@ -69,10 +83,10 @@ def _seen(page: Page, own: Direct, rows: list[Head], many: int) -> str:
     best = next(row for row in rows if (row.layer, row.head) == lead)
     share = "" if best.direct is None else f", {signed(best.direct):.1%} of all"
     above = sum(abs(row.effect or 0) > 2 * (row.extra["random texts"] or 0) for row in rows)
-    if best.spans and spans is not None:
+    if best.phrases and spans is not None:
         fit = float(spans["random_fit"].isel(pick=0).mean())
         said = (
-            f" Over {many} pictures it varies most with {quoted(best.spans[0].text)} "
+            f" Over {many} pictures it varies most with {quoted(best.phrases[0].text)} "
             f"(fit {best.extra['fit'] or 0:.3f}, random directions {fit:.3f} on average).{_uncovered(page, own)}"
         )
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -98,7 +99,7 @@ def has_map(page: Page, found: LogitDecomposition) -> bool:
 
 def added(found: LogitDecomposition) -> ndarray:
     """What each token of the first picture adds through all heads, (row, column)."""
-    return np.asarray(found.on_grid().sum(("layer", "head"), skipna=False).values)
+    return np.asarray(entered(found)[0].values)
 
 
 def picture_tokens(page: Page, found: LogitDecomposition) -> Overlay:
@@ -119,15 +120,13 @@ def picture_tokens(page: Page, found: LogitDecomposition) -> Overlay:
         "picture token may hold what it has gathered from others, so a bright one is where something was read, not "
         "always where the thing stands.",
         picture=page.seen, texts=(aim,), values=values[None], unit="logits", signed=True, provenance=origin(found),
-        code=page.applied[ENTRY].code(
-            'print(found.on_grid().sum(("layer", "head")).to_pandas().round(3))\nprint(found.entering().round(3))'
-        ),
+        code=page.applied[ENTRY].look(entered).code,
     )  # fmt: skip
 
 
 def bars(page: Page, found: LogitDecomposition) -> Bars:
     """The number as a sum: the embedding, the heads of each layer together, the MLPs, constants and rounding."""
-    data, total = found.data.isel(row=0), float(found["total"][0])
+    data, total = found.data.isel(row=0), summed(found)[1]
     made = [Bar("embedding of the last position", "embedding", float(data["embed"]))]
     for name, title in HEADS.items():
         if name in data:
@@ -146,16 +145,14 @@ def bars(page: Page, found: LogitDecomposition) -> Bars:
         "only prepares the ground for a later one shows up as nothing, and so does all that other positions do before "
         "a head reads them. The last norm is held at its scale for this input.",
         folded=True, bars=tuple(made), unit="logits", total=total, provenance=origin(found),
-        code=page.applied[ENTRY].code(
-            "print(found.terms().isel(row=0).to_series().round(4).to_string())\n"
-            'print(float(found["total"][0]))  # the model\'s'
-        ),
+        code=page.applied[ENTRY].look(summed).code,
     )  # fmt: skip
 
 
 def heads(page: Page, found: LogitDecomposition, name: str) -> HeadTable:
     """Each head's direct effect beside its size for random words, and its part that comes from picture tokens."""
-    values, chance = (found[one].isel(row=0).values for one in (name, name + CHANCE))
+    look = page.applied[ENTRY].look(written, name=name, random=name + CHANCE)
+    values, chance = (one.values for one in look.value)
     total = float(found["total"][0])
     seen = _from_picture(found) if name == "heads" else None
     rows = []
@@ -176,11 +173,23 @@ def heads(page: Page, found: LogitDecomposition, name: str) -> HeadTable:
         "which patching shows and this does not. A head that is large for random words too says little of these.",
         heads=tuple(rows), effect="direct effect", direct="share of all", provenance=origin(found),
         folded=name != "heads",
-        code=page.applied[ENTRY].code(
-            f'print(found["{name}"].isel(row=0).to_pandas().round(3))\n'
-            f'print(found["{name}{CHANCE}"].isel(row=0).to_pandas().round(3))  # two random words'
-        ),
+        code=look.code,
     )  # fmt: skip
+
+
+def entered(found: LogitDecomposition) -> tuple[Any, Any]:
+    """What each token of the first picture adds through all heads, and what tokens of each kind bring."""
+    return found.on_grid().sum(("layer", "head"), skipna=False), found.entering()
+
+
+def summed(found: LogitDecomposition) -> tuple[Any, float]:
+    """The terms of the sum, and the number itself as the model gives it."""
+    return (found.terms().isel(row=0), float(found["total"][0]))
+
+
+def written(found: LogitDecomposition, name: str, random: str) -> tuple[Any, Any]:
+    """What each head adds, and the same for two random words."""
+    return found[name].isel(row=0), found[random].isel(row=0)
 
 
 def _from_picture(found: LogitDecomposition) -> ndarray | None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import xarray
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from matplotlib.axes import Axes
-from numpy import ndarray
 from torch import Tensor
 
 from cutaway.errors import MethodError
 from cutaway.methods.grid import folded
+from cutaway.methods.representation_decomposition.layers import axes_for, bars, by_layer
 from cutaway.methods.result import Provenance, Result, heat
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -37,12 +37,30 @@ class Decomposition(Result):
     `offset` (joint); with `by_token`, `head_tokens` (item, layer, head, token, joint); `pool_mlp` (item, joint) where
     an attention head pools the tower. `embedding` is the model's own output, not normalised, and `error` the largest
     entry of its difference from the sum of the terms.
+
+    Made `towards` directions, every term has `text` in the place of `joint`: its product with each of them, which are
+    kept as `towards` (text, joint), of length 1.
     """
 
     main: ClassVar[str] = "share"
 
+    @property
+    def along(self) -> str:
+        """What the terms are told along: `joint`, whole vectors, or `text`, what of them is towards directions."""
+        return "text" if "towards" in self.data else "joint"
+
+    def vectors(self, name: str) -> xarray.DataArray:
+        """A variable whose vectors are needed whole; MethodError where only what is towards directions was kept."""
+        if self.along == "text":
+            raise MethodError(
+                f"this decomposition has no vectors of its {name}", expected="one that was made without `towards`",
+                exists=f"what is towards {self.data.sizes['text']} directions",
+                do="make it again without `towards`",
+            )  # fmt: skip
+        return self[name]
+
     def terms(self) -> xarray.DataArray:
-        """Every term on one axis, (item, term, joint): `embed`, `0.head.0`, …, `0.attn_bias`, `0.mlp`, …, `offset`."""
+        """Every term on one axis, (item, term, `along`): `embed`, `0.head.0`, …, `0.attn_bias`, `0.mlp`, `offset`."""
         found, names = [self["embed"].values[:, None]], ["embed"]
         for layer in range(self.data.sizes["layer"]):
             heads = self["heads"].values[:, layer]
@@ -55,29 +73,47 @@ class Decomposition(Result):
         constants = np.stack([self["norm_bias"].values, self["offset"].values])
         found.append(np.broadcast_to(constants, (len(found[0]), *constants.shape)))
         return xarray.DataArray(
-            np.concatenate(found, 1), dims=("item", "term", "joint"), coords={"term": [*names, "norm_bias", "offset"]}
-        )
+            np.concatenate(found, 1), dims=("item", "term", self.along),
+            coords={"term": [*names, "norm_bias", "offset"]},
+        )  # fmt: skip
 
     def effect(
-        self, directions: TextBank | Float[Tensor, "text joint"], of: str = "terms", *, cosine: bool = True
-    ) -> xarray.DataArray:
+        self, directions: TextBank | Float[Tensor, "text joint"] | None = None, of: str = "terms", *,
+        cosine: bool = True,
+    ) -> xarray.DataArray:  # fmt: skip
         """The direct effect of each term on each direction: <term, t/|t|>, over |y| when `cosine`.
 
         Summed over `terms` it is the cosine of embedding y and direction t (or |y| times that). `of` may also name
-        a variable, such as `heads` or `head_tokens`; the last dimension becomes `text`.
+        a variable, such as `heads` or `head_tokens`; the last dimension becomes `text`. A decomposition made `towards`
+        directions knows these and no others: unless they are given, those are meant.
         """
-        names: list[Any] = list(range(len(directions)))
-        if isinstance(directions, TextBank):
-            given, names = same_space(directions, self.data.sizes["joint"], self.provenance.model), [*directions.texts]
-        elif directions.shape[1] == self.data.sizes["joint"]:
-            given = directions
+        if directions is None or self.along == "text":
+            towards = self._kept(directions)
         else:
+            given, names = aimed(directions, self.data.sizes["joint"], self.provenance.model)
+            towards = xarray.DataArray(given.numpy(force=True), dims=("text", "joint"), coords={"text": names})
+        values = self.terms() if of == "terms" else self[of]
+        effect = values if "text" in values.dims else xarray.dot(values, towards, dim="joint")
+        return (effect / self._length() if cosine else effect).assign_coords(text=towards["text"])
+
+    def _kept(self, directions: TextBank | Float[Tensor, "text joint"] | None) -> xarray.DataArray:
+        """The directions it was made towards; MethodError where it was made towards none, or others are given."""
+        if self.along == "joint":
             raise MethodError(
-                f"directions of length {directions.shape[1]}", expected=f"length {self.data.sizes['joint']}"
+                "effects on nothing: this decomposition holds whole vectors", expected="directions", do="give a bank"
             )
-        towards = xarray.DataArray(unit(given).numpy(force=True), dims=("text", "joint"), coords={"text": names})
-        effect = xarray.dot(self.terms() if of == "terms" else self[of], towards, dim="joint")
-        return effect / self._length() if cosine else effect
+        kept = self["towards"]
+        if directions is not None:
+            given = aimed(directions, self.data.sizes["joint"], self.provenance.model)[0].to(torch.float64)
+            own = torch.from_numpy(kept.values).to(given)
+            if given.shape != own.shape or not torch.allclose(given, own, atol=1e-4):
+                raise MethodError(
+                    "these directions are not those that the decomposition was made towards",
+                    expected="the same, in their order",
+                    exists=", ".join(map(str, kept["text"].values[:5])),
+                    do="make it `towards` these, or without `towards`",
+                )  # fmt: skip
+        return kept
 
     def cosines(self, bank: TextBank) -> xarray.DataArray:
         """The cosine of each embedding with each text of a bank, (item, text)."""
@@ -97,10 +133,16 @@ class Decomposition(Result):
 
     def shares(self) -> xarray.DataArray:
         """The share of each term in the squared length of the embedding, <term, y> / |y|^2; they sum to 1."""
+        self.vectors("embed")
         return xarray.dot(self.terms(), self["embedding"], dim="joint") / self._length() ** 2
 
     def summary(self) -> Any:
-        """Mean share of each layer's heads and MLP in the squared length of the embedding."""
+        """Mean share of each layer's heads and MLP in the squared length of the embedding.
+
+        Made `towards` directions: the mean effect of the parts of each layer on each of them, a cosine.
+        """
+        if self.along == "text":
+            return by_layer(self.effect())
         mean = self.shares().mean("item")
         table: dict[str, list[Any]] = {
             "layer": ["embed"],
@@ -118,26 +160,38 @@ class Decomposition(Result):
         return xarray.Dataset({key: ("row", value) for key, value in table.items()}).to_dataframe()
 
     def to_dataframe(self, name: str | None = None) -> Any:
-        """A variable as a tidy table; by default the `share` of each term."""
-        return super().to_dataframe(name) if name else self.shares().rename("share").to_dataframe().reset_index()
+        """A variable as a tidy table; by default the `share` of each term, or its `effect` towards directions."""
+        if name:
+            return super().to_dataframe(name)
+        found = self.shares().rename("share") if self.along == "joint" else self.effect().rename("effect")
+        return found.to_dataframe().reset_index()
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the mean share of each head in the squared length, or the effects towards directions by layer."""
+        return super().plot(axes_for(self.summary()) if ax is None and self.along == "text" else ax)
 
     def _length(self) -> xarray.DataArray:
         return (self["embedding"] ** 2).sum("joint") ** 0.5
 
     def _draw(self, ax: Axes) -> None:
+        if self.along == "text":
+            bars(ax, self.summary())
+            return
         direct = xarray.dot(self["heads"], self["embedding"], dim="joint") / self._length() ** 2
         heat(ax, direct.mean("item"), "mean share of the squared length", diverging=True)
 
 
 def representation_decomposition(
-    model: Model, rows: Rows, *, tower: str = "vision", by_token: bool = False, batch: int = 32, progress: bool = True
-) -> Decomposition:
+    model: Model, rows: Rows, *, towards: TextBank | Float[Tensor, "text joint"] | None = None, tower: str = "vision",
+    by_token: bool = False, batch: int = 32, progress: bool = True,
+) -> Decomposition:  # fmt: skip
     """Write the embedding of each row as a sum of what every component of a tower adds to it directly.
 
     y = P N(x) + c with the final norm linearised at its observed scale, N(x) = g (x - mean x) / s + b, and
     x = e + sum_l (sum_h a_lh + bias_l + m_l) at the position i the tower is read at. So
     y = sum_k M x_k / s + P b + c over all components x_k, with M = P diag(g) (1 - 11'/d). A head splits further by
     source token j: a_lh = sum_j A_lh[i, j] v_lh[j] W_lh. The sum is exact; a gap beyond rounding is an error.
+    `towards` directions t, M becomes (t/|t|)' M, and no vector of a head is ever made: texts in place of joint.
 
     Where an attention head pools all positions (SigLIP), its pattern is held as well: with a_ki the share of position i
     in its head k, M_k = W_O W_V diag(g)(1 - 11'/d), y = sum_k sum_i a_ki M_k x_i / s_i + constants + its MLP's output,
@@ -152,8 +206,8 @@ def representation_decomposition(
     behind its final norm.
 
     What it can NOT tell: effects that pass through later layers (an early head can matter by what others do with it),
-    and how s itself would change if a component were gone. It holds items x layers x heads x joint numbers in memory:
-    `decompositions` gives the same batch by batch.
+    and how s itself would change if a component were gone. Without `towards` it holds items x layers x heads x joint
+    numbers in memory: `decompositions` gives the same batch by batch.
 
     >>> import cutaway
     >>> from cutaway.data import scene_at
@@ -162,7 +216,7 @@ def representation_decomposition(
     >>> bool(made["error"].max() < 1e-10), made["heads"].dims
     (True, ('item', 'layer', 'head', 'joint'))
     """
-    reading, parts, last = _Reading.of(model, tower, by_token), [], None
+    reading, parts, last = _Reading.of(model, tower, by_token, towards), [], None
     for part, inputs in reading.terms(rows, batch, progress):
         parts.append(part)
         last = inputs
@@ -170,8 +224,9 @@ def representation_decomposition(
 
 
 def decompositions(
-    model: Model, rows: Rows, *, tower: str = "vision", by_token: bool = False, batch: int = 32, progress: bool = True
-) -> Iterator[Decomposition]:
+    model: Model, rows: Rows, *, towards: TextBank | Float[Tensor, "text joint"] | None = None, tower: str = "vision",
+    by_token: bool = False, batch: int = 32, progress: bool = True,
+) -> Iterator[Decomposition]:  # fmt: skip
     """The same, a batch at a time: a stream for what needs no more of it than sums, such as `text_span`.
 
     >>> import cutaway
@@ -180,7 +235,7 @@ def decompositions(
     >>> [part.data.sizes["item"] for part in stream]
     [2, 2, 1]
     """
-    reading = _Reading.of(model, tower, by_token)
+    reading = _Reading.of(model, tower, by_token, towards)
     for part, inputs in reading.terms(rows, batch, progress):
         yield reading.whole([part], inputs)
 
@@ -195,30 +250,47 @@ class _Reading:
     sites: list[str]
     by_token: bool
     started: float
+    towards: tuple[Float[Tensor, "text joint"], list[Any]] | None = None
 
     @classmethod
-    def of(cls, model: Model, tower: str, by_token: bool) -> _Reading:
+    def of(
+        cls, model: Model, tower: str, by_token: bool, towards: TextBank | Float[Tensor, "text joint"] | None
+    ) -> _Reading:
         started, end = time.perf_counter(), ended(model, tower)
         weights = [head_weights(model, tower, layer) for layer in range(model.sites.towers()[tower])]
         sites = [f"{tower}.*.attn.z", f"{tower}.*.mlp.out", *end.sites]
         sites += [f"{tower}.*.attn.pattern", f"{tower}.*.attn.v"] if by_token else []
-        return cls(model, end, weights, sites, by_token, started)
+        aims = None if towards is None else aimed(towards, len(end.offset), model.name)
+        return cls(model, end if aims is None else _contracted(end, aims[0]), weights, sites, by_token, started, aims)
 
     def terms(self, rows: Rows, batch: int, progress: bool) -> Iterator[tuple[dict[str, Tensor], Inputs]]:
         """The terms of each batch, and the batch."""
         for inputs in feed(self.model, rows, self.end.tower, batch=batch, what="decomposing", progress=progress):
             found = _terms(self.model.run(inputs, record=self.sites), self.end, self.weights, self.by_token)
+            if self.towards is not None and "pool_mlp" in found:
+                found["pool_mlp"] = found["pool_mlp"] @ self.towards[0].to(found["pool_mlp"]).T
             yield {name: value.cpu() for name, value in found.items()}, inputs
 
     def whole(self, parts: list[dict[str, Tensor]], inputs: Inputs | None) -> Decomposition:
         """Batches as one result, whose sum is checked."""
-        data = _dataset(parts, self.end, inputs)
+        data = _dataset(parts, self.end, inputs, self.towards)
         _check(data, self.model.dtype)
         told = Provenance.of(
             METHOD, SOURCE, started=self.started, model=self.model, sites=tuple(self.sites), tower=self.end.tower,
             by_token=self.by_token, space=self.end.space, read_at=self.end.at,
+            **({} if self.towards is None else {"towards": len(self.towards[1])}),
         )  # fmt: skip
         return Decomposition(data, told)
+
+
+def _contracted(end: Readout, directions: Float[Tensor, "text joint"]) -> Readout:
+    """The end of a tower with its linear parts multiplied by directions t: t' P_k and t' c, a number each for `joint`.
+
+    Its norm is as before; its pool is no part of this.
+    """
+    accurate = torch.promote_types(end.weight.dtype, torch.float32)
+    t = directions.to(end.weight.device, accurate)
+    return replace(end, weight=torch.einsum("tj,kjd->ktd", t, end.weight.to(accurate)), offset=t @ end.offset.to(t))
 
 
 def _terms(run: Run, end: Readout, weights: list[tuple[Tensor, Tensor]], by_token: bool) -> dict[str, Tensor]:
@@ -257,23 +329,39 @@ def _terms(run: Run, end: Readout, weights: list[tuple[Tensor, Tensor]], by_toke
     return found | ({"head_tokens": torch.stack(token, 1)} if by_token else {})
 
 
-def _dataset(parts: list[dict[str, Tensor]], end: Readout, inputs: Inputs | None) -> xarray.Dataset:
+def aimed(
+    directions: TextBank | Float[Tensor, "text joint"], width: int, model: str
+) -> tuple[Float[Tensor, "text joint"], list[Any]]:
+    """Directions of length 1 and their names; MethodError where they are not of this space."""
+    if isinstance(directions, TextBank):
+        return unit(same_space(directions, width, model)), [*directions.texts]
+    if directions.shape[1] != width:
+        raise MethodError(f"directions of length {directions.shape[1]}", expected=f"length {width}")
+    return unit(directions), list(range(len(directions)))
+
+
+def _dataset(
+    parts: list[dict[str, Tensor]], end: Readout, inputs: Inputs | None,
+    towards: tuple[Float[Tensor, "text joint"], list[Any]] | None,
+) -> xarray.Dataset:  # fmt: skip
+    along = "joint" if towards is None else "text"
     axes = {
-        "embed": ("item", "joint"), "pool_mlp": ("item", "joint"), "embedding": ("item", "joint"),
-        "heads": ("item", "layer", "head", "joint"), "biases": ("item", "layer", "joint"),
-        "mlps": ("item", "layer", "joint"),
-        "head_tokens": ("item", "layer", "head", "token", "joint"),
+        "embed": ("item", along), "pool_mlp": ("item", along), "embedding": ("item", "joint"),
+        "heads": ("item", "layer", "head", along), "biases": ("item", "layer", along), "mlps": ("item", "layer", along),
+        "head_tokens": ("item", "layer", "head", "token", along),
     }  # fmt: skip
     whole = {name: (axes[name], _joined([part[name] for part in parts]).numpy()) for name in parts[0]}
     accurate = parts[0]["embed"].dtype
     constants = {"norm_bias": end.norm_bias.to(accurate), "offset": end.offset.to(accurate)}
-    data = xarray.Dataset(
-        {**whole, **{name: (("joint",), value.numpy(force=True)) for name, value in constants.items()}}
-    )
+    data = xarray.Dataset({**whole, **{name: ((along,), value.numpy(force=True)) for name, value in constants.items()}})
+    if towards is not None:
+        data["towards"] = ("text", "joint"), towards[0].to(accurate).numpy(force=True)
+        data = data.assign_coords(text=towards[1])
     data = data.assign_coords(layer=np.arange(data.sizes["layer"]), head=np.arange(data.sizes["head"]))
     total = data["embed"] + data["heads"].sum(("layer", "head")) + (data["biases"] + data["mlps"]).sum("layer")
     total = total + data["pool_mlp"] if "pool_mlp" in data else total
-    data["error"] = abs(total + data["norm_bias"] + data["offset"] - data["embedding"]).max("joint")
+    model = data["embedding"] if towards is None else xarray.dot(data["embedding"], data["towards"], dim="joint")
+    data["error"] = abs(total + data["norm_bias"] + data["offset"] - model).max(along)
     if "token" in data.sizes and inputs is not None:
         known = inputs.tokens[end.tower]
         size = data.sizes["token"]
@@ -299,95 +387,3 @@ def _check(data: xarray.Dataset, dtype: torch.dtype) -> None:
             f"the terms miss the embedding by {error:.2g}", expected=f"rounding only, of numbers up to {size:.2g}",
             do="report this: a component of this architecture is not in the sum",
         )  # fmt: skip
-
-
-# --- mean ablation ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class AblationCurve(Result):
-    """Zero-shot accuracy (0 to 1) with the direct effects of more and more layers replaced by their mean.
-
-    `accuracy` (order, layers): order `first` ablates layers 0 to n-1, `last` the last n, `random` as many heads or
-    MLPs drawn anywhere (mean over draws, `random_low` and `random_high` its range). `majority` is the floor.
-    """
-
-    main: ClassVar[str] = "accuracy"
-
-    def _draw(self, ax: Axes) -> None:
-        n = self["layers"].values
-        for order in self["order"].values:
-            ax.plot(n, self["accuracy"].sel(order=order), marker="o", label=f"{order} n")
-        ax.fill_between(n, self["random_low"], self["random_high"], alpha=0.2, color="C2")
-        ax.axhline(float(self["majority"]), color="gray", linestyle=":", label="largest class")
-        ax.set(xlabel="layers mean-ablated, n", ylabel="accuracy")
-        ax.set_ylim(bottom=0)
-        ax.legend()
-
-
-def accumulated_ablation(
-    parts: Decomposition, classes: TextBank, truth: Int[ndarray, "item"], *, what: str = "heads", draws: int = 10,
-    seed: int = 0,
-) -> AblationCurve:  # fmt: skip
-    """How much zero-shot accuracy rests on the direct effects of the first or the last n layers.
-
-    y_n = y - sum_{k in S_n} (c_k - mean over items of c_k), S_n the heads (`what="heads"`) or MLPs (`"mlps"`) of n
-    layers; an item is right when argmax_t cos(y_n, t) over the texts `classes` is `truth`. Units: share of items.
-
-    Source: Gandelsman et al. 2023, arXiv 2310.05916, the figure on accumulated mean-ablation; we add the reverse
-    order and, as a baseline, the same number of components drawn at random.
-
-    What it can NOT tell: indirect effects, as no forward is run: a layer may feed the ones that survive. With few
-    items the mean keeps much of each item.
-
-    >>> import cutaway
-    >>> from cutaway.data import scene_at
-    >>> from cutaway.questions.bank import text_bank
-    >>> model = cutaway.load("tiny:clip")
-    >>> made = representation_decomposition(model, [scene_at("test", i) for i in range(4)], progress=False)
-    >>> curve = accumulated_ablation(made, text_bank(model, ["a dog", "a cat"]), np.array([0, 1, 0, 1]))
-    >>> curve["accuracy"].dims
-    ('order', 'layers')
-    """
-    started = time.perf_counter()
-    if what not in ("heads", "mlps"):
-        raise MethodError(f"cannot ablate '{what}'", exists="heads, mlps")
-    given = np.asarray(truth)
-    same_space(classes, parts.data.sizes["joint"], parts.provenance.model)
-    if given.shape != (parts.data.sizes["item"],) or given.min() < 0 or given.max() >= len(classes):
-        raise MethodError(
-            f"truth of shape {given.shape} up to {given.max()}",
-            expected=f"for each of {parts.data.sizes['item']} items the number of one of {len(classes)} texts",
-        )
-    data = _curves(parts, unit(classes.embeddings).numpy(force=True), given, what, draws, seed)
-    told = Provenance.of(
-        "accumulated_ablation", SOURCE, started=started, model=parts.provenance, seed=seed, what=what, draws=draws,
-        classes=len(classes),
-    )  # fmt: skip
-    return AblationCurve(data, told)
-
-
-def _curves(
-    parts: Decomposition, directions: Float[ndarray, "text joint"], truth: Int[ndarray, "item"], what: str, draws: int,
-    seed: int,
-) -> xarray.Dataset:  # fmt: skip
-    y, layers = parts["embedding"].values, parts.data.sizes["layer"]
-    terms = parts[what].transpose("layer", ..., "item", "joint").values.reshape(-1, *y.shape)
-    moved, per = terms - terms.mean(1, keepdims=True), len(terms) // layers
-
-    def accuracy(chosen: Int[ndarray, "k"]) -> float:
-        return float((((y - moved[chosen].sum(0)) @ directions.T).argmax(1) == truth).mean())
-
-    draw, counts, every = np.random.default_rng(seed), range(layers + 1), np.arange(len(terms))
-    first = [accuracy(every[: n * per]) for n in counts]
-    last = [accuracy(every[len(terms) - n * per :]) for n in counts]
-    random = np.array([[accuracy(draw.permutation(every)[: n * per]) for n in counts] for _ in range(draws)])
-    return xarray.Dataset(
-        {
-            "accuracy": (("order", "layers"), np.stack([first, last, random.mean(0)])),
-            "random_low": ("layers", random.min(0)),
-            "random_high": ("layers", random.max(0)),
-            "majority": ((), np.bincount(truth).max() / len(truth)),
-        },
-        coords={"order": ["first", "last", "random"], "layers": list(counts)},
-    )

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import xarray
 
+from cutaway.methods.look import Look
 from cutaway.methods.representation_decomposition.chance import beside_chance
 from cutaway.methods.representation_decomposition.direct import Direct
 from cutaway.methods.representation_decomposition.feeds import feeds
 from cutaway.methods.representation_decomposition.heads import heads
+from cutaway.methods.representation_decomposition.representation_decomposition import Decomposition
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
 from cutaway.questions.bank import TextBank
 from cutaway.questions.given import with_asked
+from cutaway.questions.question import Question
 from cutaway.views.kinds import Bar, Bars, Overlay, Table, View
 from cutaway.views.words import adding_up, balance, mostly, quoted, signed
 
 ENTRY = "decomposition"
-HOME = "from cutaway.methods.representation_decomposition import Direct"
 PATCHES = "What each patch adds"
 SHOWN = 3  # texts that get bars of their own
 NEAREST = 12
@@ -39,7 +42,7 @@ def show(page: Page) -> Iterator[View]:
     yield beside_chance(page, {name: Direct(side.question, side.made(ENTRY)) for name, side in page.beside.items()})
     for text in own.taken_apart:
         yield by_word(page, own, text)
-    fed = feeds(page, own, page.applied[ENTRY].code("print(Direct(question, found).feeding())", HOME))
+    fed = feeds(page, own)
     yield from [] if fed is None else [fed]
     yield from bars(page, own)
     if page.question.bank is not None:
@@ -64,8 +67,18 @@ def patches(page: Page, own: Direct) -> Overlay:
         f"thing stands. What {'the embeddings of the patches' if own.all_read else f'the {own.reader}'}, MLPs and "
         "biases add is not on this map.",
         picture=page.seen, texts=names, values=values, unit="cosine", signed=True, provenance=origin(own.parts),
-        code=page.applied[ENTRY].code("print(Direct(question, found).added.to_pandas().round(3))", HOME),
+        code=page.applied[ENTRY].look(by_patch).code,
     )  # fmt: skip
+
+
+def by_patch(found: Decomposition, question: Question) -> xarray.DataArray:
+    """What each patch adds to the number."""
+    return Direct(question, found).added
+
+
+def without(found: Decomposition, question: Question, text: int) -> xarray.DataArray:
+    """What the patches add for each word of a text: with it, less without it."""
+    return Direct(question, found).by_word(text)
 
 
 def by_word_title(page: Page, text: int) -> str:
@@ -75,8 +88,8 @@ def by_word_title(page: Page, text: int) -> str:
 
 def by_word(page: Page, own: Direct, at: int) -> Overlay:
     """What the patches add for a text by each of its words."""
-    added, text = own.by_word(at), page.names[at]
-    values, words = added.values, [str(word) for word in added["word"].values]
+    look, text = page.applied[ENTRY].look(without, text=at), page.names[at]
+    values, words = look.value.values, [str(word) for word in look.value["word"].values]
     most = int(np.abs(values.sum((1, 2))).argmax())
     return Overlay(
         title=by_word_title(page, at),
@@ -87,28 +100,34 @@ def by_word(page: Page, own: Direct, at: int) -> Overlay:
         "no longer a sentence. The maps of the words do not add up to the map of the text.",
         picture=page.seen, texts=tuple(words), values=values, unit="cosine", signed=True, caption=True, folded=True,
         provenance=origin(own.parts),
-        code=page.applied[ENTRY].code(
-            f"for added in Direct(question, found).by_word({at}):\n"
-            '    print(added["word"].item(), added.values.round(3), sep="\\n")', HOME,
-        ),
+        code=look.code,
     )  # fmt: skip
 
 
 def bars(page: Page, own: Direct) -> Iterator[Bars]:
     """The number that is explained, then the similarity with each text, as sums."""
-    effect = own.parts.effect(own.texts).isel(item=0)
-    code, look = page.applied[ENTRY].code, "print(added.to_series().round(4))\nprint(float(added.sum()))  # the model's"
-    begin = "effect = found.effect(question.texts).isel(item=0)  # cosine, one number a term\n"
+    made = page.applied[ENTRY]
     if len(page.names) > 1:
-        aimed = code(f"{begin}added = question.aimed(effect)\n{look}")
-        yield _sum(own, page.question.aimed(effect), page.names.aim, page.question.value, aimed)
+        yield _sum(own, made.look(summed), page.names.aim, page.question.value)
     for at in range(len(page.names))[:SHOWN]:
-        one = code(f"{begin}added = effect.isel(text={at})\n{look}")
-        yield _sum(own, effect.isel(text=at), page.names[at], float(own.cosines[at]), one)
+        yield _sum(own, made.look(summed_for, text=at), page.names[at], float(own.cosines[at]))
 
 
-def _sum(own: Direct, effect: xarray.DataArray, what: str, total: float, code: str) -> Bars:
+def summed(found: Decomposition, question: Question) -> tuple[xarray.DataArray, float]:
+    """What each term adds to the number, and the sum, which is the model's own number."""
+    added = question.aimed(found.effect(question.texts).isel(item=0))
+    return added, float(added.sum())
+
+
+def summed_for(found: Decomposition, question: Question, text: int) -> tuple[xarray.DataArray, float]:
+    """The same for one of the texts."""
+    added = found.effect(question.texts).isel(item=0, text=text)
+    return added, float(added.sum())
+
+
+def _sum(own: Direct, look: Look, what: str, total: float) -> Bars:
     """One sum: the embedding, the heads of each layer together, the MLPs, and all that is constant."""
+    effect, _ = look.value
     terms = {str(name): float(value) for name, value in zip(effect["term"].values, effect.values, strict=True)}
     layers = range(own.parts.data.sizes["layer"])
     heads = [sum(v for name, v in terms.items() if name.startswith(f"{layer}.head.")) for layer in layers]
@@ -127,13 +146,19 @@ def _sum(own: Direct, effect: xarray.DataArray, what: str, total: float, code: s
         limits="These are direct effects: what a layer writes that reaches the output unchanged. An early layer that "
         "only prepares the ground for a later one shows up as nothing. The final norm is held at its scale for this "
         "picture.",
-        folded=True, bars=tuple(made), unit="cosine", total=total, code=code, provenance=origin(own.parts),
+        folded=True, bars=tuple(made), unit="cosine", total=total, code=look.code, provenance=origin(own.parts),
     )  # fmt: skip
+
+
+def near(found: Decomposition, question: Any) -> xarray.DataArray:
+    """The cosine of the picture with each text of the question, then of the bank."""
+    return found.cosines(with_asked(question.texts, question.bank)).isel(item=0)
 
 
 def nearest(page: Page, own: Direct, bank: TextBank) -> Table:
     """The texts of the bank that fit the picture best, and where the question's own stand among them."""
-    found = own.parts.cosines(with_asked(own.texts, bank)).isel(item=0)
+    look = page.applied[ENTRY].look(near)
+    found = look.value
     values, texts, topics = found.values, found["text"].values, found["topic"].values
     order, asked = np.argsort(-values), len(page.names)
     rank = {int(index): place for place, index in enumerate(order, 1)}
@@ -152,10 +177,7 @@ def nearest(page: Page, own: Direct, bank: TextBank) -> Table:
         "text that is near is not thereby true.",
         columns=("rank", "text", "topic", "cosine", "above the mean (sd)"), cells=cells, folded=True,
         provenance=origin(own.parts) | {"texts": len(values)},
-        code=page.applied[ENTRY].code(
-            "cosine = found.cosines(question.bank).isel(item=0).to_series().sort_values(ascending=False)\n"
-            f"print(cosine.head({NEAREST}).round(3))"
-        ),
+        code=look.code,
     )  # fmt: skip
 
 

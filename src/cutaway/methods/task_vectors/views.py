@@ -33,7 +33,7 @@ def show(page: Page) -> Iterator[kinds.View]:
 def tell(page: Page) -> Iterator[str]:
     """How far the whole difference goes where it costs least, and what a random direction does."""
     found = page.made(ENTRY)
-    here = _whole(found).isel(layer=found.best)
+    here = whole(found).isel(layer=found.best)
     said = (
         f"Steered by its difference to the counterfactual after layer {_layers(found)[found.best]}, the answer goes "
         f"{signed(float(here['share'])):.1%} of the way (random directions as long: "
@@ -50,51 +50,48 @@ def tell(page: Page) -> Iterator[str]:
 
 def bench(page: Page, found: Steering) -> kinds.Curve:
     """Alpha against effect and cost, at the layer where the whole difference goes far for little."""
-    at, lines = found.best, []
+    look, at, lines = page.applied[ENTRY].look(alphas), found.best, []
+    chance = look.value
     for way in map(str, found["way"].values):
-        here = found.data.sel(way=way).isel(layer=at)
+        here = chance.sel(way=way)
         lines += [kinds.Line(f"share of the gap, {_WAYS[way]}", here["share"].values)]
         lines += [kinds.Line(f"others that answer as before, {_WAYS[way]}", here["kept"].values)] * _costs(found)
-    chance = found.data.isel(layer=at)
     for name, said in (("share", "share of the gap"), ("kept", "others that answer as before")):
         if name == "share" or _costs(found):
             own, low, high = (chance[f"random_{name}{side}"].values for side in ("", "_low", "_high"))
             lines.append(kinds.Line(f"{said}, random directions", own, low, high, baseline=True))
-    whole, layer = _whole(found).isel(layer=at), _layers(found)[at]
+    full, layer = whole(found).isel(layer=at), _layers(found)[at]
     cost = (
-        f" At alpha 1, {float(whole['kept']):.1%} of other inputs still answer as before (random directions "
-        f"{float(whole['random_kept']):.1%}), and what they say moves by {float(whole['cost']):.3f} nats (KL; random "
-        f"{float(whole['random_cost']):.3f})." if _costs(found) else " No other inputs were given, so no cost is known."
+        f" At alpha 1, {float(full['kept']):.1%} of other inputs still answer as before (random directions "
+        f"{float(full['random_kept']):.1%}), and what they say moves by {float(full['cost']):.3f} nats (KL; random "
+        f"{float(full['random_cost']):.3f})." if _costs(found) else " No other inputs were given, so no cost is known."
     )  # fmt: skip
     return kinds.Curve(
         title="Steering towards the counterfactual",
         seen=f"The difference of the two inputs' states after layer {layer}, times alpha, is added there. For "
         f"{page.names.aim}, {page.number} is {signed(float(found['here'])):+.3f} here and "
         f"{signed(float(found['there'])):+.3f} there: 100% is all of this gap. At alpha 1 it goes "
-        f"{signed(float(whole['share'])):.1%} of the way, random directions as long "
-        f"{signed(float(whole['random_share'])):.1%} on average.{cost} With the direction projected out it goes "
+        f"{signed(float(full['share'])):.1%} of the way, random directions as long "
+        f"{signed(float(full['random_share'])):.1%} on average.{cost} With the direction projected out it goes "
         f"{signed(float(found['out_share'][at])):.1%} of the way. The layer is the one where alpha 1 goes farthest for "
         "the least other answers changed.",
         limits=_LIMITS, x=kinds.Axis("alpha", tuple(f"{alpha:g}" for alpha in found["alpha"].values)),
         lines=tuple(lines), unit="share", folded=True, provenance=origin(found),
-        code=page.applied[ENTRY].code(
-            'here = found.data.isel(layer=found.best)\n'
-            'print(here["share"].to_pandas().round(3))\nprint(here["kept"].to_pandas().round(3))'
-        ),
+        code=look.code,
     )  # fmt: skip
 
 
 def by_layer(page: Page, found: Steering) -> kinds.Table:
     """Every layer with the whole difference added, beside chance."""
-    whole, far = _whole(found), _whole(found)["share"].values
+    full, far = whole(found), whole(found)["share"].values
     columns = ["layer", "share of the gap", "random: share", "at the old length", "projected out"]
     names = ["share", "random_share"]
-    cells = [[layer, *(float(whole[name][at]) for name in names), _bent(found, at), float(found["out_share"][at])]
+    cells = [[layer, *(float(full[name][at]) for name in names), _bent(found, at), float(found["out_share"][at])]
              for at, layer in enumerate(_layers(found))]  # fmt: skip
     if _costs(found):
         columns += ["others as before", "random: as before", "KL (nats)", "random: KL"]
         for at, cell in enumerate(cells):
-            cell += [float(whole[name][at]) for name in ("kept", "random_kept", "cost", "random_cost")]
+            cell += [float(full[name][at]) for name in ("kept", "random_kept", "cost", "random_cost")]
     half = [layer for layer, value in zip(_layers(found), far, strict=True) if value >= 0.5]
     begins = f"It goes half of the way from layer {half[0]} on" if half else "It goes half of the way at no layer"
     return kinds.Table(
@@ -103,11 +100,17 @@ def by_layer(page: Page, found: Steering) -> kinds.Table:
         f"{signed(float(far[-1])):.1%}. The difference is {float(found['length'][-1]):.3f} long there, the state "
         f"{float(found['state'][-1]):.3f}.",
         limits=_LIMITS, columns=tuple(columns), cells=tuple(tuple(cell) for cell in cells), folded=True,
-        provenance=origin(found), code=page.applied[ENTRY].code("print(found.summary().round(3).to_string())"),
+        provenance=origin(found), code=page.applied[ENTRY].look(whole).code,
     )  # fmt: skip
 
 
-def _whole(found: Steering) -> xarray.Dataset:
+def alphas(found: Steering) -> xarray.Dataset:
+    """What each way of steering does at the layer that is shown, by alpha."""
+    return found.data.isel(layer=found.best)
+
+
+def whole(found: Steering) -> xarray.Dataset:
+    """What the whole difference does, added after each layer."""
     return found.data.isel(way=0).sel(alpha=ONE)
 
 

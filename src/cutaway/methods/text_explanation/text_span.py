@@ -160,7 +160,7 @@ def _check_picks(picks: int, rank: int | None, most: int) -> None:
 def _moments(parts: Decomposition | Iterable[Decomposition], layers: list[int]) -> Iterator[Moments]:
     """Mean and scatter of what each head adds: of one head at a time, or of all while a stream passes, once."""
     if isinstance(parts, Decomposition):
-        heads = torch.from_numpy(parts["heads"].values[:, layers])
+        heads = torch.from_numpy(parts.vectors("heads").values[:, layers])
         return (Gram().add(heads[:, layer, head]).value for layer, head in np.ndindex(*heads.shape[1:3]))
     grams, kinds = Gram(), set()
     for part in parts:
@@ -171,7 +171,7 @@ def _moments(parts: Decomposition | Iterable[Decomposition], layers: list[int]) 
                 "these decompositions are of several models or towers", expected="one model and one tower",
                 exists="; ".join(sorted(kinds)), do="name the heads of each by themselves",
             )  # fmt: skip
-        grams.add(torch.from_numpy(part["heads"].values[:, layers]))
+        grams.add(torch.from_numpy(part.vectors("heads").values[:, layers]))
     whole = grams.value
     return (Moments(whole.count, whole.mean[at], whole.scatter[at]) for at in np.ndindex(*whole.mean.shape[:2]))
 
@@ -189,10 +189,10 @@ def _spans(
             raise MethodError(
                 f"{head.count} items", expected="3 at least, better some hundreds", do="decompose more rows"
             )
-        basis = _row_space(head.scatter if centre else head.gram, rank)
-        _, *baseline = _greedy(head.scatter, random, picks, basis)
+        basis = row_space(head.scatter if centre else head.gram, rank)
+        _, *baseline = picked(head.scatter, random, picks, basis)
         variance = float(head.scatter.trace() / head.count)
-        found.append((head.count, *_greedy(head.scatter, words, picks, basis), *baseline, variance))
+        found.append((head.count, *picked(head.scatter, words, picks, basis), *baseline, variance))
     return [np.stack(column) for column in zip(*found, strict=True)]
 
 
@@ -209,13 +209,13 @@ def _table(columns: list[ndarray], bank: TextBank, layers: list[int], picks: int
     )
 
 
-def _row_space(gram: Float[Tensor, "joint joint"], rank: int | None = None) -> Float[Tensor, "joint k"]:
+def row_space(gram: Float[Tensor, "joint joint"], rank: int | None = None) -> Float[Tensor, "joint k"]:
     """The first directions of the row space of C, orthonormal, from C'C."""
     values, vectors = torch.linalg.eigh(gram)  # rising
     return vectors[:, values > values.max().clamp_min(0) * 1e-10].flip(1)[:, :rank]
 
 
-def _greedy(
+def picked(
     scatter: Float[Tensor, "joint joint"], words: Float[Tensor, "text joint"], picks: int,
     basis: Float[Tensor, "joint k"],
 ) -> tuple[Int[ndarray, "pick"], Float[ndarray, "pick"], Float[ndarray, "pick"]]:  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
+from cutaway.methods.text_explanation.splice import SparseTexts
 from cutaway.views.kinds import Table
 from cutaway.views.words import quoted, signed
 
@@ -17,8 +19,8 @@ def sparse(page: Page) -> Iterator[Table]:
     made, bank = page.made("splice"), page.question.bank
     if made is None or bank is None:
         return
-    top = made.top(count=NEAREST)
-    cells = tuple((str(r["text"]), str(r["topic"]), float(r["weight"])) for r in top.to_dict("records"))
+    look = page.applied["splice"].look(heaviest, count=NEAREST)
+    cells = tuple((str(r["text"]), str(r["topic"]), float(r["weight"])) for r in look.value.to_dict("records"))
     cosine, chance, used = (float(made[name].values[0]) for name in ("cosine", "random", "used"))
     named = ", ".join(quoted(text) for text, _, _ in cells[:3]) or "nothing"
     yield Table(
@@ -29,5 +31,10 @@ def sparse(page: Page) -> Iterator[Table]:
         limits="A description, not an effect on the output. It can use no word that the bank lacks, and picks "
         "neighbours for what it has no word for. Where random directions do nearly as well, the words carry little.",
         columns=("text", "topic", "weight"), cells=cells, folded=True, provenance=origin(made),
-        code=page.applied["splice"].code("print(found.top())"),
+        code=look.code,
     )  # fmt: skip
+
+
+def heaviest(found: SparseTexts, count: int) -> Any:
+    """The texts with the largest weights."""
+    return found.top(count=count)

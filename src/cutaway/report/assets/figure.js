@@ -1,7 +1,7 @@
 // Maps over a picture with all that one turns to read them: texts, layers, a scale, the film of all layers.
 
 /**
- * The shared figure of Overlay, Lens, Strip and a folded PatchingMap.
+ * The shared figure of Overlay, Lens, Strip and a folded Matrix.
  * data: picture, texts, layers (one without a name: no slider), layerName, first (layer shown), map(text, layer),
  * bounds(text, layer, at), unit, signed, palette, caption (whether the texts are words of one), shown (the text shown
  * first), describe(layer, row, column): more on a cell; pictures: one for each layer, where they are not all the same.

@@ -21,11 +21,11 @@ function numberBar(value, { low, high }, unit) {
 }
 
 const spansCell = (head) =>
-  head.spans.length
+  head.phrases.length
     ? make(
         "span",
         { class: "spans" },
-        head.spans.map((span) =>
+        head.phrases.map((span) =>
           make(
             "span",
             {},
@@ -142,7 +142,7 @@ DRAW.HeadTable = (view, stage) => {
       describe: (row, column) =>
         at
           .get(row * width + column)
-          ?.spans.slice(0, 2)
+          ?.phrases.slice(0, 2)
           .map(spanText)
           .join("; ") ?? "",
       onPick: (row, column) => choose(at.get(row * width + column)),
@@ -161,8 +161,8 @@ DRAW.HeadTable = (view, stage) => {
     bar("effect", view.effect),
     ...(heads.some((head) => !missing(head.direct)) ? [bar("direct", view.direct)] : []),
     ...extrasOf(heads).map((name) => ({ name, get: (head) => head.extra[name] })),
-    ...(heads.some((head) => head.spans.length)
-      ? [{ name: "texts", get: (head) => head.spans.map(spanText).join("; ") || null, show: spansCell }]
+    ...(heads.some((head) => head.phrases.length)
+      ? [{ name: "texts", get: (head) => head.phrases.map(spanText).join("; ") || null, show: spansCell }]
       : []),
   ];
   grid = dataGrid(
@@ -194,7 +194,7 @@ TABLES.HeadTable = (view) => {
       head.high,
       head.direct,
       ...extras.map((name) => head.extra[name]),
-      head.spans.map(plainText).join("; "),
+      head.phrases.map(plainText).join("; "),
     ]),
   ];
 };

@@ -1,4 +1,4 @@
-// Overlay, Lens, Strip and PatchingMap: numbers over the patches of a picture, or over two named axes. And Gallery.
+// Overlay, Lens, Strip and Matrix: numbers over the patches of a picture, or over two named axes. And Gallery.
 
 /** Two numbers, whatever is known of them. */
 const sides = (bounds) => [bounds[0], bounds[1]];
@@ -108,8 +108,8 @@ DRAW.Strip = (view, stage) => {
   stage.append(holder);
 };
 
-DRAW.PatchingMap = (view, stage) => {
-  const { clean, counterfactual, captions, grid, values, low, high } = view;
+DRAW.Matrix = (view, stage) => {
+  const { pictures, sides, captions, grid, values, low, high } = view;
   const shown = (picture, text, what) =>
     make(
       "figure",
@@ -123,11 +123,10 @@ DRAW.PatchingMap = (view, stage) => {
     make(
       "div",
       { class: "pair" },
-      shown(clean, captions[0], "Clean"),
-      shown(counterfactual, captions[1], "Counterfactual"),
+      ...pictures.map((picture, at) => shown(picture, captions[at], sides[at])),
     ),
   );
-  if (noCells(values.shape)) return stage.append(empty("No place was patched."));
+  if (noCells(values.shape)) return stage.append(empty("Nothing was measured."));
   const flat = make("div", { class: "mode", hidden: Boolean(grid) }),
     folded = make("div", { class: "mode", hidden: !grid });
   if (grid) {
@@ -146,7 +145,7 @@ DRAW.PatchingMap = (view, stage) => {
       width = rows * columns;
     patchFigure(
       {
-        picture: clean,
+        picture: pictures[0],
         texts: [captions[0]],
         layers: view.row_axis.labels,
         layerName: view.row_axis.name,
@@ -314,7 +313,7 @@ TABLES.Strip = (view) => [
   ),
 ];
 
-TABLES.PatchingMap = ({ row_axis: rows, column_axis: columns, values, low, high }) => [
+TABLES.Matrix = ({ row_axis: rows, column_axis: columns, values, low, high }) => [
   [rows.name, columns.name, "value", "low", "high"],
   ...[...patches(values.data, columns.labels.length)].map(([row, column, value], at) => [
     rows.labels[row],
