@@ -21,14 +21,15 @@ from cutaway.questions.judged import prompts_apart
 from cutaway.zoo.evaluate_drawn import GUIDANCE
 
 GRIDS = {"16 × 16": [1, 18, 20], "8 × 8": [3, 14, 16], "4 × 4": [5, 7, 10, 12]}
-LAYERS = {**{str(layer): [layer] for layer in sorted(sum(GRIDS.values(), []))}, **GRIDS}
-NOISED = (1, 4, 7)  # steps at which the denoising error is taken
+LAYERS = {str(layer): [layer] for layer in sorted(layer for some in GRIDS.values() for layer in some)}
+TEXT = {"first": [0], "last": [2]}  # layers of the text encoder
+NOISED = (1, 3, 5)  # steps at which the denoising error is taken
 
 
 def main() -> None:
     """Print what is found for each seed."""
     made = seeded(
-        __doc__, 12, "pairs of each part", untrained=BEFORE, steps=(10, "steps of a drawing"),
+        __doc__, 10, "pairs of each part", untrained=BEFORE, steps=(6, "steps of a drawing"),
         parts=(["thing", "background"], "what differs"), each=(1, "drawings of each pair, from noise of their own"),
     )  # fmt: skip
     given = made.parse_args()
@@ -48,15 +49,15 @@ def main() -> None:
 def _all(model: Any, both: Any, target: Any, own: list[str], other: list[str], fixed: dict[str, Any]) -> None:
     """Every map of one set of pairs."""
     steps, quick = fixed["steps"], {"random": False}
-    cuts = [at for at in (1, 2, 3, 5, 7) if at < steps]
+    cuts = [at for at in (1, 2, 3, 4, 5) if at < steps]
     windows = {**{f"first {at}": range(at) for at in cuts}, **{f"from {at} on": range(at, steps) for at in cuts}}
-    by_layer = _traced("prompt by layer, put in", model, both, target, groups=LAYERS, windows=1)
-    _traced("prompt by layer, taken out", model, both, target, groups=LAYERS, windows=1, mode="noise", **quick)
+    _traced("prompt by grid, put in", model, both, target, groups=GRIDS, windows=1)
+    by_layer = _traced("prompt by layer, put in", model, both, target, groups=LAYERS, windows=1, **quick)
+    _traced("prompt by layer, taken out", model, both, target, groups=LAYERS | GRIDS, windows=1, mode="noise", **quick)
     _traced("prompt of all layers by steps, put in", model, both, target, groups={}, windows=windows, **quick)
-    _traced("text encoder, put in", model, both, target, what="word", **quick)
-    _traced("text encoder, taken out", model, both, target, what="word", mode="noise", **quick)
+    _traced("text encoder, put in", model, both, target, what="word", groups=TEXT, **quick)
+    _traced("text encoder, taken out", model, both, target, what="word", groups=TEXT, mode="noise", **quick)
     _traced("what attention adds, put in", model, both, target, what="attention", groups=GRIDS, windows=1, **quick)
-    _traced("heads, taken out", model, both, target, what="head", groups=GRIDS, mode="noise", **quick)
     pictures = model.run(both[0], output="pt").outputs.images
     images = [(one.movedim(0, -1) * 255).round().byte().numpy() for one in pictures]
     cheap = []

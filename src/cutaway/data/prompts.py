@@ -119,7 +119,8 @@ def changed(scene: Scene, part: Part, seed: int = 0) -> Scene:
     others = [name for name in DRAWABLE if name not in there and _shape(name) == _shape(first.concept)]
     if part != "thing" or not others:
         raise InputError(
-            f"the {part} of this scene cannot be another one", expected="a painted thing, or one with a name like others",
+            f"the {part} of this scene cannot be another one",
+            expected="a painted thing, or one whose name is like others",
             exists=prompt(scene, way="things").text, do="take another scene",
         )  # fmt: skip
     return replace(scene, things=(replace(first, concept=draw.choice(others)), *scene.things[1:]))

@@ -16,7 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.causal_tracing.places import Places, What, places
+from cutaway.methods.causal_tracing.places import Places, places
 from cutaway.methods.result import Provenance, Result, heat
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -76,27 +76,28 @@ class Tracing(Result):
 
 
 def drawing_tracing(
-    model: Model, clean: Inputs, counterfactual: Inputs, target: Target | None = None, *, what: What = "prompt",
-    windows: int | Mapping[str, Sequence[int]] = 3, wide: int = 1, groups: Mapping[str, Sequence[int]] | None = None, mode: Mode = "denoise",
-    random: bool = True, seed: int = 0, progress: bool = True,
+    model: Model, clean: Inputs, counterfactual: Inputs, target: Target | None = None, *, what: str = "prompt",
+    windows: int | Mapping[str, Sequence[int]] = 3, wide: int = 1, groups: Mapping[str, Sequence[int]] | None = None,
+    mode: Mode = "denoise", random: bool = True, seed: int = 0, progress: bool = True,
 ) -> Tracing:  # fmt: skip
     """Put one place at a time of the drawing of a prompt into that of another, and see whether what was asked follows.
 
-    share = Σ_i (m_i,patched - m_i,corrupted) / Σ_i (m_i,clean - m_i,corrupted) over pairs i, m the target. Both drawings
-    begin with the same noise. `denoise` draws the counterfactual prompt with a_c <- a_c(clean): is this place enough?
-    `noise` draws the clean prompt with a_c <- a_c(counterfactual): is it needed? Only rows of the guidance that see the
-    prompt are patched. `what` says which places c there are:
+    share = Σ_i (m_i,patched - m_i,corrupted) / Σ_i (m_i,clean - m_i,corrupted) over pairs i, m the target. Both
+    drawings begin with the same noise. `denoise` draws the counterfactual prompt with a_c <- a_c(clean): is this place
+    enough? `noise` draws the clean prompt with a_c <- a_c(counterfactual): is it needed? Only rows of the guidance that
+    see the prompt are patched. `what` says which places c there are:
     `prompt`: what the patches of a layer read of the prompt (the keys and values of its cross-attention), by layer and
-    window of steps; these depend on the prompt alone. `attention`: what that layer's cross-attention adds, which depends
-    on the picture so far as well. `head`: the result of each of its heads. `word`: the states behind each layer of the
-    text encoder, at the words that differ, those behind, the end, the padding. Steps are cut into so many `windows`, or
-    into those given by name; layers are taken `wide` in a row or in `groups` by name; "all" is every one. The target is by default the judge's probability of
-    what the clean prompt alone asks for, else the distance to the clean drawing (`questions.judged`). Inputs are whole
-    drawings, or one step each (`model.inputs(…, step=, image=)`, with `denoising_error()`, which is cheap).
+    window of steps; these depend on the prompt alone. `attention`: what that layer's cross-attention adds, which
+    depends on the picture so far as well. `head`: the result of each of its heads. `word`: the states behind each layer
+    of the text encoder, at the words that differ, those behind, the end, the padding. Steps are cut into so many
+    `windows`, or into those given by name; layers are taken `wide` in a row or in `groups` by name; "all" is every one.
+    The target is by default the judge's probability of what the clean prompt alone asks for, else the distance to the
+    clean drawing (`questions.judged`). Inputs are whole drawings, or one step each (`model.inputs(…, step=, image=)`,
+    with `denoising_error()`, which is cheap).
 
     Units: shares of the gap. Intervals: 2.5 and 97.5 % points of the share over resampled pairs of prompts, with all
     their rows. Source: Basu et al. 2023, arXiv 2310.13730, who put noise on the text's embeddings where this takes
-    another prompt; LocoGen of Basu et al. 2024, arXiv 2405.01008, is `what="prompt"`, `mode="noise"`, `wide=`, all steps.
+    another prompt; LocoGen of Basu et al. 2024, arXiv 2405.01008, is `what="prompt"`, `mode="noise"` with `wide=`.
     MethodError where no target moves, or there is no such place; EditError for prompts that do not fit.
 
     What it can NOT tell: shares do not add up, and a place that brings nothing back alone may be one of several that do
@@ -197,7 +198,7 @@ class _Runs:
         }  # fmt: skip
 
     def _run(self, inputs: Inputs, **how: Any) -> Run:
-        return self.model.run(inputs, **how, **({"output": "pt"} if inputs.call.loops else {}))
+        return self.model.run(inputs, **how, output="pt" if inputs.call.loops else "pil")
 
     def _number(self, run: Run) -> Float[ndarray, " pair"]:
         return np.asarray(numbers(self.target, run).detach().double().cpu().numpy())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.questions.pairs import same_positions
 
-What = Literal["prompt", "attention", "head", "word"]
 # What is patched: the sites of a layer, and the axis that is gone over beside layers.
 WHATS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "prompt": (("cross.k", "cross.v"), "step"),
@@ -52,7 +52,8 @@ def places(
     wide: int, groups: Mapping[str, Sequence[int]] | None,
 ) -> Places:  # fmt: skip
     """The places of a kind, or a MethodError that says why there are none."""
-    if what not in WHATS or (isinstance(windows, int) and windows < 1) or wide < 1 or (groups is not None and wide != 1):
+    few = min(wide, windows if isinstance(windows, int) else 1)
+    if what not in WHATS or few < 1 or (groups is not None and wide != 1):
         raise MethodError(
             f"cannot trace what='{what}', windows={windows}, wide={wide}" + (" with groups" if groups else ""),
             expected="one window and one layer at least; `groups` alone or `wide` alone", exists=", ".join(WHATS),
@@ -61,6 +62,8 @@ def places(
     parts, axis = WHATS[what]
     found = _sites(model, what, parts)
     layers = sorted(found)
+    chosen = bool(groups)
+    chosen = bool(groups)
     if groups is None:
         groups = {
             str(layers[at]) if wide == 1 else f"{layers[at]}-{layers[at + wide - 1]}": layers[at : at + wide]
@@ -70,9 +73,10 @@ def places(
     if lost:
         raise MethodError(f"layer {lost[0]} has no {parts[-1]}", expected="layers that have", exists=f"{layers}")
     named = {name: tuple(site for layer in some for site in found[layer]) for name, some in groups.items()}
-    named |= {"embed": (f"{_tower(what)}.embed",)} if what == "word" else {ALL: tuple(sum(found.values(), []))}
-    if what == "word":  # in the order in which the text runs through them
-        named = {"embed": named.pop("embed"), **named}
+    if what == "word":
+        named = named if chosen else {"embed": (f"{_tower(what)}.embed",), **named}
+    else:
+        named[ALL] = tuple(site for some in found.values() for site in some)
     return Places(axis, named, COLUMNS[axis](model, clean, other, named, windows))
 
 
@@ -113,7 +117,7 @@ def _windows(
         return {**{name: {"step": list(some)} for name, some in windows.items()}, ALL: {}}
     count = min(windows, len(steps))
     edges = [steps.start + round(at * len(steps) / count) for at in range(count + 1)]
-    parts = [range(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    parts = [range(start, stop) for start, stop in pairwise(edges)]
     names = _NAMES.get(count, tuple(str(one.start) if len(one) == 1 else f"{one.start}-{one[-1]}" for one in parts))
     return {**{name: {"step": one} for name, one in zip(names, parts, strict=True) if count > 1}, ALL: {}}
 
