@@ -48,6 +48,7 @@ def test_the_pages_on_methods_run(page, capsys):
         ("guide-sides.md", "emoji-llava", r"(?s)2: [^:]* 1.00, .*layer 3: without the look of the names 0\.\d+, .* 1"),
         ("task-vectors.md", "emoji-llava", "a picture alone"),
         ("word-maps.md", "emoji-sd", "fox  "),
+        ("tracing-drawings.md", "emoji-sd", "the word"),
     ],
 )
 def test_a_page_runs_from_top_to_bottom(page, needs, said, capsys):

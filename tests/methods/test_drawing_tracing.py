@@ -122,22 +122,22 @@ def test_intervals_are_over_pairs_of_prompts():
 def test_what_was_trained_comes_back_and_before_training_there_is_nothing():
     if not trained("emoji-sd").here:
         pytest.skip("the weights of zoo:emoji-sd are not in this checkout")
-    own, other, target = prompts_apart("background", 3)
+    own, other, target = prompts_apart("background", 2)
     found = {}
     for name in ("zoo:emoji-sd", "zoo:emoji-sd@untrained"):
         model = cutaway.load(name)
-        both = [model.inputs(prompt=some, seed=0, steps=3, guidance=3.0) for some in (own, other)]
-        found[name] = drawing_tracing(model, *both, target, what="word", groups={}, random=False, progress=False)
+        both = [model.inputs(prompt=some, seed=0, steps=2, guidance=3.0) for some in (own, other)]
+        found[name] = drawing_tracing(model, *both, target, windows=1, groups={}, random=False, progress=False)
     made, floor = found.values()
-    assert made.gap > 0.9 and abs(floor.gap) < 0.05
-    moved = (made["value"] - made["corrupted"]).mean("pair").sel(layer="embed", position="the word")
-    assert float(moved) > 0.9 > 0.05 > float(abs(floor["value"] - floor["corrupted"]).max())
+    assert made.gap > 0.9 and float(made["value"].min()) > 0.9
+    assert float(floor["clean"].max()) < 0.05 > float(floor["value"].max())  # what was asked for is not there
 
 
 def test_the_denoising_error_is_a_cheap_target(sd):
     both = [sd.inputs(prompt=some, step=1, steps=3, image=[tiny.picture(1), tiny.picture(2)]) for some in (OWN, OTHER)]
-    found = drawing_tracing(sd, *both, denoising_error(), groups={}, random=False, progress=False)
-    assert float(found["mean"].sel(layer="all").squeeze()) == 1 and "drawn" not in found.data
+    found = drawing_tracing(sd, *both, groups={}, random=False, progress=False)
+    assert found.provenance.options["target"] == "denoising_error()"
+    assert float(found["mean"].squeeze()) == 1 and "drawn" not in found.data
     with pytest.raises(MethodError, match="text encoder is not run here"):
         drawing_tracing(sd, *both, denoising_error(), what="word", progress=False)
 

@@ -16,7 +16,7 @@ from cutaway.data import Claim, Scene
 from cutaway.data.prompts import Part, changed, prompt, told_apart
 from cutaway.errors import InputError, TargetError
 from cutaway.model.run import Run
-from cutaway.model.targets import Target, distance, outcome
+from cutaway.model.targets import Target, denoising_error, distance, outcome
 from cutaway.zoo.emoji_judge import judge
 from cutaway.zoo.evaluate_drawn import scenes_of
 from cutaway.zoo.judging import SIDE, look
@@ -67,8 +67,12 @@ def number_of(model: Any, drawing: Any, other: Any = None) -> Target:
     """The number of a whole drawing: what its prompt asks for and the other's does not, as the judge sees it.
 
     Where it is not known what that is, or the pictures are not those that the judge knows: how far the picture lies
-    from that of this prompt (mean squared difference), which draws it once.
+    from that of this prompt (mean squared difference), which draws it once. Of one step it is the denoising error, or
+    without a picture the same difference of what the denoiser gives.
     """
+    if not drawing.call.loops:
+        known = drawing.call.truth is not None
+        return denoising_error() if known else distance(outcome(model.run(drawing)))
     said = [] if other is None else list(zip(drawing.tensors["prompt"], other.tensors["prompt"], strict=True))
     claims = [told_apart(*both) for both in said]
     size = (drawing.tensors["height"], drawing.tensors["width"])

@@ -92,8 +92,8 @@ def drawing_tracing(
     of the text encoder, at the words that differ, those behind, the end, the padding. Steps are cut into so many
     `windows`, or into those given by name; layers are taken `wide` in a row or in `groups` by name; "all" is every one.
     The target is by default the judge's probability of what the clean prompt alone asks for, else the distance to the
-    clean drawing (`questions.judged`). Inputs are whole drawings, or one step each (`model.inputs(…, step=, image=)`,
-    with `denoising_error()`, which is cheap).
+    clean drawing (`questions.judged`). Inputs are whole drawings, or one step each (`model.inputs(…, step=, image=)`):
+    their target is the denoising error, which is cheap.
 
     Units: shares of the gap. Intervals: 2.5 and 97.5 % points of the share over resampled pairs of prompts, with all
     their rows. Source: Basu et al. 2023, arXiv 2310.13730, who put noise on the text's embeddings where this takes
