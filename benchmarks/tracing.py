@@ -67,9 +67,10 @@ def _all(model: Any, both: Any, target: Any, own: list[str], other: list[str], f
             _traced(f"denoising error at step {step}, put in", model, pair, denoising_error(), groups=LAYERS, windows=1,
                     **quick)["mean"].isel(step=0)
         )  # fmt: skip
-    ranks = [np.argsort(np.argsort(one[:10])) for one in (*cheap, by_layer["mean"].isel(step=0))]
-    said = [f"{float(np.corrcoef(one, ranks[-1])[0, 1]):.2f}" for one in ranks[:-1]]
-    print(f"rank correlation of the ten layers with the judge's, by step: {', '.join(said)}")
+    judges = by_layer["mean"].isel(step=0)[:-1]
+    said = [f"{float(np.corrcoef(one[:-1], judges)[0, 1]):.2f}" for one in cheap]
+    print(f"correlation of single layers with the judge's, by step: {', '.join(said)}")
+
 
 
 def _traced(title: str, model: Any, both: Any, target: Any, **how: Any) -> Any:
