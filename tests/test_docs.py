@@ -53,6 +53,7 @@ def test_the_pages_on_methods_run(page, capsys):
         ("word-maps.md", "emoji-sd", "fox  "),
         ("guide-drawing.md", "emoji-sd", r"(?s)without “fox”: 1.*embed: a fox 0.*: a fox 1.*edit:.*': 1.0.*': 1"),
         ("pipelines.md", "", r"(?s)\[False, False, True, True\].*cond.*uncond.*takes no `prompt=`"),
+        ("tracing-drawings.md", "emoji-sd", "the word"),
     ],
 )
 def test_a_page_runs_from_top_to_bottom(page, needs, said, capsys):

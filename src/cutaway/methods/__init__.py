@@ -1,6 +1,6 @@
 """The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
 
-from cutaway.methods.causal_tracing import activation_patching
+from cutaway.methods.causal_tracing import activation_patching, drawing_tracing
 from cutaway.methods.cross_attention import cross_attention, hide_words
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
@@ -32,6 +32,7 @@ __all__ = [
     "combined",
     "cross_attention",
     "diffusion_lens",
+    "drawing_tracing",
     "embedding_bank",
     "embedding_lens",
     "erase",

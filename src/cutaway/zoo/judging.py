@@ -14,6 +14,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 
 from cutaway import data
 from cutaway.data.prompts import DRAWABLE
+from cutaway.errors import InputError
 from cutaway.zoo import training
 from cutaway.zoo.contrastive import jittered
 from cutaway.zoo.training import Judged, Step
@@ -111,6 +112,24 @@ class Seen:
     def there(self, concept: str) -> Float[Tensor, " n"]:
         """The probability that the thing is there: its mean over the `CLEAREST` cells that show it best."""
         return self.thing[:, DRAWABLE.index(concept)].flatten(1).topk(CLEAREST, dim=1).values.mean(1)
+
+    def holds(self, claim: data.Claim) -> Float[Tensor, " n"]:
+        """The probability of what is claimed: that a thing is there, in its paint if it has one, or of a background.
+
+        Of a painted thing, thing times paint, the mean over the `CLEAREST` cells that show the thing best.
+        """
+        if isinstance(claim, data.On) and claim.kind == "plain":
+            return self.ground[:, GROUNDS.index(claim.colours[0])]
+        if not isinstance(claim, data.Has) or claim.noun.concept not in DRAWABLE:
+            raise InputError(
+                f"a judge gives no probability of '{claim}'", expected="a thing that is there, or a plain background",
+                do="`Seen.scenes` says what is there: put the claim to these",
+            )  # fmt: skip
+        if claim.noun.tint is None:
+            return self.there(claim.noun.concept)
+        cells = self.thing[:, DRAWABLE.index(claim.noun.concept)].flatten(1).topk(CLEAREST, dim=1)
+        paint = self.paint[:, PAINTS.index(claim.noun.tint)].flatten(1).gather(1, cells.indices)
+        return (cells.values * paint).mean(1)
 
     def scenes(self) -> list[data.Scene]:
         """Each picture as a scene: everything that is there at 0.5 or more, where its cells lie, in their paint."""

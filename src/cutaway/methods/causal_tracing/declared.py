@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cutaway.methods.causal_tracing import drawing_views
 from cutaway.methods.causal_tracing.activation_patching import activation_patching, usual_sites
+from cutaway.methods.causal_tracing.drawing_tracing import drawing_tracing
 from cutaway.methods.causal_tracing.views import show, tell
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
@@ -63,6 +65,19 @@ def _over(axis: str) -> Callable[[Question], bool]:
     return has
 
 
+def _has(name: str) -> Callable[[Question], bool]:
+    """Whether the model has a place of that kind."""
+    return lambda question: name in {f"{site.tower}.{site.part}" for site in question.model.sites}
+
+
+def _other_prompt(question: Question) -> str:
+    """Another prompt, and a place to trace it."""
+    if question.counterpart is not None and question.counterpart.text == question.text:
+        return "both prompts are the same, so nothing can be brought back"
+    traced = any(_has(name)(question) for name in ("denoiser.cross.k", "text.embed"))
+    return "" if traced else "it has neither cross-attention to words nor a text encoder with sites"
+
+
 METHODS = (
     Method(
         function=activation_patching,
@@ -81,4 +96,22 @@ METHODS = (
         show=show,
         tell=tell,
     ),
-)
+    Method(
+        function=drawing_tracing,
+        row="causal tracing and circuits",
+        takes={"model": "model", "clean": "drawing", "counterfactual": "counterpart.drawing"},
+        fitting=_other_prompt,
+        options={
+            "what": "Which places: prompt, attention, head or word.", "windows": "How many windows of steps.",
+            "wide": "How many layers in a row at a time.",
+            "mode": "denoise: put into the counterfactual drawing; noise: into this one.",
+        },
+        cannot="A place that brings nothing back alone may be one of several that do together; shares do not add up.",
+        reported=(
+            Entry(name="tracing_prompt", options={"what": "prompt", "windows": 1}, when=_has("denoiser.cross.k")),
+            Entry(name="tracing_word", options={"what": "word"}, when=_has("text.embed")),
+        ),
+        show=drawing_views.show,
+        tell=drawing_views.tell,
+    ),
+)  # fmt: skip
