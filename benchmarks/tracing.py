@@ -72,7 +72,6 @@ def _all(model: Any, both: Any, target: Any, own: list[str], other: list[str], f
     print(f"correlation of single layers with the judge's, by step: {', '.join(said)}")
 
 
-
 def _traced(title: str, model: Any, both: Any, target: Any, **how: Any) -> Any:
     started = time.perf_counter()
     found = drawing_tracing(model, *both, target, progress=False, **how)

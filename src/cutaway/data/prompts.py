@@ -104,7 +104,7 @@ def changed(scene: Scene, part: Part, seed: int = 0) -> Scene:
     >>> from cutaway import data
     >>> scene = data.scene_at("train", 1, world=DRAWINGS)
     >>> [prompt(one, way="things", ground=True).text for one in (scene, changed(scene, "background"))]
-    ['a guitar on a purple background', 'a guitar on a red background']
+    ['a guitar on a purple background', 'a guitar on a blue background']
     """
     first, draw = scene.things[0], random.Random(f"changed/{part}/{seed}/{scene.seed}")
     if part == "background":

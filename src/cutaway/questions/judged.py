@@ -92,7 +92,7 @@ def prompts_apart(
 
     >>> own, other, target = prompts_apart("background", 2)
     >>> own[0], other[0]
-    ('a mushroom on a red background', 'a mushroom on a pink background')
+    ('a duck on a yellow background', 'a duck on a white background')
     """
     found = list(islice(_pairs(part, seed, things), many))
     texts = [[prompt(one, way="things", ground=True).text for one in both] for both in found]
