@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from timing import seeded
 
 import cutaway
 from cutaway.applications import concept_edit
+from cutaway.data import Noun
 from cutaway.data.prompts import DRAWABLE
 from cutaway.model.readers import prompt_readers
 from cutaway.model.shift import shifted
@@ -69,7 +71,7 @@ def _choice(seed: int) -> Choice:
 
 
 def _said(name: str) -> str:
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    return Noun(name).one
 
 
 def _kinds(name: str, choice: Choice, many: int, seed: int) -> None:
@@ -187,9 +189,14 @@ def _has(seen: Seen, names: Sequence[str]) -> np.ndarray:
     return np.array([float(seen.there(name)[at]) > 0.5 for at, name in enumerate(names)])
 
 
+@cache
+def _clip() -> cutaway.Model:
+    return cutaway.load("zoo:emoji-clip")
+
+
 def _alike(old: str, new: str) -> list[str]:
     """The things whose names `zoo:emoji-clip` holds closest to that of the old one."""
-    clip = cutaway.load("zoo:emoji-clip")
+    clip = _clip()
     names = [name for name in DRAWABLE if name not in (old, new, "key")]
     run = clip.run(clip.inputs(text=[_said(name) for name in [old, *names]]), record="text.joint")
     said = torch.nn.functional.normalize(run["text.joint"], dim=-1)

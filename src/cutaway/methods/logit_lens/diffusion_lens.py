@@ -75,7 +75,7 @@ def diffusion_lens(
     (['embed', '0', '1'], 0.0)
     """
     started = time.perf_counter()
-    read = _read(model, inputs)
+    read = last_read(model, inputs)
     record = [f"{tower}.0.resid_pre" for tower in read] + [
         f"{tower}.{layer}.resid_post" for tower, top in read.items() for layer in range(top + 1)
     ]
@@ -109,7 +109,7 @@ def diffusion_lens(
     return DrawnLayers(data, told)
 
 
-def _read(model: Model, inputs: Inputs) -> dict[str, int]:
+def last_read(model: Model, inputs: Inputs) -> dict[str, int]:
     """The last layer of each text encoder whose states the denoiser reads, by the tower."""
     if not inputs.call.loops:
         raise MethodError(
