@@ -27,8 +27,9 @@ from cutaway.zoo.evaluate_drawn import scenes_of
 from cutaway.zoo.judging import Seen, look
 
 Told = Callable[[str], None]
+Rows = dict[tuple[int, str, str], list[float]]  # of things in a prompt, a map or what is hidden, and a score
 STEPS, GUIDANCE = 10, 3.0
-CALLS: Mapping[str, Mapping[str, int]] = {"emoji-mmdit": {"length": 0}}  # no empty positions in the place of T5
+CALLS: Mapping[str, dict[str, Any]] = {"emoji-mmdit": {"length": 0}}  # no empty positions in the place of T5
 MAPS = ("its words", "the word behind", "all words")
 HIDDEN = ("nothing", "its words", "all words", "end and padding")
 PARTS = ("thing", "background")
@@ -43,7 +44,7 @@ def maps(of: Model, n: int, own: int, told: Told, drawer: Model | None = None) -
 
     `drawer` is who drew what the maps are held against; what is hidden is measured where that is the model itself.
     """
-    rows: dict[tuple[int, str, str], list[float]] = {}
+    rows: Rows = {}
     for things in (1, 2):
         told(f"{things} things")
         scenes = list(islice(scenes_of("test", things, own), max(4, n // 40)))
@@ -54,7 +55,7 @@ def maps(of: Model, n: int, own: int, told: Told, drawer: Model | None = None) -
         if drawer is None:
             _hides(rows, things, scenes, of, said, own, plain)
     scores = sorted({key[2] for key in rows})
-    data = {}
+    data: dict[str, Any] = {}
     for score in scores:
         kept = [name for name in (HIDDEN if score == "left" else MAPS) if (1, name, score) in rows]
         middle = np.array([[between(rows.get((things, name, score), [])) for name in kept] for things in (1, 2)])
@@ -67,7 +68,7 @@ def maps(of: Model, n: int, own: int, told: Told, drawer: Model | None = None) -
     return xarray.Dataset(data | {"drawn": ("things", counted)}, {"things": [1, 2]})
 
 
-def _fits(rows: dict[tuple[int, str, str], list[float]], things: int, scenes: Sequence[Any], found: Any, seen: Seen) -> None:
+def _fits(rows: Rows, things: int, scenes: Sequence[Any], found: Any, seen: Seen) -> None:
     """Every thing that is there against each of the maps."""
     for at, scene in enumerate(scenes):
         for thing in scene.things:
@@ -87,7 +88,7 @@ def _fits(rows: dict[tuple[int, str, str], list[float]], things: int, scenes: Se
 
 
 def _hides(
-    rows: dict[tuple[int, str, str], list[float]], things: int, scenes: Sequence[Any], of: Model, said: list[str],
+    rows: Rows, things: int, scenes: Sequence[Any], of: Model, said: list[str],
     own: int, plain: Seen,
 ) -> None:  # fmt: skip
     """The probability of the first thing, of drawings that have it, when words are hidden from every patch."""
@@ -118,10 +119,19 @@ def places(of: Model, n: int, own: int, told: Told) -> xarray.Dataset:
         told(part)
         first, second, target = prompts_apart(part, max(4, n // 64), seed=own)
         both = [_inputs(of, said, own) for said in (first, second)]
+        clean, other = both
         top = {"last": [last_layer(of)]}
         for mode, name in (("denoise", "in"), ("noise", "out")):
             found = drawing_tracing(
-                of, *both, target, what="word", groups=top, mode=mode, random=mode == "denoise", seed=own, progress=False
+                of,
+                *both,
+                target,
+                what="word",
+                groups=top,
+                mode=mode,
+                random=mode == "denoise",
+                seed=own,
+                progress=False,
             )
             one = found.data.sel(layer="last").drop_vars("layer").sel(position=list(PLACES))
             names = ("mean", "low", "high", *(["random"] if mode == "denoise" else []))
@@ -152,11 +162,13 @@ def layers(of: Model, n: int, own: int, told: Told) -> xarray.Dataset:
         first, second, target = prompts_apart(part, max(4, n // 64), seed=own)
         both = [_inputs(of, said, own) for said in (first, second)]
         fixed: dict[str, Any] = {"what": "prompt", "seed": own, "random": False, "progress": False}
-        by = [drawing_tracing(of, *both, target, groups=grids | alone, windows=1, mode=mode, **fixed)  # type: ignore[arg-type]
-              for mode in ("denoise", "noise")]  # fmt: skip
-        when = drawing_tracing(of, *both, target, groups={}, windows=windows, **fixed)
-        both_ways = {}
-        for name, one in zip(("in", "out"), by, strict=True):
+        clean, other = both
+        everywhere: dict[str, Any] = {"groups": grids | alone, "windows": 1, **fixed}
+        put_in = drawing_tracing(of, clean, other, target, mode="denoise", **everywhere)
+        taken_out = drawing_tracing(of, clean, other, target, mode="noise", **everywhere)
+        when = drawing_tracing(of, clean, other, target, groups={}, windows=windows, **fixed)
+        both_ways: dict[str, Any] = {}
+        for name, one in {"in": put_in, "out": taken_out}.items():
             here = one.data.isel({one.axis: -1}).sel(layer=list(grids | alone))
             both_ways |= {f"{name}_{key}": ("layer", here[key].values) for key in ("mean", "low", "high")}
         steps = when.data.isel(layer=-1).sel({when.axis: list(windows)})
@@ -196,7 +208,7 @@ def edits(of: Model, n: int, own: int, told: Told) -> xarray.Dataset:
         for way, change in changes.items():
             with shifted(of.engine, change):
                 rows[way].append(_asked(of, old[at], new[at], kept, untold, own))
-    data = {}
+    data: dict[str, Any] = {}
     for what in rows["before"][0]:
         middle = np.array([between([row[what] for row in rows[way]]) for way in rows])
         data |= {f"{what}{end}": ("way", middle[:, k]) for k, end in enumerate(("", "_low", "_high"))}
@@ -205,7 +217,9 @@ def edits(of: Model, n: int, own: int, told: Told) -> xarray.Dataset:
 
 def _asked(of: Model, old: str, new: str, kept: Sequence[str], untold: Sequence[str], own: int) -> dict[str, float]:
     """Shares of drawings that have the new thing, still the old one, and those of other prompts that have theirs."""
-    said = [text.replace("{}", _a(old)) for text in ASKED] + [ASKED[0].replace("{}", _a(one)) for one in (*kept, *untold)]
+    said = [text.replace("{}", _a(old)) for text in ASKED] + [
+        ASKED[0].replace("{}", _a(one)) for one in (*kept, *untold)
+    ]
     there = _seen(of, said, own)
     held = {name: (there.there(name) > 0.5).float() for name in {old, new, *kept, *untold}}
     k = len(ASKED)
@@ -220,7 +234,7 @@ def _asked(of: Model, old: str, new: str, kept: Sequence[str], untold: Sequence[
 
 
 def _inputs(of: Model, said: Sequence[str], own: int) -> Any:
-    more = CALLS.get(of.name.removeprefix("zoo:").partition("@")[0], {})
+    more: dict[str, Any] = CALLS.get(of.name.removeprefix("zoo:").partition("@")[0], {})
     return of.inputs(prompt=list(said), seed=own, steps=STEPS, guidance=GUIDANCE, **more)
 
 
