@@ -23,6 +23,8 @@ from cutaway.model.model import Model
 from cutaway.questions.given import check_folder
 from cutaway.report import (
     findings_answers,
+    findings_drawings,
+    findings_drawn,
     findings_heads,
     findings_layers,
     findings_lens,
@@ -38,7 +40,9 @@ from cutaway.zoo.trained import TRAINED, spec_of
 
 SMALLEST = 48  # scenes: fewer leave a class without items
 SETS = 2  # of scenes: what is said must hold in both, and heads picked on one are tried on the other
-SAYING = {f"findings_{name}" for name in ("answers", "claims", "inside", "page", "plots", "tables", "words")}
+SAYING = {
+    f"findings_{name}" for name in ("answers", "claims", "drawings", "inside", "page", "plots", "tables", "words")
+}
 # these measure nothing
 Found = dict[str, xarray.Dataset]
 Steps = dict[str, tuple[Model, Callable[..., xarray.Dataset]]]
@@ -50,7 +54,7 @@ def write_findings(
 ) -> Path:  # fmt: skip
     """Measure a model of the zoo and its untrained floor, and write a Markdown page with figures beside it.
 
-    What it is about follows from what the model is asked: which text a picture matches, or an answer in words.
+    What it is about follows from what the model is asked: which text a picture matches, an answer in words, a drawing.
     Everything is measured on two sets of scenes, of `seed` and `seed` + 1. `n` is the number of scenes of each; pairs
     are n / 4 to n / 16 for each factor. `work` keeps each section as netCDF, so that an interrupted call goes on where
     it was (by default the user's cache folder); the page is written anew each time.
@@ -74,11 +78,12 @@ def write_findings(
             f"'{model_name}' has no untrained floor", expected="a trained model of the zoo, which has a floor",
             exists=", ".join(one.title for one in TRAINED.values()), do="name one of these",
         )  # fmt: skip
-    asked = {"answer": ANSWER, "match": MATCH}.get(spec.asked)
-    if asked is None:
+    asked = {"answer": ANSWER, "match": MATCH, "draw": DRAW}.get(spec.asked)
+    if asked is None or spec.name == findings_drawings.JOINT:
         raise InputError(
-            f"there is no page of findings for '{model_name}' yet", expected="a model that matches, or that answers",
-            exists=", ".join(one.title for one in TRAINED.values() if one.asked in ("match", "answer")),
+            f"there is no page of findings for '{model_name}'",
+            expected="a model that matches, answers or draws; joint attention is on the page of the UNet",
+            exists=", ".join(one.title for one in TRAINED.values() if one.asked != "nothing" and one != spec),
             do="name one of these",
         )  # fmt: skip
     check_folder(out.parent)
@@ -190,8 +195,25 @@ def _answer(model: Model, floor: Model, _: Found, __: list[int], kept: Callable[
     }
 
 
+def _draw(model: Model, floor: Model, _: Found, __: list[int], ___: Callable[[Model], Path]) -> Steps:
+    """The UNet that was opened, and beside it joint attention."""
+    name = f"zoo:{findings_drawings.JOINT}"
+    other, before = load(name), load(f"{name}@untrained")
+    made: Steps = {}
+    for end, of, under in (("", model, floor), ("_joint", other, before)):
+        made |= {
+            f"maps{end}": (of, findings_drawn.maps),
+            f"maps{end}_floor": (under, partial(findings_drawn.maps, drawer=of)),
+            f"places{end}": (of, findings_drawn.places),
+            f"lens{end}": (of, findings_drawn.lens),
+            f"edits{end}": (of, findings_drawn.edits),
+        }
+    return {**made, "layers": (model, findings_drawn.layers)}
+
+
 MATCH = Asked(_match, draw_all, page)
 ANSWER = Asked(_answer, findings_answers.draw_all, findings_answers.page)
+DRAW = Asked(_draw, findings_drawings.draw_all, findings_drawings.page)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import xarray
 
 from cutaway.applications import concept_edit
 from cutaway.data import Noun
-from cutaway.data.prompts import DRAWABLE, claims_of, prompt
+from cutaway.data.prompts import DRAWABLE, Part, claims_of, prompt
 from cutaway.methods import cross_attention, diffusion_lens, drawing_tracing, hide_words
+from cutaway.methods.causal_tracing.drawing_tracing import Mode
 from cutaway.methods.cross_attention.spoken import phrase
 from cutaway.methods.logit_lens.diffusion_lens import last_read
 from cutaway.methods.truth import fit
@@ -32,8 +33,9 @@ STEPS, GUIDANCE = 10, 3.0
 CALLS: Mapping[str, dict[str, Any]] = {"emoji-mmdit": {"length": 0}}  # no empty positions in the place of T5
 MAPS = ("its words", "the word behind", "all words")
 HIDDEN = ("nothing", "its words", "all words", "end and padding")
-PARTS = ("thing", "background")
+PARTS: tuple[Part, ...] = ("thing", "background")
 PLACES = ("the word", "words behind", "end", "padding", "all")
+MODES: dict[Mode, str] = {"denoise": "in", "noise": "out"}
 WAYS = ("the edit", "random, as large")
 ASKED = ("{} on a purple background", "{} in the bottom right on a yellow background")
 TAUGHT = ("{}", "{} on a blue background", "{} on a white background", "{} in the top left on a green background")
@@ -118,13 +120,13 @@ def places(of: Model, n: int, own: int, told: Told) -> xarray.Dataset:
     for part in PARTS:
         told(part)
         first, second, target = prompts_apart(part, max(4, n // 64), seed=own)
-        both = [_inputs(of, said, own) for said in (first, second)]
-        clean, other = both
+        clean, other = (_inputs(of, said, own) for said in (first, second))
         top = {"last": [last_layer(of)]}
-        for mode, name in (("denoise", "in"), ("noise", "out")):
+        for mode, name in MODES.items():
             found = drawing_tracing(
                 of,
-                *both,
+                clean,
+                other,
                 target,
                 what="word",
                 groups=top,
@@ -160,9 +162,8 @@ def layers(of: Model, n: int, own: int, told: Told) -> xarray.Dataset:
     for part in PARTS:
         told(part)
         first, second, target = prompts_apart(part, max(4, n // 64), seed=own)
-        both = [_inputs(of, said, own) for said in (first, second)]
+        clean, other = (_inputs(of, said, own) for said in (first, second))
         fixed: dict[str, Any] = {"what": "prompt", "seed": own, "random": False, "progress": False}
-        clean, other = both
         everywhere: dict[str, Any] = {"groups": grids | alone, "windows": 1, **fixed}
         put_in = drawing_tracing(of, clean, other, target, mode="denoise", **everywhere)
         taken_out = drawing_tracing(of, clean, other, target, mode="noise", **everywhere)

@@ -1,0 +1,324 @@
+"""The page of findings of models that draw: five sentences first, a UNet beside joint attention, every number made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray
+from matplotlib.figure import Figure
+
+from cutaway import __version__
+from cutaway.report.findings_drawn import HIDDEN, MAPS, PARTS, PLACES, STEPS, WAYS
+from cutaway.report.findings_page import About
+from cutaway.report.findings_words import both, listed, markdown, ranged
+from cutaway.zoo.trained import trained
+
+Found = Mapping[str, xarray.Dataset]
+UNET, JOINT, FLOOR = "emoji-sd", "emoji-mmdit", "emoji-sd before training"
+MODELS = {"": UNET, "_joint": JOINT}
+COLOURS = {UNET: "#2066a8", JOINT: "#c1571b", FLOOR: "#a0a0a0"}
+
+
+def page(found: Found, about: About, figures: dict[str, str]) -> str:
+    """The whole page, in Markdown."""
+    parts = [
+        _front(found, figures), _reading(about), _drawn(), _maps(found), _hidden(found), _places(found), _layers(found),
+        _lens(found), _edits(found), _limits(),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def sentences(found: Found) -> list[str]:
+    """What a reader should know first; each says what was found, and where nothing was."""
+    return [_lies(found), _stays(found), _carried(found), _enters(found), _exchanged(found)]
+
+
+def _front(found: Found, figures: dict[str, str]) -> str:
+    said = "\n".join(f"{i}. {one}" for i, one in enumerate(sentences(found), 1))
+    return (
+        f"# From words to things: a UNet and joint attention\n\n{said}\n\n"
+        "*Where two numbers stand with a slash between them, the same was measured on two sets of prompts, each with "
+        "noise of its own; a thing is said to be so where both sets show it. All is in percent, and what is there is "
+        "told by `zoo:emoji-judge`, which sees the picture and nothing else.*\n\n"
+        "![What positions of the prompt bring back of a thing and of a background; what is drawn from each layer of "
+        f"the text encoder]({figures['places']})\n\n*Left and middle: the states of the text encoder at one kind of "
+        "position, put into the drawing of a prompt that differs in one word, both models, a dot for each set. Right: "
+        "drawn from the states behind each layer of the text encoder.*"
+    )
+
+
+def _reading(about: About) -> str:
+    command = f"cutaway findings {about.model} --out {about.out} --n {about.n} --seed {about.seed}"
+    return (
+        f"## How this page is made\n\nEvery number and sentence on it is written by one command:\n\n"
+        f"```sh\n{command}\n```\n\n"
+        f"Measuring took {sum(about.seconds.values()):.0f} s. cutaway {__version__}, torch {torch.__version__}. "
+        f"Two sets of held-out prompts, of the seeds {about.seed} and {about.seed + 1}: {max(4, about.n // 40)} of one "
+        f"thing and as many of two for maps and the lens, {max(4, about.n // 64)} pairs that differ in one word for "
+        f"each part, {max(2, about.n // 80)} exchanged words. Drawings have {STEPS} steps and guidance 3. Intervals "
+        "are 95 %, from a bootstrap over things, prompts, pairs or words. *Before training* is the same UNet as it was "
+        "drawn from its seed: it draws nothing that the judge knows, so that only its maps are a floor, held against "
+        "what the trained one drew from the same noise."
+    )
+
+
+def _drawn() -> str:
+    rows = []
+    cards = [{(row["measure"], row["of"]): row for row in trained(name).measured()["rows"]} for name in (UNET, JOINT)]
+    for key, row in cards[0].items():
+        other = cards[1].get(key)
+        cells = [f"{100 * one['value']:.0f} [{100 * one['low']:.0f}, {100 * one['high']:.0f}]" if one else "–"
+                 for one in (row, other)]  # fmt: skip
+        rows.append([f"{key[0]}, {key[1]}", *cells, f"{100 * row['chance']:.0f}"])
+    return (
+        "## What they draw\n\nFrom the cards of the two models (20 steps, one seed each). They have the same words, "
+        "latents, pictures and number of steps of training.\n\n"
+        + markdown(["what holds of the drawing", UNET, JOINT, "chance"], rows)
+    )
+
+
+# --- the five sentences -----------------------------------------------------------------------------------------------
+
+
+def _lies(found: Found) -> str:
+    told, sure, same = [], True, True
+    for end, name in MODELS.items():
+        one, floor = found[f"maps{end}"].sel(things=2), found[f"maps{end}_floor"].sel(things=2)
+        own, behind = (one.sel(map=which) for which in MAPS[:2])
+        before = floor["iou"].sel(map=MAPS[0])
+        told.append(
+            f"in {name} {both(own['iou'])} (the word behind it {both(behind['iou'])}, shuffled "
+            f"{both(own['shuffled'])}, before training {both(before)})"
+        )
+        sure &= bool(
+            (own["iou_low"] > floor["iou_high"].sel(map=MAPS[0])).all() and (own["iou_low"] > own["shuffled"]).all()
+        )
+    rest = f"overlap of maps and things, two in a prompt: {listed(told)}"
+    if not sure:
+        return f"**It cannot be said that both models look for a word where its thing is**: {rest}."
+    if same:
+        return f"**A thing lies where its word is looked for, and the word behind it lies there as well**: {rest}."
+    return f"**A thing lies where its word is looked for**: {rest}."
+
+
+def _stays(found: Found) -> str:
+    told, stays = [], True
+    for end, name in MODELS.items():
+        left = {which: found[f"maps{end}"].sel(things=1, hidden=which) for which in HIDDEN}
+        told.append(f"in {name} {both(left['its words']['left'])} (all words hidden {both(left['all words']['left'])})")
+        stays &= bool((left["its words"]["left"] > 0.5 * left["nothing"]["left"]).all())
+    rest = f"the probability of a thing whose name no patch can see, of drawings that had it: {listed(told)}"
+    if stays:
+        return f"**Where a word is looked for is not what draws it**: {rest}."
+    return f"**Whether a thing is lost with its name differs between the models or the sets**: {rest}."
+
+
+def _carried(found: Found) -> str:
+    told, sure = [], True
+    for end, name in MODELS.items():
+        one = found[f"places{end}"].sel(part="background")
+        word, padding = (one["in_mean"].sel(position=where) for where in ("the word", "padding"))
+        told.append(f"in {name} {both(padding)} by the padding, {both(word)} by its own word")
+        sure &= bool((one["in_low"].sel(position="padding") > one["in_high"].sel(position="the word")).all())
+    rest = f"of the gap between two prompts that differ in the colour, {listed(told)}"
+    if sure:
+        return f"**A background is read off the padding of the prompt, not off its word**: {rest}."
+    return f"**What carries a background is not the same in both models, or not in both sets**: {rest}."
+
+
+def _enters(found: Found) -> str:
+    one = found["layers"]
+    grids = [str(name) for name in one["layer"].values if "×" in str(name)]
+    told, best = [], {}
+    for part in PARTS:
+        here = one["in_mean"].sel(part=part, layer=grids)
+        names = [grids[int(here.isel(set=k).argmax())] for k in range(here.sizes["set"])]
+        best[part] = names
+        told.append(f"a {part} {listed([f'{both(here.sel(layer=grid))} by {grid}' for grid in grids])}")
+    rest = f"of the gap, put in through the layers of a grid of {UNET} alone: {'; '.join(told)}"
+    same = all(len(set(names)) == 1 for names in best.values())
+    if same and set(best["thing"]) != set(best["background"]):
+        return f"**In the UNet background and thing come in at different grids**: {rest}."
+    return f"**At which grid of the UNet a thing and a background come in cannot be told apart in both sets**: {rest}."
+
+
+def _exchanged(found: Found) -> str:
+    told, sure = [], True
+    for end, name in MODELS.items():
+        edit, random = (found[f"edits{end}"].sel(way=way) for way in WAYS)
+        before = found[f"edits{end}"].sel(way="before")
+        told.append(
+            f"in {name} {both(edit['new'])} of prompts of the old word draw the new thing (random change "
+            f"{both(random['new'])}), and {both(edit['untold'])} of things that nobody told it of are still drawn "
+            f"(before {both(before['untold'])})"
+        )
+        sure &= bool((edit["new_low"] > random["new_high"]).all())
+    rest = listed(told)
+    if sure:
+        return f"**A few linear maps decide what a word means**: with them solved anew, {rest}."
+    return f"**That a word can be given another meaning in closed form cannot be said of both models**: {rest}."
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _cells(one: xarray.Dataset, name: str) -> str:
+    return ranged(one[name], one[f"{name}_low"], one[f"{name}_high"])
+
+
+def _maps(found: Found) -> str:
+    rows = []
+    for end, name in MODELS.items():
+        for things in (1, 2):
+            for which in MAPS:
+                one = found[f"maps{end}"].sel(things=things, map=which)
+                before = found[f"maps{end}_floor"].sel(things=things, map=which)
+                rows.append([name, str(things), which, _cells(one, "iou"), _cells(one, "hit"), both(one["shuffled"]),
+                             both(before["iou"])])  # fmt: skip
+    counts = {name: found[f"maps{end}"]["drawn"] for end, name in MODELS.items()}
+    drawn = "; ".join(
+        f"{name} {listed([both_counts(one.sel(things=things)) for things in (1, 2)])}" for name, one in counts.items()
+    )
+    return (
+        "## Where words are looked for\n\nThe map of a word (`cross_attention`: the mean over steps, layers and heads) "
+        "against the cells on which the judge sees the thing. *Overlap*: cells above the middle of the map, "
+        f"intersection over union. *Greatest*: the largest cell lies on the thing. Things that were drawn, of one "
+        f"and of two in a prompt: {drawn}.\n\n"
+        + markdown(
+            ["model", "things", "map of", "overlap", "greatest on it", "overlap, shuffled", "overlap, before training"],
+            rows,
+        )
+    )
+
+
+def both_counts(values: xarray.DataArray) -> str:
+    """The same count in each set."""
+    return "/".join(str(int(one)) for one in values.values)
+
+
+def _hidden(found: Found) -> str:
+    rows = [
+        [name, which, *(_cells(found[f"maps{end}"].sel(things=things, hidden=which), "left") for things in (1, 2))]
+        for end, name in MODELS.items() for which in HIDDEN
+    ]  # fmt: skip
+    return (
+        "## What is left when words are hidden\n\nThe probability of the first thing, of those drawings that have it, "
+        "when words are hidden from every patch at every layer and step (`hide_words`).\n\n"
+        + markdown(["model", "hidden", "one thing", "two things"], rows)
+    )
+
+
+def _places(found: Found) -> str:
+    rows = []
+    for end, name in MODELS.items():
+        for part in PARTS:
+            for where in PLACES:
+                one = found[f"places{end}"].sel(part=part, position=where)
+                rows.append([name, part, where, _named(one, "in"), both(one["in_random"]), _named(one, "out")])
+    gap = {name: found[f"places{end}"]["gap"] for end, name in MODELS.items()}
+    gaps = "; ".join(
+        f"{name} {listed([f'{part} {both(one.sel(part=part))}' for part in PARTS])}" for name, one in gap.items()
+    )
+    return (
+        "## What positions of the prompt carry\n\nTwo prompts that differ in one word are drawn from the same noise; "
+        "the states of the last layer of the text encoder that is read are put from one into the other, a kind of "
+        "position at a time (`drawing_tracing`). *Put in*: the share of the gap that comes back. *Taken out*: the "
+        f"share that is left. *Unrelated*: put in from another pair. The gap in the judge's probability: {gaps}.\n\n"
+        + markdown(["model", "what differs", "position", "put in", "unrelated", "taken out, left"], rows)
+    )
+
+
+def _named(one: xarray.Dataset, way: str) -> str:
+    return ranged(one[f"{way}_mean"], one[f"{way}_low"], one[f"{way}_high"])
+
+
+def _layers(found: Found) -> str:
+    one = found["layers"]
+    rows = [
+        [str(name), *(_named(one.sel(layer=name, part=part), way) for part in PARTS for way in ("in", "out"))]
+        for name in one["layer"].values
+    ]  # fmt: skip
+    when = [
+        [str(name), *(_named(one.sel(window=name, part=part), "when") for part in PARTS)]
+        for name in one["window"].values
+    ]
+    return (
+        "## Through which layers of the UNet, and when\n\nThe same with what the patches of a layer read of the prompt "
+        "(its keys and values), at all steps; below, with all layers at some of the steps. Joint attention reads the "
+        "prompt at its first layer and has no such places.\n\n"
+        + markdown(["layers", *(f"{part}: {way}" for part in PARTS for way in ("put in", "taken out, left"))], rows)
+        + "\n\n" + markdown(["steps", *(f"{part}: put in" for part in PARTS)], when)
+    )  # fmt: skip
+
+
+def _lens(found: Found) -> str:
+    rows = []
+    for end, name in MODELS.items():
+        one = found[f"lens{end}"]
+        for layer in one["layer"].values:
+            here = [one.sel(layer=layer, part=part) for part in PARTS]
+            told = [cell for own in here for cell in (_cells(own, "value"), both(own["random"]))]
+            rows.append([name, str(layer), *told])
+    return (
+        "## What each layer of the text encoder gives\n\nThe probability of thing and background in what is drawn from "
+        "the states behind each layer, as if the layers after it were not there (`diffusion_lens`; `embed`: what "
+        "enters the first). *Another*: from the states of another prompt.\n\n"
+        + markdown(["model", "layer", "thing", "another", "background", "another"], rows)
+    )
+
+
+def _edits(found: Found) -> str:
+    rows = []
+    for end, name in MODELS.items():
+        one = found[f"edits{end}"]
+        rows += [[name, str(way), *(_cells(one.sel(way=way), what) for what in ("new", "old", "kept", "untold"))]
+                 for way in one["way"].values]  # fmt: skip
+    return (
+        "## Words that are given another meaning\n\nOne word at a time is exchanged for another in the maps through "
+        "which the denoiser reads its prompt (`concept_edit`), and six things are told to stay. Shares of drawings "
+        "that have the new thing, still the old one, the thing asked for of those six, and of six that the edit was "
+        "not told of.\n\n"
+        + markdown(["model", "weights", "new thing", "old thing", "told to stay", "not told of"], rows)
+    )
+
+
+def _limits() -> str:
+    return (
+        "## What this page cannot say\n\nThere is one trained model of each kind, and their text encoder is the same "
+        "one. Things are told by one judge. Only drawings that have a thing are held against maps. What positions or "
+        "layers bring back does not add up. The two models differ in more than how they attend to words: noise, "
+        "target, size."
+    )
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def draw_all(found: dict[str, xarray.Dataset], folder: Path, stem: str) -> dict[str, str]:
+    """Draw the figure; its path as the page beside the folder writes it."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for ax, part in zip(axes[:2], PARTS, strict=True):
+        for shift, (end, name) in zip((-0.18, 0.18), MODELS.items(), strict=True):
+            one, places = found[f"places{end}"].sel(part=part), np.arange(len(PLACES))
+            mean = 100 * one["in_mean"].sel(position=list(PLACES))
+            ax.bar(places + shift, mean.mean("set"), 0.34, color=COLOURS[name], label=name, alpha=0.75)
+            for k in range(one.sizes["set"]):
+                ax.plot(places + shift, mean.isel(set=k), "o", color="black", markersize=3)
+        ax.set_xticks(places, PLACES, rotation=30, ha="right")
+        ax.set(ylabel="brought back, % of the gap", title=f"the {part}", ylim=(-10, 115))
+    for end, name in MODELS.items():
+        one = found[f"lens{end}"]
+        for part, style in zip(PARTS, ("-", "--"), strict=True):
+            values = 100 * one["value"].sel(part=part).mean("set")
+            axes[2].plot(range(len(values)), values, style, marker="o", color=COLOURS[name], label=f"{name}, {part}")
+        axes[2].set_xticks(range(len(values)), [str(layer) for layer in one["layer"].values]) if not end else None
+    axes[2].set(xlabel="layer of the text encoder", ylabel="drawn, %", title="drawn from each layer", ylim=(-5, 105))
+    axes[2].legend(fontsize=7)
+    axes[0].legend(fontsize=8)
+    file = folder / f"{stem}-places.png"
+    figure.savefig(file, dpi=100)
+    return {"places": f"{folder.name}/{file.name}"}
