@@ -114,15 +114,23 @@ def measure(
     seconds: dict[str, float] = {}
     seeds = [seed + one for one in range(SETS)]
 
-    marks, code = {id(one): fingerprint(one) for one in (model, floor)}, _code()
-    steps = asked.steps(model, floor, found, seeds, lambda of: folder / f"lens-{fingerprint(code, marks[id(of)])[:12]}")
+    marks: dict[int, str] = {}
+    code = _code()
+
+    def mark(of: Model) -> str:
+        """What a model is by content, found once."""
+        if id(of) not in marks:
+            marks[id(of)] = fingerprint(of)
+        return marks[id(of)]
+
+    steps = asked.steps(model, floor, found, seeds, lambda of: folder / f"lens-{fingerprint(code, mark(of))[:12]}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("opening", total=len(steps) * SETS)
         for name, (of, step) in steps.items():
             made = []
             for own in seeds:
-                key = fingerprint(code, marks[id(model)], marks[id(of)], n, seed, own)[:12]
+                key = fingerprint(code, mark(model), mark(of), n, seed, own)[:12]
                 make = partial(step, of, n, own)
                 made.append(_kept(folder / f"{name}-{key}.nc", make, bar, task, name, of))
                 bar.advance(task)

@@ -185,8 +185,8 @@ def _maps(found: Found) -> str:
     return (
         "## Where words are looked for\n\nThe map of a word (`cross_attention`: the mean over steps, layers and heads) "
         "against the cells on which the judge sees the thing. *Overlap*: cells above the middle of the map, "
-        f"intersection over union. *Greatest*: the largest cell lies on the thing. Things that were drawn, of one "
-        f"and of two in a prompt: {drawn}.\n\n"
+        f"intersection over union. *Greatest*: the largest cell lies on the thing. A patch of joint attention covers 2 "
+        f"× 2 cells. Things that were drawn, of one and of two in a prompt: {drawn}.\n\n"
         + markdown(
             ["model", "things", "map of", "overlap", "greatest on it", "overlap, shuffled", "overlap, before training"],
             rows,

@@ -84,7 +84,8 @@ def _fits(rows: Rows, things: int, scenes: Sequence[Any], found: Any, seen: Seen
             if places[-1] + 1 < len(words):
                 heats["the word behind"] = each.isel(place=places[-1] + 1).values
             for name, heat in heats.items():
-                made = fit(heat, truth)
+                across = len(truth) // len(heat)  # a patch of joint attention covers several cells
+                made = fit(np.kron(heat, np.ones((across, across))), truth)
                 for score, value in {"iou": made.iou, "hit": made.hit, "shuffled": made.iou_shuffled}.items():
                     rows.setdefault((things, name, score), []).append(float(value))
 
