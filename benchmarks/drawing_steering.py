@@ -9,18 +9,23 @@ prompts, without the concept, from other noise. `there` is the judge's probabili
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import torch
 from timing import seeded
 
 import cutaway
 from cutaway.data import Has, Noun, On
 from cutaway.methods import steering, steering_vector
+from cutaway.methods.task_vectors import SteeringVector
+from cutaway.methods.task_vectors.states import random_directions
 from cutaway.questions.judged import judged
 from cutaway.zoo.evaluate_drawn import GUIDANCE, STEPS
 
 FIT = ("duck", "guitar", "house", "penguin", "bus", "rose")
 USE = ("robot", "zebra", "crown", "frog", "panda", "car")
 GROUNDS = ("green", "white", "yellow", "purple", "gray", "red")
+ALL = "denoiser.*.resid_post"
 ALPHAS = (1.0, 2.0, 4.0, 8.0)
 
 
@@ -45,7 +50,23 @@ def main() -> None:
                 one = here.sel(alpha=alpha)
                 names = ("value", "random_value", "random_value_low", "random_value_high")
                 print(f"  alpha {alpha:g}  " + "  ".join(f"{name} {float(one[name]):.2f}" for name in names))
+            _together(model, fit, use, judged(claim), seed)
             print(f"  {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def _together(model: cutaway.Model, fit: list[Any], use: list[Any], aim: judged, seed: int) -> None:
+    """The whole direction behind every transformer block at once, and random ones as long."""
+    vector = steering_vector(model, fit[1], fit[0], sites=ALL, progress=False)
+    dice = torch.Generator().manual_seed(seed)
+    drawn = {"every block, alpha 1": vector.tensors}
+    for at in range(2):
+        some = {site: random_directions(one, 1, dice, by_step=True)[0] for site, one in vector.tensors.items()}
+        drawn[f"every block, random {at}"] = some
+    plain = model.run(use[0], output="pt").outputs.images
+    for name, tensors in drawn.items():
+        run = model.run(use[0], edits=SteeringVector(tensors, {}, vector.on).edits(1.0), output="pt")
+        moved = 255 * float((run.outputs.images - plain).abs().mean())
+        print(f"  {name}: value {float(aim(run).mean()):.2f}, pixels moved {moved:.1f}")
 
 
 def _both(model: cutaway.Model, names: tuple[str, ...], concept: str, seed: int) -> list[cutaway.Inputs]:
