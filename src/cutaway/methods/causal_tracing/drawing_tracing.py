@@ -23,6 +23,7 @@ from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.targets import Target, numbers
 from cutaway.questions.judged import number_of
+from cutaway.questions.pairs import same_drawing
 from cutaway.questions.rows import tracked
 
 METHOD = "drawing_tracing"
@@ -138,17 +139,7 @@ def _check(clean: Any, counterfactual: Any, mode: str) -> None:
             f"cannot trace {type(clean).__name__} and {type(counterfactual).__name__} in mode '{mode}'",
             expected="Inputs of two drawings; denoise or noise", do="make both: `model.inputs(prompt=…, seed=…)`",
         )  # fmt: skip
-    one, other = (
-        {name: value for name, value in given.tensors.items() if isinstance(value, int | float)}
-        | {"call": str(given.call), "rows": _rows(given)}
-        for given in (clean, counterfactual)
-    )
-    odd = [name for name in one if one[name] != other.get(name)]
-    if odd:
-        raise MethodError(
-            f"the two drawings differ in more than their prompts: {odd[0]} is {one[odd[0]]} and {other.get(odd[0])}",
-            expected="the same noise, steps, guidance and number of prompts", do="make both with the same options",
-        )  # fmt: skip
+    same_drawing(clean, counterfactual)
 
 
 def _rows(inputs: Inputs) -> int:
