@@ -13,7 +13,7 @@ from cutaway.errors import SiteError
 from cutaway.model.engine import Opened
 from cutaway.model.linear import linear_map, norm_weights
 from cutaway.model.run import Run
-from cutaway.model.seats import is_rms, norm_eps
+from cutaway.model.seats import denominator, is_rms, norm_eps
 from cutaway.model.towers import TOWERS
 
 
@@ -62,8 +62,7 @@ class DenoiserEnd:
 
     def scale(self, hidden: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows"]:
         """The denominator s of the last norm for a state."""
-        inner = hidden - hidden.mean(-1, keepdim=True) if self.centred else hidden
-        return (inner.pow(2).mean(-1) + self.eps).sqrt()
+        return denominator(hidden, self.centred, self.eps)
 
     def __call__(self, hidden: Float[Tensor, "*rows token d_model"], run: Run) -> Float[Tensor, "*rows token channel"]:
         """Read states of the picture's stream as if they were the last ones of the same rows of a run."""

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from cutaway.errors import InputError
-from cutaway.source import left_out
 from cutaway.zoo.evaluate import Row
-from cutaway.zoo.spec import CARD, INDEX, MEASURED, Spec, Told, holds_model
+from cutaway.zoo.spec import CARD, MEASURED, Spec, Told, absent, holds_model
 from cutaway.zoo.training import Step
 
 
@@ -42,9 +41,7 @@ def finish(
     check_new(out)
     module = module.to("cpu")
     save(module, spec.processor(), out)
-    index = out / INDEX
-    gone = left_out(json.loads(index.read_text(encoding="utf-8"))) if index.exists() else {}
-    shipped = type(module).from_pretrained(out, **gone).to(torch.float32)
+    shipped = type(module).from_pretrained(out, **absent(out)).to(torch.float32)
     for part in parts_of(shipped):
         part.eval()
     if hasattr(shipped, "set_progress_bar_config"):
