@@ -24,19 +24,9 @@ from cutaway.questions.judged import judged, number_of, prompts_apart
 from cutaway.zoo import tiny
 from cutaway.zoo.evaluate_drawn import scenes_of
 from cutaway.zoo.trained import trained
+from world import OTHER, OWN
 
-OWN, OTHER = ["a red dog", "a cat on a mat"], ["a blue dog", "a fox on a mat"]
 WHATS = ("prompt", "attention", "head", "word")
-
-
-@pytest.fixture(scope="module")
-def sd() -> cutaway.Model:
-    return cutaway.load("tiny:sd", dtype="float64")
-
-
-@pytest.fixture(scope="module")
-def both(sd):
-    return [sd.inputs(prompt=some, seed=3, steps=2) for some in (OWN, OTHER)]
 
 
 @pytest.mark.checks("drawing_tracing", "truth")
@@ -165,7 +155,7 @@ def test_it_answers_a_question_shows_itself_and_can_be_kept(tmp_path):
     page = applied(question, [declared])
     views = list(declared.show(page))
     assert [len(one.row_axis.labels) for one in views] == [page.made(name)["layer"].size for name in page.applied]
-    assert views[0].clean is not None and "drawing_tracing(" in views[0].code
+    assert views[0].pictures[0] is not None and "drawing_tracing(" in views[0].code
     assert all("brings back most" in one for one in declared.tell(page))
     found = page.made("tracing_word")
     assert Tracing.load(found.save(tmp_path / "traced.nc"))["mean"].equals(found["mean"])

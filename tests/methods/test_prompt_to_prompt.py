@@ -10,19 +10,9 @@ from cutaway.methods import prompt_to_prompt
 from cutaway.methods.cross_attention.prompt_to_prompt import columns
 from cutaway.model.edits import Patch
 from cutaway.model.tokens import TokenMap
+from world import OTHER, OWN
 
-OWN, OTHER = ["a red dog", "a cat on a mat"], ["a blue dog", "a fox on a mat"]
 PATTERNS = "denoiser.*.cross.pattern"
-
-
-@pytest.fixture(scope="module")
-def sd() -> cutaway.Model:
-    return cutaway.load("tiny:sd", dtype="float64")
-
-
-@pytest.fixture(scope="module")
-def both(sd):
-    return [sd.inputs(prompt=some, seed=3, steps=2) for some in (OWN, OTHER)]
 
 
 def _images(sd, inputs, edits=()):

@@ -101,11 +101,14 @@ def denoiser_end(model: Opened, tower: str = "denoiser") -> DenoiserEnd:
     if condition not in engine.sites:
         kind = type(engine.towers[tower].module).__name__
         known = [name for name, row in TOWERS.items() if "norm.condition" in row.once]
+        unet = engine.towers[tower].tokens == "latent"
         raise SiteError(
-            f"the end of '{tower}' ({kind}) is not linear in any state of it",
+            f"the end of '{tower}' ({kind}) is not linear in any state of it"
+            if unet
+            else f"it is not known how '{tower}' ({kind}) is read at its end",
             expected=f"a last norm with a matrix behind it, as in {', '.join(known)}",
             exists="convolutions over neighbouring places with a non-linearity before the last, and skips that join "
-            "states of several sizes" if engine.towers[tower].tokens == "latent" else "no such end in its row",
+            "states of several sizes" if unet else "no such end in its row of model/towers.py",
             do="ask for its slope at an input, `model.gradients`, or change a state and see, `model.sweep`",
         )  # fmt: skip
     norm = engine.seat(scale).module
