@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.errors import MethodError
+from cutaway.errors import MethodError, SiteError
 from cutaway.methods import diffusion_lens
 from cutaway.zoo import tiny
 from cutaway.zoo.emoji_judge import judge
@@ -95,7 +95,7 @@ def test_fewer_layers_are_the_same_drawings():
 
 def test_what_cannot_be_left_early_is_refused():
     model = cutaway.load("tiny:flux")
-    with pytest.raises(MethodError, match="layers of 'text_2'"):
+    with pytest.raises(SiteError, match="layers of 'text_2'"):
         diffusion_lens(model, model.inputs(prompt="a dog", steps=1), progress=False)
     sd = cutaway.load("tiny:sd")
     with pytest.raises(MethodError, match="at the end of a drawing"):

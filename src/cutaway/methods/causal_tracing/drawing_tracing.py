@@ -90,8 +90,9 @@ def drawing_tracing(
     `prompt`: what the patches of a layer read of the prompt (the keys and values of its cross-attention), by layer and
     window of steps; these depend on the prompt alone. `attention`: what that layer's cross-attention adds, which
     depends on the picture so far as well. `head`: the result of each of its heads. `word`: the states behind each layer
-    of the text encoder, at the words that differ, those behind, the end, the padding. Steps are cut into so many
-    `windows`, or into those given by name; layers are taken `wide` in a row or in `groups` by name; "all" is every one.
+    of the text encoders, of all at the same share of their depth together, at the words that differ, those behind, the
+    end, the padding. Steps are cut into so many `windows`, or into those given by name; layers are taken `wide` in a
+    row or in `groups` by name; "all" is every one.
     The target is by default the judge's probability of what the clean prompt alone asks for, else the distance to the
     clean drawing (`questions.judged`). Inputs are whole drawings, or one step each (`model.inputs(…, step=, image=)`):
     their target is the denoising error, which is cheap.

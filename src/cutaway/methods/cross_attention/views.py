@@ -38,8 +38,10 @@ def lead(page: Page) -> tuple[kinds.Opening, tuple[str, ...]]:
     found = page.made(ENTRY)
     at = _gathered(found)
     first = overlay(page, found)
-    one = replace(first, title=f"Where {quoted(found.words()[at])} is looked for", texts=(found.words()[at],),
-                  values=first.values[at : at + 1], shown=0)  # fmt: skip
+    one = replace(
+        first, title=f"Where {quoted(found.words()[at])} is looked for", texts=(found.words()[at],), shown=0,
+        values=first.values[at : at + 1], seen=first.seen.removeprefix(_most(found)).strip(),
+    )  # fmt: skip
     trivial = page.question.counterpart is None and not page.question.pictures  # its own drawing, held against itself
     rest = [said for said in page.told() if said != _most(found)]
     told = tuple(rest if trivial else [measured(page), *rest])

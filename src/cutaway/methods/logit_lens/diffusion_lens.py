@@ -19,6 +19,7 @@ from cutaway.methods.result import Provenance, Result
 from cutaway.model.edits import Set
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.prompts import layered_encoders
 from cutaway.model.run import Run
 from cutaway.model.targets import distance, numbers, outcome
 from cutaway.questions.rows import tracked
@@ -65,7 +66,8 @@ def diffusion_lens(
     `target` is one number a picture, by default the distance (mean squared difference) to the drawing as it is.
 
     Source: Toker et al. 2024, 2403.05846, section 3, which applies the last norm as this does.
-    Raises MethodError where it is not known which of the encoder's states the denoiser reads (T5).
+    Raises SiteError for an encoder whose layers are not known (T5), MethodError for a state that the denoiser does not
+    read as it is.
     What it can NOT tell: that a word is not there yet. The denoiser was never shown these states; what it cannot draw
     from them may be in them in another form.
 
@@ -118,7 +120,7 @@ def last_read(model: Model, inputs: Inputs) -> dict[str, int]:
             f"what is drawn is seen at the end of a drawing; this is {inputs.call}", expected="a whole drawing",
             do="make the inputs without `step=`",
         )  # fmt: skip
-    towers = encoders(model)
+    towers = layered_encoders(model)
     given = model.inputs(prompt=inputs.tensors["prompt"][0], step=0, steps=1, guidance=1.0, size=_size(inputs)).tensors[
         "encoder_hidden_states"
     ][0]
@@ -136,18 +138,6 @@ def last_read(model: Model, inputs: Inputs) -> dict[str, int]:
             )  # fmt: skip
         found[name] = max(tops)
     return found
-
-
-def encoders(model: Model) -> list[str]:
-    """The text encoders of a pipeline; MethodError where there is one whose layers are not known."""
-    towers = [name for name in model.towers if name.split("_")[0] == "text"]
-    blind = [name for name in towers if f"{name}.0.resid_pre" not in model.sites]
-    if blind or not towers:
-        raise MethodError(
-            f"nothing is known of the layers of '{blind[0] if blind else 'text'}' of '{model.name}'",
-            expected="a pipeline whose text encoders are CLIPs", exists=", ".join(model.towers),
-        )  # fmt: skip
-    return towers
 
 
 def _size(inputs: Inputs) -> tuple[int, int]:
