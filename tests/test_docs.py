@@ -52,6 +52,7 @@ def test_the_pages_on_methods_run(page, capsys):
         ("task-vectors.md", "emoji-llava", "a picture alone"),
         ("word-maps.md", "emoji-sd", "fox  "),
         ("guide-drawing.md", "emoji-sd", r"(?s)without “fox”: 1.*embed: a fox 0.*: a fox 1.*edit:.*': 1.0.*': 1"),
+        ("concept-edits.md", "emoji-sd", "a fox → a duck"),
         ("pipelines.md", "", r"(?s)\[False, False, True, True\].*cond.*uncond.*takes no `prompt=`"),
         ("tracing-drawings.md", "emoji-sd", "the word"),
     ],

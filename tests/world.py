@@ -22,6 +22,7 @@ PIPELINES = [name for name in KNOWN if tiny.TINY[name].family == "diffusion"]
 PROMPTED = [name for name in PIPELINES if "text" in tiny.TINY[name].modalities]
 TEXT = "a red dog on the left"
 PT = {"output": "pt"}
+OWN, OTHER = ["a red dog", "a cat on a mat"], ["a blue dog", "a fox on a mat"]  # prompts that differ in one word
 ROUNDING = 1e-12  # of float64, in numbers of about 1
 THEIRS = {"_output_capturing_hooks_installed", "_diffusers_hook"}  # what the libraries add on the first call
 

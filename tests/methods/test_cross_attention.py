@@ -27,11 +27,6 @@ from cutaway.zoo.trained import trained
 PROMPTS = ["a red dog", "a dog on a cat"]
 
 
-@pytest.fixture(scope="module")
-def sd() -> cutaway.Model:
-    return cutaway.load("tiny:sd", dtype="float64")
-
-
 @pytest.mark.checks("cross_attention", "truth")
 def test_it_equals_a_computation_by_hand(sd):
     inputs = sd.inputs(prompt=PROMPTS, seed=3, steps=2)

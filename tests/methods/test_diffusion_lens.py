@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.errors import MethodError
+from cutaway.errors import MethodError, SiteError
 from cutaway.methods import diffusion_lens
 from cutaway.zoo import tiny
 from cutaway.zoo.emoji_judge import judge
@@ -85,9 +85,17 @@ def test_a_trained_encoder_has_the_fox_by_its_end_and_an_untrained_denoiser_neve
         assert (found["random"] < 0.5).all()  # the other prompt's thing
 
 
+def test_fewer_layers_are_the_same_drawings():
+    model = cutaway.load("tiny:sd", dtype="float64")
+    inputs = model.inputs(prompt="a red dog", seed=2, steps=1)
+    whole, some = (diffusion_lens(model, inputs, levels=levels, progress=False) for levels in (None, 2))
+    assert list(some["layer"].values) == ["embed", "1"]
+    assert (some["drawn"].values == whole["drawn"].sel(layer=["embed", "1"]).values).all()
+
+
 def test_what_cannot_be_left_early_is_refused():
     model = cutaway.load("tiny:flux")
-    with pytest.raises(MethodError, match="layers of 'text_2'"):
+    with pytest.raises(SiteError, match="layers of 'text_2'"):
         diffusion_lens(model, model.inputs(prompt="a dog", steps=1), progress=False)
     sd = cutaway.load("tiny:sd")
     with pytest.raises(MethodError, match="at the end of a drawing"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, StableDiffusionImg2ImgPipeline
 
 import cutaway
 from cutaway.errors import InputError
@@ -25,6 +25,16 @@ def test_at_the_last_step_it_is_what_is_drawn(name, guidance):
     left = 4 if name == "sd" else 1  # its schedule does not end without noise
     assert len(frames) == 3 and np.abs(frames[-1] - drawn).max() <= left
     assert np.abs(frames[0] - drawn).max() > 4
+
+
+def test_a_drawing_that_begins_with_a_picture_runs_the_last_times_of_the_list():
+    ends = DDIMScheduler(clip_sample=False)  # without noise
+    parts = tiny.build("sd", dtype=torch.float64)[0].components | {"scheduler": ends}
+    model = cutaway.load(StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False))
+    inputs = model.inputs(prompt="a red dog", image=tiny.picture(), strength=0.5, steps=4, size=(32, 32))
+    found = cross_attention(model, inputs, progress=False)
+    frames, drawn = found["forming"].values.astype(int), found["drawn"].values[0].astype(int)
+    assert len(frames) == 2 and np.abs(frames[-1] - drawn).max() <= 1
 
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])

@@ -126,7 +126,7 @@ def test_a_picture_need_not_be_square(name, size):
 )  # fmt: skip
 def test_numbers_a_pipeline_cannot_draw_with_are_refused(bad, says):
     model = opened("sd")
-    good = dict.fromkeys(("negative", "label", "image", "mask", "strength", "guidance", "pictures", "size"))
+    good = dict.fromkeys(("negative", "label", "image", "mask", "strength", "guidance", "pictures", "size", "length"))
     good |= {"prompt": "a dog", "seed": 0, "steps": 1}
     with pytest.raises(InputError, match=says):
         prepare_drawing(model.module, model.towers, good | bad)
@@ -134,7 +134,7 @@ def test_numbers_a_pipeline_cannot_draw_with_are_refused(bad, says):
 
 def test_a_pipeline_whose_denoiser_is_unknown_says_so():
     model = opened("sd")
-    good = dict.fromkeys(("negative", "label", "image", "mask", "strength", "guidance", "pictures", "size"))
+    good = dict.fromkeys(("negative", "label", "image", "mask", "strength", "guidance", "pictures", "size", "length"))
     good |= {"prompt": "a dog", "seed": 0, "steps": 1}
     with pytest.raises(InputError, match="Nothing is known of the denoiser"):
         prepare_drawing(model.module, {"text": model.towers["text"]}, good)

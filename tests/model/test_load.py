@@ -60,6 +60,11 @@ def test_a_pipeline_saved_without_a_part_opens_without_it_and_its_places_are_kno
     assert run["denoiser.0.text.resid_pre"].shape[-2] == len(words) == 16 + 256  # as many as the pipeline leaves to T5
     assert run["denoiser.0.attn.pattern"].shape[-1] == len(joint) == 64 + len(words)
     assert (words.kind[:, 16:] == "pad").all()
+    short = model.inputs(prompt="a red dog", steps=2, guidance=3.0, size=(32, 32), length=0)
+    assert len(short.tokens["denoiser.text"]) == 16 and short.tensors["max_sequence_length"] == 0
+    assert alike(model.run(short, **PT).outputs, library_call(model, short))
+    with pytest.raises(InputError, match="`length=` cannot be -1"):
+        model.inputs(prompt="a red dog", length=-1)
     empty = run["denoiser.0.text.resid_pre"][..., 16:, :]
     assert torch.equal(empty, empty[..., :1, :].expand_as(empty))
 

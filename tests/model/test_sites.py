@@ -10,7 +10,7 @@ from world import KNOWN, opened
 
 WORDS = {
     "resid_pre", "resid_mid", "resid_post", "embed", "final", "logits", "joint", "norm.scale", "res.out", "out",
-    "pre", "post", "norm.condition",
+    "pre", "post", "norm.condition", "gate", "attn.gate", "mlp.gate",
     "latent", "cross.resid_pre", "mixer.x", "mixer.gate", "mixer.conv", "mixer.dt", "mixer.B", "mixer.C", "mixer.y",
     "mixer.out", "mixer.norm.scale", "mlp.pre", "mlp.post", "mlp.out", "mlp.norm.scale", "pool.out",
     *(f"{w}.{p}" for w in ("attn", "cross") for p in ("q", "k", "v", "scores", "pattern", "z", "out", "norm.scale")),

@@ -15,7 +15,7 @@ from cutaway.errors import CutawayError, InputError
 from cutaway.methods.table import METHODS
 from cutaway.report import page
 from cutaway.views import kinds as views
-from cutaway.views.known import from_json
+from cutaway.views.known import KINDS, from_json
 from cutaway.views.picture import Picture
 from cutaway.views.words import number
 from report import examples
@@ -30,14 +30,14 @@ def test_kinds_of_view_are_named_by_what_they_are_and_name_no_method() -> None:
     """Neither a kind nor what it holds nor the page that draws it has the name of a method or of its result."""
     plain = {"lens", "text", "texts", "head", "heads", "words", "word", "logit", "picture", "attention", "latent"}
     named = {word for one in METHODS for word in one.name.split("_")} | {"patching", "steered", "span", "spans"}
-    kinds = [*views.KINDS, *(field.name for kind in views.KINDS.values() for field in fields(kind))]
+    kinds = [*KINDS, *(field.name for kind in KINDS.values() for field in fields(kind))]
     drawn = [
         name
         for path in (Path(page.__file__).parent / "assets").glob("*.js")
         for name in re.findall(r"(?:DRAW|TABLES)\.(\w+)", path.read_text())
     ]
     said = {word.lower() for name in (*kinds, *drawn) for word in re.findall(r"[A-Z]?[a-z]+", name)}
-    assert not said & (named - plain) and set(drawn) <= set(views.KINDS)
+    assert not said & (named - plain) and set(drawn) <= set(KINDS)
 
 
 @each_view

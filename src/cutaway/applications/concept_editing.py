@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
+from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -102,7 +103,7 @@ class _Read(NamedTuple):
     """States of prompts by the argument that holds them, and where in each row the concept's words are."""
 
     states: dict[str, Float[Tensor, "row *position d"]]
-    spans: list[tuple[int, ...]]
+    spans: list[list[tuple[int, ...]]]  # of each row, one for each encoder that says the words
 
 
 def _read(model: Model, concepts: Sequence[str], prompts: Sequence[str]) -> _Read:
@@ -110,14 +111,15 @@ def _read(model: Model, concepts: Sequence[str], prompts: Sequence[str]) -> _Rea
     told = [text.replace(GAP, one) for one in concepts for text in prompts]
     names = [one for one in concepts for _ in prompts]
     states: dict[str, list[Tensor]] = {}
-    spans: list[tuple[int, ...]] = []
+    spans: list[list[tuple[int, ...]]] = []
     for start in range(0, len(told), BATCH):
         inputs = model.inputs(prompt=told[start : start + BATCH], step=0, steps=1, guidance=1.0)
         tokens = inputs.tokens.get("denoiser.text", inputs.tokens["text"])
         for row, name in enumerate(names[start : start + BATCH]):
             said = words(tokens, row)
-            places = phrase([word.text for word in said], name)[: len(name.split())]
-            spans.append(tuple(at for place in places for at in said[place].positions))
+            places = [said[place].positions for place in phrase([word.text for word in said], name)]
+            size = len(name.split())
+            spans.append([tuple(chain(*places[at : at + size])) for at in range(0, len(places), size)])
         for given in ("encoder_hidden_states", "pooled_projections"):
             if given in inputs.tensors:
                 states.setdefault(given, []).append(inputs.tensors[given])
@@ -128,11 +130,20 @@ def _pairs(here: _Read, there: _Read, places: Places) -> list[tuple[list[int], l
     """For each row positions of the old concept, and those of the new one that stand for them."""
     length = here.states["encoder_hidden_states"].shape[1]
     made = []
-    for old, new in zip(here.spans, there.spans, strict=True):
-        longer = len(old) - len(new)
-        ends = [new[max(0, at - longer)] for at in range(len(old))]
-        behind = range(1, length - max(old[-1], new[-1])) if places == "after" else ()
-        made.append(([*old, *(old[-1] + at for at in behind)], [*ends, *(new[-1] + at for at in behind)]))
+    for olds, news in zip(here.spans, there.spans, strict=True):
+        if len(olds) != len(news) or (places == "after" and len(olds) > 1):
+            raise MethodError(
+                f"the concept is said {len(olds)} times in a prompt, its exchange {len(news)} times",
+                expected='once each, or as often as there are encoders with places="name"',
+                do="take a prompt that says it once",
+            )  # fmt: skip
+        row: tuple[list[int], list[int]] = ([], [])
+        for old, new in zip(olds, news, strict=True):
+            longer = len(old) - len(new)
+            behind = range(1, length - max(old[-1], new[-1])) if places == "after" else ()
+            row[0].extend([*old, *(old[-1] + at for at in behind)])
+            row[1].extend([*(new[max(0, at - longer)] for at in range(len(old))), *(new[-1] + at for at in behind)])
+        made.append(row)
     return made
 
 

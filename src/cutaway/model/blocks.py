@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cutaway.model.table import HEADS, PLANES, TOKENS, UNITS, Attn, Block, Mlp, Port
+from cutaway.model.table import HEADS, PLANES, POOLED, TOKENS, UNITS, Attn, Block, Mlp, Port
 
 _GATED = Mlp("mlp.gate_proj", "mlp.down_proj", "mlp", norm="post_attention_layernorm")
 _LLAMA = Block(attn=Attn("self_attn", "self_attn.o_proj", "input_layernorm", v="self_attn.v_proj"), mlp=_GATED)
@@ -34,12 +34,14 @@ _MMDIT = Block(
         "image.attn.z": Port("attn.to_out.0", "in", HEADS, view="heads"),
         "text.attn.z": Port("attn.to_add_out", "in", HEADS, view="heads", unless="context_pre_only"),
         "image.attn.out": Port("attn.to_out.0"),
+        "image.attn.gate": Port("norm1", axes=POOLED, index=1),
         "text.attn.out": Port("attn.to_add_out", unless="context_pre_only"),
         "image.resid_mid": Port("norm2", "mid"),
         "text.resid_mid": Port("norm2_context", "mid", unless="context_pre_only"),
         "image.mlp.pre": Port("ff.net.0.proj", axes=UNITS),
         "image.mlp.post": Port("ff.net.2", "in", UNITS),
         "image.mlp.out": Port("ff"),
+        "image.mlp.gate": Port("norm1", axes=POOLED, index=4),
         "text.mlp.pre": Port("ff_context.net.0.proj", axes=UNITS, unless="context_pre_only"),
         "text.mlp.post": Port("ff_context.net.2", "in", UNITS, unless="context_pre_only"),
         "text.mlp.out": Port("ff_context", unless="context_pre_only"),
@@ -141,6 +143,7 @@ BLOCKS: dict[str, Block] = {
             "attn.z": Port("proj_out", "in", HEADS, view="front_heads"),
             "mlp.pre": Port("proj_mlp", axes=UNITS),
             "mlp.post": Port("proj_out", "in", UNITS, view="back"),
+            "gate": Port("norm", axes=POOLED, index=1),
             "text.resid_post": Port("", index=0),
         },
     ),

@@ -13,7 +13,7 @@ from cutaway.errors import SiteError
 from cutaway.model.engine import Opened
 from cutaway.model.linear import linear_map, norm_weights
 from cutaway.model.run import Run
-from cutaway.model.seats import is_rms, norm_eps
+from cutaway.model.seats import denominator, is_rms, norm_eps
 from cutaway.model.towers import TOWERS
 
 
@@ -62,8 +62,7 @@ class DenoiserEnd:
 
     def scale(self, hidden: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows"]:
         """The denominator s of the last norm for a state."""
-        inner = hidden - hidden.mean(-1, keepdim=True) if self.centred else hidden
-        return (inner.pow(2).mean(-1) + self.eps).sqrt()
+        return denominator(hidden, self.centred, self.eps)
 
     def __call__(self, hidden: Float[Tensor, "*rows token d_model"], run: Run) -> Float[Tensor, "*rows token channel"]:
         """Read states of the picture's stream as if they were the last ones of the same rows of a run."""
@@ -102,11 +101,14 @@ def denoiser_end(model: Opened, tower: str = "denoiser") -> DenoiserEnd:
     if condition not in engine.sites:
         kind = type(engine.towers[tower].module).__name__
         known = [name for name, row in TOWERS.items() if "norm.condition" in row.once]
+        unet = engine.towers[tower].tokens == "latent"
         raise SiteError(
-            f"the end of '{tower}' ({kind}) is not linear in any state of it",
+            f"the end of '{tower}' ({kind}) is not linear in any state of it"
+            if unet
+            else f"it is not known how '{tower}' ({kind}) is read at its end",
             expected=f"a last norm with a matrix behind it, as in {', '.join(known)}",
             exists="convolutions over neighbouring places with a non-linearity before the last, and skips that join "
-            "states of several sizes" if engine.towers[tower].tokens == "latent" else "no such end in its row",
+            "states of several sizes" if unet else "no such end in its row of model/towers.py",
             do="ask for its slope at an input, `model.gradients`, or change a state and see, `model.sweep`",
         )  # fmt: skip
     norm = engine.seat(scale).module

@@ -99,6 +99,8 @@ class Forming:
         if pipeline is None or not self.steps or not hasattr(pipeline, "vae"):
             return None
         scale = float(self.inputs.tensors.get("guidance_scale", 1.0))
+        late = "strength" in self.inputs.tensors  # a drawing that begins with a picture runs the last times of the list
+        before = len(pipeline.scheduler.timesteps) - len(self.steps) if late else 0
         made = []
         for step in sorted(self.steps):
             (names, seen), (_, said) = self.steps[step]["latent"], self.steps[step]["out"]
@@ -106,7 +108,7 @@ class Forming:
                 return None
             try:
                 latent = seen[names.index("cond")]
-                made.append(clean_latent(pipeline.scheduler, step, latent, guided(said, names, scale)))
+                made.append(clean_latent(pipeline.scheduler, before + step, latent, guided(said, names, scale)))
             except InputError:
                 return None
         return pictured(model, self.inputs, torch.cat(made))

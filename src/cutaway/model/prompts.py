@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from cutaway.errors import SiteError
+from cutaway.model.engine import Opened
 from cutaway.model.geometry import text_map
 from cutaway.model.seats import Tower
 from cutaway.model.table import Joint
@@ -64,3 +66,19 @@ def join(maps: dict[str, TokenMap], joint: Joint, empty: int) -> None:
 
 def _side_by_side(maps: list[TokenMap]) -> TokenMap:
     return TokenMap(**{name: np.concatenate([getattr(m, name) for m in maps], 1) for name in vars(maps[0])})
+
+
+def layered_encoders(model: Opened) -> list[str]:
+    """The text encoders of a pipeline, all of them with sites in their layers; SiteError where one has none (T5).
+
+    What is changed in some of the encoders that say a prompt leaves it said by the others.
+    """
+    engine = model.engine
+    towers = [name for name in engine.towers if name.split("_")[0] == "text"]
+    blind = [name for name in towers if f"{name}.0.resid_pre" not in engine.sites]
+    if blind or not towers:
+        raise SiteError(
+            f"nothing is known of the layers of '{blind[0] if blind else 'text'}'",
+            expected="a pipeline whose text encoders are CLIPs", exists=", ".join(engine.towers),
+        )  # fmt: skip
+    return towers

@@ -124,9 +124,13 @@ def norm_scale(norm: nn.Module, entering: Float[Tensor, "*rows d"]) -> Float[Ten
     s = sqrt(mean((x - m)^2) + eps), with m = mean(x) for LayerNorm and m = 0 for RMSNorm.
     """
     x = entering if entering.dtype == torch.float64 else entering.float()
-    if not is_rms(norm):
-        x = x - x.mean(-1, keepdim=True)
-    return (x.pow(2).mean(-1) + norm_eps(norm)).sqrt().to(entering.dtype)
+    return denominator(x, not is_rms(norm), norm_eps(norm)).to(entering.dtype)
+
+
+def denominator(x: Float[Tensor, "*rows d"], centred: bool, eps: float) -> Float[Tensor, "*rows"]:
+    """S = sqrt(mean((x - m)^2) + eps), with m = mean(x) where it is centred and m = 0 where it is not."""
+    inner = x - x.mean(-1, keepdim=True) if centred else x
+    return (inner.pow(2).mean(-1) + eps).sqrt()
 
 
 def is_rms(norm: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.linear import linear_map, norm_weights
 from cutaway.model.paths import child
 from cutaway.model.run import Run
-from cutaway.model.seats import is_rms, norm_eps
+from cutaway.model.seats import denominator, is_rms, norm_eps
 from cutaway.model.sites import Site
 from cutaway.model.towers import TOWERS
 from cutaway.model.wrapped import at_rest, present
@@ -94,8 +94,7 @@ class Readout:
 
     def scale(self, hidden: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows"]:
         """The denominator s of the final norm for a state."""
-        inner = hidden - hidden.mean(-1, keepdim=True) if self.centred else hidden
-        return (inner.pow(2).mean(-1) + self.eps).sqrt()
+        return denominator(hidden, self.centred, self.eps)
 
     def __call__(self, hidden: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows joint"]:
         """Read any state of the residual stream as if it were the last one, and the only one where all are read."""

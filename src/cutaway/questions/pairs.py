@@ -96,6 +96,21 @@ def same_positions(one: Inputs, other: Inputs, tower: str, start: int) -> None:
         )  # fmt: skip
 
 
+def same_drawing(one: Inputs, other: Inputs) -> None:
+    """Refuse drawings that differ in more than their prompts: other noise, other steps, another number of rows."""
+    here, there = (
+        {name: value for name, value in given.tensors.items() if isinstance(value, int | float)}
+        | {"call": str(given.call), "rows": next(iter(given.tokens.values())).batch}
+        for given in (one, other)
+    )
+    odd = [name for name in here if here[name] != there.get(name)]
+    if odd:
+        raise MethodError(
+            f"the two drawings differ in more than their prompts: {odd[0]} is {here[odd[0]]} and {there.get(odd[0])}",
+            expected="the same noise, steps, guidance and number of prompts", do="make both with the same options",
+        )  # fmt: skip
+
+
 def one_length(inputs: Inputs, site: Site) -> None:
     """Refuse to go over the positions of rows that have more or fewer of them than others."""
     own = inputs.own(site, "token")

@@ -1,37 +1,21 @@
-"""All kinds of view by name, and the view that a JSON text holds."""
+"""All kinds of view and their parts by name, and the view that a JSON text holds."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import is_dataclass
 
 from cutaway.errors import InputError
+from cutaway.views import films, kinds, picture
 from cutaway.views.encode import decode
-from cutaway.views.films import Gallery, Strip
-from cutaway.views.kinds import (
-    Axis,
-    Bar,
-    Bars,
-    Curve,
-    Head,
-    HeadTable,
-    Lens,
-    Line,
-    Matrix,
-    Overlay,
-    Phrase,
-    Table,
-    View,
-    WordGrid,
-)  # fmt: skip
-from cutaway.views.picture import Picture
+from cutaway.views.kinds import Opening, View
 
 KINDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        Overlay, Lens, Strip, Gallery, HeadTable, Bars, Matrix, Curve, WordGrid, Table,
-        Picture, Axis, Phrase, Head, Bar, Line,
-    )
-}  # fmt: skip
+    name: one
+    for module in (kinds, films, picture)
+    for name, one in vars(module).items()
+    if isinstance(one, type) and is_dataclass(one) and one.__module__ == module.__name__ and one not in (View, Opening)
+}
 
 
 def from_json(text: str) -> View:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.zoo import drawing, emoji_clip, emoji_vae
-from cutaway.zoo.drawing import Asked, Noised, batches, trainer
-from cutaway.zoo.evaluate_drawn import BATCH, evaluate, moved
-from cutaway.zoo.spec import Spec
-
-NAME = "emoji-mmdit"
+from cutaway.zoo.drawing import Noised
+from cutaway.zoo.evaluate_drawn import drawer
 
 
 @dataclass(frozen=True)
@@ -87,13 +84,7 @@ def predict(pipeline: Any, given: Noised, prompts: Sequence[str]) -> Tensor:
     ).sample
 
 
-def _batches(recipe: Recipe) -> Callable[[int], Asked]:
-    return batches(recipe, NAME)
-
-
-SPEC = Spec(
-    NAME, "a small Stable Diffusion 3 that draws such scenes", start=untrained, processor=lambda: None, recipe=Recipe,
-    batches=_batches, train=trainer("transformer", noised, predict),
-    measure=lambda pipeline, _, n, told: evaluate(pipeline, max(BATCH, n // 8), told), lost=moved,
-    template=Path(__file__).with_suffix(".md"), asked="draw",
+SPEC = drawer(
+    "emoji-mmdit", "a small Stable Diffusion 3 that draws such scenes", "transformer", untrained, noised, predict,
+    Recipe, Path(__file__).with_suffix(".md"),
 )  # fmt: skip

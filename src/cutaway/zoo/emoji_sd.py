@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.zoo import emoji_clip, emoji_vae
-from cutaway.zoo.drawing import Asked, Noised, Recipe, batches, trainer
-from cutaway.zoo.evaluate_drawn import BATCH, evaluate, moved
-from cutaway.zoo.spec import Spec
-
-NAME = "emoji-sd"
+from cutaway.zoo.drawing import Noised, Recipe
+from cutaway.zoo.evaluate_drawn import drawer
 
 
 def untrained(seed: int = 0) -> Any:
@@ -62,13 +59,7 @@ def predict(pipeline: Any, given: Noised, prompts: Sequence[str]) -> Tensor:
     return pipeline.unet(given.latents, given.time, words).sample
 
 
-def _batches(recipe: Recipe) -> Callable[[int], Asked]:
-    return batches(recipe, NAME)
-
-
-SPEC = Spec(
-    NAME, "a small Stable Diffusion that draws such scenes", start=untrained, processor=lambda: None, recipe=Recipe,
-    batches=_batches, train=trainer("unet", noised, predict),
-    measure=lambda pipeline, _, n, told: evaluate(pipeline, max(BATCH, n // 8), told), lost=moved,
-    template=Path(__file__).with_suffix(".md"), asked="draw",
+SPEC = drawer(
+    "emoji-sd", "a small Stable Diffusion that draws such scenes", "unet", untrained, noised, predict, Recipe,
+    Path(__file__).with_suffix(".md"),
 )  # fmt: skip

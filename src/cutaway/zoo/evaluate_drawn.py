@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +17,10 @@ from torch import Tensor
 from cutaway import data
 from cutaway.data.prompts import DRAWABLE, DRAWINGS, prompt
 from cutaway.zoo import emoji_judge
+from cutaway.zoo.drawing import Noise, Predict, Recipe, batches, trainer
 from cutaway.zoo.evaluate import Row, row
 from cutaway.zoo.judging import look
-from cutaway.zoo.spec import Told
+from cutaway.zoo.spec import Spec, Told
 
 STEPS, GUIDANCE, BATCH = 20, 3.0, 32
 SETS: dict[str, tuple[data.Split, int]] = {
@@ -71,6 +74,18 @@ def draw(
         )
         found.append(made.images.float().cpu() * 2 - 1)
     return torch.cat(found)
+
+
+def drawer(
+    name: str, about: str, part: str, start: Callable[[int], Any], noised: Noise, predict: Predict,
+    recipe: type[Recipe], template: Path,
+) -> Spec:  # fmt: skip
+    """The spec of a pipeline that draws this world: `part` of it learns, and the judge measures what is drawn."""
+    return Spec(
+        name, about, start=start, processor=lambda: None, recipe=recipe, batches=partial(batches, name=name),
+        train=trainer(part, noised, predict), lost=moved, template=template, asked="draw",
+        measure=lambda pipeline, _, n, told: evaluate(pipeline, max(BATCH, n // 8), told),
+    )  # fmt: skip
 
 
 @torch.inference_mode()

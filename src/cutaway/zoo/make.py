@@ -14,7 +14,7 @@ import torch
 
 from cutaway.errors import InputError
 from cutaway.zoo.evaluate import Row
-from cutaway.zoo.spec import CARD, MEASURED, Spec, Told, holds_model, opened
+from cutaway.zoo.spec import CARD, MEASURED, Spec, Told, absent, holds_model
 from cutaway.zoo.training import Step
 
 
@@ -41,7 +41,7 @@ def finish(
     check_new(out)
     module = module.to("cpu")
     save(module, spec.processor(), out)
-    shipped = opened(out, torch.float32)
+    shipped = type(module).from_pretrained(out, **absent(out)).to(torch.float32)
     for part in parts_of(shipped):
         part.eval()
     if hasattr(shipped, "set_progress_bar_config"):

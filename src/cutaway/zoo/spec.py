@@ -121,8 +121,8 @@ def opened(folder: Path, dtype: torch.dtype, attn: str | None = None) -> Any:
         import diffusers
 
         with _no_bars(transformers, diffusers):
-            gone = left_out(config) if index.exists() else {}
-            module = getattr(diffusers, config["_class_name"]).from_pretrained(folder, dtype=dtype, **gone)
+            kind = getattr(diffusers, config["_class_name"])
+            module = kind.from_pretrained(folder, dtype=dtype, **absent(folder))
         if index.exists():
             module.set_progress_bar_config(disable=True)
             return module
@@ -131,6 +131,12 @@ def opened(folder: Path, dtype: torch.dtype, attn: str | None = None) -> Any:
     kind = getattr(transformers, config["architectures"][0])
     with _no_bars(transformers):
         return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options).eval()
+
+
+def absent(folder: Path) -> dict[str, None]:
+    """The parts that a pipeline in a folder goes without, as options for opening it; of a model none."""
+    index = folder / INDEX
+    return left_out(json.loads(index.read_text(encoding="utf-8"))) if index.exists() else {}
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cutaway.errors import SiteError
 from cutaway.methods.causal_tracing import drawing_views
 from cutaway.methods.causal_tracing.activation_patching import activation_patching, usual_sites
 from cutaway.methods.causal_tracing.drawing_tracing import drawing_tracing
 from cutaway.methods.causal_tracing.views import show, tell
 from cutaway.methods.method import Entry, Method
+from cutaway.model.prompts import layered_encoders
 from cutaway.questions.question import Question
 
 RUNS = 1200  # at most so many runs for a map of positions; larger models skip layers evenly
@@ -74,8 +76,16 @@ def _other_prompt(question: Question) -> str:
     """Another prompt, and a place to trace it."""
     if question.counterpart is not None and question.counterpart.text == question.text:
         return "both prompts are the same, so nothing can be brought back"
-    traced = any(_has(name)(question) for name in ("denoiser.cross.k", "text.embed"))
-    return "" if traced else "it has neither cross-attention to words nor a text encoder with sites"
+    traced = _has("denoiser.cross.k")(question) or _layered(question)
+    return "" if traced else "it has neither cross-attention to words nor sites in all of its text encoders"
+
+
+def _layered(question: Question) -> bool:
+    """Whether all that say the prompt can be patched in their layers."""
+    try:
+        return bool(layered_encoders(question.model))
+    except SiteError:
+        return False
 
 
 METHODS = (
@@ -109,7 +119,7 @@ METHODS = (
         cannot="A place that brings nothing back alone may be one of several that do together; shares do not add up.",
         reported=(
             Entry(name="tracing_prompt", options={"what": "prompt", "windows": 1}, when=_has("denoiser.cross.k")),
-            Entry(name="tracing_word", options={"what": "word"}, when=_has("text.embed")),
+            Entry(name="tracing_word", options={"what": "word"}, when=_layered),
         ),
         show=drawing_views.show,
         tell=drawing_views.tell,

@@ -23,6 +23,7 @@ from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.targets import Target, numbers
 from cutaway.questions.judged import number_of
+from cutaway.questions.pairs import same_drawing
 from cutaway.questions.rows import tracked
 
 METHOD = "drawing_tracing"
@@ -89,8 +90,9 @@ def drawing_tracing(
     `prompt`: what the patches of a layer read of the prompt (the keys and values of its cross-attention), by layer and
     window of steps; these depend on the prompt alone. `attention`: what that layer's cross-attention adds, which
     depends on the picture so far as well. `head`: the result of each of its heads. `word`: the states behind each layer
-    of the text encoder, at the words that differ, those behind, the end, the padding. Steps are cut into so many
-    `windows`, or into those given by name; layers are taken `wide` in a row or in `groups` by name; "all" is every one.
+    of the text encoders, of all at the same share of their depth together, at the words that differ, those behind, the
+    end, the padding. Steps are cut into so many `windows`, or into those given by name; layers are taken `wide` in a
+    row or in `groups` by name; "all" is every one.
     The target is by default the judge's probability of what the clean prompt alone asks for, else the distance to the
     clean drawing (`questions.judged`). Inputs are whole drawings, or one step each (`model.inputs(…, step=, image=)`):
     their target is the denoising error, which is cheap.
@@ -138,17 +140,7 @@ def _check(clean: Any, counterfactual: Any, mode: str) -> None:
             f"cannot trace {type(clean).__name__} and {type(counterfactual).__name__} in mode '{mode}'",
             expected="Inputs of two drawings; denoise or noise", do="make both: `model.inputs(prompt=…, seed=…)`",
         )  # fmt: skip
-    one, other = (
-        {name: value for name, value in given.tensors.items() if isinstance(value, int | float)}
-        | {"call": str(given.call), "rows": _rows(given)}
-        for given in (clean, counterfactual)
-    )
-    odd = [name for name in one if one[name] != other.get(name)]
-    if odd:
-        raise MethodError(
-            f"the two drawings differ in more than their prompts: {odd[0]} is {one[odd[0]]} and {other.get(odd[0])}",
-            expected="the same noise, steps, guidance and number of prompts", do="make both with the same options",
-        )  # fmt: skip
+    same_drawing(clean, counterfactual)
 
 
 def _rows(inputs: Inputs) -> int:

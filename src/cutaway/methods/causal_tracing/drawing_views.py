@@ -18,6 +18,7 @@ ENTRIES = {
     "tracing_prompt": "what the patches of a layer read of the prompt (the keys and values of its cross-attention)",
     "tracing_word": "what the text encoder holds behind a layer, at some positions of the prompt,",
 }
+FEW = 0.05  # of the gap
 _LIMITS = (
     "It shows that a place is enough, not that it is the only one. A place that brings nothing back alone may be one "
     "of several that do together, so shares do not add up. It is one drawing from one noise."
@@ -47,9 +48,11 @@ def told(found: Tracing) -> str:
                 mean[at, which] = -np.inf
     layer, place = np.unravel_index(mean.argmax(), mean.shape)
     named = str(found[found.axis].values[place])
-    where = "" if named == ALL else f", {named},"
+    where = "" if named == ALL else f" ({named})"
+    if mean[layer, place] < FEW:
+        return f"No single layer brings back more than {FEW:.0%} of what tells the two prompts apart."
     return (
-        f"Of single layers, {found['layer'].values[layer]}{where} brings back most of what tells the two prompts "
+        f"Of single layers, layer {found['layer'].values[layer]}{where} brings back most of what tells the two prompts "
         f"apart: {signed(mean[layer, place]):.1%}."
     )
 

@@ -16,6 +16,7 @@ from cutaway.errors import MethodError
 from cutaway.model.edits import Patch
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.prompts import layered_encoders
 from cutaway.questions.pairs import same_positions
 
 # What is patched: the sites of a layer, and the axis that is gone over beside layers.
@@ -63,7 +64,6 @@ def places(
     found = _sites(model, what, parts)
     layers = sorted(found)
     chosen = bool(groups)
-    chosen = bool(groups)
     if groups is None:
         groups = {
             str(layers[at]) if wide == 1 else f"{layers[at]}-{layers[at + wide - 1]}": layers[at : at + wide]
@@ -74,25 +74,29 @@ def places(
         raise MethodError(f"layer {lost[0]} has no {parts[-1]}", expected="layers that have", exists=f"{layers}")
     named = {name: tuple(site for layer in some for site in found[layer]) for name, some in groups.items()}
     if what == "word":
-        named = named if chosen else {"embed": (f"{_tower(what)}.embed",), **named}
+        begins = tuple(f"{tower}.embed" for tower in layered_encoders(model))
+        named = named if chosen else {"embed": begins, **named}
     else:
         named[ALL] = tuple(site for some in found.values() for site in some)
     return Places(axis, named, COLUMNS[axis](model, clean, other, named, windows))
 
 
-def _tower(what: str) -> str:
-    return "text" if what == "word" else "denoiser"
-
-
 def _sites(model: Model, what: str, parts: Sequence[str]) -> dict[int, list[str]]:
-    """The sites of these parts by layer."""
+    """The sites of these parts by layer; of several text encoders those at the same share of their depth together."""
+    if what == "word":
+        depths = {tower: len(model.towers[tower].labels) for tower in layered_encoders(model)}
+        layers = min(depths.values())
+        return {
+            at: [f"{tower}.{round((at + 1) * depth / layers) - 1}.resid_post" for tower, depth in depths.items()]
+            for at in range(layers)
+        }
     found: dict[int, list[str]] = {}
     for site in model.sites:
-        if site.tower == _tower(what) and site.part in parts and site.layer is not None and not site.dead:
+        if site.tower == "denoiser" and site.part in parts and site.layer is not None and not site.dead:
             found.setdefault(site.layer, []).append(str(site))
     if not found:
         raise MethodError(
-            f"'{model.name}' has no {' or '.join(parts)} in its {_tower(what)}",
+            f"'{model.name}' has no {' or '.join(parts)} in its denoiser",
             expected="a pipeline whose patches attend to words by cross-attention, for `word` one with a text encoder",
             exists=f"the towers {', '.join(model.towers)}", do="see `cutaway methods` for what fits it",
         )  # fmt: skip
@@ -139,7 +143,14 @@ def _positions(_: Model, clean: Inputs, other: Inputs, __: Any, ___: Any) -> dic
         raise MethodError(
             "the text encoder is not run here", expected="whole drawings", do="`model.inputs(prompt=…)` without `step=`"
         )
-    same_positions(clean, other, "text", 0)
+    encoders = [name for name in clean.tokens if name.split("_")[0] == "text"]
+    for name in encoders:
+        same_positions(clean, other, name, 0)
+    if any((clean.tokens[name].kind != clean.tokens["text"].kind).any() for name in encoders):
+        raise MethodError(
+            f"the encoders {', '.join(encoders)} lay the prompt out differently", expected="the same positions in each",
+            do='trace what="prompt"',
+        )  # fmt: skip
     here, there = clean.tokens["text"], other.tokens["text"]
     text, differs = here.kind == "text", (here.text != there.text) & (here.kind == "text")
     behind = text & ~differs & (np.cumsum(differs, 1) > 0)

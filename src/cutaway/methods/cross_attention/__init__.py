@@ -2,5 +2,6 @@
 
 from cutaway.methods.cross_attention.cross_attention import WordMaps, cross_attention
 from cutaway.methods.cross_attention.hidden import hide_words
+from cutaway.methods.cross_attention.prompt_to_prompt import prompt_to_prompt
 
-__all__ = ["WordMaps", "cross_attention", "hide_words"]
+__all__ = ["WordMaps", "cross_attention", "hide_words", "prompt_to_prompt"]

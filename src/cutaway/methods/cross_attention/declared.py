@@ -20,5 +20,6 @@ METHODS = (
         beside=True,
         show=views.show,
         tell=views.tell,
+        lead=views.lead,
     ),
 )

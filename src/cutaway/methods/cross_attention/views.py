@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import xarray
@@ -10,7 +11,7 @@ from PIL import Image
 
 from cutaway.methods.cross_attention.cross_attention import AXES, WordMaps
 from cutaway.methods.result import origin
-from cutaway.methods.shown import Page
+from cutaway.methods.shown import Page, measured
 from cutaway.views import films, kinds
 from cutaway.views.picture import Picture
 from cutaway.views.words import mass, quoted
@@ -30,6 +31,21 @@ def show(page: Page) -> Iterator[kinds.View]:
     yield by(page, ENTRY, "layer")
     if page.made(BY_HEAD) is not None:
         yield by(page, BY_HEAD, "head")
+
+
+def lead(page: Page) -> tuple[kinds.Opening, tuple[str, ...]]:
+    """The page begins with the word that is looked for most in one place, and with the number where it is one."""
+    found = page.made(ENTRY)
+    at = _gathered(found)
+    first = overlay(page, found)
+    one = replace(
+        first, title=f"Where {quoted(found.words()[at])} is looked for", texts=(found.words()[at],), shown=0,
+        values=first.values[at : at + 1], seen=first.seen.removeprefix(_most(found)).strip(),
+    )  # fmt: skip
+    trivial = page.question.counterpart is None and not page.question.pictures  # its own drawing, held against itself
+    rest = [said for said in page.told() if said != _most(found)]
+    told = tuple(rest if trivial else [measured(page), *rest])
+    return kinds.Opening(verdict=_most(found), lead=one, evidence=told), (_most(found), *told)
 
 
 def tell(page: Page) -> Iterator[str]:

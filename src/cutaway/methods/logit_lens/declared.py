@@ -7,12 +7,13 @@ from typing import Any
 from cutaway.errors import MethodError, SiteError
 from cutaway.methods.logit_lens import drawn_views, word_views
 from cutaway.methods.logit_lens.attention_lens import attention_lens, check_heads
-from cutaway.methods.logit_lens.diffusion_lens import diffusion_lens, encoders
+from cutaway.methods.logit_lens.diffusion_lens import diffusion_lens
 from cutaway.methods.logit_lens.latent_lens import embedding_lens, latent_lens
 from cutaway.methods.logit_lens.logit_lens import Lens, logit_lens
 from cutaway.methods.logit_lens.views import show
 from cutaway.methods.logit_lens.word_lens import word_lens
 from cutaway.methods.method import Entry, Method
+from cutaway.model.prompts import layered_encoders
 from cutaway.questions.question import Question
 
 
@@ -34,8 +35,8 @@ def read_heads(question: Question) -> str:
 def left_early(question: Question) -> str:
     """Why the text encoders of this pipeline cannot be left early; "" where they can."""
     try:
-        encoders(question.model)
-    except MethodError as error:
+        layered_encoders(question.model)
+    except SiteError as error:
         return error.failed
     return ""
 
@@ -105,9 +106,10 @@ METHODS = (
         function=diffusion_lens,
         row="logit lens",
         takes={"model": "model", "inputs": "drawing"},
+        options={"levels": "From how many layers it is drawn; from all of them unless given."},
         cannot="That a word is not there yet: the denoiser was never shown the states of early layers.",
         fitting=left_early,
-        reported=(Entry(name=drawn_views.ENTRY),),
+        reported=(Entry(name=drawn_views.ENTRY, options={"levels": 4}),),
         show=drawn_views.show,
         tell=drawn_views.tell,
     ),

@@ -19,6 +19,7 @@ from cutaway.methods.result import Provenance, Result
 from cutaway.model.edits import Set
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.prompts import layered_encoders
 from cutaway.model.run import Run
 from cutaway.model.targets import distance, numbers, outcome
 from cutaway.questions.rows import tracked
@@ -52,19 +53,21 @@ class DrawnLayers(Result):
 
 
 def diffusion_lens(
-    model: Model, inputs: Inputs, target: Callable[[Run], Tensor] | None = None, *, seed: int = 0,
-    progress: bool = True,
+    model: Model, inputs: Inputs, target: Callable[[Run], Tensor] | None = None, *, levels: int | None = None,
+    seed: int = 0, progress: bool = True,
 ) -> DrawnLayers:  # fmt: skip
     """Draw a prompt from the states behind each layer of its text encoder, as if the layers after it were not there.
 
     In the place of x_L, the state that the denoiser reads, stands x_l; the encoder's last norm, where one follows, is
     applied as always. `embed` is what enters the first layer. With several encoders all are left at the same share of
-    their depth. The rows that guidance is against stay as they are.
+    their depth. The rows that guidance is against stay as they are. Each layer costs two drawings; `levels` is how many
+    are drawn from, `embed` and the last among them, at even distances.
 
     `target` is one number a picture, by default the distance (mean squared difference) to the drawing as it is.
 
     Source: Toker et al. 2024, 2403.05846, section 3, which applies the last norm as this does.
-    Raises MethodError where it is not known which of the encoder's states the denoiser reads (T5).
+    Raises SiteError for an encoder whose layers are not known (T5), MethodError for a state that the denoiser does not
+    read as it is.
     What it can NOT tell: that a word is not there yet. The denoiser was never shown these states; what it cannot draw
     from them may be in them in another form.
 
@@ -84,14 +87,15 @@ def diffusion_lens(
     depth = max(read.values()) + 1
     dice = torch.Generator().manual_seed(seed)
     value, random, drawn = [], [], []
-    for level in tracked(range(depth + 1), "drawing from each layer", show=progress):
+    chosen = range(depth + 1) if levels is None else sorted({round(at) for at in np.linspace(0, depth, max(2, levels))})
+    for level in tracked(chosen, "drawing from each layer", show=progress):
         states = {tower: _state(plain, tower, round(level * (top + 1) / depth)) for tower, top in read.items()}
         made = _drawn(model, inputs, read, states)
         value.append(numbers(aim, made).detach().double().cpu())
         drawn.append((outcome(made).detach().float().clamp(0, 1).cpu() * 255).round().byte().movedim(1, -1))
         other = {tower: _other(state, dice) for tower, state in states.items()}
         random.append(numbers(aim, _drawn(model, inputs, read, other)).detach().double().cpu())
-    names = ["embed", *map(str, range(depth))]
+    names = [str(level - 1) if level else "embed" for level in chosen]
     data = xarray.Dataset(
         {
             "value": (("layer", "picture"), torch.stack(value).numpy()),
@@ -116,7 +120,7 @@ def last_read(model: Model, inputs: Inputs) -> dict[str, int]:
             f"what is drawn is seen at the end of a drawing; this is {inputs.call}", expected="a whole drawing",
             do="make the inputs without `step=`",
         )  # fmt: skip
-    towers = encoders(model)
+    towers = layered_encoders(model)
     given = model.inputs(prompt=inputs.tensors["prompt"][0], step=0, steps=1, guidance=1.0, size=_size(inputs)).tensors[
         "encoder_hidden_states"
     ][0]
@@ -136,18 +140,6 @@ def last_read(model: Model, inputs: Inputs) -> dict[str, int]:
     return found
 
 
-def encoders(model: Model) -> list[str]:
-    """The text encoders of a pipeline; MethodError where there is one whose layers are not known."""
-    towers = [name for name in model.towers if name.split("_")[0] == "text"]
-    blind = [name for name in towers if f"{name}.0.resid_pre" not in model.sites]
-    if blind or not towers:
-        raise MethodError(
-            f"nothing is known of the layers of '{blind[0] if blind else 'text'}' of '{model.name}'",
-            expected="a pipeline whose text encoders are CLIPs", exists=", ".join(model.towers),
-        )  # fmt: skip
-    return towers
-
-
 def _size(inputs: Inputs) -> tuple[int, int]:
     return inputs.tensors["height"], inputs.tensors["width"]
 
@@ -164,9 +156,8 @@ def _holds(given: Float[Tensor, "positions wide"], state: Float[Tensor, "positio
 def _state(run: Run, tower: str, layers: int) -> Float[Tensor, "picture position d"]:
     """The prompts' states behind so many layers."""
     site = f"{tower}.{layers - 1}.resid_post" if layers else f"{tower}.0.resid_pre"
-    axes = run.sites[site].axes
     value = run[site]
-    return value[-1] if "guidance" in axes else value  # the prompt's row is the last
+    return value[run.guidance[site].index("cond")] if "guidance" in run.sites[site].axes else value
 
 
 def _drawn(model: Model, inputs: Inputs, read: dict[str, int], states: dict[str, Tensor]) -> Run:

@@ -69,7 +69,7 @@ def mean_states(
     """
     means, count = {str(site): Mean() for site in sites}, 0
     for inputs in feed(model, rows, sites[0].tower, batch=batch, what="states", progress=progress):
-        run = model.run(inputs, record=list(means), stop=True)
+        run = model.run(inputs, record=list(means), stop=not inputs.call.loops)
         count += run[sites[0]].shape[sites[0].axes.index("batch")]
         for site in sites:
             means[str(site)].add(picked(run, site, at))
@@ -86,12 +86,32 @@ def mean_states(
 
 
 def picked(run: Run, site: Site, at: Positions | None) -> Float[Tensor, "n *d"]:
-    """The states of the chosen positions of every row, row by row."""
-    state = run[site]
-    if "token" not in site.axes:
-        return state
-    state = state.movedim((site.axes.index("batch"), site.axes.index("token")), (0, 1))
+    """The states of the chosen positions of every row, row by row; of a denoiser, by step, where it sees the prompt.
+
+    Maps of a UNet (channel, height, width) give each place as a position, with two axes of one entry behind.
+    """
+    state, axes = run[site], [*site.axes]
+    if "step" in axes:
+        state = state.select(axes.index("guidance"), _seeing(run, site))
+        axes.remove("guidance")
+    if "token" not in axes:
+        if "step" not in axes:
+            return state
+        places = [axes.index(axis) for axis in ("batch", "height", "width") if axis in axes]
+        return state.movedim(places, [*range(len(places))]).flatten(0, len(places) - 1)[..., None, None]
+    state = state.movedim((axes.index("batch"), axes.index("token")), (0, 1))
     return state[_mask(run.inputs, site, at, *state.shape[:2]).to(state.device)]
+
+
+def _seeing(run: Run, site: Site) -> int:
+    """Which row of the guidance sees the prompt."""
+    names = [str(name) for name in run.labelled(site)["guidance"].values]
+    if "cond" not in names:
+        raise MethodError(
+            f"no guidance row of '{site}' sees the prompt", expected="a row cond", exists=", ".join(names),
+            do="draw a prompt",
+        )  # fmt: skip
+    return names.index("cond")
 
 
 def _mask(inputs: Inputs, site: Site, at: Positions | None, rows: int, size: int) -> Bool[Tensor, "row token"]:
@@ -174,8 +194,14 @@ class Chance(Target):
         return said[torch.arange(len(said)), torch.tensor(self.ids, device=said.device)].exp()
 
 
-def random_directions(like: Float[Tensor, "*d"], draws: int, dice: torch.Generator) -> list[Float[Tensor, "*d"]]:
-    """Directions drawn evenly, each as long as a vector."""
+def random_directions(
+    like: Float[Tensor, "*d"], draws: int, dice: torch.Generator, *, by_step: bool = False
+) -> list[Float[Tensor, "*d"]]:  # fmt: skip
+    """Directions drawn evenly, each as long as a vector; `by_step` one for all steps, at each as long as there."""
+    if by_step:
+        lengths = like.cpu().double().flatten(1).norm(dim=1).view(-1, *[1] * (like.dim() - 1))
+        each = torch.randn(draws, *like.shape[1:], generator=dice, dtype=torch.float64)
+        return [(lengths * (one / one.norm())).to(like) for one in each]
     made = torch.randn(draws, *like.shape, generator=dice, dtype=torch.float64)
     return [(one * (like.cpu().double().norm() / one.norm())).to(like) for one in made]
 

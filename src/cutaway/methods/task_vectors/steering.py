@@ -26,10 +26,11 @@ from cutaway.methods.task_vectors.states import (
     random_directions,
     usual_position,
 )
-from cutaway.methods.task_vectors.vectors import How, SteeringVector, steering_vector
+from cutaway.methods.task_vectors.vectors import How, SteeringVector, steering_vector, stepped
 from cutaway.model.edits import Edit
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.run import Run
 from cutaway.model.sites import Site
 from cutaway.model.targets import Target, numbers
 from cutaway.model.tokens import Positions
@@ -174,7 +175,7 @@ class _Bench:
 
     def __call__(self, inputs: Inputs, other: Inputs, target: Target, others: list[Inputs]) -> xarray.Dataset:
         """Every number, by way, layer and alpha."""
-        here, there = (float(numbers(target, self.model.run(one)).mean()) for one in (inputs, other))
+        here, there = (float(numbers(target, _run(self.model, one)).mean()) for one in (inputs, other))
         cells = self._cells()
         found = {"value": (_swept(self.model, inputs, cells, target).mean(-1), here)}
         gap = there - here or np.nan
@@ -196,7 +197,7 @@ class _Bench:
         where: dict[str, Any] = {} if self.at is None else {"token": self.at}
         for site in map(str, self.sites):
             given = self.vector.tensors[site]
-            for draw, one in enumerate([given, *random_directions(given, self.draws, dice)]):
+            for draw, one in enumerate([given, *random_directions(given, self.draws, dice, by_step=stepped(site))]):
                 made = SteeringVector({site: one}, {}, self.vector.on)
                 ways = self.ways[:1] if draw else self.ways
                 cells += [made.edits(alpha, how=way, **where) for way in ways for alpha in self.alphas]
@@ -232,6 +233,11 @@ class _Bench:
 def _beside(values: ndarray, still: float) -> ndarray:
     """With what holds for alpha 0 behind the others."""
     return np.concatenate([values, np.full((*values.shape[:-1], 1), still)], -1)
+
+
+def _run(model: Model, inputs: Inputs) -> Run:
+    """A plain run; a drawing as tensors, as a sweep has it."""
+    return model.run(inputs, output="pt") if inputs.call.loops else model.run(inputs)
 
 
 def _swept(model: Model, inputs: Inputs, cells: list[list[Edit]], target: Target) -> Float[ndarray, "cell row"]:

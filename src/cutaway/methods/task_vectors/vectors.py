@@ -14,12 +14,18 @@ from cutaway.methods.task_vectors.states import chosen_sites, mean_states, usual
 from cutaway.model.edits import Add, Bend, Edit, Project, Set
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.steps import steps_of
 from cutaway.model.tokens import Positions
 from cutaway.questions.rows import Rows
 from cutaway.store.fitted import Fitted, Origin
 
 How = Literal["add", "bend", "out"]
 HOWS: Mapping[str, str] = {"add": "added", "bend": "added, the length kept", "out": "projected out"}
+
+
+def stepped(site: str) -> bool:
+    """Whether a vector at this site has one entry for each step of a drawing."""
+    return site.startswith("denoiser")
 
 
 class SteeringVector(Fitted):
@@ -33,23 +39,42 @@ class SteeringVector(Fitted):
         """Steer with it: `add` x + scale v; `bend` the same at the old length; `out` without its part along v.
 
         `sites` are some of those it was fitted at, by default all; `selectors` are those of any edit, such as
-        `token=-1`, or `token=slice(-1, None)` for what is written as well.
+        `token=-1`, or `token=slice(-1, None)` for what is written as well. A denoiser has a direction for each step,
+        put in at its step where the prompt is seen (unless `guidance=` says another row).
         """
         if how not in HOWS:
             raise MethodError(f"cannot steer by '{how}'", expected=", ".join(HOWS), do="choose one of these")
         made: list[Edit] = []
         for site in self._sites(sites):
-            vector = self.tensors[site]
-            if how == "out":
-                made.append(Project(site, vector, **selectors))
-            else:
-                made.append((Add if how == "add" else Bend)(site, vector, scale, **selectors))
+            for vector, where in self._by_step(site, how, selectors):
+                if how == "out":
+                    made.append(Project(site, vector, **where))
+                else:
+                    made.append((Add if how == "add" else Bend)(site, vector, scale, **where))
         return made
+
+    def _by_step(self, site: str, how: How, selectors: dict[str, Any]) -> list[tuple[Tensor, dict[str, Any]]]:
+        """The direction with its selectors; of a denoiser that of each step."""
+        vector = self.tensors[site]
+        if not stepped(site):
+            return [(vector, selectors)]
+        if how != "add" and vector.dim() > 2:
+            raise MethodError(
+                f"'{site}' is a map, whose channels are not its last axis", expected="`how='add'`",
+                do="steer at a `resid_post` of the same block",
+            )  # fmt: skip
+        chosen = selectors.get("step")
+        steps = range(len(vector)) if chosen is None else steps_of(chosen, len(vector))
+        return [(vector[at], {"guidance": "cond", **selectors, "step": [at]}) for at in steps]
 
     @property
     def length(self) -> dict[str, float]:
-        """How long the direction is at each site."""
-        return {name: float(value.cpu().double().norm()) for name, value in self.tensors.items()}
+        """How long the direction is at each site; of a denoiser the mean over steps."""
+        values = {name: value.cpu().double() for name, value in self.tensors.items()}
+        return {
+            name: float(value.flatten(1).norm(dim=1).mean() if stepped(name) else value.norm())
+            for name, value in values.items()
+        }
 
     def _sites(self, sites: str | Iterable[str] | None) -> list[str]:
         wanted = [sites] if isinstance(sites, str) else list(self.tensors) if sites is None else list(sites)
@@ -82,10 +107,13 @@ def steering_vector(
     v_s = mean over positive rows and positions of x_s - the same over negative rows, at each site s (by default the
     residual stream after every layer, of the tower of pictures in a model that matches, else of words). Positions `at`
     are, unless told, the last one of a decoder, the class token, else all. Rows are pictures, scenes, texts or Inputs.
+    Of a denoiser (rows are drawings) there is a direction for each step, from the guidance row that sees the prompt; at
+    the middle of a UNet that is steering in h-space, the same at all places.
 
     Units: those of the states; `length` tells how long. Source: Turner et al. 2023, arXiv 2308.10248 (one pair, added
     along the prompt), Rimsky et al. 2023, arXiv 2312.06681 (means, at the answer); Arditi et al. 2024, arXiv
-    2406.11717 (projecting it out). We add where the selectors of the edit say, nowhere else.
+    2406.11717 (projecting it out); h-space: Kwon et al. 2022, arXiv 2210.10960, who train what is added, where
+    this takes means. We add where the selectors of the edit say, nowhere else.
 
     What it can NOT tell: that the model uses this direction for the difference (steer and see, against a random one);
     whatever else tells the two kinds apart is in it as well.

@@ -1,0 +1,109 @@
+"""Prompt-to-prompt: identities, one layer by hand, how words pair up, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+
+import cutaway
+from cutaway.errors import MethodError
+from cutaway.methods import prompt_to_prompt
+from cutaway.methods.cross_attention.prompt_to_prompt import columns
+from cutaway.model.edits import Patch
+from cutaway.model.tokens import TokenMap
+from world import OTHER, OWN
+
+PATTERNS = "denoiser.*.cross.pattern"
+
+
+def _images(sd, inputs, edits=()):
+    return sd.run(inputs, edits=edits, output="pt").outputs.images
+
+
+def test_the_same_prompt_is_the_same_drawing_and_nothing_put_in_is_the_other(sd, both):
+    own, other = (_images(sd, one) for one in both)
+    same = prompt_to_prompt(sd, both[0], both[0], share=1.0, own=1.0, weights={"a": 1.0})
+    assert len(same) > 8 and (_images(sd, both[0], same) - own).abs().max() < 1e-12  # a written pattern: rounding alone
+    assert prompt_to_prompt(sd, *both, share=0.0) == []
+    drawn = _images(sd, both[1], prompt_to_prompt(sd, *both, share=1.0))
+    assert (drawn - other).abs().max() > 1e-4 and (drawn - own).abs().max() > 1e-4
+
+
+def test_replaced_words_are_the_first_drawings_patterns_put_in_at_its_first_steps(sd, both):
+    first = sd.run(both[0], record=PATTERNS, output="pt")
+    hand = [Patch(PATTERNS, dict(first.activations), step=[0], guidance="cond")]
+    found = prompt_to_prompt(sd, *both, share=0.5)
+    assert torch.equal(_images(sd, both[1], found), _images(sd, both[1], hand))
+    assert not torch.equal(_images(sd, both[1], found), _images(sd, both[1], prompt_to_prompt(sd, *both, share=1.0)))
+
+
+@pytest.mark.parametrize("kind", ["refine", "weights"])
+def test_one_layer_is_what_a_hand_computes(sd, kind):
+    """The mixed values of the first cross-attention that is run, from patterns and values, in double precision."""
+    prompts = ("a red dog", "a red blue dog" if kind == "refine" else "a red dog")
+    first, other = (sd.inputs(prompt=one, seed=3, steps=1) for one in prompts)
+    layer = str(sd.sites[PATTERNS][0]).removesuffix(".pattern")
+    names = [f"{layer}.{part}" for part in ("pattern", "v", "z")]
+    one, two = (sd.run(given, record=names) for given in (first, other))
+    cond = one.sites[names[0]].axes.index("guidance")
+    pattern, mine = (run[names[0]].movedim(cond, 0)[1, 0, 0].clone() for run in (two, one))
+    weights = {"dog": -2.0} if kind == "weights" else {}
+    if kind == "refine":  # begin, a, red, (blue), dog, end, then padding
+        new = [0, 1, 2, 4, 5, *range(6, mine.shape[-1])]
+        pattern[..., new] = mine[..., [0, 1, 2, 3, 4, *range(5, mine.shape[-1] - 1)]]
+    else:
+        pattern[..., 3] *= -2.0
+    values = two[names[1]].movedim(cond, 0)[1, 0, 0]
+    hand = torch.einsum("hqk,khd->qhd", pattern, values)
+    run = sd.run(other, edits=prompt_to_prompt(sd, first, other, share=1.0, weights=weights), record=names[2])
+    z = run[names[2]].movedim(cond, 0)[1, 0, 0]
+    assert (z - hand).abs().max() < 1e-12 and (z - two[names[2]].movedim(cond, 0)[1, 0, 0]).abs().max() > 1e-6
+
+
+def test_pictures_of_a_prompt_take_their_own(sd):
+    first, other = (sd.inputs(prompt=some, seed=3, steps=1, pictures=2) for some in (OWN, OTHER))
+    drawn = _images(sd, other, prompt_to_prompt(sd, first, other, share=1.0, weights={"a": 1.5}, kind="refine"))
+    assert len(drawn) == 4
+    patterns = sd.run(first, record=PATTERNS)
+    hand = [Patch(PATTERNS, dict(patterns.activations), guidance="cond")]
+    found = prompt_to_prompt(sd, first, other, share=1.0)
+    assert torch.equal(_images(sd, other, found), _images(sd, other, hand))
+
+
+def _tokens(*pieces: str) -> TokenMap:
+    tokens = TokenMap.blank(1, len(pieces))
+    tokens.text[0] = np.array(pieces, object)
+    tokens.kind[0] = np.array([{"<s>": "bos", "</s>": "eos", "-": "pad"}.get(one, "text") for one in pieces])
+    return tokens
+
+
+def test_a_word_of_other_pieces_keeps_its_sum_and_a_new_word_its_own():
+    first = _tokens("<s>", "a</w>", "fox</w>", "</s>", "-", "-")
+    other = _tokens("<s>", "a</w>", "ele", "phant</w>", "</s>", "-")
+    matrix, known = columns(first, other, None)
+    assert known.all() and matrix[0, 2].tolist() == [0, 0, 0.5, 0.5, 0, 0] and matrix[0, 5].sum() == 0
+    assert [int(matrix[0, :, at].argmax()) for at in (0, 1, 4, 5)] == [0, 1, 3, 4]
+    refined, known = columns(first, other, "refine")
+    assert known[0].tolist() == [True, True, False, False, True, True] and refined[0, 2].sum() == 0
+    back, _ = columns(other, first, "replace")
+    assert back[0, :, 2].tolist() == [0, 0, 1, 1, 0, 0]  # a word of two pieces: both added
+
+
+def test_what_is_not_two_drawings_of_prompts_is_refused(sd, both):
+    other = sd.inputs(prompt=OTHER, seed=4, steps=2)
+    with pytest.raises(MethodError, match="seed is 3 and 4"):
+        prompt_to_prompt(sd, both[0], other)
+    longer = sd.inputs(prompt=["a blue dog there", "a fox"], seed=3, steps=2)
+    with pytest.raises(MethodError, match="one for one"):
+        prompt_to_prompt(sd, both[0], longer, kind="replace")
+    with pytest.raises(MethodError, match="not a word of the prompt"):
+        prompt_to_prompt(sd, *both, share=0.0, weights={"zebra": 2.0})
+    for bad in ({"share": 1.5}, {"own": -1.0}, {"guidance": "perturbed"}):
+        with pytest.raises(MethodError):
+            prompt_to_prompt(sd, *both, **bad)
+    step = sd.inputs(prompt=OWN, seed=3, steps=2, step=0)
+    with pytest.raises(MethodError, match="whole drawings"):
+        prompt_to_prompt(sd, step, step)
+    joint = cutaway.load("tiny:sd3")
+    one = joint.inputs(prompt="a red dog", steps=1)
+    with pytest.raises(MethodError, match="words alone"):
+        prompt_to_prompt(joint, one, one)
