@@ -31,6 +31,7 @@ from cutaway.report import (
     findings_looks,
     findings_scenes,
     findings_spots,
+    findings_strips,
     findings_writes,
 )
 from cutaway.report.findings_page import About, page
@@ -40,10 +41,10 @@ from cutaway.zoo.trained import TRAINED, spec_of
 
 SMALLEST = 48  # scenes: fewer leave a class without items
 SETS = 2  # of scenes: what is said must hold in both, and heads picked on one are tried on the other
-SAYING = {
-    f"findings_{name}" for name in ("answers", "claims", "drawings", "inside", "page", "plots", "tables", "words")
+SAYING = {  # these measure nothing
+    f"findings_{name}"
+    for name in ("answers", "claims", "drawings", "inside", "page", "plots", "strips", "tables", "words")
 }
-# these measure nothing
 Found = dict[str, xarray.Dataset]
 Steps = dict[str, tuple[Model, Callable[..., xarray.Dataset]]]
 
@@ -215,13 +216,14 @@ def _draw(model: Model, floor: Model, _: Found, __: list[int], ___: Callable[[Mo
             f"places{end}": (of, findings_drawn.places),
             f"lens{end}": (of, findings_drawn.lens),
             f"edits{end}": (of, findings_drawn.edits),
+            f"shown{end}": (of, findings_drawn.shown),
         }
     return {**made, "layers": (model, findings_drawn.layers)}
 
 
 MATCH = Asked(_match, draw_all, page)
 ANSWER = Asked(_answer, findings_answers.draw_all, findings_answers.page)
-DRAW = Asked(_draw, findings_drawings.draw_all, findings_drawings.page)
+DRAW = Asked(_draw, findings_strips.draw_all, findings_drawings.page)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------

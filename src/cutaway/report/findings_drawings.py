@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import numpy as np
 import torch
 import xarray
-from matplotlib.figure import Figure
 
 from cutaway import __version__
 from cutaway.report.findings_drawn import HIDDEN, MAPS, PARTS, PLACES, STEPS, WAYS
@@ -17,9 +14,8 @@ from cutaway.report.findings_words import both, listed, markdown, ranged
 from cutaway.zoo.trained import trained
 
 Found = Mapping[str, xarray.Dataset]
-UNET, JOINT, FLOOR = "emoji-sd", "emoji-mmdit", "emoji-sd before training"
+UNET, JOINT = "emoji-sd", "emoji-mmdit"
 MODELS = {"": UNET, "_joint": JOINT}
-COLOURS = {UNET: "#2066a8", JOINT: "#c1571b", FLOOR: "#a0a0a0"}
 
 
 def page(found: Found, about: About, figures: dict[str, str]) -> str:
@@ -38,15 +34,29 @@ def sentences(found: Found) -> list[str]:
 
 def _front(found: Found, figures: dict[str, str]) -> str:
     said = "\n".join(f"{i}. {one}" for i, one in enumerate(sentences(found), 1))
+    first = found["shown"].isel(set=0)
+    asked = listed([f"“{one}”" for one in first["said"].values])
+    others = listed([f"“{one}” of “{other}”"
+                     for one, other in zip(first["name"].values, first["other"].values, strict=True)])  # fmt: skip
     return (
         f"# From words to things: a UNet and joint attention\n\n{said}\n\n"
         "*Where two numbers stand with a slash between them, the same was measured on two sets of prompts, each with "
         "noise of its own; a thing is said to be so where both sets show it. All is in percent, and what is there is "
         "told by `zoo:emoji-judge`, which sees the picture and nothing else.*\n\n"
+        "![What two prompts draw, where patches look for a word and for the one behind it, what is drawn without the "
+        f"word, and with another meaning]({figures['strip']})\n\n*The first two prompts of the first set, whatever "
+        f"they show: {asked}. From left: what is drawn; where patches look for the name of the thing, and for the word "
+        "behind it, bright is more, from 0 to the greatest; the same noise when no patch can see the name; the same "
+        f"noise when the name has the meaning {others}.*\n\n"
         "![What positions of the prompt bring back of a thing and of a background; what is drawn from each layer of "
         f"the text encoder]({figures['places']})\n\n*Left and middle: the states of the text encoder at one kind of "
         "position, put into the drawing of a prompt that differs in one word, both models, a dot for each set. Right: "
-        "drawn from the states behind each layer of the text encoder.*"
+        "drawn from the states behind each layer of the text encoder.*\n\n"
+        "![What is left of a thing when words are hidden; through which grids of the UNet a prompt enters; what "
+        f"another meaning draws]({figures['changes']})\n\n*Left: the probability of a thing when words are hidden "
+        "from every patch. Middle: the prompt put in through layers of one grid of the UNet, at all steps. Right: shares of "
+        "drawings that have the new thing, when the maps that read its word are solved anew, and when they change at "
+        "random as much; and of those that have what they were asked for, of things nobody told the change of.*"
     )
 
 
@@ -84,7 +94,7 @@ def _drawn() -> str:
 
 
 def _lies(found: Found) -> str:
-    told, sure, same = [], True, True
+    told, sure = [], dict.fromkeys(MAPS[:2], True)
     for end, name in MODELS.items():
         one, floor = found[f"maps{end}"].sel(things=2), found[f"maps{end}_floor"].sel(things=2)
         own, behind = (one.sel(map=which) for which in MAPS[:2])
@@ -93,15 +103,16 @@ def _lies(found: Found) -> str:
             f"in {name} {both(own['iou'])} (the word behind it {both(behind['iou'])}, shuffled "
             f"{both(own['shuffled'])}, before training {both(before)})"
         )
-        sure &= bool(
-            (own["iou_low"] > floor["iou_high"].sel(map=MAPS[0])).all() and (own["iou_low"] > own["shuffled"]).all()
-        )
+        for which in sure:
+            here, under = one.sel(map=which), floor["iou_high"].sel(map=which)
+            sure[which] &= bool((here["iou_low"] > under).all() and (here["iou_low"] > here["shuffled"]).all())
     rest = f"overlap of maps and things, two in a prompt: {listed(told)}"
-    if not sure:
-        return f"**It cannot be said that both models look for a word where its thing is**: {rest}."
-    if same:
-        return f"**A thing lies where its word is looked for, and the word behind it lies there as well**: {rest}."
-    return f"**A thing lies where its word is looked for**: {rest}."
+    own, behind = sure.values()
+    if own and behind:
+        return f"**A thing lies where its word is looked for, and the word behind it is looked for there too**: {rest}."
+    if own:
+        return f"**A thing lies where its word is looked for**: {rest}."
+    return f"**It cannot be said that both models look for a word where its thing is**: {rest}."
 
 
 def _stays(found: Found) -> str:
@@ -112,7 +123,7 @@ def _stays(found: Found) -> str:
         stays &= bool((left["its words"]["left"] > 0.5 * left["nothing"]["left"]).all())
     rest = f"the probability of a thing whose name no patch can see, of drawings that had it: {listed(told)}"
     if stays:
-        return f"**Where a word is looked for is not what draws it**: {rest}."
+        return f"**A thing is still drawn when no patch can see its name**: {rest}."
     return f"**Whether a thing is lost with its name differs between the models or the sets**: {rest}."
 
 
@@ -292,33 +303,3 @@ def _limits() -> str:
         "layers bring back does not add up. The two models differ in more than how they attend to words: noise, "
         "target, size."
     )
-
-
-# --- figures ----------------------------------------------------------------------------------------------------------
-
-
-def draw_all(found: dict[str, xarray.Dataset], folder: Path, stem: str) -> dict[str, str]:
-    """Draw the figure; its path as the page beside the folder writes it."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for ax, part in zip(axes[:2], PARTS, strict=True):
-        for shift, (end, name) in zip((-0.18, 0.18), MODELS.items(), strict=True):
-            one, places = found[f"places{end}"].sel(part=part), np.arange(len(PLACES))
-            mean = 100 * one["in_mean"].sel(position=list(PLACES))
-            ax.bar(places + shift, mean.mean("set"), 0.34, color=COLOURS[name], label=name, alpha=0.75)
-            for k in range(one.sizes["set"]):
-                ax.plot(places + shift, mean.isel(set=k), "o", color="black", markersize=3)
-        ax.set_xticks(places, PLACES, rotation=30, ha="right")
-        ax.set(ylabel="brought back, % of the gap", title=f"the {part}", ylim=(-10, 115))
-    for end, name in MODELS.items():
-        one = found[f"lens{end}"]
-        for part, style in zip(PARTS, ("-", "--"), strict=True):
-            values = 100 * one["value"].sel(part=part).mean("set")
-            axes[2].plot(range(len(values)), values, style, marker="o", color=COLOURS[name], label=f"{name}, {part}")
-        axes[2].set_xticks(range(len(values)), [str(layer) for layer in one["layer"].values]) if not end else None
-    axes[2].set(xlabel="layer of the text encoder", ylabel="drawn, %", title="drawn from each layer", ylim=(-5, 105))
-    axes[2].legend(fontsize=7)
-    axes[0].legend(fontsize=8)
-    file = folder / f"{stem}-places.png"
-    figure.savefig(file, dpi=100)
-    return {"places": f"{folder.name}/{file.name}"}

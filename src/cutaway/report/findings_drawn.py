@@ -29,7 +29,7 @@ from cutaway.zoo.judging import Seen, look
 
 Told = Callable[[str], None]
 Rows = dict[tuple[int, str, str], list[float]]  # of things in a prompt, a map or what is hidden, and a score
-STEPS, GUIDANCE = 10, 3.0
+STEPS, GUIDANCE, EXAMPLES = 10, 3.0, 2
 CALLS: Mapping[str, dict[str, Any]] = {"emoji-mmdit": {"length": 0}}  # no empty positions in the place of T5
 MAPS = ("its words", "the word behind", "all words")
 HIDDEN = ("nothing", "its words", "all words", "end and padding")
@@ -215,6 +215,50 @@ def edits(of: Model, n: int, own: int, told: Told) -> xarray.Dataset:
         middle = np.array([between([row[what] for row in rows[way]]) for way in rows])
         data |= {f"{what}{end}": ("way", middle[:, k]) for k, end in enumerate(("", "_low", "_high"))}
     return xarray.Dataset(data, {"way": list(rows)})
+
+
+def shown(of: Model, n: int, own: int, told: Told) -> xarray.Dataset:
+    """The first prompts of one thing, for the eye: drawn, maps of two words, drawn without one, and another meaning.
+
+    They are the first of the set, whatever they show.
+    """
+    scenes = list(islice(scenes_of("test", 1, own), EXAMPLES))
+    said = [prompt(scene, scene.seed, way="things", ground=True).text for scene in scenes]
+    names = [scene.things[0].concept for scene in scenes]
+    inputs = _inputs(of, said, own)
+    found = cross_attention(of, inputs, apart=(), progress=False)
+    places = [phrase(found.words(at), name) for at, name in enumerate(names)]
+    each = [found["attention"].isel(picture=at) for at in range(EXAMPLES)]
+    with of.edited(hide_words(of, inputs, names)):
+        without = _drawn(of, inputs)
+    told("another meaning")
+    other = [_other(scene) for scene in scenes]
+    edited = []
+    for at, name in enumerate(names):
+        edit = concept_edit(of, {_a(name): _a(other[at])}, prompts=TAUGHT)
+        with shifted(of.engine, edit.tensors):
+            edited.append(_drawn(of, inputs)[at])
+    return xarray.Dataset(
+        {
+            "drawn": (("prompt", "y", "x", "channel"), found["drawn"].values),
+            "own": (("prompt", "row", "col"), np.stack([one.isel(place=at).sum("place").values
+                                                        for one, at in zip(each, places, strict=True)])),
+            "behind": (("prompt", "row", "col"), np.stack([one.isel(place=at[-1] + 1).values
+                                                           for one, at in zip(each, places, strict=True)])),
+            "without": (("prompt", "y", "x", "channel"), without),
+            "edited": (("prompt", "y", "x", "channel"), np.stack(edited)),
+            "said": ("prompt", said), "name": ("prompt", names), "other": ("prompt", other),
+        }
+    )  # fmt: skip
+
+
+def _other(scene: Any) -> str:
+    """Another thing, drawn by the scene's own seed."""
+    return random.Random(f"another/{scene.seed}").choice([one for one in DRAWABLE if one != scene.things[0].concept])
+
+
+def _drawn(of: Model, inputs: Any) -> np.ndarray:
+    return np.stack([np.asarray(one.convert("RGB")) for one in of.run(inputs).outputs.images])
 
 
 def _asked(of: Model, old: str, new: str, kept: Sequence[str], untold: Sequence[str], own: int) -> dict[str, float]:
