@@ -54,9 +54,10 @@ def _front(found: Found, figures: dict[str, str]) -> str:
         "drawn from the states behind each layer of the text encoder.*\n\n"
         "![What is left of a thing when words are hidden; through which grids of the UNet a prompt enters; what "
         f"another meaning draws]({figures['changes']})\n\n*Left: the probability of a thing when words are hidden "
-        "from every patch. Middle: the prompt put in through layers of one grid of the UNet, at all steps. Right: shares of "
-        "drawings that have the new thing, when the maps that read its word are solved anew, and when they change at "
-        "random as much; and of those that have what they were asked for, of things nobody told the change of.*"
+        "from every patch. Middle: the prompt put in through layers of one grid of the UNet, at all steps. Right: "
+        "shares of drawings that have the new thing, when the maps that read its word are solved anew, and when they "
+        "change at random as much; and of those that have what they were asked for, of things nobody told the change "
+        "of.*"
     )
 
 
@@ -143,15 +144,17 @@ def _carried(found: Found) -> str:
 def _enters(found: Found) -> str:
     one = found["layers"]
     grids = [str(name) for name in one["layer"].values if "×" in str(name)]
-    told, best = [], {}
+    told, most = [], {}
     for part in PARTS:
-        here = one["in_mean"].sel(part=part, layer=grids)
-        names = [grids[int(here.isel(set=k).argmax())] for k in range(here.sizes["set"])]
-        best[part] = names
-        told.append(f"a {part} {listed([f'{both(here.sel(layer=grid))} by {grid}' for grid in grids])}")
+        here = one.sel(part=part, layer=grids)
+        most[part] = [  # the grid that brings back more than any other, in both sets
+            grid for grid in grids
+            if (here["in_low"].sel(layer=grid) > here["in_high"].drop_sel(layer=grid).max("layer")).all()
+        ]  # fmt: skip
+        shares = [f"{both(here['in_mean'].sel(layer=grid))} by {grid}" for grid in grids]
+        told.append(f"a {part} {listed(shares)}")
     rest = f"of the gap, put in through the layers of a grid of {UNET} alone: {'; '.join(told)}"
-    same = all(len(set(names)) == 1 for names in best.values())
-    if same and set(best["thing"]) != set(best["background"]):
+    if all(most.values()) and most["thing"] != most["background"]:
         return f"**In the UNet background and thing come in at different grids**: {rest}."
     return f"**At which grid of the UNet a thing and a background come in cannot be told apart in both sets**: {rest}."
 
