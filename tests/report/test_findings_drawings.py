@@ -38,6 +38,12 @@ def test_planted_effects_are_said():
     assert "there too" not in _lies(drawn(behind=0.15)) and _lies(drawn(behind=0.15)).startswith(SAYS[_lies][0])
 
 
+def test_of_a_thing_and_a_background_the_one_that_is_sure_is_said():
+    assert _enters(drawn(grids=(-1, 0))).startswith(
+        "**In the UNet a background comes in at 16 × 16; at which grid a th"
+    )
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_is_not_said(seed):
     found = drawn(own=0.2, behind=0.2, left=0.1, word=0.4, padding=0.4, new=0, grids=(-1, -1), noise=0.02, seed=seed)

@@ -36,8 +36,8 @@ def _front(found: Found, figures: dict[str, str]) -> str:
     said = "\n".join(f"{i}. {one}" for i, one in enumerate(sentences(found), 1))
     first = found["shown"].isel(set=0)
     asked = listed([f"“{one}”" for one in first["said"].values])
-    others = listed([f"“{one}” of “{other}”"
-                     for one, other in zip(first["name"].values, first["other"].values, strict=True)])  # fmt: skip
+    pairs = zip(first["name"].values, first["other"].values, strict=True)
+    others = listed([f"“{name}” means “{other}”" for name, other in pairs])
     return (
         f"# From words to things: a UNet and joint attention\n\n{said}\n\n"
         "*Where two numbers stand with a slash between them, the same was measured on two sets of prompts, each with "
@@ -47,7 +47,7 @@ def _front(found: Found, figures: dict[str, str]) -> str:
         f"word, and with another meaning]({figures['strip']})\n\n*The first two prompts of the first set, whatever "
         f"they show: {asked}. From left: what is drawn; where patches look for the name of the thing, and for the word "
         "behind it, bright is more, from 0 to the greatest; the same noise when no patch can see the name; the same "
-        f"noise when the name has the meaning {others}.*\n\n"
+        f"noise when {others}.*\n\n"
         "![What positions of the prompt bring back of a thing and of a background; what is drawn from each layer of "
         f"the text encoder]({figures['places']})\n\n*Left and middle: the states of the text encoder at one kind of "
         "position, put into the drawing of a prompt that differs in one word, both models, a dot for each set. Right: "
@@ -122,7 +122,7 @@ def _stays(found: Found) -> str:
         left = {which: found[f"maps{end}"].sel(things=1, hidden=which) for which in HIDDEN}
         told.append(f"in {name} {both(left['its words']['left'])} (all words hidden {both(left['all words']['left'])})")
         stays &= bool((left["its words"]["left"] > 0.5 * left["nothing"]["left"]).all())
-    rest = f"the probability of a thing whose name no patch can see, of drawings that had it: {listed(told)}"
+    rest = f"its probability, of drawings of one thing that had it: {listed(told)}"
     if stays:
         return f"**A thing is still drawn when no patch can see its name**: {rest}."
     return f"**Whether a thing is lost with its name differs between the models or the sets**: {rest}."
@@ -154,8 +154,13 @@ def _enters(found: Found) -> str:
         shares = [f"{both(here['in_mean'].sel(layer=grid))} by {grid}" for grid in grids]
         told.append(f"a {part} {listed(shares)}")
     rest = f"of the gap, put in through the layers of a grid of {UNET} alone: {'; '.join(told)}"
+    one_each = {part: " and ".join(f"{grid}" for grid in where) for part, where in most.items()}
     if all(most.values()) and most["thing"] != most["background"]:
         return f"**In the UNet background and thing come in at different grids**: {rest}."
+    known = [f"a {part} comes in at {where}" for part, where in one_each.items() if where]
+    unknown = [f"a {part}" for part, where in one_each.items() if not where]
+    if known and unknown:
+        return f"**In the UNet {listed(known)}; at which grid {listed(unknown)} does cannot be told in both sets**: {rest}."
     return f"**At which grid of the UNet a thing and a background come in cannot be told apart in both sets**: {rest}."
 
 

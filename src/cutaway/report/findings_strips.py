@@ -74,7 +74,8 @@ def places(found: Found) -> Figure:
         for part, style in zip(PARTS, ("-", "--"), strict=True):
             values = 100 * one["value"].sel(part=part).mean("set")
             axes[2].plot(range(len(names)), values, style, marker="o", color=COLOURS[name], label=f"{name}, {part}")
-        axes[2].set_xticks(range(len(names)), names)
+    longest = max((found[f"lens{end}"]["layer"].values for end in MODELS), key=len)
+    axes[2].set_xticks(range(len(longest)), [str(layer) for layer in longest])
     axes[2].set(xlabel="layer of the text encoder", ylabel="drawn, %", title="drawn from each layer", ylim=(-5, 105))
     axes[2].legend(fontsize=7)
     return figure
@@ -114,5 +115,5 @@ def _bars(
             ax.plot(at + shift, row, "o", color="black", markersize=3)
     long = max(len(line) for name in names for line in name.split("\n")) > 9
     ax.set_xticks(at, names, rotation=30 if long else 0, ha="right" if long else "center", fontsize=8)
-    ax.set(ylabel=what, title=title, ylim=(-10, 115))
-    ax.legend(fontsize=7)
+    ax.set(ylabel=what, title=title, ylim=(-10, 128), yticks=range(0, 101, 20))
+    ax.legend(fontsize=7, loc="upper center", ncols=2)
