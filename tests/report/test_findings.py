@@ -134,7 +134,8 @@ def test_it_is_written_and_kept_and_claims_nothing_of_an_untrained_model(tmp_pat
 @pytest.mark.parametrize(
     ("name", "out", "n"),
     [("tiny:clip", "page.md", 64), ("zoo:emoji-clip", "page.html", 64), ("zoo:emoji-clip", "p.md", 3),
-     ("zoo:emoji-clip@untrained", "page.md", 64), ("zoo:emoji-llava", "page.md", 3)],
+     ("zoo:emoji-clip@untrained", "page.md", 64), ("zoo:emoji-llava", "page.md", 3),
+     ("zoo:emoji-sd", "page.md", 3), ("zoo:emoji-mmdit", "page.md", 64), ("zoo:emoji-sd@untrained", "page.md", 64)],
 )  # fmt: skip
 def test_what_it_refuses(name, out, n, tmp_path: Path):
     with pytest.raises(InputError):

@@ -218,7 +218,8 @@ def findings(
 ) -> None:
     """Which heads carry what, what happens without them, where factors are readable and where they are used: one page.
 
-    Of a model that answers in words: what its picture tokens read as, and whether that tells what is not there.
+    Of a model that answers in words: what its picture tokens read as, and whether that tells what is not there. Of one
+    that draws: where words are looked for, what carries them, what a changed meaning draws, beside joint attention.
 
     Try: cutaway findings zoo:emoji-clip --out emoji-clip.md
     """

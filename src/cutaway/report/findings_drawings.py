@@ -160,7 +160,8 @@ def _enters(found: Found) -> str:
     known = [f"a {part} comes in at {where}" for part, where in one_each.items() if where]
     unknown = [f"a {part}" for part, where in one_each.items() if not where]
     if known and unknown:
-        return f"**In the UNet {listed(known)}; at which grid {listed(unknown)} does cannot be told in both sets**: {rest}."
+        said = f"In the UNet {listed(known)}; at which grid {listed(unknown)} does cannot be told in both sets"
+        return f"**{said}**: {rest}."
     return f"**At which grid of the UNet a thing and a background come in cannot be told apart in both sets**: {rest}."
 
 
