@@ -6,7 +6,7 @@ from rich.console import Console
 
 import cutaway
 from cutaway.report import findings, findings_drawn, findings_strips
-from cutaway.report.findings_drawings import _carried, _enters, _exchanged, _lies, _stays, page, sentences
+from cutaway.report.findings_drawings import carried, enters, exchanged, lies, page, sentences, stays
 from cutaway.report.findings_page import About
 from cutaway.zoo.trained import trained
 from report.drawn_numbers import drawn
@@ -15,11 +15,11 @@ from world import opened
 ABOUT = About("zoo:planted", 48, 0, "page.md", {"maps": 1.0})
 FIGURES = {name: f"img/{name}.png" for name in ("strip", "places", "changes")}
 SAYS = {
-    _lies: ("**A thing lies where its word is looked for", "**It cannot be said that both"),
-    _stays: ("**A thing is still drawn when", "**Whether a thing is lost"),
-    _carried: ("**A background is read off the padding", "**What carries a background is not"),
-    _enters: ("**In the UNet background and thing", "**At which grid"),
-    _exchanged: ("**A few linear maps decide", "**That a word can be given"),
+    lies: ("**A thing lies where its word is looked for", "**It cannot be said that both"),
+    stays: ("**A thing is still drawn when", "**Whether a thing is lost"),
+    carried: ("**A background is read off the padding", "**What carries a background is not"),
+    enters: ("**In the UNet background and thing", "**At which grid"),
+    exchanged: ("**A few linear maps decide", "**That a word can be given"),
 }
 
 
@@ -34,14 +34,12 @@ def test_the_page_is_whole():
 def test_planted_effects_are_said():
     said = {say: say(drawn()) for say in SAYS}
     assert all(text.startswith(SAYS[say][0]) for say, text in said.items()), said
-    assert "the word behind it is looked for there too" in said[_lies] and "70/70" in said[_lies]
-    assert "there too" not in _lies(drawn(behind=0.15)) and _lies(drawn(behind=0.15)).startswith(SAYS[_lies][0])
+    assert "the word behind it is looked for there too" in said[lies] and "70/70" in said[lies]
+    assert "there too" not in lies(drawn(behind=0.15)) and lies(drawn(behind=0.15)).startswith(SAYS[lies][0])
 
 
 def test_of_a_thing_and_a_background_the_one_that_is_sure_is_said():
-    assert _enters(drawn(grids=(-1, 0))).startswith(
-        "**In the UNet a background comes in at 16 × 16; at which grid a th"
-    )
+    assert enters(drawn(grids=(-1, 0))).startswith("**In the UNet a background comes in at 16 × 16; at which grid a th")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -57,7 +55,7 @@ def test_what_one_set_or_one_model_alone_shows_is_not_said():
             found[name] = found[name].copy(deep=True)
             for key in found[name].data_vars:
                 found[name][key][{"set": 1}] = none[name][key][{"set": 1}]
-        for say in (_lies, _stays, _carried, _exchanged):
+        for say in (lies, stays, carried, exchanged):
             assert say(found).startswith(SAYS[say][1]), say(found)
 
 

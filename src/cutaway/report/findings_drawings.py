@@ -29,7 +29,7 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
 
 def sentences(found: Found) -> list[str]:
     """What a reader should know first; each says what was found, and where nothing was."""
-    return [_lies(found), _stays(found), _carried(found), _enters(found), _exchanged(found)]
+    return [lies(found), stays(found), carried(found), enters(found), exchanged(found)]
 
 
 def _front(found: Found, figures: dict[str, str]) -> str:
@@ -94,7 +94,7 @@ def _drawn() -> str:
 # --- the five sentences -----------------------------------------------------------------------------------------------
 
 
-def _lies(found: Found) -> str:
+def lies(found: Found) -> str:
     told, sure = [], dict.fromkeys(MAPS[:2], True)
     for end, name in MODELS.items():
         one, floor = found[f"maps{end}"].sel(things=2), found[f"maps{end}_floor"].sel(things=2)
@@ -116,7 +116,7 @@ def _lies(found: Found) -> str:
     return f"**It cannot be said that both models look for a word where its thing is**: {rest}."
 
 
-def _stays(found: Found) -> str:
+def stays(found: Found) -> str:
     told, stays = [], True
     for end, name in MODELS.items():
         left = {which: found[f"maps{end}"].sel(things=1, hidden=which) for which in HIDDEN}
@@ -128,7 +128,7 @@ def _stays(found: Found) -> str:
     return f"**Whether a thing is lost with its name differs between the models or the sets**: {rest}."
 
 
-def _carried(found: Found) -> str:
+def carried(found: Found) -> str:
     told, sure = [], True
     for end, name in MODELS.items():
         one = found[f"places{end}"].sel(part="background")
@@ -141,7 +141,7 @@ def _carried(found: Found) -> str:
     return f"**What carries a background is not the same in both models, or not in both sets**: {rest}."
 
 
-def _enters(found: Found) -> str:
+def enters(found: Found) -> str:
     one = found["layers"]
     grids = [str(name) for name in one["layer"].values if "×" in str(name)]
     told, most = [], {}
@@ -165,7 +165,7 @@ def _enters(found: Found) -> str:
     return f"**At which grid of the UNet a thing and a background come in cannot be told apart in both sets**: {rest}."
 
 
-def _exchanged(found: Found) -> str:
+def exchanged(found: Found) -> str:
     told, sure = [], True
     for end, name in MODELS.items():
         edit, random = (found[f"edits{end}"].sel(way=way) for way in WAYS)
