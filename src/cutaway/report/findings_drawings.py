@@ -95,6 +95,7 @@ def _drawn() -> str:
 
 
 def lies(found: Found) -> str:
+    """Whether maps of a word, and of the word behind, lie on its thing, in both models."""
     told, sure = [], dict.fromkeys(MAPS[:2], True)
     for end, name in MODELS.items():
         one, floor = found[f"maps{end}"].sel(things=2), found[f"maps{end}_floor"].sel(things=2)
@@ -117,18 +118,20 @@ def lies(found: Found) -> str:
 
 
 def stays(found: Found) -> str:
-    told, stays = [], True
+    """Whether a thing stays when its name is hidden."""
+    told, left_over = [], True
     for end, name in MODELS.items():
         left = {which: found[f"maps{end}"].sel(things=1, hidden=which) for which in HIDDEN}
         told.append(f"in {name} {both(left['its words']['left'])} (all words hidden {both(left['all words']['left'])})")
-        stays &= bool((left["its words"]["left"] > 0.5 * left["nothing"]["left"]).all())
+        left_over &= bool((left["its words"]["left"] > 0.5 * left["nothing"]["left"]).all())
     rest = f"its probability, of drawings of one thing that had it: {listed(told)}"
-    if stays:
+    if left_over:
         return f"**A thing is still drawn when no patch can see its name**: {rest}."
     return f"**Whether a thing is lost with its name differs between the models or the sets**: {rest}."
 
 
 def carried(found: Found) -> str:
+    """Which positions of the prompt bring a background back."""
     told, sure = [], True
     for end, name in MODELS.items():
         one = found[f"places{end}"].sel(part="background")
@@ -142,6 +145,7 @@ def carried(found: Found) -> str:
 
 
 def enters(found: Found) -> str:
+    """By which grid of the UNet a thing and a background come in."""
     one = found["layers"]
     grids = [str(name) for name in one["layer"].values if "×" in str(name)]
     told, most = [], {}
@@ -166,6 +170,7 @@ def enters(found: Found) -> str:
 
 
 def exchanged(found: Found) -> str:
+    """Whether a word can be given another meaning in closed form."""
     told, sure = [], True
     for end, name in MODELS.items():
         edit, random = (found[f"edits{end}"].sel(way=way) for way in WAYS)
