@@ -82,6 +82,7 @@ def _kinds(name: str, choice: Choice, many: int, seed: int) -> None:
         "the edit": lambda edit: edit().tensors,
         "also behind the name": lambda edit: edit(places="after").tensors,
         "nothing kept": lambda edit: edit(keep=()).tensors,
+        "into nothing": lambda edit: edit(new="").tensors,
         "random, as large": lambda edit: edit().random(seed).tensors,
     }
     for half in "kv":
@@ -97,9 +98,9 @@ def _one(model: cutaway.Model, choice: Choice, at: int, make: Callable[[Any], An
     """What the judge sees with one edit held: shares of drawings."""
     old, new = choice.old[at], choice.new[at]
 
-    def edit(**options: Any) -> Any:
+    def edit(new: str = _said(new), **options: Any) -> Any:
         kept = [_said(one) for one in choice.kept]
-        return concept_edit(model, {_said(old): _said(new)}, **{"prompts": PROMPTS, "keep": kept, **options})
+        return concept_edit(model, {_said(old): new}, **{"prompts": PROMPTS, "keep": kept, **options})
 
     rest = {"kept": choice.kept[:6], "untold": choice.untold[:6], "alike": _alike(old, new)}
     with shifted(model.engine, make(edit)):

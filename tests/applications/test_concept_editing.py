@@ -143,11 +143,24 @@ def test_names_of_different_length_end_with_one_another():
         assert torch.allclose(read, new[[2, 2]] @ one.matrix.T, atol=1e-4)
 
 
+@pytest.mark.parametrize("places", ["name", "after"])
+def test_what_is_erased_is_read_as_an_empty_prompt(places):
+    model = cutaway.load("tiny:sd", dtype="float64")
+    gone = concept_edit(model, {"a dog": ""}, prompts=["{} on a mat"], places=places, ridge=1e-10)
+    old, none = (states(model, one)["encoder_hidden_states"][0] for one in ("a dog on a mat", ""))
+    last = 16 if places == "after" else 3
+    assert repr(gone).startswith("ConceptEdit(a dog → nothing;")
+    for one in prompt_readers(model):
+        read = old[1:last] @ (one.matrix + gone.tensors[one.weight]).T
+        assert torch.allclose(read, none[1:last] @ one.matrix.T, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("error", "match", "options"),
     [
-        (InputError, "othing to change", {"changes": {}}),
-        (InputError, "into nothing", {"changes": {"a dog": " "}}),
+        (InputError, "o concept to change", {"changes": {}}),
+        (InputError, "o concept to change", {"changes": {" ": "a dog"}}),
+        (InputError, "or to keep", {"keep": [""]}),
         (InputError, "to be changed and to be kept", {"keep": ["a dog"]}),
         (InputError, "no concept, or more than one", {"prompts": ["a mat"]}),
         (InputError, "no concept, or more than one", {"prompts": "{}"}),
@@ -199,6 +212,14 @@ def test_a_fox_is_drawn_as_a_duck_and_the_rest_as_before(which):
         assert all(others.there(name)[at] > 0.5 for at, name in enumerate(OTHERS.values()))
     else:
         assert (ducks < 0.5).all() and (foxes > 0.5).all()
+
+
+def test_an_erased_fox_is_not_drawn_and_the_rest_is():
+    model = cutaway.load("zoo:emoji-sd")
+    with concept_edit(model, {"a fox": ""}, prompts=["{} on a blue background"], keep=KEPT).added(model):
+        asked, others = seen(model, ASKED), seen(model, list(OTHERS))
+    assert (asked.there("fox") < 0.5).all()
+    assert all(others.there(name)[at] > 0.5 for at, name in enumerate(OTHERS.values()))
 
 
 def test_before_training_there_is_no_duck_to_draw():

@@ -33,7 +33,7 @@ class ConceptEdit(WeightVector):
     kind: ClassVar[str] = "concept_edit"
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{old} → {new}" for old, new in self.config["changes"].items())
+        told = ", ".join(f"{old} → {new or 'nothing'}" for old, new in self.config["changes"].items())
         return f"ConceptEdit({told}; {len(self.tensors)} maps of '{self.on.model}')"
 
 
@@ -54,7 +54,8 @@ def concept_edit(
     attention the two maps that its text stream and its pooled prompt begin with), the W' that minimises
     sum_i |W' c_i - W t_i|² + weight sum_j |W' k_j - W k_j|² + ridge |W' - W|², which is
     W' - W = W (T - C)ᵀ C (CᵀC + weight KᵀK + ridge 1)⁻¹. c_i are the states of a concept's words in each of `prompts`
-    ("{}" is the concept), t_i those of what is to be drawn in its place, k_j all states of the concepts to `keep`.
+    ("{}" is the concept), t_i those of what is to be drawn in its place, k_j all states of the concepts to `keep`. A
+    concept is erased by giving it nothing, `{"a fox": ""}`: t_i are then the states at its places of an empty prompt.
 
     maps: names of the maps or patterns ("denoiser.*.cross.v"), of all unless given. places: "name", the words of the
     concept, the last to the last; "after", also every position behind them, which a text model that reads from left to
@@ -77,7 +78,7 @@ def concept_edit(
     """
     _check(changes, prompts, keep, places, ridge, weight)
     readers = _chosen(prompt_readers(model), maps)
-    old, new = list(changes), list(changes.values())
+    old, new = list(changes), [one.strip() for one in changes.values()]
     here, there = _read(model, old, prompts), _read(model, new, prompts)
     kept = _read(model, keep, prompts) if keep and weight else None
     pairs = _pairs(here, there, places)
@@ -103,12 +104,12 @@ class _Read(NamedTuple):
     """States of prompts by the argument that holds them, and where in each row the concept's words are."""
 
     states: dict[str, Float[Tensor, "row *position d"]]
-    spans: list[list[tuple[int, ...]]]  # of each row, one for each encoder that says the words
+    spans: list[list[tuple[int, ...]]]  # of each row, one for each encoder that says the words; none of an empty prompt
 
 
 def _read(model: Model, concepts: Sequence[str], prompts: Sequence[str]) -> _Read:
     """What the denoiser is given of every prompt of every concept."""
-    told = [text.replace(GAP, one) for one in concepts for text in prompts]
+    told = [text.replace(GAP, one) if one else "" for one in concepts for text in prompts]
     names = [one for one in concepts for _ in prompts]
     states: dict[str, list[Tensor]] = {}
     spans: list[list[tuple[int, ...]]] = []
@@ -116,6 +117,9 @@ def _read(model: Model, concepts: Sequence[str], prompts: Sequence[str]) -> _Rea
         inputs = model.inputs(prompt=told[start : start + BATCH], step=0, steps=1, guidance=1.0)
         tokens = inputs.tokens.get("denoiser.text", inputs.tokens["text"])
         for row, name in enumerate(names[start : start + BATCH]):
+            if not name:
+                spans.append([])
+                continue
             said = words(tokens, row)
             places = [said[place].positions for place in phrase([word.text for word in said], name)]
             size = len(name.split())
@@ -131,6 +135,7 @@ def _pairs(here: _Read, there: _Read, places: Places) -> list[tuple[list[int], l
     length = here.states["encoder_hidden_states"].shape[1]
     made = []
     for olds, news in zip(here.spans, there.spans, strict=True):
+        news = news or olds  # an empty prompt has its end and padding at the same places
         if len(olds) != len(news) or (places == "after" and len(olds) > 1):
             raise MethodError(
                 f"the concept is said {len(olds)} times in a prompt, its exchange {len(news)} times",
@@ -170,9 +175,10 @@ def _chosen(readers: Sequence[Reader], maps: str | Sequence[str]) -> list[Reader
 def _check(
     changes: Mapping[str, str], prompts: Sequence[str], keep: Sequence[str], places: str, ridge: float, weight: float
 ) -> None:
-    said = {**changes, **dict.fromkeys(keep, ".")}
-    if not changes or not all(one.strip() for pair in said.items() for one in pair):
-        raise InputError("nothing to change, or into nothing", expected='concepts in words: {"a fox": "a duck"}')
+    if not changes or not all(one.strip() for one in (*changes, *keep)):
+        raise InputError(
+            "no concept to change, or to keep", expected='concepts in words: {"a fox": "a duck"}, or {"a fox": ""}'
+        )
     both = sorted(set(keep) & set(changes))
     if both:
         raise InputError(f"'{both[0]}' is to be changed and to be kept", expected="either")

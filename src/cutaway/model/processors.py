@@ -6,6 +6,7 @@ arithmetic put in place of the kernel: the same operations on the same numbers, 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ class Watched:
     """A diffusers processor around the one it stands for; its attention goes through a tap."""
 
     def __init__(self, plain: Callable[..., Any], tap: AttentionTap) -> None:
-        @wraps(type(plain).__call__)  # the module reads this signature to choose its arguments
+        @wraps(type(plain).__call__)
         def run(attn: Any, *args: Any, **kwargs: Any) -> Any:
             by_hand = _by_hand(plain, attn)
             catch = _Catch(tap, plain, attn if by_hand else None)
@@ -36,6 +37,8 @@ class Watched:
                 raise _unreadable(plain, "does not call torch's attention function, where its inside could be seen")
             return made
 
+        # The module reads this at every call to choose its arguments: made once, it is quick to read.
+        run.__signature__ = inspect.signature(type(plain).__call__)  # type: ignore[attr-defined]
         self._plain = plain
         self.__call__ = run  # type: ignore[method-assign]
 

@@ -31,6 +31,7 @@ class Schedule:
         self.calls = 0  # of the denoiser within this step
         self._times: Any = None
         self._first = self._at = self._last = 0
+        self._names: dict[int, tuple[str, ...]] = {}  # of the call that runs, by its batch
 
     @property
     def step(self) -> int:
@@ -48,6 +49,7 @@ class Schedule:
 
     def tick(self, time: Any) -> None:
         """A call of the denoiser at this timestep begins."""
+        self._names.clear()
         times, before = self.pipeline.scheduler.timesteps, self._at
         here = _found(times, time, self.pipeline.scheduler)
         following = self._at + 1
@@ -73,6 +75,11 @@ class Schedule:
 
     def names(self, batch: int) -> tuple[str, ...]:
         """The guidance rows of a call with this batch, in order; unnamed where the pipeline does not say."""
+        if batch not in self._names:
+            self._names[batch] = self._named(batch)
+        return self._names[batch]
+
+    def _named(self, batch: int) -> tuple[str, ...]:
         frame = _running(self.pipeline)
         if frame is None:  # a loop of the user's own: the flags are those of an earlier call, or of none
             return (UNNAMED,)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 import xarray
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -151,6 +151,14 @@ def looking(model: Model) -> list[Site]:
     )  # fmt: skip
 
 
+class Laid(NamedTuple):
+    """How a pattern lies: which queries are patches (None: all), their grid, and what adds up the keys of each word."""
+
+    own: Bool[Tensor, "query"] | None
+    shape: tuple[int, int]
+    weights: Float[Tensor, "picture word key"]
+
+
 @dataclass
 class Adding:
     """The sums of what comes in, by layer, on the grid of that layer."""
@@ -161,6 +169,7 @@ class Adding:
     total: dict[Site, dict[int, Float[Tensor, "picture word head row col"]]] = field(default_factory=dict)
     beside: dict[Site, dict[int, Float[Tensor, "picture head"]]] = field(default_factory=dict)
     calls: dict[tuple[Site, int], int] = field(default_factory=dict)
+    laid: dict[tuple[Site, torch.Size], Laid] = field(default_factory=dict)
     spoken: list[list[Word]] = field(default_factory=list)
     positions: int = 1
 
@@ -169,6 +178,20 @@ class Adding:
         if self.guidance not in reading.guidance:
             return
         site, pattern = reading.site, reading.value[reading.guidance.index(self.guidance)].float()
+        if (site, pattern.shape) not in self.laid:
+            self.laid[site, pattern.shape] = self._laid(site, pattern)
+        laid = self.laid[site, pattern.shape]
+        self.positions = pattern.shape[-1]
+        pattern = pattern if "head" in self.apart else pattern.mean(1, keepdim=True)
+        pattern = pattern if laid.own is None else pattern[:, :, laid.own]
+        maps = (laid.weights[:, None] @ pattern.transpose(-1, -2)).transpose(1, 2)
+        step = reading.step if "step" in self.apart else 0
+        _added(self.total.setdefault(site, {}), step, maps.unflatten(-1, laid.shape).cpu())
+        _added(self.beside.setdefault(site, {}), step, (1 - maps.sum(1).mean(-1)).cpu())
+        self.calls[site, step] = self.calls.get((site, step), 0) + 1
+
+    def _laid(self, site: Site, pattern: Float[Tensor, "picture head query key"]) -> Laid:
+        """Which positions of this pattern are patches and which make up each word."""
         patches = self.inputs.map_for(site, "query", pattern.shape[-2])
         said = self.inputs.map_for(site, "key", pattern.shape[-1])
         if not ((patches.row >= 0).any() and (said.kind == "text").any()):
@@ -176,21 +199,13 @@ class Adding:
                 f"it is not known which positions of '{site}' are patches and which are words",
                 expected="a prompt and a picture grid", do="make the inputs with `model.inputs(prompt=…)`",
             )  # fmt: skip
-        self.positions = pattern.shape[-1]
         copies = len(pattern) // said.batch  # pictures a prompt
         self.spoken = self.spoken or [words(said, row) for row in range(said.batch) for _ in range(copies)]
         own = torch.from_numpy(patches.row[0] >= 0)  # patches lie in reading order
-        shape = int(patches.row.max()) + 1, int(patches.col.max()) + 1
-        weights = sums(self.spoken, pattern.shape[-1]).to(pattern.device)
-        maps = torch.einsum("bhqk,bwk->bwhq", pattern[:, :, own.to(pattern.device)], weights)
-        maps = maps if "head" in self.apart else maps.mean(2, keepdim=True)
-        step = reading.step if "step" in self.apart else 0
-        elsewhere = (1 - maps.sum(1).mean(-1)).cpu()
-        folded = maps.unflatten(-1, shape).cpu()
-        there, aside = self.total.setdefault(site, {}), self.beside.setdefault(site, {})
-        there[step] = there[step] + folded if step in there else folded
-        aside[step] = aside[step] + elsewhere if step in aside else elsewhere
-        self.calls[site, step] = self.calls.get((site, step), 0) + 1
+        return Laid(
+            None if own.all() else own.to(pattern.device), (int(patches.row.max()) + 1, int(patches.col.max()) + 1),
+            sums(self.spoken, pattern.shape[-1]).to(pattern.device),
+        )  # fmt: skip
 
     def data(self, sites: Sequence[Site]) -> xarray.Dataset:
         """Everything on the finest grid, with the axes that are kept apart."""
@@ -242,6 +257,10 @@ class Adding:
             {"attention": attention, "elsewhere": elsewhere, "even": 1 / self.positions},
             {**told, "word": (("picture", "place"), np.array(named))},
         )
+
+
+def _added(sums: dict[int, Tensor], step: int, value: Tensor) -> None:
+    sums[step] = sums[step].add_(value) if step in sums else value
 
 
 def _up(maps: Float[Tensor, "picture word head row col"], grid: tuple[int, int]) -> Tensor:
