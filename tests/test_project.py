@@ -4,7 +4,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -56,7 +56,27 @@ MACHINE_NAMES = re.compile(
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
-each_file = pytest.mark.parametrize("name", FILES)
+
+def over(names: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
+    """A rule asked of these files in one test, which tells every file that breaks it."""
+
+    def asked(rule: Callable[[str], None]) -> Callable[[], None]:
+        def test() -> None:
+            broken = []
+            for name in names:
+                try:
+                    rule(name)
+                except AssertionError as error:
+                    broken.append(str(error).partition("\nassert ")[0])
+            assert not broken, "\n".join(broken)
+
+        test.__doc__, test.__module__ = rule.__doc__, rule.__module__
+        return test
+
+    return asked
+
+
+each_file = over(FILES)
 
 
 @cache
@@ -173,10 +193,8 @@ def test_no_prints(name: str) -> None:
     report(name, prints, "return the value, or raise; only cli/ talks, and it talks through rich")
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("report/")])
-def test_the_report_names_no_method(name: str) -> None:
-    if name.startswith("report/findings"):
-        pytest.skip("a programme of its own")
+@over([name for name in FILES if name.startswith("report/") and not name.startswith("report/findings")])
+def test_the_report_names_no_method(name: str) -> None:  # the findings are programmes of their own
     folders = {path.name for path in (SRC / "methods").iterdir() if path.is_dir()}
     parts = [(line, dotted.split(".")) for line, dotted in imports(name)]
     named = [f"line {line}: {'.'.join(words)}" for line, words in parts
@@ -184,7 +202,7 @@ def test_the_report_names_no_method(name: str) -> None:
     report(name, named, "take methods from cutaway.methods.table: what they show stands beside them")
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("methods/", "report/"))])
+@over([name for name in FILES if name.startswith(("methods/", "report/"))])
 def test_the_code_of_a_view_is_written_nowhere(name: str) -> None:
     calls = (node for node in ast.walk(tree(name)) if isinstance(node, ast.Call))
     given = [
@@ -252,10 +270,10 @@ def test_imports_point_downward(name: str) -> None:
     report(name, upward, advice + "and from the module that defines the name, not from cutaway itself")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.stem)
-def test_tests_use_public_names_of_the_package(path: Path) -> None:
+@over([path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tests").rglob("*.py"))])
+def test_tests_use_public_names_of_the_package(path: str) -> None:
     """None is imported from `cutaway` that is private there, read of a module of it, or put in its place."""
-    parsed, modules, found = ast.parse(path.read_text(encoding="utf-8")), set(), []
+    parsed, modules, found = ast.parse((ROOT / path).read_text(encoding="utf-8")), set(), []
     for node in ast.walk(parsed):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cutaway"):
             modules |= {alias.asname or alias.name for alias in node.names}

@@ -61,7 +61,6 @@ def concept_edit(
     concept, the last to the last; "after", also every position behind them, which a text model that reads from left to
     right fills with it. Sums are in double precision. Returns the difference: `with edit.added(model): …`.
     Raises MethodError for what no prompt or model has.
-
     Source: UCE (Gandikota et al. 2023, arXiv 2308.14761, eq. 7, with its last word and several prompts); `weight` 0
     with the place "after" is TIME (Orgad et al. 2023, arXiv 2303.08084), which has no concepts to keep.
     The two maps of joint attention are ours.
