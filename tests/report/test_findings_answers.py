@@ -54,9 +54,10 @@ def found(level=0.7, before=0.2, fall=0.4, told=0.9, output=0.8) -> dict[str, xa
 
 
 def test_the_page_is_whole():
-    text = page(found(), ABOUT, {"lens": "img/lens.png", "inside": "img/inside.png"})
+    text = page(found(), ABOUT, {name: f"img/{name}.png" for name in ("looks", "inside", "lens")})
     front, _, behind = text.partition("## ")
     assert [line[:2] for line in front.splitlines() if line[:1].isdigit()] == ["1.", "2.", "3.", "4.", "5."]
+    assert front.count("![") == 3
     assert "cutaway findings zoo:planted --out page.md --n 48 --seed 0" in behind and "nan" not in text
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 9 and all(len({line.count("|") for line in one.splitlines()}) == 1 for one in tables)
@@ -117,7 +118,9 @@ def test_the_page_of_a_model_that_answers_is_these_sections(tmp_path, monkeypatc
     findings.write(model, floor, out, 48, 0, findings.ANSWER, work=tmp_path, console=quiet)
     assert "\n1. **" in out.read_text(encoding="utf-8") and (tmp_path / "img" / "page-lens.png").is_file()
     assert len(set(made)) == 2 == len(made) and len(list(tmp_path.glob("*.nc"))) == 18
-    assert (tmp_path / "img" / "page-inside.png").is_file()
+    assert {path.name for path in (tmp_path / "img").iterdir()} == {
+        f"page-{n}.png" for n in ("looks", "inside", "lens")
+    }
 
 
 def _given(whole, name):

@@ -46,11 +46,12 @@ def _front(found: Found, about: About, figures: dict[str, str]) -> str:
         f"# What {about.model} does with a picture and a question\n\n{said}\n\n"
         "*Where two numbers stand with a slash between them, the same was measured on two sets of pictures; a thing "
         "is said to be so where both sets show it. A head is named by its layer and its number.*\n\n"
-        "![Which heads the names look at the picture with, and the end at the names; where left or right can be read; "
-        f"what a head writes and what is lost without it]({figures['inside']})\n\n*Top: how much of the answer to a "
-        "left-or-right question is lost when one head cannot look: left, the names in the question at the picture; "
-        "right, the last position at the names. Bottom left: where a linear probe reads the answer. Bottom right: "
-        "each dot is a head; were direct effects all there is, dots would lie on the line.*\n\n"
+        "![How much of the answer is lost when one head cannot look: the names at the picture, the last position at "
+        f"the names]({figures['looks']})\n\n*How much of the answer to a left-or-right question is lost when one head "
+        "cannot look: left, the names in the question at the picture; right, the last position at the names.*\n\n"
+        "![Where left or right can be read; what a head writes and what is lost without "
+        f"it]({figures['inside']})\n\n*Left: where a linear probe reads the answer. Right: each dot is a head; were "
+        "direct effects all there is, dots would lie on the line.*\n\n"
         "![Read as what is there, by layer; real mentions told from "
         f"hallucinated ones]({figures['lens']})"
     )
@@ -294,18 +295,17 @@ def _limits() -> str:
 def draw_all(found: Found, folder: Path, stem: str) -> dict[str, str]:
     """Draw the figures; their paths as the page beside the folder writes them."""
     paths = {}
-    for name, draw in (("inside", inside), ("lens", lens)):
+    for name, draw in (("looks", looks), ("inside", inside), ("lens", lens)):
         file = folder / f"{stem}-{name}.png"
         draw(found).savefig(file, dpi=100)
         paths[name] = f"{folder.name}/{file.name}"
     return paths
 
 
-def inside(found: Found) -> Figure:
-    """Above: what is lost without a look, head by head. Below: where the answer is read; direct effect and loss."""
-    figure = Figure(figsize=(9, 6.6), layout="constrained")
-    above, (left, right) = figure.subplots(2, 2)
-    for ax, look in zip(above, LOOKS, strict=True):
+def looks(found: Found) -> Figure:
+    """What is lost without a look, head by head."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for ax, look in zip(figure.subplots(1, 2), LOOKS, strict=True):
         lost = 100 * found["looks"]["head_lost"].sel(look=look, form=FORMS[0]).mean("set").transpose("layer", "head")
         image = ax.imshow(lost, cmap="RdBu_r", vmin=-100, vmax=100, origin="lower", aspect="auto")
         for (layer, head), value in np.ndenumerate(lost.values):
@@ -314,6 +314,13 @@ def inside(found: Found) -> Figure:
                 ax.text(head, layer, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
         ax.set(xlabel="head", ylabel="layer", title=LOOKED[look])
         figure.colorbar(image, ax=ax, label="% of the answer lost")
+    return figure
+
+
+def inside(found: Found) -> Figure:
+    """Where the answer is read; what each head writes directly and what is lost without it."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     names = [layer_name(x) for x in found["spots"]["layer"].values]
     for spot in SPOTS:
         own, before = (100 * found[name]["mean"].sel(spot=spot, label="answer") for name in ("spots", "spots_floor"))

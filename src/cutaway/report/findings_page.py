@@ -9,7 +9,6 @@ import xarray
 
 from cutaway import __version__
 from cutaway.report.findings_claims import LEVEL, Claims, claims, names, reading, spared
-from cutaway.report.findings_heads import beyond
 from cutaway.report.findings_layers import SET
 from cutaway.report.findings_scenes import CONCEPTS, FACTORS
 from cutaway.report.findings_tables import ablation, direct, heads, known, layers, limits
@@ -133,25 +132,19 @@ def _late(found: Found, made: Claims) -> str:
 
 
 def _vary(found: Found, made: Claims) -> str:
-    one, floor = (beyond(found[name]).max(("layer", "head")) for name in ("heads", "heads_floor"))
     sure = (found["heads"]["p"] < LEVEL).all("set").any(("layer", "head"))
     size = found["heads"].sizes["layer"] * found["heads"].sizes["head"]
     before = [factor for factor in _rest(made.carried) if bool(sure.sel(factor=factor))]
     luck = [factor for factor in _rest(made.carried) if factor not in before]
-    said = [
-        f"with the {factor} none can be said to vary more than one does before training (at most "
-        f"{both(one.sel(factor=factor))} %, before {both(floor.sel(factor=factor))} %)"
-        for factor in before
-    ]
+    said = [f"with the {listed(before)} none can be said to vary more than one does before training"] if before else []
     said += [f"with the {listed(luck)} none can be said to vary at all"] if luck else []
     if not made.carried:
         return f"**No head of {size} can be said to have learned one of these things**: {'; '.join(said)}."
-    shares = {factor: both(one.sel(factor=factor)) for factor in made.carried}
-    learned = listed([f"{len(at)} with the {factor} ({shares[factor]} %)" for factor, at in made.carried.items()])
+    learned = listed([f"{len(at)} with the {factor}" for factor, at in made.carried.items()])
     return (
         f"**Some of its {size} heads, the parts that carry information from patch to patch, have learned what to look "
-        f"for**: beyond luck and beyond every head before training, what they do varies in {learned}, in brackets how "
-        f"much of it at most{'; ' if said else ''}{'; '.join(said)}."
+        f"for**: beyond luck and beyond every head before training, what they do varies in {learned}"
+        f"{'; ' if said else ''}{'; '.join(said)}."
     )
 
 
@@ -160,9 +153,7 @@ def _needed(found: Found, made: Claims) -> str:
     own = {f: row for f in made.known if bool((row := one.sel(ablated=f, factor=f))["drop"].notnull().all())}
     if not own:
         return "**Nothing can be said of what hangs on some of its heads**: it knows too little, or no text names them."
-    most, end = (
-        max(0, round(100 * max(float(row[name].max()) for row in own.values()))) for name in ("drop", "drop_high")
-    )
+    most = max(0, round(100 * max(float(row["drop"].max()) for row in own.values())))
     without = f"without the heads ({SET} at most) whose texts speak of a thing most"
     if made.choices:
         told = listed([f"{both(own[factor]['drop'])} of 100 on the {factor}" for factor in made.choices])
@@ -173,7 +164,7 @@ def _needed(found: Found, made: Claims) -> str:
         hangs = (
             f"**Hardly an answer hangs on {SET} heads**: {without}, at most {most} more of 100 captions about it go "
         )
-        hangs += f"wrong (upper end {end}), not more, beyond luck, than without {SET} random ones"
+        hangs += "wrong, not more, beyond luck, than without random ones"
     else:
         hangs = f"**What {SET} heads cost in answers, random ones may cost too**: {without}, up to {most} more of 100 "
         hangs += "captions about it go wrong"
@@ -181,10 +172,7 @@ def _needed(found: Found, made: Claims) -> str:
     none = f"; no text names a head for the {listed(silent)}" if silent else ""
     if not made.needed:
         return f"{hangs}; nor does its lead over the wrong caption shrink more, beyond luck{none}."
-    middle = one["random_margin"].median("draw", skipna=False)
-    sure = listed(
-        [f"{both(own[f]['margin'])} % for the {f} (random: {both(middle.sel(factor=f))} %)" for f in made.needed]
-    )
+    sure = listed([f"{both(own[f]['margin'])} % for the {f}" for f in made.needed])
     rest = [factor for factor in own if factor not in made.needed]
     but = f", which cannot be said of the {listed(rest)}" if rest else ""
     return f"{hangs}; its lead over the wrong caption shrinks more than without random ones, by {sure}{but}{none}."
@@ -201,17 +189,10 @@ def _read(found: Found, made: Claims) -> str:
         read = "**Nothing can be said to be easier to read off its states than before training**"
     if not made.known:
         return f"{read}."
-    kept, random = found["layers"]["kept"], found["layers"]["kept_random"].median("draw", skipna=False)
-
-    def left(some: list[str]) -> str:
-        return listed([f"{both(kept.sel(factor=f))} % for the {f} ({both(random.sel(factor=f))} %)" for f in some])
-
-    spare = [factor for factor in made.known if factor not in made.erased]
     without = "without what a probe reads in the last state"
     if not made.erased:
-        return f"{read}; {without}, its lead is not less, beyond luck, than without random directions: {left(spare)}."
-    but = f", but not beyond luck {left(spare)}" if spare else ""
-    return (
-        f"{read}; {without}, less is left of its lead than without random directions (in brackets): "
-        f"{left(made.erased)}{but}."
-    )
+        return f"{read}; {without}, no lead is less, beyond luck, than without random directions."
+    spare = [factor for factor in made.known if factor not in made.erased]
+    but = f", which cannot be said of the {listed(spare)}" if spare else ""
+    more = f"less is left of its lead than without random directions for the {listed(made.erased)}"
+    return f"{read}; {without}, {more}{but}."
