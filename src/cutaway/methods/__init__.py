@@ -14,7 +14,11 @@ from cutaway.methods.logit_lens import (
     tuned_lens,
     word_lens,
 )
-from cutaway.methods.representation_decomposition import logit_decomposition, representation_decomposition
+from cutaway.methods.representation_decomposition import (
+    logit_decomposition,
+    representation_decomposition,
+    velocity_decomposition,
+)
 from cutaway.methods.task_vectors import (
     combined,
     function_vector,
@@ -54,6 +58,7 @@ __all__ = [
     "task_vector",
     "text_span",
     "tuned_lens",
+    "velocity_decomposition",
     "weight_vector",
     "word_lens",
 ]
