@@ -151,11 +151,13 @@ def _ablated(model: cutaway.Model, fixed: dict[str, Any], found: Any, truth: lis
             effect = (swept.clean - swept.values).transpose("row", "site", "head").values
             direct = np.stack([one["heads"].values[0, 0, at][..., truth[of]].mean(-1) for at, of in enumerate(kept)])
             each = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(direct, effect, strict=True)]
-            print(f"  step {step}, {how}: rank agreement of direct with removed, a drawing {np.mean(each):.2f} "
-                  f"± {1.96 * np.std(each, ddof=1) / len(each) ** 0.5:.2f}, of the means "
-                  f"{spearmanr(direct.mean(0).ravel(), effect.mean(0).ravel()).statistic:.2f}, by layer "
-                  f"{[round(float(spearmanr(direct.mean(0)[:6].ravel(), effect.mean(0)[:6].ravel()).statistic), 2), round(float(spearmanr(direct.mean(0)[6:].ravel(), effect.mean(0)[6:].ravel()).statistic), 2)]}"
-                  f"; removed, by layer {effect.mean(0).sum(1).round(2).tolist()}, direct {direct.mean(0).sum(1).round(2).tolist()}")
+            print(
+                f"  step {step}, {how}: rank agreement of direct with removed, a drawing {np.mean(each):.2f} "
+                f"± {1.96 * np.std(each, ddof=1) / len(each) ** 0.5:.2f}, of the means "
+                f"{spearmanr(direct.mean(0).ravel(), effect.mean(0).ravel()).statistic:.2f}, by layer "
+                f"{[round(float(spearmanr(direct.mean(0)[:6].ravel(), effect.mean(0)[:6].ravel()).statistic), 2), round(float(spearmanr(direct.mean(0)[6:].ravel(), effect.mean(0)[6:].ravel()).statistic), 2)]}"
+                f"; removed, by layer {effect.mean(0).sum(1).round(2).tolist()}, direct {direct.mean(0).sum(1).round(2).tolist()}"
+            )
 
 
 if __name__ == "__main__":

@@ -175,8 +175,8 @@ def test_a_denoiser_without_such_an_end_says_so(name):
 def of(name):
     model = cutaway.load(name)
     prompts = ["a fox on a green background", "a cat on a red background"]
-    inputs = model.inputs(prompt=prompts, seed=0, steps=4, guidance=3.0, length=0)
-    return velocity_decomposition(model, inputs, draws=4, progress=False)
+    inputs = model.inputs(prompt=prompts, seed=0, steps=8, guidance=3.0, length=0)
+    return velocity_decomposition(model, inputs, steps=5, draws=8, progress=False)
 
 
 def times_chance(found, name):
