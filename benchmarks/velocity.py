@@ -103,7 +103,7 @@ def _sum(found: Any, truth: list[np.ndarray], kept: list[int]) -> None:
         source = _over(found.pushed("sources").sum(("layer", "head")), masks, kept) / total
         print(f"  at {where}: {total:.3f} long; heads {heads.sum():.2f}, MLPs {mlps.sum():.2f}, "
               + ", ".join(f"{name} {value:.2f}" for name, value in others.items()))  # fmt: skip
-        print(f"    heads by layer {heads.sum(1).round(2).tolist()}, MLPs by layer {mlps.round(2).tolist()}")
+        print(f"    heads by layer {_listed(heads.sum(1))}, MLPs by layer {_listed(mlps)}")
         order = np.argsort(-np.abs(heads), axis=None)[:4]
         top = [f"{at // 4}.{at % 4} {heads.ravel()[at]:.2f}" for at in order]
         print(f"    largest heads {', '.join(top)}; heads from words {source[0]:.2f}, other text {source[1]:.2f}, "
@@ -112,7 +112,7 @@ def _sum(found: Any, truth: list[np.ndarray], kept: list[int]) -> None:
     chance = (found.pushed("heads_chance").mean(("step", "picture")) ** 2).mean("draw") ** 0.5
     more = found.pushed("mlps").mean(("step", "picture", "row", "col"))
     random = (found.pushed("mlps_chance").mean(("step", "picture")) ** 2).mean("draw") ** 0.5
-    print(f"  all patches: heads by layer {wrote.sum('head').values.round(3).tolist()}; times the same along other "
+    print(f"  all patches: heads by layer {_listed(wrote.sum('head').values)}; times the same along other "
           f"patches: heads {float(wrote.sum() / chance.sum()):.2f}, MLPs {float(more.sum() / random.sum()):.2f}; "
           f"{int((abs(wrote) > 2 * chance).sum())} of {wrote.size} heads above twice")  # fmt: skip
 
@@ -150,14 +150,21 @@ def _ablated(model: cutaway.Model, fixed: dict[str, Any], found: Any, truth: lis
             swept = model.sweep(inputs, model.grid(edit, head=range(4)), target, progress=False)
             effect = (swept.clean - swept.values).transpose("row", "site", "head").values
             direct = np.stack([one["heads"].values[0, 0, at][..., truth[of]].mean(-1) for at, of in enumerate(kept)])
-            each = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(direct, effect, strict=True)]
-            print(
-                f"  step {step}, {how}: rank agreement of direct with removed, a drawing {np.mean(each):.2f} "
-                f"± {1.96 * np.std(each, ddof=1) / len(each) ** 0.5:.2f}, of the means "
-                f"{spearmanr(direct.mean(0).ravel(), effect.mean(0).ravel()).statistic:.2f}, by layer "
-                f"{[round(float(spearmanr(direct.mean(0)[:6].ravel(), effect.mean(0)[:6].ravel()).statistic), 2), round(float(spearmanr(direct.mean(0)[6:].ravel(), effect.mean(0)[6:].ravel()).statistic), 2)]}"
-                f"; removed, by layer {effect.mean(0).sum(1).round(2).tolist()}, direct {direct.mean(0).sum(1).round(2).tolist()}"
-            )
+            each = [_ranks(a, b) for a, b in zip(direct, effect, strict=True)]
+            means, half = (direct.mean(0), effect.mean(0)), 1.96 * np.std(each, ddof=1) / len(each) ** 0.5
+            print(f"  step {step}, {how}: rank agreement of direct with removed, a drawing {np.mean(each):.2f} ± "
+                  f"{half:.2f}, of the means {_ranks(*means):.2f}; of layers 0 to 5 {_ranks(*(m[:6] for m in means)):.2f}"
+                  f", of 6 and 7 {_ranks(*(m[6:] for m in means)):.2f}")  # fmt: skip
+            print(f"    removed, by layer {_listed(means[1].sum(1))}, direct {_listed(means[0].sum(1))}")
+
+
+def _ranks(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's correlation."""
+    return float(spearmanr(one.ravel(), other.ravel()).statistic)
+
+
+def _listed(values: np.ndarray) -> list[float]:
+    return [round(float(value), 2) for value in values]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from cutaway.methods.representation_decomposition.velocity_terms import SOURCES,
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.session import Reading
+from cutaway.model.steps import chosen_steps
 from cutaway.questions.rows import tracked
 
 METHOD = "velocity_decomposition"
@@ -118,7 +120,7 @@ class VelocityDecomposition(Result):
 
 def velocity_decomposition(
     model: Model, inputs: Inputs, towards: Float[Tensor, "..."] | None = None, *,
-    steps: int | Collection[int] | None = None, by_word: bool = True, draws: int = 4, seed: int = 0,
+    steps: int | Collection[int] = 0, by_word: bool = True, draws: int = 4, seed: int = 0,
     progress: bool = True,
 ) -> VelocityDecomposition:  # fmt: skip
     """Write what a denoiser predicts at each patch as a sum of what its parts add to it directly.
@@ -133,8 +135,8 @@ def velocity_decomposition(
     length `pushed("total")` is then; where no guidance runs along what is predicted; or along `towards`, one vector for
     all or one a (picture, patch), in the channels of a patch (`denoiser_end(model).parted` brings latents into that
     form). `pushed(name)` is the term with the prompt less the same term without it, each at its own scale; words of
-    the row without the prompt are what stands in their places. `steps`: which of a drawing, all unless named, or so
-    many at even distances. Chance: the same for `draws` times the directions of other patches of the picture.
+    the row without the prompt are what stands in their places. `steps`: which of a drawing, or so many at even
+    distances, all for 0. Chance: the same for `draws` times the directions of other patches of the picture.
 
     Units: those of the latents (noise or velocity). Source: the sum is that of Elhage et al. 2021 and of Gandelsman et
     al. 2023 for CLIP; for denoisers of joint attention (Esser et al. 2024) we know of no publication. SiteError for a
@@ -153,13 +155,13 @@ def velocity_decomposition(
     """
     started = time.perf_counter()
     reading = Sum.of(model, inputs, by_word)
-    chosen = _chosen(steps, inputs)
+    chosen = chosen_steps(steps, inputs)
     gathered = Gathered(reading, inputs, towards, chosen, draws, seed)
     many = int(inputs.tensors.get("num_inference_steps", 1)) * len(reading.sites)
     bar = tracked(range(many), "drawing", show=progress)
 
-    def add(reading: Any) -> None:
-        gathered.add(reading)
+    def add(one: Reading) -> None:
+        gathered.add(one)
         next(bar, None)
 
     outputs = model.run(inputs, record=reading.sites, into=add).outputs
@@ -168,28 +170,14 @@ def velocity_decomposition(
     pictures = [np.asarray(one.convert("RGB")) for one in getattr(outputs, "images", ())]
     if pictures:
         data["drawn"] = ("picture", "y", "x", "channel"), np.stack(pictures)
-    both = {"cond", "uncond"} <= set(gathered.rows)
-    along = "along what was given" if towards is not None else "along what guidance adds" if both else "along itself"
     return VelocityDecomposition(
         data,
         Provenance.of(
-            METHOD, SOURCE, started=started, model=model, sites=tuple(reading.sites), seed=seed, along=along,
+            METHOD, SOURCE, started=started, model=model, sites=tuple(reading.sites), seed=seed,
+            along="along what was given" if towards is not None else gathered.along,
             by_word=by_word, draws=draws, prompt=list(inputs.drawn),
         ),
     )  # fmt: skip
-
-
-def _chosen(steps: int | Collection[int] | None, inputs: Inputs) -> Collection[int] | None:
-    """Which steps of a drawing are taken."""
-    if steps is None or not inputs.call.loops:
-        return None
-    count = int(inputs.tensors["num_inference_steps"])
-    if isinstance(steps, int):
-        return {round(at) for at in np.linspace(0, count - 1, min(max(1, steps), count))}
-    odd = [step for step in steps if not 0 <= step < count]
-    if odd or not steps:
-        raise MethodError(f"no step {odd[0] if odd else ''} of this drawing", expected=f"some of 0 to {count - 1}")
-    return set(steps)
 
 
 def _labelled(gathered: Gathered) -> xarray.Dataset:

@@ -160,6 +160,11 @@ class Gathered:
         """The guidance rows, by name."""
         return tuple(next(iter(self.made.values())))
 
+    @property
+    def along(self) -> str:
+        """Which direction is taken where none is given, in words."""
+        return "along what guidance adds" if {"cond", "uncond"} <= set(self.rows) else "along itself"
+
     def _step(self, runs: dict[str, Run]) -> dict[str, Terms]:
         said = {name: self.sum.predicted(run) for name, run in runs.items()}
         toward = self.toward[self.step] = directions(said, self.towards)
