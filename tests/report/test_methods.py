@@ -20,7 +20,8 @@ CELLS = [(one.name, family) for one in METHODS for family in ("contrastive", "ge
 def test_what_the_table_says_is_so(name, family):
     """A cell with `yes` gives a result; an empty one says what it needs, and the method refuses with the same words."""
     row = next(one for one in methods.rows() if one.method is not None and one.method.name == name)
-    asked, method = methods.questions()[family], row.method
+    method = row.method
+    asked = methods.question_for(method, family)
     if row.families[family]:
         made = method.apply(asked)
         assert isinstance(made.result, Result) and made.result.data.sizes

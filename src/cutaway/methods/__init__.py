@@ -1,7 +1,7 @@
 """The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
 
 from cutaway.methods.causal_tracing import activation_patching, drawing_tracing
-from cutaway.methods.cross_attention import cross_attention, hide_words, prompt_to_prompt
+from cutaway.methods.cross_attention import concept_attention, cross_attention, hide_words, prompt_to_prompt
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -14,7 +14,11 @@ from cutaway.methods.logit_lens import (
     tuned_lens,
     word_lens,
 )
-from cutaway.methods.representation_decomposition import logit_decomposition, representation_decomposition
+from cutaway.methods.representation_decomposition import (
+    logit_decomposition,
+    representation_decomposition,
+    velocity_decomposition,
+)
 from cutaway.methods.task_vectors import (
     combined,
     function_vector,
@@ -30,6 +34,7 @@ __all__ = [
     "activation_patching",
     "attention_lens",
     "combined",
+    "concept_attention",
     "cross_attention",
     "diffusion_lens",
     "drawing_tracing",
@@ -54,6 +59,7 @@ __all__ = [
     "task_vector",
     "text_span",
     "tuned_lens",
+    "velocity_decomposition",
     "weight_vector",
     "word_lens",
 ]

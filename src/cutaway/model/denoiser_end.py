@@ -79,6 +79,13 @@ class DenoiserEnd:
         places = read.unflatten(-2, (rows, cols)).unflatten(-1, (self.patch, self.patch, -1))
         return torch.einsum("...hwpqc->...chpwq", places).flatten(-4, -3).flatten(-2, -1)
 
+    def parted(self, made: Float[Tensor, "*latent"]) -> Float[Tensor, "*rows token channel"]:
+        """What the denoiser gives, position by position: the inverse of `laid`."""
+        if not self.patch:
+            return made
+        places = made.unflatten(-2, (-1, self.patch)).unflatten(-1, (-1, self.patch))
+        return torch.einsum("...chpwq->...hwpqc", places).flatten(-3, -1).flatten(-3, -2)
+
 
 def denoiser_end(model: Opened, tower: str = "denoiser") -> DenoiserEnd:
     """How a denoiser is read at its end; SiteError where no matrix stands behind its last state, as in a UNet.

@@ -1,16 +1,17 @@
-"""Which denoising steps and guidance rows an edit means."""
+"""Which denoising steps and guidance rows are meant, by an edit or by whoever reads some steps of a drawing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.errors import EditError
+from cutaway.errors import EditError, InputError
 from cutaway.model.edits import Edit, Patch
+from cutaway.model.inputs import Inputs
 
 
 def steps_of(choice: Any, steps: int) -> Sequence[int]:
@@ -28,6 +29,23 @@ def steps_of(choice: Any, steps: int) -> Sequence[int]:
             raise EditError(f"`step=` has {listed.numel()} entries", expected=f"a mask with one for each step: {steps}")
         return list(listed.flatten().nonzero().flatten().tolist())
     return [step + steps if step < 0 else step for step in listed.flatten().long().tolist()]
+
+
+def chosen_steps(steps: int | Collection[int], inputs: Inputs) -> Collection[int] | None:
+    """Which steps of a drawing are read: those given, or so many at even distances; None for 0: all that run."""
+    if not inputs.call.loops or steps == 0:
+        return None
+    count = int(inputs.tensors["num_inference_steps"])
+    if isinstance(steps, int):
+        many = min(max(1, steps), count)
+        return {round(at * (count - 1) / max(1, many - 1)) for at in range(many)}
+    odd = [step for step in steps if not 0 <= step < count]
+    if odd or not steps:
+        raise InputError(
+            f"no step {odd[0]} of this drawing" if odd else "no step is named", expected=f"some of 0 to {count - 1}",
+            do="`steps=0` takes all of them",
+        )  # fmt: skip
+    return set(steps)
 
 
 def present(full: Float[Tensor, "guidance *axes"], names: tuple[str, ...], edit: Edit) -> Float[Tensor, "row *axes"]:

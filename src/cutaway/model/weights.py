@@ -193,11 +193,12 @@ def readout(model: Opened, tower: str) -> Readout:
 
 
 def head_weights(
-    model: Opened, tower: str, layer: int, sublayer: Literal["attn", "cross"] = "attn"
+    model: Opened, tower: str, layer: int, sublayer: Literal["attn", "cross", "image.attn"] = "attn"
 ) -> tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, "d_model"]]:
     """W and b with `attn.out` = sum over heads of `attn.z` W + b: what each head of a layer writes to the residual.
 
-    A layer scale behind the output projection (DINOv2) is folded in. `sublayer="cross"`: the same of cross-attention.
+    A layer scale behind the output projection (DINOv2) is folded in. `sublayer="cross"`: the same of
+    cross-attention; `"image.attn"`: of the picture's half of a joint one.
     """
     engine = model.engine
     z, out = (engine.sites.one(f"{tower}.{layer}.{sublayer}.{part}") for part in ("z", "out"))

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from cutaway.methods.cross_attention import views
+from cutaway.errors import MethodError
+from cutaway.methods.cross_attention import concept_views, views
+from cutaway.methods.cross_attention.concept_attention import concept_attention, two_streams
 from cutaway.methods.cross_attention.cross_attention import cross_attention
 from cutaway.methods.method import Entry, Method
+from cutaway.questions.question import Question
+
+
+def beside_the_text(question: Question) -> str:
+    """Why no words can be put beside those of this denoiser; "" where they can."""
+    try:
+        two_streams(question.model)
+    except MethodError as error:
+        return error.failed
+    return ""
+
 
 METHODS = (
     Method(
@@ -21,5 +34,20 @@ METHODS = (
         show=views.show,
         tell=views.tell,
         lead=views.lead,
+    ),
+    Method(
+        function=concept_attention,
+        row="cross-attention",
+        takes={"model": "model", "inputs": "drawing"},
+        fitting=beside_the_text,
+        options={
+            "concepts": "What is looked for, with commas between; the words of the prompt unless given.",
+            "steps": "How many steps are looked at, at even distances; 0: all.",
+        },
+        cannot="Whether a concept is in the picture at all: shares sum to 1 wherever none of those asked for is.",
+        reported=(Entry(name=concept_views.ENTRY, options={"steps": 5}),),
+        beside=True,
+        show=concept_views.show,
+        tell=concept_views.tell,
     ),
 )

@@ -8,14 +8,20 @@ from cutaway.methods.representation_decomposition.representation_decomposition i
     decompositions,
     representation_decomposition,
 )
+from cutaway.methods.representation_decomposition.velocity_decomposition import (
+    VelocityDecomposition,
+    velocity_decomposition,
+)
 
 __all__ = [
     "AblationCurve",
     "Decomposition",
     "Direct",
     "LogitDecomposition",
+    "VelocityDecomposition",
     "accumulated_ablation",
     "decompositions",
     "logit_decomposition",
     "representation_decomposition",
+    "velocity_decomposition",
 ]

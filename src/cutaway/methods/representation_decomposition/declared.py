@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from cutaway.errors import MethodError, SiteError
 from cutaway.methods.method import Entry, Method
-from cutaway.methods.representation_decomposition import logit_views
+from cutaway.methods.representation_decomposition import logit_views, velocity_views
 from cutaway.methods.representation_decomposition.logit_decomposition import logit_decomposition
 from cutaway.methods.representation_decomposition.logit_terms import check_model, check_target
 from cutaway.methods.representation_decomposition.representation_decomposition import representation_decomposition
+from cutaway.methods.representation_decomposition.velocity_decomposition import velocity_decomposition
 from cutaway.methods.representation_decomposition.verdict import lead
 from cutaway.methods.representation_decomposition.views import ENTRY, show
+from cutaway.model.denoiser_end import denoiser_end
+from cutaway.model.writes import picture_writes
 from cutaway.questions.question import Question
 
 
@@ -19,6 +22,16 @@ def a_sum(question: Question) -> str:
         check_model(question.model)
         check_target(question.target)
     except (MethodError, SiteError) as error:
+        return error.failed
+    return ""
+
+
+def a_velocity(question: Question) -> str:
+    """Why what is predicted is no sum over the parts of this denoiser; "" where it is one."""
+    try:
+        denoiser_end(question.model)
+        picture_writes(question.model)
+    except SiteError as error:
         return error.failed
     return ""
 
@@ -55,5 +68,18 @@ METHODS = (
         show=logit_views.show,
         tell=logit_views.tell,
         lead=logit_views.lead,
+    ),
+    Method(
+        function=velocity_decomposition,
+        row="representation decomposition",
+        takes={"model": "model", "inputs": "drawing"},
+        fitting=a_velocity,
+        options={"steps": "How many steps are taken, at even distances; 0: all."},
+        cannot="Direct effects only, with norms, gates and patterns held: what prepares a later layer counts for "
+        "nothing.",
+        reported=(Entry(name=velocity_views.ENTRY, options={"steps": 5}),),
+        beside=True,
+        show=velocity_views.show,
+        tell=velocity_views.tell,
     ),
 )

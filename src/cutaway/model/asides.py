@@ -1,0 +1,96 @@
+"""Words beside the prompt of a joint-attention denoiser: one evaluation with other words in the text's place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway.errors import InputError, SiteError
+from cutaway.model.denoise import draw_inputs
+from cutaway.model.engine import Opened
+from cutaway.model.inputs import Inputs
+
+
+@dataclass(frozen=True, eq=False)
+class Aside:
+    """Words as the denoiser is given them: their `states`, each encoded alone, and which rows are each one's.
+
+    Of an encoding only the positions of the words themselves are kept, of every encoder that says them: no begin, no
+    end, no padding.
+    """
+
+    words: tuple[str, ...]
+    states: Float[Tensor, "*row position d_text"]
+    owner: tuple[int, ...]
+
+    def mean(self, values: Float[Tensor, "*rows position d"]) -> Float[Tensor, "*rows word d"]:
+        """The mean over the positions of each word."""
+        weights = torch.zeros(len(self.words), len(self.owner), dtype=values.dtype, device=values.device)
+        weights[list(self.owner), torch.arange(len(self.owner))] = 1
+        return (weights / weights.sum(1, keepdim=True)) @ values
+
+
+def aside(model: Opened, drawing: Inputs, words: Sequence[str]) -> Aside:
+    """What the encoders of a pipeline say of words, a prompt each; InputError for one that has no position.
+
+    >>> import cutaway
+    >>> model = cutaway.load("tiny:sd3")
+    >>> made = aside(model, model.inputs(prompt="a dog", steps=2), ["dog", "red cat"])
+    >>> made.owner, made.states.shape
+    ((0, 0, 1, 1, 1, 1), torch.Size([6, 32]))
+    """
+    drawn = _asked(drawing) | {"prompt": list(words), "negative": None, "guidance": 1.0, "pictures": None}
+    made = draw_inputs(model.engine, drawn, 0, None, {})
+    text = made.tokens.get("denoiser.text")
+    if text is None:
+        raise SiteError(
+            f"the denoiser of {type(model.engine.module).__name__} has no stream of words beside the picture's",
+            expected="joint attention, as in SD3 and Flux", exists=", ".join(made.tokens) or "no token map",
+            do="`cross_attention` maps the words of the prompt of any pipeline",
+        )  # fmt: skip
+    states, owner = [], []
+    for row, word in enumerate(words):
+        here = torch.from_numpy(text.kind[row] == "text")
+        if not here.any():
+            raise InputError(f"'{word}' has no position of its own", expected="words that the encoders know")
+        found = made.tensors["encoder_hidden_states"][row]
+        states.append(found[here.to(found.device)])
+        owner += [row] * int(here.sum())
+    return Aside(tuple(words), torch.cat(states), tuple(owner))
+
+
+def beside(
+    model: Opened, drawing: Inputs, step: int, latent: Tensor, told: Float[Tensor, "*row position d_text"]
+) -> Inputs:
+    """One evaluation of the denoiser at a step of a drawing with other states in the place of its text's.
+
+    Time, pooled prompt and latents are those of the drawing; `told` is one text for all rows or one a row.
+    """
+    drawn = _asked(drawing)
+    inputs = draw_inputs(model.engine, drawn, step, latent, {})
+    tensors, rows = dict(inputs.tensors), len(latent)
+    tensors["encoder_hidden_states"] = told.expand(rows, *told.shape[-2:]).to(tensors["encoder_hidden_states"])
+    if "txt_ids" in tensors:  # where words are, which is nowhere, for as many of them
+        tensors["txt_ids"] = torch.zeros_like(tensors["txt_ids"][:1]).expand(told.shape[-2], -1)
+    return replace(inputs, tensors=tensors)
+
+
+def _asked(drawing: Inputs) -> dict[str, Any]:
+    """What a drawing was asked with, in the words of `model.inputs`."""
+    given = drawing.tensors
+    if not drawing.call.loops or "strength" in given or "prompt" not in given:
+        raise InputError(
+            "words can be put beside a whole drawing from noise alone", expected="a drawing of a prompt",
+            exists=f"{drawing.call}", do="make the inputs with `model.inputs(prompt=…)`, without `step=` and `image=`",
+        )  # fmt: skip
+    return {
+        "prompt": given["prompt"], "negative": given.get("negative_prompt"), "label": None, "image": None, "mask": None,
+        "size": (given["height"], given["width"]), "strength": None, "guidance": given.get("guidance_scale"),
+        "pictures": drawing.copies if drawing.copies > 1 else None, "seed": given["seed"],
+        "steps": given["num_inference_steps"], "length": given.get("max_sequence_length"),
+    }  # fmt: skip
