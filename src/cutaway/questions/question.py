@@ -42,9 +42,9 @@ LACKS = {
     "bank": ("a bank of texts to explain in", "--bank FILE, one text a line (`bank=`)"),
     "contexts": ("texts in whose words states are found", "--bank FILE, one text a line (`bank=`)"),
     "floor": ("the model before training, which the models of the zoo have", "a model of `cutaway zoo list`"),
-    "rows": ("many pictures", "--pictures FOLDER (`pictures=`)"),
-    "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
-    "eyes": ("a tower that looks at pictures", "open a model that has one"),
+    "rows": ("many pictures, or drawings", "--pictures FOLDER (`pictures=`)"),
+    "labels": ("what is known of each picture", "--label NAME, or --pictures FOLDER with a folder for each class"),
+    "looks": ("a tower that looks at pictures, or a denoiser", "open a model that has one"),
     "space": ("a picture tower that ends in the space of texts, as CLIP and SigLIP have", "open zoo:emoji-clip, say"),
     "end": ("a picture tower whose end the model gives out, as CLIP and DINOv2 do", "open zoo:emoji-clip, say"),
     "others": ("other inputs whose answers should stay, of a model that matches or answers", "--pictures FOLDER"),
@@ -146,9 +146,9 @@ class Question:
         return tasks_of(self.model) if self.told is None else self.told
 
     @property
-    def eyes(self) -> str | None:
-        """The tower that looks at pictures; None where there is none."""
-        return "vision" if "vision" in self.model.towers else None
+    def looks(self) -> str | None:
+        """The tower that looks at pictures, or that draws them; None where there is neither."""
+        return next((name for name in ("vision", "denoiser") if name in self.model.towers), None)
 
     @property
     def voice(self) -> str | None:
