@@ -243,6 +243,12 @@ def explain(
     ] = "",
     raw: Raw = False,
     prompt: Annotated[str, typer.Option(help="What a model that draws is to draw.")] = "",
+    word: Annotated[
+        str, typer.Option(metavar="WORD", help="Of the prompt: what the page begins with; else what is seen best.")
+    ] = "",
+    seed: Annotated[
+        int, typer.Option(help="Of the noise that a drawing begins with, and of what is drawn by chance.")
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the report goes; else reports/MODEL-PICTURE.")
     ] = None,
@@ -263,7 +269,8 @@ def explain(
 
     Try: cutaway explain zoo:emoji-clip --image photo.png --text "a red car" --text "a blue car" ·
     cutaway explain openai/clip-vit-base-patch32 --image photo.jpg --text "a dog" --text "a wolf" --pictures ~/photos
-    --bank words.txt · cutaway explain tiny:llava --image a.png --text "what is this" --counterfactual b.png
+    --bank words.txt · cutaway explain tiny:llava --image a.png --text "what is this" --counterfactual b.png ·
+    cutaway explain zoo:emoji-sd --prompt "a fox on a green background" --word fox --seed 3
     """
     from rich.console import Console
 
@@ -275,7 +282,7 @@ def explain(
         made = explained(
             model, image, text or [], answer=answer, rival=rival, raw=raw, prompt=prompt, out=out,
             counterfactual=counterfactual, bank=bank, pictures=pictures, overwrite=overwrite, told=told,
-            skip_bad=skip_bad,
+            skip_bad=skip_bad, word=word, seed=seed,
         )  # fmt: skip
     announce(made, Console(emoji=False))
 

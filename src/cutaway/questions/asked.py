@@ -52,8 +52,8 @@ _CROWD = ("pictures", "many", "skip_bad")
 # What a kind of model does, and what of a question says nothing to it.
 UNHEARD: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "diffusion": ("draws a --prompt", ("text", "answer", "rival", "raw")),
-    "contrastive": ("matches an --image and a --text", ("answer", "rival", "step", "raw", "drawings")),
-    "generative": ("writes on from a --text", ("step", "drawings")),
+    "contrastive": ("matches an --image and a --text", ("answer", "rival", "step", "raw", "drawings", "word")),
+    "generative": ("writes on from a --text", ("step", "drawings", "word")),
 }
 BRINGS: Mapping[str, Brings] = {
     "pictures": Brings(("image",), ("text",)),
@@ -93,7 +93,7 @@ def asked(
     rival: str = "", raw: bool = False, prompt: str = "", counterfactual: Any = None,
     pictures: str | Path | None = None, bank: str | Path | None = None, labels: Sequence[str] = (), many: int = 256,
     skip_bad: bool = False, seed: int = 0, step: int | None = None, truth: Mapping[str, ndarray] | None = None,
-    floor: bool = True, drawings: int = 96,
+    floor: bool = True, drawings: int = 96, word: str = "",
 ) -> Question:  # fmt: skip
     """The question that fits a model: a match for CLIP and SigLIP, an answer for models that write, else a drawing.
 
@@ -102,7 +102,8 @@ def asked(
     thing changed: a picture, or a text or prompt. `pictures` is a folder, or the word "emojiworld" for `many` drawn
     scenes, `bank` a file with a text a line, or the same word: models of the zoo have both unasked. `labels` names what
     is known of each of the pictures: labels of scenes, or "folder" for their folders; of a model that draws, of so many
-    `drawings` of prompts that cross things and backgrounds. Raises InputError for what does not fit.
+    `drawings` of prompts that cross things and backgrounds. `word` is the one of a prompt that a page begins with.
+    Raises InputError for what does not fit.
 
     >>> from cutaway.zoo import tiny
     >>> asked("tiny:llava", image=tiny.picture(), text="what is this", answer="dog", rival="cat").kind
@@ -133,6 +134,7 @@ def asked(
     how = {
         "image": images, "text": [text] if isinstance(text, str) else list(text), "answer": answer, "rival": rival,
         "raw": raw or None, "prompt": prompt, "counterfactual": counterfactual, "step": step, "drawings": None,
+        "word": word,
     }  # fmt: skip
     made = _made(found, how, more)
     made = replace(made, code=written(model, **given))
@@ -193,7 +195,7 @@ def _made(model: Model, how: Mapping[str, Any], more: Mapping[str, Any]) -> Ques
         if not how["prompt"]:
             return Question(model=model, **more)
         image = images[0] if images else None
-        return draw(model, how["prompt"], step=how["step"], counterpart=other, image=image, **more)
+        return draw(model, how["prompt"], step=how["step"], counterpart=other, image=image, word=how["word"], **more)
     if how["prompt"]:
         raise InputError(f"'{model.name}' draws nothing", expected="a pipeline for --prompt", do="give --text")
     if kind == "contrastive" and texts and images:
