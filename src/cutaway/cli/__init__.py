@@ -291,16 +291,31 @@ def explain(
 @opens
 def demo(
     model: Source = OURS,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the report goes; else reports/demo.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Three reports: of a model that matches, one that answers, one that draws.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where it goes; else reports/demo, or reports/demo-all.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Explain a drawn scene with a misleading word on it, by the trained model that comes with the package.
 
-    Try: cutaway demo · cutaway demo tiny:llava (cuts attention edges of a random model instead, no report)
+    Try: cutaway demo · cutaway demo --all · cutaway demo tiny:llava (cuts attention edges of a random model, no report)
     """
     from cutaway.zoo import parted
 
-    if parted(model.name)[0] == "tiny":
+    if every:
+        from cutaway.errors import InputError
+        from cutaway.report.demo import run_demos
+
+        if model != OURS:
+            raise InputError(
+                f"--all takes models of its own, not '{model}'", expected="--all alone, or one model without it",
+                do="leave one of the two out",
+            )  # fmt: skip
+        run_demos(out, overwrite=overwrite)
+    elif parted(model.name)[0] == "tiny":
         from cutaway.report.tiny_demo import run_tiny_demo
 
         run_tiny_demo(model, out, overwrite=overwrite)
