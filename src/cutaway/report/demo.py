@@ -32,10 +32,8 @@ def run_demo(
     return made
 
 
-def run_demos(
-    out: Path | None = None, *, overwrite: bool = False, console: Console | None = None
-) -> list[Explained]:  # fmt: skip
-    """A report of each family: a model that matches, one that answers, one that draws; print where and what of each.
+def run_demos(out: Path | None = None, *, overwrite: bool = False, console: Console | None = None) -> list[Path]:
+    """A report of each family: a model that matches, one that answers, one that draws. Gives their pages, prints what is on them.
 
     They go into folders of `out`, by default `reports/demo-all`, named after the models.
     """
@@ -50,7 +48,7 @@ def run_demos(
         seconds = time.perf_counter() - started
         console.print(f"[bold]{made.page}[/bold] ({model}, {seconds:.0f} s)", soft_wrap=True, highlight=False)
         console.print(f"- {made.findings[0]}", markup=False, highlight=False)
-        reports.append(made)
+        reports.append(made.page)
     return reports
 
 
