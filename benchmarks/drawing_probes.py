@@ -1,6 +1,6 @@
 """From which step and block on a drawing's thing, background and place can be read: docs/probing-drawings.md.
 
-python benchmarks/drawing_probes.py [--model zoo:emoji-sd] [--many 96] [--seeds 0 1] [--untrained]
+python benchmarks/drawing_probes.py [--model zoo:emoji-sd] [--many 48] [--seeds 0 1] [--untrained]
 
 Prompts that cross 8 things with 6 backgrounds (another choice for each seed), each from noise of its own. Ridges and
 logistic regressions on states of the prompt's half, at five steps; no prompt is on both sides of a split. `where, new
@@ -29,7 +29,7 @@ Labels = dict[str, Any]
 
 def main() -> None:
     """Print what is found for each seed."""
-    told = seeded(__doc__, 96, "drawings", model=("zoo:emoji-sd", "which model"), untrained=BEFORE,
+    told = seeded(__doc__, 48, "drawings", model=("zoo:emoji-sd", "which model"), untrained=BEFORE,
                   guidance=("cond", "which row of the guidance"))  # fmt: skip
     given = told.parse_args()
     model = cutaway.load(given.model)
@@ -61,7 +61,8 @@ def _tell(
     started = time.perf_counter()
     silent = {"length": 0} if "mmdit" in model.name else {}  # no positions for the T5 that is not there
     rows = drawings(model, texts, seed=seed, steps=STEPS, guidance=GUIDANCE, **silent)
-    every = {**labels, NEW: labels["where"]}
+    where = labels["where"]
+    every = {**labels, NEW: where if isinstance(where, np.ndarray) else found("where")}
     made = linear_probing(model, rows, every, tower="denoiser", types={NEW: things}, seeds=(0, 1, 2),
                           guidance=guidance, progress=False)  # fmt: skip
     print(f"\n{model.name}, seed {seed}, {len(texts)} drawings, {guidance}, {time.perf_counter() - started:.0f} s")

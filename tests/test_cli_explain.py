@@ -266,9 +266,7 @@ def test_all_demonstrations_are_a_report_of_each_family_with_a_line_for_each(tmp
     assert [*seen] == [f"zoo:{name}" for name in names] and all(one["overwrite"] for one in seen.values())
     assert re.findall(r"([\w-]+).report.html", told.output) == names and told.output.count("- found by") == 3
     asked = seen["zoo:emoji-llava"]
-    assert (
-        asked["answer"] != asked["rival"] and asked["text"].endswith("?") and asked["image"] != asked["counterfactual"]
-    )
+    assert asked["answer"] != asked["rival"] and asked["image"] != asked["counterfactual"]
     assert seen["zoo:emoji-sd"]["word"] in seen["zoo:emoji-sd"]["prompt"].split()
     with pytest.raises(SystemExit):
         main(["demo", "tiny:llava", "--all"])

@@ -33,7 +33,7 @@ def run_demo(
 
 
 def run_demos(out: Path | None = None, *, overwrite: bool = False, console: Console | None = None) -> list[Path]:
-    """A report of each family: a model that matches, one that answers, one that draws. Gives their pages, prints what is on them.
+    """A report of each family: a model that matches, one that answers, one that draws; gives their pages.
 
     They go into folders of `out`, by default `reports/demo-all`, named after the models.
     """
