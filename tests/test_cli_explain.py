@@ -1,12 +1,14 @@
 """`explain`, `demo` and `run`, as a user types them."""
 
 import importlib
+import inspect
 import itertools
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -246,6 +248,28 @@ def test_demo_writes_a_report_and_says_what_it_found(tmp_path, monkeypatch):
     assert (tmp_path / "demo" / "report.html").is_file()
     found = [line for line in told.output.splitlines() if line.startswith("- ")]
     assert len(found) == 4 and found[0].startswith("- The model takes this picture for")
+
+
+def test_all_demonstrations_are_a_report_of_each_family_with_a_line_for_each(tmp_path, monkeypatch):
+    """Asked so that `explained` takes them; the reports themselves are tested one by one."""
+    demo, seen = importlib.import_module("cutaway.report.demo"), {}
+    real = inspect.signature(demo.explained)
+
+    def explained(model, **how):
+        seen[model] = real.bind(model, **how).arguments
+        return SimpleNamespace(page=how["out"] / "report.html", findings=(f"found by {model}", "more"))
+
+    monkeypatch.setattr(demo, "explained", explained)
+    told = run(app, ["demo", "--all", "--out", str(tmp_path), "--overwrite"])
+    assert told.exit_code == 0, told.output or told.exception
+    names = ["emoji-clip", "emoji-llava", "emoji-sd"]
+    assert [*seen] == [f"zoo:{name}" for name in names] and all(one["overwrite"] for one in seen.values())
+    assert re.findall(r"([\w-]+).report.html", told.output) == names and told.output.count("- found by") == 3
+    asked = seen["zoo:emoji-llava"]
+    assert asked["answer"] != asked["rival"] and asked["image"] != asked["counterfactual"]
+    assert seen["zoo:emoji-sd"]["word"] in seen["zoo:emoji-sd"]["prompt"].split()
+    with pytest.raises(SystemExit):
+        main(["demo", "tiny:llava", "--all"])
 
 
 def test_help_loads_nothing_heavy():

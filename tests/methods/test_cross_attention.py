@@ -10,10 +10,11 @@ from torch.nn.functional import interpolate
 import cutaway
 from cutaway import questions
 from cutaway.data.prompts import prompt
-from cutaway.errors import MethodError
+from cutaway.errors import InputError, MethodError
 from cutaway.methods import cross_attention, hide_words
 from cutaway.methods.cross_attention.cross_attention import AXES, Adding
 from cutaway.methods.cross_attention.spoken import words
+from cutaway.methods.shown import applied
 from cutaway.methods.table import method
 from cutaway.methods.truth import fit
 from cutaway.model.edits import Knockout
@@ -209,3 +210,23 @@ def test_it_answers_a_question_and_shows_itself():
     assert made.result["step"].size == question.inputs.call.steps
     assert "cross_attention(question.model, question.drawing)" in made.code()
     assert "a prompt to draw" in method("cross_attention").why_not(questions.asked("tiny:clip", image=tiny.picture()))
+
+
+def test_a_page_begins_with_the_word_that_is_named_or_with_the_one_that_is_gathered_most(sd):
+    declared = method("cross_attention")
+    told = {}
+    for word in ("", "Dog", "red", "a"):
+        page = applied(questions.draw(sd, "a red dog", steps=1, word=word), [declared])
+        opening, findings = declared.lead(page)
+        first, *rest = declared.show(page)
+        told[word] = opening.lead.texts[0], findings[0]
+        assert {view.shown for view in (first, *rest)} == {first.texts.index(told[word][0])}
+        assert opening.verdict == findings[0] and len(set(findings)) == len(findings)
+    most = told[""][0]
+    for word in ("dog", "red", "a"):
+        shown, said = told[word if word != "dog" else "Dog"]
+        assert shown == word and ("looked for most in one place" in said) == (word == most) and f"“{word}”" in said
+    with pytest.raises(InputError, match=r"'cat' is not a word of the prompt.*a, red, dog"):
+        questions.draw(sd, "a red dog", steps=1, word="cat")
+    with pytest.raises(InputError, match="--word says nothing"):
+        questions.asked("tiny:llava", text="what", word="what")

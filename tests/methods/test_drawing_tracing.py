@@ -12,8 +12,9 @@ from cutaway.data import Has, Noun, On
 from cutaway.data.prompts import DRAWINGS, changed, claims_of, prompt, told_apart
 from cutaway.errors import InputError, MethodError, SiteError, TargetError
 from cutaway.methods import drawing_tracing
+from cutaway.methods.causal_tracing import declared
 from cutaway.methods.causal_tracing.drawing_tracing import Tracing, shares
-from cutaway.methods.causal_tracing.places import places
+from cutaway.methods.causal_tracing.places import layers_of, places
 from cutaway.methods.shown import applied
 from cutaway.methods.table import method
 from cutaway.model.edits import Patch
@@ -238,3 +239,22 @@ def test_the_number_of_a_drawing_follows_from_its_prompt(sd):
     assert number_of(sd, *known) == judged([On("plain", ("red",))])
     unknown = [sd.inputs(prompt=one, steps=1) for one in ("a dog", "a horse")]
     assert number_of(sd, *unknown).unit == "squared difference"
+
+
+def test_a_page_traces_layers_in_groups_where_it_would_take_too_many_drawings(sd, monkeypatch):
+    """And says beforehand how many it takes; none is left out of what the denoiser reads."""
+    asked = questions.draw(sd, "a red dog", steps=1, counterpart="a blue dog")
+    traced = method("drawing_tracing")
+    assert traced.chosen(asked, {"what": "prompt"}) == {} == traced.chosen(asked, {"what": "word"})
+    layers = layers_of(sd, "prompt")
+    full = traced.cost(asked, {"what": "prompt", "windows": 1})
+    assert full == f"about {len(layers) + 3} drawings of 1 steps"
+    monkeypatch.setattr(declared, "HEAVY", 0)
+    monkeypatch.setattr(declared, "FEW", {"prompt": 2, "word": 1})
+    made = traced.apply(asked, what="prompt", windows=1, random=False)
+    groups = made.options["groups"]
+    assert [one for some in groups.values() for one in some] == layers and len(groups) == 2
+    assert made.result["layer"].values.tolist() == [*groups, "all"] and "groups={" in made.call
+    assert traced.cost(asked, {"what": "prompt", "windows": 1}) == "about 5 drawings of 1 steps"
+    assert traced.chosen(asked, {"what": "word"})["groups"].keys() == {"0"}
+    assert traced.chosen(asked, {"what": "prompt", "wide": 2}) == {} == traced.chosen(asked, {"what": "head"})

@@ -244,6 +244,12 @@ def explain(
     ] = "",
     raw: Raw = False,
     prompt: Annotated[str, typer.Option(help="What a model that draws is to draw.")] = "",
+    word: Annotated[
+        str, typer.Option(metavar="WORD", help="Of the prompt: what the page begins with; else what is seen best.")
+    ] = "",
+    seed: Annotated[
+        int, typer.Option(help="Of the noise that a drawing begins with, and of what is drawn by chance.")
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the report goes; else reports/MODEL-PICTURE.")
     ] = None,
@@ -264,7 +270,8 @@ def explain(
 
     Try: cutaway explain zoo:emoji-clip --image photo.png --text "a red car" --text "a blue car" ·
     cutaway explain openai/clip-vit-base-patch32 --image photo.jpg --text "a dog" --text "a wolf" --pictures ~/photos
-    --bank words.txt · cutaway explain tiny:llava --image a.png --text "what is this" --counterfactual b.png
+    --bank words.txt · cutaway explain tiny:llava --image a.png --text "what is this" --counterfactual b.png ·
+    cutaway explain zoo:emoji-sd --prompt "a fox on a green background" --word fox --seed 3
     """
     from rich.console import Console
 
@@ -276,7 +283,7 @@ def explain(
         made = explained(
             model, image, text or [], answer=answer, rival=rival, raw=raw, prompt=prompt, out=out,
             counterfactual=counterfactual, bank=bank, pictures=pictures, overwrite=overwrite, told=told,
-            skip_bad=skip_bad,
+            skip_bad=skip_bad, word=word, seed=seed,
         )  # fmt: skip
     announce(made, Console(emoji=False))
 
@@ -285,16 +292,31 @@ def explain(
 @opens
 def demo(
     model: Source = OURS,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the report goes; else reports/demo.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Three reports: of a model that matches, one that answers, one that draws.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where it goes; else reports/demo, or reports/demo-all.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Explain a drawn scene with a misleading word on it, by the trained model that comes with the package.
 
-    Try: cutaway demo · cutaway demo tiny:llava (cuts attention edges of a random model instead, no report)
+    Try: cutaway demo · cutaway demo --all · cutaway demo tiny:llava (cuts attention edges of a random model, no report)
     """
     from cutaway.zoo import parted
 
-    if parted(model.name)[0] == "tiny":
+    if every:
+        from cutaway.errors import InputError
+        from cutaway.report.demo import run_demos
+
+        if model != OURS:
+            raise InputError(
+                f"--all takes models of its own, not '{model}'", expected="--all alone, or one model without it",
+                do="leave one of the two out",
+            )  # fmt: skip
+        run_demos(out, overwrite=overwrite)
+    elif parted(model.name)[0] == "tiny":
         from cutaway.report.tiny_demo import run_tiny_demo
 
         run_tiny_demo(model, out, overwrite=overwrite)

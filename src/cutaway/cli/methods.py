@@ -32,8 +32,12 @@ Other = Annotated[
 ]
 Labels = Annotated[
     list[str] | None,
-    typer.Option("--label", help="What is known of drawn scenes: place, count, x, …; or folder."),
+    typer.Option(
+        "--label",
+        help="What is known of drawn scenes: place, count, x, …; of drawings: thing, drawn, where, …; or folder.",
+    ),
 ]
+Drawings = Annotated[int, typer.Option(min=12, help="How many drawings a model that draws makes for it.")]
 Step = Annotated[int | None, typer.Option(help="Which step of a drawing; in the middle unless named.")]
 Answer = Annotated[str, typer.Option(metavar="WORD", help="What a model may answer; else its first choice.")]
 Rival = Annotated[
@@ -47,6 +51,7 @@ OPTIONS: Mapping[str, tuple[Any, Any]] = {
     "image": (Images, None), "text": (Texts, None), "answer": (Answer, ""), "rival": (Rival, ""), "raw": (Raw, False),
     "prompt": (Prompt, ""), "step": (Step, None), "counterfactual": (Other, None), "pictures": (Pictures, None),
     "many": (Count, 256), "skip_bad": (SkipBad, False), "bank": (Bank, None), "labels": (Labels, None),
+    "drawings": (Drawings, 96),
 }  # fmt: skip
 
 

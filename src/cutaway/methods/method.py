@@ -34,6 +34,10 @@ def _always(_: Question) -> str:
     return ""
 
 
+def _cheap(_: Question, __: Mapping[str, Any]) -> str:
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One way in which a report applies a method: its name, which is that of its file, and what is special to it.
@@ -55,9 +59,9 @@ class Method:
     `takes` are parameters and parts (`{"clean": "inputs"}`); `also` such that are left out where the question lacks the
     part; `needs` parts that must be there besides; `fitting` says
     why a question that has all of them is not worth asking, "" where it is. `chosen` are options that follow from the
-    question and those given; `options` those of the command line, with a line of help each; `many` how large a crowd is
-    unless said. `table` and `plot` make what the command line prints and draws, where that is more than the result
-    alone can.
+    question and those given; `cost` says in words what it will take, where that is worth saying beforehand; `options`
+    those of the command line, with a line of help each; `many` how large a crowd is unless said. `table` and `plot`
+    make what the command line prints and draws, where that is more than the result alone can.
 
     In a report: `reported` are the ways in which it is applied there, `beside` whether to the counterpart and the floor
     of a question too; `show` makes its views, `tell` sentences on what was found; `lead`, of a method that can, the
@@ -72,6 +76,7 @@ class Method:
     needs: tuple[str, ...] = ()
     fitting: Callable[[Question], str] = _always
     chosen: Callable[[Question, Mapping[str, Any]], Mapping[str, Any]] = _nothing
+    cost: Callable[[Question, Mapping[str, Any]], str] = _cheap
     options: Mapping[str, str] = field(default_factory=dict)
     many: int = 256
     table: Callable[[Any, Question], Any] | None = None

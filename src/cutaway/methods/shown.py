@@ -120,7 +120,8 @@ def _entries(method: Method, question: Question, told: Told) -> dict[str, Applie
     found = {}
     for entry, declared in method.entries(question):
         if not declared.why_not(question):
-            told(entry.name.replace("_", " "))
+            said, cost = entry.name.replace("_", " "), declared.cost(question, entry.options)
+            told(f"{said} ({cost})" if cost else said)
             found[entry.name] = declared.apply(question, **entry.options)
     return found
 

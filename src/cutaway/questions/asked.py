@@ -15,6 +15,7 @@ from cutaway import data
 from cutaway.errors import InputError
 from cutaway.model.load import load
 from cutaway.model.model import Model
+from cutaway.questions.drawings import DRAWN_LABELS, drawn_crowd
 from cutaway.questions.given import (
     EMOJIWORLD,
     Folder,
@@ -43,7 +44,7 @@ class Brings(NamedTuple):
 
 # What of a question models of a kind never have, so that a method which needs it is never one for them.
 NEVER: Mapping[str, tuple[str, ...]] = {
-    "diffusion": ("texts", "space", "end", "voice", "eyes", "bank", "contexts", "others", "tasks"),
+    "diffusion": ("texts", "space", "end", "voice", "bank", "contexts", "others", "tasks"),
     "contrastive": ("voice", "contexts", "tasks", "drawing"),
     "generative": ("texts", "space", "end", "bank", "drawing"),
 }
@@ -51,8 +52,8 @@ _CROWD = ("pictures", "many", "skip_bad")
 # What a kind of model does, and what of a question says nothing to it.
 UNHEARD: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "diffusion": ("draws a --prompt", ("text", "answer", "rival", "raw")),
-    "contrastive": ("matches an --image and a --text", ("answer", "rival", "step", "raw")),
-    "generative": ("writes on from a --text", ("step",)),
+    "contrastive": ("matches an --image and a --text", ("answer", "rival", "step", "raw", "drawings", "word")),
+    "generative": ("writes on from a --text", ("step", "drawings", "word")),
 }
 BRINGS: Mapping[str, Brings] = {
     "pictures": Brings(("image",), ("text",)),
@@ -61,7 +62,7 @@ BRINGS: Mapping[str, Brings] = {
     "drawing": Brings(("prompt",)),
     "counterpart": Brings(("counterfactual",)),
     "crowd": Brings((), _CROWD),
-    "rows": Brings((), (*_CROWD, "text")),
+    "rows": Brings((), (*_CROWD, "text", "drawings")),
     "others": Brings((), _CROWD),
     "bank": Brings((), ("bank",)),
     "contexts": Brings((), ("bank",)),
@@ -92,7 +93,7 @@ def asked(
     rival: str = "", raw: bool = False, prompt: str = "", counterfactual: Any = None,
     pictures: str | Path | None = None, bank: str | Path | None = None, labels: Sequence[str] = (), many: int = 256,
     skip_bad: bool = False, seed: int = 0, step: int | None = None, truth: Mapping[str, ndarray] | None = None,
-    floor: bool = True,
+    floor: bool = True, drawings: int = 96, word: str = "",
 ) -> Question:  # fmt: skip
     """The question that fits a model: a match for CLIP and SigLIP, an answer for models that write, else a drawing.
 
@@ -100,8 +101,9 @@ def asked(
     rival) or what is asked, alone and `raw` if not in the model's chat template; `counterfactual` the same with one
     thing changed: a picture, or a text or prompt. `pictures` is a folder, or the word "emojiworld" for `many` drawn
     scenes, `bank` a file with a text a line, or the same word: models of the zoo have both unasked. `labels` names what
-    is known of each of the pictures: labels of scenes, or "folder" for their folders. Raises InputError for what does
-    not fit.
+    is known of each of the pictures: labels of scenes, or "folder" for their folders; of a model that draws, of so many
+    `drawings` of prompts that cross things and backgrounds. `word` is the one of a prompt that a page begins with.
+    Raises InputError for what does not fit.
 
     >>> from cutaway.zoo import tiny
     >>> asked("tiny:llava", image=tiny.picture(), text="what is this", answer="dog", rival="cat").kind
@@ -112,12 +114,18 @@ def asked(
     if not isinstance(text, str) and len(text) > 1:
         read_texts(text)
     name = model.name if isinstance(model, Model) else str(model)
-    known = _labelled(name, pictures, labels, many, skip_bad) if labels else None
+    _check_labels(labels, pictures)
+    drawn = bool(labels) and pictures in (None, EMOJIWORLD)
+    known = _labelled(name, pictures, labels, many, skip_bad) if labels and not drawn else None
     others = None if labels else crowd(pictures, name, many, skip_bad=skip_bad)
     images = [read_picture(one) for one in (image if isinstance(image, list | tuple) else [image]) if one is not None]
     if isinstance(counterfactual, Path):
         counterfactual = read_picture(counterfactual)
     found = model if isinstance(model, Model) else load(model)
+    if drawn and found.family.kind == "diffusion":
+        known = drawn_crowd(found, labels, drawings, seed)
+    elif drawn:
+        known = _labelled(name, pictures, labels, many, skip_bad)
     more = {
         "crowd": known[0] if known else others, "labels": known[1] if known else None, "truth": truth or {},
         "bank": bank_of(bank, found) if found.family.kind == "contrastive" else None, "seed": seed,
@@ -125,7 +133,8 @@ def asked(
     }  # fmt: skip
     how = {
         "image": images, "text": [text] if isinstance(text, str) else list(text), "answer": answer, "rival": rival,
-        "raw": raw or None, "prompt": prompt, "counterfactual": counterfactual, "step": step,
+        "raw": raw or None, "prompt": prompt, "counterfactual": counterfactual, "step": step, "drawings": None,
+        "word": word,
     }  # fmt: skip
     made = _made(found, how, more)
     made = replace(made, code=written(model, **given))
@@ -186,7 +195,7 @@ def _made(model: Model, how: Mapping[str, Any], more: Mapping[str, Any]) -> Ques
         if not how["prompt"]:
             return Question(model=model, **more)
         image = images[0] if images else None
-        return draw(model, how["prompt"], step=how["step"], counterpart=other, image=image, **more)
+        return draw(model, how["prompt"], step=how["step"], counterpart=other, image=image, word=how["word"], **more)
     if how["prompt"]:
         raise InputError(f"'{model.name}' draws nothing", expected="a pipeline for --prompt", do="give --text")
     if kind == "contrastive" and texts and images:
@@ -206,6 +215,16 @@ def _made(model: Model, how: Mapping[str, Any], more: Mapping[str, Any]) -> Ques
             )  # fmt: skip
         return ask(model, images, texts[0], how["answer"], how["rival"], other, raw=bool(how["raw"]), **more)
     return Question(model=model, pictures=tuple(images), **more)
+
+
+def _check_labels(labels: Sequence[str], pictures: str | Path | None) -> None:
+    """Refuse what neither scenes nor drawings have, before a model is opened."""
+    unknown = [label for label in labels if label not in (*LABELS, *DRAWN_LABELS)]
+    if unknown and pictures in (None, EMOJIWORLD):
+        raise InputError(
+            f"no scene and no drawing has a label '{unknown[0]}'", expected="what is known of a scene or of a drawing",
+            exists=", ".join(dict.fromkeys((*LABELS, *DRAWN_LABELS))), do="choose one of these for --label",
+        )  # fmt: skip
 
 
 def _labelled(

@@ -19,7 +19,7 @@ from cutaway.model.run import Run
 from cutaway.model.targets import Target, denoising_error, distance, outcome
 from cutaway.zoo.emoji_judge import judge
 from cutaway.zoo.evaluate_drawn import scenes_of
-from cutaway.zoo.judging import SIDE, look
+from cutaway.zoo.judging import SIDE, Seen, look
 
 
 @dataclass(frozen=True)
@@ -38,29 +38,35 @@ class judged(Target):  # noqa: N801
 
     def __call__(self, run: Run) -> Float[Tensor, "batch"]:
         """The probability of each row."""
-        if getattr(run.outputs, "images", None) is None:
-            raise TargetError(
-                "there is no picture to judge", expected="a run of a whole pipeline", exists=type(run.outputs).__name__,
-                do="`model.inputs(prompt=…)` without `step=`; for one step see `denoising_error`",
-            )  # fmt: skip
-        pictures = outcome(run)
-        pixels = pictures if isinstance(run.outputs.images, Tensor) else pictures.movedim(-1, 1)
-        if pixels.shape[1:] != (3, SIDE, SIDE):
-            raise TargetError(
-                f"the judge does not see pictures of {tuple(pixels.shape[1:])}", expected=f"(3, {SIDE}, {SIDE})",
-                do="give a number of your own: `distance(run)`, say",
-            )  # fmt: skip
-        claims = [*self.claim] if isinstance(self.claim, Sequence) else [self.claim] * len(pixels)
-        if len(claims) != len(pixels):
-            raise TargetError(f"{len(claims)} claims of {len(pixels)} pictures", expected="one, or one a picture")
-        with torch.no_grad():
-            seen = look(judge(), pixels.float() * 2 - 1)
-            return torch.stack([seen.holds(claim)[at] for at, claim in enumerate(claims)])
+        seen = seen_in(run)
+        pictures = len(seen.ground)
+        claims = [*self.claim] if isinstance(self.claim, Sequence) else [self.claim] * pictures
+        if len(claims) != pictures:
+            raise TargetError(f"{len(claims)} claims of {pictures} pictures", expected="one, or one a picture")
+        return torch.stack([seen.holds(claim)[at] for at, claim in enumerate(claims)])
 
     @property
     def unit(self) -> str:
         """A probability."""
         return "probability"
+
+
+def seen_in(run: Run) -> Seen:
+    """What the judge sees in what a pipeline drew; TargetError where that is no picture of 64 × 64."""
+    if getattr(run.outputs, "images", None) is None:
+        raise TargetError(
+            "there is no picture to judge", expected="a run of a whole pipeline", exists=type(run.outputs).__name__,
+            do="`model.inputs(prompt=…)` without `step=`; for one step see `denoising_error`",
+        )  # fmt: skip
+    pictures = outcome(run)
+    pixels = pictures if isinstance(run.outputs.images, Tensor) else pictures.movedim(-1, 1)
+    if pixels.shape[1:] != (3, SIDE, SIDE):
+        raise TargetError(
+            f"the judge does not see pictures of {tuple(pixels.shape[1:])}", expected=f"(3, {SIDE}, {SIDE})",
+            do="give a number of your own: `distance(run)`, say",
+        )  # fmt: skip
+    with torch.no_grad():
+        return look(judge(), pixels.float() * 2 - 1)
 
 
 def number_of(model: Any, drawing: Any, other: Any = None) -> Target:

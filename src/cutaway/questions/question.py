@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,9 +43,9 @@ LACKS = {
     "bank": ("a bank of texts to explain in", "--bank FILE, one text a line (`bank=`)"),
     "contexts": ("texts in whose words states are found", "--bank FILE, one text a line (`bank=`)"),
     "floor": ("the model before training, which the models of the zoo have", "a model of `cutaway zoo list`"),
-    "rows": ("many pictures", "--pictures FOLDER (`pictures=`)"),
-    "labels": ("what is known of each picture", "--pictures FOLDER with a folder for each class, or 'emojiworld'"),
-    "eyes": ("a tower that looks at pictures", "open a model that has one"),
+    "rows": ("many pictures, or drawings", "--pictures FOLDER (`pictures=`)"),
+    "labels": ("what is known of each picture", "--label NAME, or --pictures FOLDER with a folder for each class"),
+    "looks": ("a tower that looks at pictures, or a denoiser", "open a model that has one"),
     "space": ("a picture tower that ends in the space of texts, as CLIP and SigLIP have", "open zoo:emoji-clip, say"),
     "end": ("a picture tower whose end the model gives out, as CLIP and DINOv2 do", "open zoo:emoji-clip, say"),
     "others": ("other inputs whose answers should stay, of a model that matches or answers", "--pictures FOLDER"),
@@ -61,7 +62,8 @@ class Question:
     `words` are what the number is about and, if there is one, its rival; `counterpart` is the same question with one
     thing changed; `floor` the same of the model before training; `crowd` many other inputs, `labels` what is known of
     them; `bank` texts to explain in, `contexts` texts for a model that writes; `told` tasks told by examples; `truth`
-    parts of the picture by name (rows × columns, true inside); `code` the lines that make it.
+    parts of the picture by name (rows × columns, true inside); `word` that of a prompt with which a page begins; `code`
+    the lines that make it.
     """
 
     model: Model
@@ -80,6 +82,7 @@ class Question:
     contexts: tuple[str, ...] | None = None
     truth: Mapping[str, ndarray] = field(default_factory=dict)
     seed: int = 0
+    word: str = ""
     code: str = "# `question` is the one that was given"
 
     @cached_property
@@ -146,9 +149,9 @@ class Question:
         return tasks_of(self.model) if self.told is None else self.told
 
     @property
-    def eyes(self) -> str | None:
-        """The tower that looks at pictures; None where there is none."""
-        return "vision" if "vision" in self.model.towers else None
+    def looks(self) -> str | None:
+        """The tower that looks at pictures, or that draws them; None where there is neither."""
+        return next((name for name in ("vision", "denoiser") if name in self.model.towers), None)
 
     @property
     def voice(self) -> str | None:
@@ -321,14 +324,15 @@ def ask(
 
 def draw(
     model: Model, prompt: Any, *, step: int | None = None, steps: int = 20, counterpart: str | None = None,
-    image: Any = None, seed: int = 0, **more: Any,
+    image: Any = None, seed: int = 0, word: str = "", **more: Any,
 ) -> Question:  # fmt: skip
     """What a denoiser gives at one step of drawing a prompt; `step` is in the middle unless named.
 
     With an `image`, which noise is added to, it is how far that lies from the noise that is there (mean squared
     error). Without one the latents are those of the drawing from `seed`, and it is how far what the denoiser gives
     lies from what it gives for this prompt (mean squared difference): 0, and more for the `counterpart`, another
-    prompt. A scene of EmojiWorld brings its caption as the prompt and its picture, a pair also the other caption.
+    prompt. `word` is the one that a page begins with. A scene of EmojiWorld brings its caption as the prompt and its
+    picture, a pair also the other caption.
 
     >>> import cutaway
     >>> from cutaway.zoo import tiny
@@ -341,6 +345,7 @@ def draw(
         prompt, *others = known.texts
         image, counterpart = known.picture if image is None else image, counterpart or next(iter(others), None)
         more = {"truth": known.truth} | more
+    _check_word(word, prompt)
     at = int(steps * MIDDLE) if step is None else step
     picture = None if image is None else read_picture(image)
     fixed: dict[str, Any] = {"step": at, "steps": steps, "seed": seed} | ({} if picture is None else {"image": picture})
@@ -348,12 +353,23 @@ def draw(
     target = distance(outcome(model.run(inputs)).detach()) if picture is None else denoising_error()
     made = Question(
         model=model, kind="draw", inputs=inputs, target=target, words=(prompt,),
-        pictures=() if picture is None else (picture,), text=prompt, seed=seed, **more,
+        pictures=() if picture is None else (picture,), text=prompt, seed=seed, word=word,
+        **more,
     )  # fmt: skip
     if counterpart is None:
         return made
     there = model.inputs(prompt=counterpart, **fixed)
-    return replace(made, counterpart=replace(made, inputs=there, text=counterpart, words=(counterpart,)))
+    return replace(made, counterpart=replace(made, inputs=there, text=counterpart, words=(counterpart,), word=""))
+
+
+def _check_word(word: str, prompt: str) -> None:
+    """Refuse a word that the prompt does not say."""
+    said = re.findall(r"[\w'-]+", prompt)
+    if word and word.lower() not in (one.lower() for one in said):
+        raise InputError(
+            f"'{word}' is not a word of the prompt", expected="one word of it, to begin with", exists=", ".join(said),
+            do="name one of these (`--word`), or leave it out",
+        )  # fmt: skip
 
 
 def _changed(counterpart: Any, images: tuple[Image, ...]) -> dict[str, Any]:

@@ -50,18 +50,19 @@ def explain(
     model: Name, image: Any = None, text: str | Sequence[str] = (), *, answer: str = "", rival: str = "",
     raw: bool = False, prompt: str = "", counterfactual: Any = None, bank: str | Path | None = None,
     pictures: str | Path | None = None, out: str | Path | None = None, overwrite: bool = False, many: int = 256,
-    seed: int = 0, skip_bad: bool = False,
+    seed: int = 0, skip_bad: bool = False, word: str = "",
 ) -> Path:  # fmt: skip
     """Run every method that fits a model and a question; write `report.html` and its arrays, return the page.
 
     For a model that matches, `image` is held against `text`: the first is explained, the second is its rival. For one
     that answers, `text` is what is asked, of a picture or alone; `answer` and `rival` are words, by default the model's
     own first and second choice; it is put into the model's chat template, if it has one, unless it is alone and `raw`.
-    For one that draws there is a `prompt`. `counterfactual` is the same with one thing changed: a picture, or a text or
-    prompt. `bank` is a file with one text a line and `pictures` a folder (or both "emojiworld"), in which heads and
-    embedding are put in words; models of the zoo have both unasked. At most `many` pictures are used; ones that cannot
-    be read are an error, unless `skip_bad`. `out` is the folder, by default `reports/<model>-<picture>`; an earlier
-    report is replaced only with `overwrite`. Raises InputError for what does not fit.
+    For one that draws there is a `prompt`, and the `word` of it that the page begins with. `counterfactual` is the same
+    with one thing changed: a picture, or a text or prompt. `bank` is a file with a text a line and `pictures` a folder
+    (or both "emojiworld"), in which heads and embedding are put in words; models of the zoo have both unasked. At most
+    `many` pictures are used; ones that cannot be read are an error, unless `skip_bad`. `out` is the folder, by default
+    `reports/<model>-<picture>`; an earlier report is replaced only with `overwrite`. Raises InputError for what does
+    not fit.
 
     >>> import tempfile
     >>> from cutaway.zoo import tiny
@@ -71,7 +72,7 @@ def explain(
     """
     return explained(
         model, image, text, answer=answer, rival=rival, raw=raw, prompt=prompt, counterfactual=counterfactual,
-        bank=bank, pictures=pictures, out=out, overwrite=overwrite, many=many, seed=seed, skip_bad=skip_bad,
+        bank=bank, pictures=pictures, out=out, overwrite=overwrite, many=many, seed=seed, skip_bad=skip_bad, word=word,
     ).page  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def explained(
     model: Name, image: Any = None, text: str | Sequence[str] = (), *, answer: str = "", rival: str = "",
     raw: bool = False, prompt: str = "", counterfactual: Any = None, bank: str | Path | None = None,
     pictures: str | Path | None = None, out: str | Path | None = None, overwrite: bool = False, many: int = 256,
-    seed: int = 0, skip_bad: bool = False, truth: Mapping[str, ndarray] | None = None, title: str = "",
+    seed: int = 0, skip_bad: bool = False, word: str = "", truth: Mapping[str, ndarray] | None = None, title: str = "",
     told: Told = lambda _: None,
 ) -> Explained:  # fmt: skip
     """`explain`, giving back more than the page; `truth` names regions of the picture, `told` hears the steps."""
@@ -93,7 +94,7 @@ def explained(
     folder = _folder(out, model.name if isinstance(model, Model) else str(model), image, overwrite)
     plain: dict[str, Any] = {
         "text": text, "answer": answer, "rival": rival, "raw": raw, "prompt": prompt, "many": many,
-        "skip_bad": skip_bad, "seed": seed,
+        "skip_bad": skip_bad, "seed": seed, "word": word,
     }  # fmt: skip
     question = asked(
         model, image=whole, counterfactual=counterfactual, pictures=pictures, bank=bank, truth=truth, **plain

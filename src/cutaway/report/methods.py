@@ -16,6 +16,7 @@ from cutaway.methods.table import METHODS, in_row
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.questions.bank import text_bank
+from cutaway.questions.drawings import drawings
 from cutaway.questions.question import LACKS, Question, ask, draw, match
 from cutaway.questions.tasks import Task, Tasks, prompts
 from cutaway.report.tables import heading
@@ -47,13 +48,14 @@ def questions() -> dict[str, Question]:
     clip, llava, sd = (load(f"tiny:{name}") for name in ("clip", "llava", "sd"))
     crowd = [tiny.picture(seed) for seed in range(8)]
     many: dict[str, Any] = {"crowd": crowd, "labels": {"half": np.array([0, 1] * 4)}}
+    drawn = {**many, "crowd": drawings(sd, [f"a {thing} dog" for thing in "abcdefgh"], steps=2)}
     bank = text_bank(clip, ["a dog", "a cat", "a bird"], progress=False)
     return {
         "contrastive": match(clip, one, ["a dog", "a cat"], other, bank=bank, **many),
         "generative": ask(
             llava, one, "what is this", "dog", "cat", other, told=_tasks(llava), contexts=("a red dog", "a cat"), **many
         ),
-        "diffusion": draw(sd, "a red dog", steps=4, counterpart="a red cat", image=one, **many),
+        "diffusion": draw(sd, "a red dog", steps=4, counterpart="a red cat", image=one, **drawn),
     }
 
 

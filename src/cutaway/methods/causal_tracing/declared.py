@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from cutaway.errors import SiteError
 from cutaway.methods.causal_tracing import drawing_views
 from cutaway.methods.causal_tracing.activation_patching import activation_patching, usual_sites
 from cutaway.methods.causal_tracing.drawing_tracing import drawing_tracing
+from cutaway.methods.causal_tracing.places import layers_of, steps_of
 from cutaway.methods.causal_tracing.views import show, tell
 from cutaway.methods.method import Entry, Method
 from cutaway.model.prompts import layered_encoders
 from cutaway.questions.question import Question
 
+LAYERED = {"prompt": 16, "word": 6}  # at most so many layers, or groups of layers, of a drawing
+HEAVY, FEW = 100_000_000, {"prompt": 6, "word": 3}  # and of a denoiser with so many weights
 RUNS = 1200  # at most so many runs for a map of positions; larger models skip layers evenly
 
 
@@ -80,6 +85,42 @@ def _other_prompt(question: Question) -> str:
     return "" if traced else "it has neither cross-attention to words nor sites in all of its text encoders"
 
 
+def _grouped(question: Question, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Layers in groups, or every so many, where one after another would take too many drawings.
+
+    What the denoiser reads is taken in groups of layers in a row, so that none is left out; the text encoders are left
+    out evenly, since what a layer holds it mostly passes on.
+    """
+    what = str(given.get("what", "prompt"))
+    if what not in LAYERED or given.get("groups") or given.get("wide", 1) != 1:
+        return {}
+    layers = layers_of(question.model, what)
+    most = (FEW if _weights(question) > HEAVY else LAYERED)[what]
+    if len(layers) <= most:
+        return {}
+    if what == "word":
+        kept = sorted({layers[round(at)] for at in np.linspace(0, len(layers) - 1, most)})
+        return {"groups": {str(layer): [layer] for layer in kept}}
+    parts = [[int(one) for one in some] for some in np.array_split(layers, most)]
+    return {"groups": {f"{some[0]}-{some[-1]}" if len(some) > 1 else str(some[0]): some for some in parts}}
+
+
+def _weights(question: Question) -> int:
+    """How many weights the denoiser has."""
+    return sum(one.numel() for one in question.model.towers["denoiser"].module.parameters())
+
+
+def _drawings(question: Question, given: Mapping[str, Any]) -> str:
+    """How many drawings it takes, and of how many steps."""
+    what = str(given.get("what", "prompt"))
+    groups = _grouped(question, given).get("groups") or given.get("groups") or layers_of(question.model, what)
+    windows = given.get("windows", 3)
+    columns = 5 if what == "word" else 1 + (windows if isinstance(windows, int) and windows > 1 else 0)
+    count = (len(groups) + 1) * columns + 2
+    steps = "" if question.drawing is None else f" of {len(steps_of(question.drawing))} steps"
+    return f"about {count} drawings{steps}"
+
+
 def _layered(question: Question) -> bool:
     """Whether all that say the prompt can be patched in their layers."""
     try:
@@ -111,6 +152,8 @@ METHODS = (
         row="causal tracing and circuits",
         takes={"model": "model", "clean": "drawing", "counterfactual": "counterpart.drawing"},
         fitting=_other_prompt,
+        chosen=_grouped,
+        cost=_drawings,
         options={
             "what": "Which places: prompt, attention, head or word.", "windows": "How many windows of steps.",
             "wide": "How many layers in a row at a time.",

@@ -81,6 +81,11 @@ def places(
     return Places(axis, named, COLUMNS[axis](model, clean, other, named, windows))
 
 
+def layers_of(model: Model, what: str) -> list[int]:
+    """The layers that a kind of place has, in order."""
+    return sorted(_sites(model, what, WHATS[what][0]))
+
+
 def _sites(model: Model, what: str, parts: Sequence[str]) -> dict[int, list[str]]:
     """The sites of these parts by layer; of several text encoders those at the same share of their depth together."""
     if what == "word":

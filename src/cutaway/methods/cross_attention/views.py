@@ -34,18 +34,22 @@ def show(page: Page) -> Iterator[kinds.View]:
 
 
 def lead(page: Page) -> tuple[kinds.Opening, tuple[str, ...]]:
-    """The page begins with the word that is looked for most in one place, and with the number where it is one."""
+    """The page begins with a word, and with the number where it is one.
+
+    The word is the one that the question names, else the one that is looked for most in one place.
+    """
     found = page.made(ENTRY)
-    at = _gathered(found)
+    at = _first(page, found)
+    said = _most(found) if at == _gathered(found) else _of(found, at)
     first = overlay(page, found)
     one = replace(
         first, title=f"Where {quoted(found.words()[at])} is looked for", texts=(found.words()[at],), shown=0,
         values=first.values[at : at + 1], seen=first.seen.removeprefix(_most(found)).strip(),
     )  # fmt: skip
     trivial = page.question.counterpart is None and not page.question.pictures  # its own drawing, held against itself
-    rest = [said for said in page.told() if said != _most(found)]
+    rest = [one for one in page.told() if one != said]
     told = tuple(rest if trivial else [measured(page), *rest])
-    return kinds.Opening(verdict=_most(found), lead=one, evidence=told), (_most(found), *told)
+    return kinds.Opening(verdict=said, lead=one, evidence=told), (said, *told)
 
 
 def tell(page: Page) -> Iterator[str]:
@@ -63,7 +67,7 @@ def overlay(page: Page, found: WordMaps) -> kinds.Overlay:
         seen=f"{_most(found)} {float(found['elsewhere'].isel(picture=0).mean()):.1%} of all attention goes to no word; "
         f"a word of one token would get {float(found['even']):.1%} if all positions got the same.{before}",
         limits=_LIMITS, picture=_drawn(found), texts=tuple(found.words()), values=_maps(found).values, caption=True,
-        shown=_gathered(found), unit="share of attention", palette="reads", provenance=origin(found),
+        shown=_first(page, found), unit="share of attention", palette="reads", provenance=origin(found),
         code=page.applied[ENTRY].look().code,
     )  # fmt: skip
 
@@ -87,7 +91,7 @@ def film(page: Page, found: WordMaps) -> films.Strip:
         ),
         texts=tuple(found.words()), sets=("all layers", *(f"layer {name}" for name in maps["layer"].values)),
         frames=tuple(steps), values=np.concatenate([maps.mean("layer", keepdims=True).values, maps.values], 1),
-        unit="share of attention", shown=_gathered(found), provenance=origin(found),
+        unit="share of attention", shown=_first(page, found), provenance=origin(found),
         code=look.code,
     )  # fmt: skip
 
@@ -111,7 +115,7 @@ def by(page: Page, entry: str, axis: str) -> kinds.Lens:
         limits=f"{_LIMITS} Coarse layers are brought to the finest grid: their maps look smoother than they are.",
         picture=_drawn(found), texts=tuple(found.words()), layers=tuple(map(str, maps[axis].values)), axis=axis,
         values=maps.transpose("place", axis, "row", "col").values, caption=True,
-        shown=_gathered(found), unit="share of attention", folded=True,
+        shown=_first(page, found), unit="share of attention", folded=True,
         provenance=origin(found),
         code=look.code,
     )  # fmt: skip
@@ -147,6 +151,13 @@ def _drawn(found: WordMaps) -> Picture:
     return Picture.of(Image.fromarray(found["drawn"].values[0]), "what was drawn")
 
 
+def _first(page: Page, found: WordMaps) -> int:
+    """The word that the question names, or else the one whose attention lies most in one place."""
+    named = page.question.word.lower()
+    said = [word.lower().strip(".,;:!?") for word in found.words()]
+    return said.index(named) if named in said else _gathered(found)
+
+
 def _gathered(found: WordMaps) -> int:
     """The word whose attention lies most in one place."""
     maps = _maps(found).values
@@ -155,10 +166,19 @@ def _gathered(found: WordMaps) -> int:
 
 def _most(found: WordMaps) -> str:
     """The same as a sentence."""
-    maps, at = _maps(found).values, _gathered(found)
-    (place, share), largest = mass(maps[at]), float(maps[at].max())
+    at = _gathered(found)
+    return f"The word that is looked for most in one place is {quoted(found.words()[at])}: {_where(found, at)}"
+
+
+def _of(found: WordMaps, at: int) -> str:
+    """Where another word is looked for, as a sentence."""
+    return f"Where {quoted(found.words()[at])} is looked for: {_where(found, at)}"
+
+
+def _where(found: WordMaps, at: int) -> str:
+    maps = _maps(found).values[at]
+    place, share = mass(maps)
     return (
-        f"The word that is looked for most in one place is {quoted(found.words()[at])}: {share:.1%} of what it gets "
-        f"lies in the ninth at the {place} (11.1% if spread evenly), and a patch gives it at most {largest:.1%} of its "
-        "attention."
+        f"{share:.1%} of what it gets lies in the ninth at the {place} (11.1% if spread evenly), and a patch gives it "
+        f"at most {float(maps.max()):.1%} of its attention."
     )

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import xarray
-from jaxtyping import Float, Shaped
-from matplotlib.axes import Axes
+from jaxtyping import Shaped
 from numpy import ndarray
 
 from cutaway.errors import MethodError
-from cutaway.methods.linear_probing.probe_data import (
-    Pool,
-    Pooling,
-    Probe,
-    chance,
-    checked,
-    fit,
-    is_number,
-    shuffled_by_type,
-    split,
-    state_batches,
-    states,
-)
-from cutaway.methods.result import Provenance, Result, labels
+from cutaway.methods.linear_probing.drawing_probing import drawing_probing
+from cutaway.methods.linear_probing.drawn_states import TOWER
+from cutaway.methods.linear_probing.probe_data import Pool, Pooling, Probe, checked, fit, state_batches, states
+from cutaway.methods.linear_probing.probes import Probes, scores_of, table
+from cutaway.methods.result import Provenance
 from cutaway.model.model import Model
-from cutaway.model.sites import Site
 from cutaway.questions.rows import Rows, tracked
 from cutaway.store.fitted import Fitted, Origin
 
@@ -38,47 +25,11 @@ METHOD = "linear_probing"
 SOURCE = "Alain, Bengio 2016, arXiv 1610.01644; control tasks: Hewitt, Liang 2019, arXiv 1909.03368"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Probes(Result):
-    """Held-out scores of probes: accuracy for classes, R^2 for numbers (`metric` by label).
-
-    `score`, `control`, `majority` (site, label, seed); `mean`, `low`, `high` (site, label) with a 95 % interval over
-    the splits; `selectivity` (site, label) = mean score - mean control; `layer` (site), -1 for what has no layer.
-    """
-
-    main: ClassVar[str] = "mean"
-
-    def summary(self) -> Any:
-        """For each label, the best site."""
-        best = self["mean"].argmax("site")
-        names = ["mean", "low", "high", "selectivity", "majority"]
-        table = self.data.drop_vars(["majority"]).assign(majority=self["majority"].mean("seed")).isel(site=best)[names]
-        return table.to_dataframe().reset_index()[["label", "site", *names]]
-
-    def _draw(self, ax: Axes) -> None:
-        """A scale for each metric: accuracy on the left, R² on the right where both are there."""
-        places, names = range(self.data.sizes["site"]), labels(self["mean"], "label")
-        metrics = dict.fromkeys(str(self["metric"].sel(label=name).values) for name in names)
-        axes = {metric: ax if place == 0 else ax.twinx() for place, metric in enumerate(metrics)}
-        lines = []
-        for at, name in enumerate(names):
-            one, colour = self.data.sel(label=name), f"C{at}"
-            metric = str(one["metric"].values)
-            side = axes[metric]
-            lines += side.plot(places, one["mean"], marker="o", color=colour, label=f"{name} ({metric})")
-            side.fill_between(places, one["low"], one["high"], alpha=0.2, color=colour)
-            side.plot(places, one["control"].mean("seed"), linestyle=":", color=colour)
-        ax.set_xticks(places, [str(site) for site in self["site"].values], rotation=40, ha="right", fontsize=7)
-        for metric, side in axes.items():
-            side.set_ylabel(f"held-out {metric} (dotted: control)")
-        ax.legend(handles=lines, fontsize=8)
-
-
 def linear_probing(
     model: Model, rows: Rows, given: Mapping[str, Any], *, tower: str = "vision",
     sites: str | Sequence[str] | None = None, pool: Pool | Sequence[int] = "pooled", types: Any = None,
-    test: float = 0.25, seeds: Sequence[int] = (0, 1, 2, 3, 4), penalty: float = 10.0, batch: int = 32,
-    progress: bool = True,
+    steps: int | Sequence[int] = 5, guidance: str = "cond", test: float = 0.25, seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    penalty: float = 10.0, batch: int = 32, progress: bool = True,
 ) -> Probes:  # fmt: skip
     """Fit a linear read-out of each label at each site of a tower, and of control labels beside it.
 
@@ -88,7 +39,8 @@ def linear_probing(
     the tokens of its `picture`, over its `question` (its words but the last position, those of the chat's frame too),
     or its `last`; or a position for each row. `sites` are names or patterns, by default the residual stream before and
     after every block. Control: each type of item (`types`: an array, or one for each label; by default each item is a
-    type of its own) gets one label, permuted among types. Selectivity = score - control.
+    type of its own) gets one label, permuted among types. Selectivity = score - control. Of a denoiser
+    (`tower="denoiser"`, rows are prompts or drawings): see `DrawnProbes`, at `steps`, in one row of the `guidance`.
 
     Units: accuracy or R^2 on held-out items. Source: Alain and Bengio 2016, arXiv 1610.01644; Hewitt and Liang 2019,
     arXiv 1909.03368. Splits of one data set share items, so the variance of the mean over n of them is not s^2 / n:
@@ -108,12 +60,12 @@ def linear_probing(
     (('site', 'label', 'seed'), (4, 1, 2))
     """
     started = time.perf_counter()
-    if not given or not len(seeds) or not 0 < test < 1 or penalty <= 0:
-        raise MethodError(
-            f"{len(given)} labels, {len(seeds)} seeds, test {test}, penalty {penalty}",
-            expected="a label and a seed at least, test between 0 and 1, penalty above 0",
-            do="give labels by name, for instance {'x': numbers}",
-        )
+    _check(given, seeds, test, penalty)
+    if tower == TOWER:
+        return drawing_probing(
+            model, rows, given, sites=sites, types=types, steps=steps, guidance=guidance, test=test, seeds=seeds,
+            penalty=penalty, batch=batch, progress=progress,
+        )  # fmt: skip
     chosen = model.sites.select(sites or [f"{tower}.0.resid_pre", f"{tower}.*.resid_post"])
     found = states(model, rows, chosen, Pooling.of(model, tower, pool), batch=batch, progress=progress)
     items = len(next(iter(found.values())))
@@ -123,64 +75,27 @@ def linear_probing(
     todo = [(s, n, k) for s in range(len(chosen)) for n in range(len(named)) for k in range(len(seeds))]
     for s, n, k in tracked(todo, "probing", len(todo), show=progress):
         name, y = list(named.items())[n]
-        scores[:, s, n, k] = _scores(found[str(chosen[s])], y, kinds[name], test, seeds[k], penalty)
+        scores[:, s, n, k] = scores_of(found[str(chosen[s])], y, kinds[name], test, seeds[k], penalty)
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, sites=tuple(found), seed=int(seeds[0]), seeds=list(seeds),
         tower=tower, pool=pool if isinstance(pool, str) else "places", test=test, penalty=penalty, items=items,
         types="items" if types is None else "given",
     )  # fmt: skip
-    return Probes(_table(scores, chosen, named, seeds, test), told)
+    return Probes(table(scores, chosen, named, seeds, test), told)
 
 
-def _scores(
-    x: Float[ndarray, "item unit"], y: ndarray, types: ndarray, test: float, seed: int, penalty: float
-) -> tuple[float, float, float]:
-    """Score, control score and majority baseline of one split."""
-    train, held = split(y, test, seed)
-    control = shuffled_by_type(y, types, seed)
-    trivial = len(np.unique(control[train])) < 2
-    return (
-        fit(x[train], y[train], penalty).score(x[held], y[held]),
-        1.0 if trivial else fit(x[train], control[train], penalty).score(x[held], control[held]),
-        chance(y[train], y[held]),
-    )
+def _check(given: Mapping[str, Any], seeds: Sequence[int], test: float, penalty: float) -> None:
+    if not given or not len(seeds) or not 0 < test < 1 or penalty <= 0:
+        raise MethodError(
+            f"{len(given)} labels, {len(seeds)} seeds, test {test}, penalty {penalty}",
+            expected="a label and a seed at least, test between 0 and 1, penalty above 0",
+            do="give labels by name, for instance {'x': numbers}",
+        )
 
 
 def _types(types: Any, name: str, items: int) -> ndarray:
     own = types.get(name) if isinstance(types, Mapping) else types
     return np.arange(items) if own is None else checked(own, items, f"types of {name}")
-
-
-def _table(
-    scores: Float[ndarray, "3 site label seed"], sites: Sequence[Site], named: Mapping[str, ndarray],
-    seeds: Sequence[int], test: float,
-) -> xarray.Dataset:  # fmt: skip
-    from scipy import stats
-
-    n = len(seeds)
-    mean = scores[0].mean(-1)
-    spread = scores[0].std(-1, ddof=1) if n > 1 else np.full(mean.shape, np.nan)
-    half = stats.t.ppf(0.975, max(1, n - 1)) * spread * (1 / n + test / (1 - test)) ** 0.5
-    axes = ("site", "label", "seed")
-    each = {name: (axes, values) for name, values in zip(("score", "control", "majority"), scores, strict=True)}
-    selectivity = mean - scores[1].mean(-1)
-    least = np.array([-np.inf if is_number(y) else 0.0 for y in named.values()])
-    whole = {
-        "mean": mean,
-        "low": np.maximum(mean - half, least),
-        "high": np.minimum(mean + half, 1),
-        "selectivity": selectivity,
-    }
-    return xarray.Dataset(
-        {**each, **{name: (axes[:2], values) for name, values in whole.items()}},
-        coords={
-            "site": [str(site) for site in sites],
-            "label": list(named),
-            "seed": list(seeds),
-            "layer": ("site", [-1 if s.layer is None or s.part == "resid_pre" else s.layer for s in sites]),
-            "metric": ("label", ["R^2" if is_number(y) else "accuracy" for y in named.values()]),
-        },
-    )
 
 
 # --- one probe to keep ------------------------------------------------------------------------------------------------
