@@ -154,8 +154,8 @@ def _ablated(model: cutaway.Model, fixed: dict[str, Any], found: Any, truth: lis
             means, half = (direct.mean(0), effect.mean(0)), 1.96 * np.std(each, ddof=1) / len(each) ** 0.5
             early, late = (_ranks(*(mean[part] for mean in means)) for part in (slice(6), slice(6, None)))
             print(
-                f"  step {step}, {how}: rank agreement of direct with removed, a drawing {np.mean(each):.2f} ± {half:.2f}"
-                f", of the means {_ranks(*means):.2f}; of layers 0 to 5 {early:.2f}, of 6 and 7 {late:.2f}"
+                f"  step {step}, {how}: rank agreement of direct with removed, a drawing {np.mean(each):.2f} ± "
+                f"{half:.2f}, of the means {_ranks(*means):.2f}; of layers 0 to 5 {early:.2f}, of 6 and 7 {late:.2f}"
             )
             print(f"    removed, by layer {_listed(means[1].sum(1))}, direct {_listed(means[0].sum(1))}")
 
