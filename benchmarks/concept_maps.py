@@ -32,7 +32,7 @@ LOOKED = 10  # steps of which concepts are read
 
 def main() -> None:
     """Print what is found for each seed."""
-    given = seeded(__doc__, 16, "prompts of each set", untrained=BEFORE).parse_args()
+    given = seeded(__doc__, 12, "prompts of each set", untrained=BEFORE).parse_args()
     drawer = cutaway.load("zoo:emoji-mmdit")
     model = cutaway.load("zoo:emoji-mmdit@untrained") if given.untrained else drawer
     for seed in given.seeds:

@@ -51,7 +51,7 @@ class Along(Target):
 
 def main() -> None:
     """Print what is found for each seed."""
-    given = seeded(__doc__, 16, "prompts", untrained=BEFORE).parse_args()
+    given = seeded(__doc__, 12, "prompts", untrained=BEFORE).parse_args()
     drawer = cutaway.load("zoo:emoji-mmdit")
     model = cutaway.load("zoo:emoji-mmdit@untrained") if given.untrained else drawer
     for seed in given.seeds:
@@ -152,9 +152,11 @@ def _ablated(model: cutaway.Model, fixed: dict[str, Any], found: Any, truth: lis
             direct = np.stack([one["heads"].values[0, 0, at][..., truth[of]].mean(-1) for at, of in enumerate(kept)])
             each = [_ranks(a, b) for a, b in zip(direct, effect, strict=True)]
             means, half = (direct.mean(0), effect.mean(0)), 1.96 * np.std(each, ddof=1) / len(each) ** 0.5
-            print(f"  step {step}, {how}: rank agreement of direct with removed, a drawing {np.mean(each):.2f} ± "
-                  f"{half:.2f}, of the means {_ranks(*means):.2f}; of layers 0 to 5 {_ranks(*(m[:6] for m in means)):.2f}"
-                  f", of 6 and 7 {_ranks(*(m[6:] for m in means)):.2f}")  # fmt: skip
+            early, late = (_ranks(*(mean[part] for mean in means)) for part in (slice(6), slice(6, None)))
+            print(
+                f"  step {step}, {how}: rank agreement of direct with removed, a drawing {np.mean(each):.2f} ± "
+                f"{half:.2f}, of the means {_ranks(*means):.2f}; of layers 0 to 5 {early:.2f}, of 6 and 7 {late:.2f}"
+            )
             print(f"    removed, by layer {_listed(means[1].sum(1))}, direct {_listed(means[0].sum(1))}")
 
 

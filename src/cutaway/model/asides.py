@@ -42,7 +42,7 @@ def aside(model: Opened, drawing: Inputs, words: Sequence[str]) -> Aside:
     >>> model = cutaway.load("tiny:sd3")
     >>> made = aside(model, model.inputs(prompt="a dog", steps=2), ["dog", "red cat"])
     >>> made.owner, made.states.shape
-    ((0, 0, 1, 1, 1, 1), torch.Size([6, 32]))
+    ((0, 0, 1, 1, 1, 1), torch.Size([6, 64]))
     """
     drawn = _asked(drawing) | {"prompt": list(words), "negative": None, "guidance": 1.0, "pictures": None}
     made = draw_inputs(model.engine, drawn, 0, None, {})
