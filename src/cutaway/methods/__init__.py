@@ -1,7 +1,7 @@
 """The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
 
 from cutaway.methods.causal_tracing import activation_patching, drawing_tracing
-from cutaway.methods.cross_attention import cross_attention, hide_words, prompt_to_prompt
+from cutaway.methods.cross_attention import cross_attention, hide_words, prompt_to_prompt, prompt_to_prompt_drawings
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -17,6 +17,7 @@ from cutaway.methods.logit_lens import (
 from cutaway.methods.representation_decomposition import logit_decomposition, representation_decomposition
 from cutaway.methods.task_vectors import (
     combined,
+    drawing_steering,
     function_vector,
     steering,
     steering_vector,
@@ -32,6 +33,7 @@ __all__ = [
     "combined",
     "cross_attention",
     "diffusion_lens",
+    "drawing_steering",
     "drawing_tracing",
     "embedding_bank",
     "embedding_lens",
@@ -46,6 +48,7 @@ __all__ = [
     "logit_lens",
     "picture_texts",
     "prompt_to_prompt",
+    "prompt_to_prompt_drawings",
     "representation_decomposition",
     "splice",
     "steering",

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from cutaway.methods.cross_attention import views
 from cutaway.methods.cross_attention.cross_attention import cross_attention
+from cutaway.methods.cross_attention.drawn_again import prompt_to_prompt_drawings
 from cutaway.methods.method import Entry, Method
+from cutaway.questions.question import Question
+
+
+def _words_alone(question: Question) -> str:
+    """Attention that is to words alone, and another prompt."""
+    other = question.counterpart
+    if other is not None and other.text == question.text:
+        return "both prompts are the same, so there is nothing else to draw"
+    crossed = any(site.part == "cross.pattern" for site in question.model.sites)
+    return "" if crossed else "it has no cross-attention: its words and patches look at one another in one pattern"
+
 
 METHODS = (
     Method(
@@ -21,5 +33,13 @@ METHODS = (
         show=views.show,
         tell=views.tell,
         lead=views.lead,
+    ),
+    Method(
+        function=prompt_to_prompt_drawings,
+        row="cross-attention",
+        takes={"model": "model", "inputs": "drawing", "other": "counterpart.drawing"},
+        fitting=_words_alone,
+        options={"own": "At which share of the steps the self-attention is put in as well."},
+        cannot="That layout lies in these patterns alone: the same noise lays out much of it.",
     ),
 )
