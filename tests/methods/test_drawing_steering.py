@@ -5,7 +5,7 @@ import torch
 
 import cutaway
 from cutaway.errors import MethodError
-from cutaway.methods import steering, steering_vector
+from cutaway.methods import drawing_steering, steering, steering_vector
 from cutaway.model.edits import Add
 from cutaway.model.targets import distance, outcome
 
@@ -44,3 +44,31 @@ def test_the_bench_draws_with_a_direction_beside_random_ones():
     hand = aim(model.run(without, edits=vector.edits(1.0), output="pt"))
     assert float(found["value"].sel(alpha=1.0).squeeze()) == pytest.approx(float(hand), rel=1e-9)
     assert found["random_value"].notnull().all() and float(found["share"].sel(alpha=0.0).squeeze()) == 0
+
+
+@pytest.mark.checks("drawing_steering", "truth")
+@pytest.mark.checks("drawing_steering", "baseline")
+def test_a_drawing_is_steered_to_another_prompt_as_by_hand_beside_random_directions(sd):
+    """The number is how far it still is from the other drawing; where nothing reads the site, nobody gets there."""
+    both = [sd.inputs(prompt=f"a {one} dog", seed=0, steps=2) for one in ("red", "blue")]
+    site = "denoiser.8.resid_post"
+    found = drawing_steering(sd, *both, sites=site, alphas=(1.0,), progress=False).data.squeeze()
+    goal = sd.run(both[1], output="pt").outputs.images
+    vector = steering_vector(sd, both[1], both[0], sites=site, progress=False)
+    hand = distance(goal)(sd.run(both[0], edits=vector.edits(1.0), output="pt"))
+    assert float(found["value"].sel(alpha=1.0)) == pytest.approx(float(hand), rel=1e-9)
+    assert float(found["share"].sel(alpha=0.0)) == 0 and float(found["there"]) == 0 < float(found["here"])
+    assert float(found["random_share_low"].sel(alpha=1.0)) < float(found["share"].sel(alpha=1.0))
+    evenly = drawing_steering(sd, *both, alphas=(1.0,), draws=1, progress=False)
+    assert evenly["layer"].values.tolist() == [1, 8, 14]
+    with pytest.raises(MethodError, match="differ in more than their prompts"):
+        drawing_steering(sd, both[0], sd.inputs(prompt="a blue dog", seed=1, steps=2), progress=False)
+
+
+@pytest.mark.checks("drawing_steering", "floor")
+def test_before_training_no_direction_draws_what_is_asked_for():
+    model = cutaway.load("zoo:emoji-sd@untrained")
+    both = [model.inputs(prompt=f"a fox on a {one} background", seed=0, steps=4) for one in ("green", "blue")]
+    found = drawing_steering(model, *both, sites="denoiser.7.resid_post", alphas=(1.0,), draws=1, progress=False)
+    assert abs(float(found["value"].sel(alpha=1.0).squeeze() - found["here"])) < 0.05
+    assert found.provenance.options["unit"] == "probability"

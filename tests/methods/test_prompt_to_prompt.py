@@ -6,9 +6,9 @@ import torch
 
 import cutaway
 from cutaway.errors import MethodError
-from cutaway.methods import prompt_to_prompt
+from cutaway.methods import prompt_to_prompt, prompt_to_prompt_drawings
 from cutaway.methods.cross_attention.prompt_to_prompt import columns
-from cutaway.model.edits import Patch
+from cutaway.model.edits import Knockout, Patch
 from cutaway.model.tokens import TokenMap
 from world import OTHER, OWN
 
@@ -107,3 +107,47 @@ def test_what_is_not_two_drawings_of_prompts_is_refused(sd, both):
     one = joint.inputs(prompt="a red dog", steps=1)
     with pytest.raises(MethodError, match="words alone"):
         prompt_to_prompt(joint, one, one)
+
+
+# --- measured ---------------------------------------------------------------------------------------------------------
+
+
+def _apart(one, two):
+    return 255 * float((one - two).double().square().flatten(1).mean(1).sqrt().mean())
+
+
+@pytest.mark.checks("prompt_to_prompt_drawings", "truth")
+def test_what_moves_is_what_the_edits_draw_by_hand(sd, both):
+    found = prompt_to_prompt_drawings(sd, *both, shares=(0.0, 1.0), progress=False)
+    first, other = (_images(sd, one) for one in both)
+    again = _images(sd, both[1], prompt_to_prompt(sd, *both, share=1.0))
+    assert found["moved"].values == pytest.approx([_apart(other, first), _apart(again, first)], rel=1e-9)
+    assert found["random_moved"][0] == found["moved"][0] and found["value"][0] == 0  # the other's own drawing
+    assert found["value"][1] == pytest.approx(float((again - other).square().flatten(1).mean(1).mean()))
+    same = prompt_to_prompt_drawings(sd, both[0], both[0], shares=(1.0,), own=1.0, progress=False)
+    assert same["moved"].item() < 1e-6 and len(found.summary()) == 2 and "<img" in found.to_html()
+
+
+@pytest.mark.checks("prompt_to_prompt_drawings", "baseline")
+def test_patterns_in_wrong_places_are_other_patterns_unless_all_places_are_alike(sd, both):
+    """With every key hidden but the first, all patches look alike, and their order means nothing."""
+    found = prompt_to_prompt_drawings(sd, *both, shares=(1.0,), progress=False)
+    assert found["random_moved"].item() != found["moved"].item()
+    with sd.edited(Knockout("denoiser.*.cross", key=range(1, 16))):
+        alike = prompt_to_prompt_drawings(sd, *both, shares=(1.0,), progress=False)
+    assert alike["random_moved"].item() == pytest.approx(alike["moved"].item(), rel=1e-9)
+
+
+@pytest.mark.checks("prompt_to_prompt_drawings", "floor")
+def test_before_training_it_means_nothing_where_the_patterns_lie():
+    """How much more often what is asked for is there than with the patches of the patterns in an order by chance."""
+    asked = {"fox": "duck", "crown": "house", "robot": "rose", "zebra": "bus"}
+    more = {}
+    for name in ("zoo:emoji-sd", "zoo:emoji-sd@untrained"):
+        model = cutaway.load(name)
+        both = [model.inputs(prompt=[f"a {one} on a white background" for one in some], seed=1, steps=8, guidance=3.0)
+                for some in (asked, asked.values())]  # fmt: skip
+        found = prompt_to_prompt_drawings(model, *both, shares=(1.0,), progress=False)
+        more[name] = found["value"].item() - found["random_value"].item()
+    trained, untrained = more.values()
+    assert trained > 0.2 and abs(untrained) < 0.05, more

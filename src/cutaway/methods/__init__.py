@@ -1,7 +1,13 @@
 """The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
 
 from cutaway.methods.causal_tracing import activation_patching, drawing_tracing
-from cutaway.methods.cross_attention import concept_attention, cross_attention, hide_words, prompt_to_prompt
+from cutaway.methods.cross_attention import (
+    concept_attention,
+    cross_attention,
+    hide_words,
+    prompt_to_prompt,
+    prompt_to_prompt_drawings,
+)
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -21,6 +27,7 @@ from cutaway.methods.representation_decomposition import (
 )
 from cutaway.methods.task_vectors import (
     combined,
+    drawing_steering,
     function_vector,
     steering,
     steering_vector,
@@ -37,6 +44,7 @@ __all__ = [
     "concept_attention",
     "cross_attention",
     "diffusion_lens",
+    "drawing_steering",
     "drawing_tracing",
     "embedding_bank",
     "embedding_lens",
@@ -51,6 +59,7 @@ __all__ = [
     "logit_lens",
     "picture_texts",
     "prompt_to_prompt",
+    "prompt_to_prompt_drawings",
     "representation_decomposition",
     "splice",
     "steering",

@@ -6,6 +6,7 @@ from cutaway.errors import MethodError
 from cutaway.methods.cross_attention import concept_views, views
 from cutaway.methods.cross_attention.concept_attention import concept_attention, two_streams
 from cutaway.methods.cross_attention.cross_attention import cross_attention
+from cutaway.methods.cross_attention.drawn_again import prompt_to_prompt_drawings
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
 
@@ -17,6 +18,15 @@ def beside_the_text(question: Question) -> str:
     except MethodError as error:
         return error.failed
     return ""
+
+
+def _words_alone(question: Question) -> str:
+    """Attention that is to words alone, and another prompt."""
+    other = question.counterpart
+    if other is not None and other.text == question.text:
+        return "both prompts are the same, so there is nothing else to draw"
+    crossed = any(site.part == "cross.pattern" for site in question.model.sites)
+    return "" if crossed else "it has no cross-attention: its words and patches look at one another in one pattern"
 
 
 METHODS = (
@@ -49,5 +59,13 @@ METHODS = (
         beside=True,
         show=concept_views.show,
         tell=concept_views.tell,
+    ),
+    Method(
+        function=prompt_to_prompt_drawings,
+        row="cross-attention",
+        takes={"model": "model", "inputs": "drawing", "other": "counterpart.drawing"},
+        fitting=_words_alone,
+        options={"own": "At which share of the steps the self-attention is put in as well."},
+        cannot="That layout lies in these patterns alone: the same noise lays out much of it.",
     ),
 )

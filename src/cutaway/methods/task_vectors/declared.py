@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cutaway.methods.method import Entry, Method
+from cutaway.methods.task_vectors.drawing_steering import drawing_steering
 from cutaway.methods.task_vectors.states import chosen_sites
 from cutaway.methods.task_vectors.steering import steering
 from cutaway.methods.task_vectors.transfer import task_transfer
@@ -18,6 +19,12 @@ LAYERS = 8  # at most so many are steered, evenly
 def _apart(question: Question) -> str:
     """Inputs that the model tells apart: else there is no way to go."""
     return question.alike and f"{question.alike}, so there is no way to steer along"
+
+
+def _other(question: Question) -> str:
+    """Another prompt: else there is no way to go."""
+    same = question.counterpart is not None and question.counterpart.text == question.text
+    return "both prompts are the same, so there is no way to steer along" if same else ""
 
 
 def _layers(question: Question, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -45,6 +52,15 @@ METHODS = (
         reported=(Entry(name=ENTRY),),
         show=show,
         tell=tell,
+    ),
+    Method(
+        function=drawing_steering,
+        row="task vectors",
+        takes={"model": "model", "inputs": "drawing", "counterfactual": "counterpart.drawing"},
+        fitting=_other,
+        options={"sites": "Sites to steer at; by default three of the denoiser's blocks.",
+                 "draws": "How many random directions of the same length stand beside it."},
+        cannot="That a thing has no direction where this one draws none: it is the same at all places.",
     ),
     Method(
         function=task_transfer,
