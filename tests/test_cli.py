@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import cutaway
 from cutaway.cli import app, main
+from cutaway.methods.table import METHODS
 from cutaway.report.positions import read_sound
 from cutaway.report.run import show
 from cutaway.zoo import tiny
@@ -28,7 +29,8 @@ run = CliRunner(env={"COLUMNS": "160"}).invoke
 def commands(group=None, path=()):
     """Every command a user can type, with its words."""
     group = group or get_command(app)
-    for name, command in group.commands.items():
+    for name in group.list_commands(None):  # those of `run` are made when they are asked for
+        command = group.get_command(None, name)
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))
         else:
@@ -50,6 +52,23 @@ def test_help_teaches_by_examples_that_parse(path, command):
         words = shlex.split(re.sub(r"\([^)]*\)", "", example))
         assert tuple(words[: len(path)]) == path
         command.make_context(" ".join(path), words[len(path) :])  # a UsageError for what is no option
+
+
+def test_the_example_of_a_method_has_what_the_method_takes():
+    """A prompt for what draws, a second input for what compares, and a model of the family."""
+    group = get_command(app).commands["run"]
+    for one in METHODS:
+        _, _, shown = group.get_command(None, one.name.replace("_", "-")).help.partition("Try: ")
+        assert any(part.endswith("drawing") for part in one.takes.values()) == ("--prompt" in shown)
+        assert any(part.startswith("counterpart") for part in one.takes.values()) == ("--counterfactual" in shown)
+        assert ("--prompt" in shown) == ("zoo:emoji-sd" in shown or "zoo:emoji-mmdit" in shown)
+
+
+def test_an_option_that_is_a_number_or_nothing_is_a_number(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("cutaway.report.run.answer", lambda one, model, given, settled, **_: seen.update(settled))
+    assert run(app, ["run", "diffusion-lens", "tiny:sd", "--prompt", "a dog", "--levels", "2"]).exit_code == 0
+    assert seen == {"levels": 2}
 
 
 def test_the_version_is_told():

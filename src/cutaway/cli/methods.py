@@ -96,9 +96,13 @@ def _option(known: inspect.Parameter, told: str) -> tuple[Any, Any]:
     """Type and default of an option of the function; what is no word or number is written as a word."""
     default = known.default
     flag = isinstance(default, bool)
-    kind: Any = type(default) if isinstance(default, bool | int | float | str) else str
+    kind: Any = type(default)
+    if default is None:  # what its annotation names in front of `| None`
+        kind = {"int": int, "float": float}.get(str(known.annotation).partition(" |")[0], str)
+    elif not isinstance(default, bool | int | float | str):
+        kind, default = str, ""
     names = (f"--{known.name.replace('_', '-')}",) if flag else ()
-    return Annotated[kind, typer.Option(*names, help=told)], default if kind is type(default) else ""
+    return Annotated[kind if default is not None else kind | None, typer.Option(*names, help=told)], default
 
 
 def _help(one: Method) -> str:
@@ -107,13 +111,14 @@ def _help(one: Method) -> str:
         "pictures": '--image photo.png --text "a dog"', "inputs": '--image photo.png --text "a dog" --text "a cat"',
         "counterpart": "--counterfactual other.png", "labels": "--label place",
     }  # fmt: skip
-    writes = "voice" in one.parts
-    if writes:
-        given["inputs"] = '--image photo.png --text "what is this" --answer dog'
-    parts = dict.fromkeys(part.split(".")[0] for part in one.takes.values())
-    example = " ".join(given[part] for part in parts if part in given)
-    model = "tiny:llava" if writes else "zoo:emoji-clip"
+    whole = dict.fromkeys(part.split(".")[0] for part in one.takes.values())
+    model = "zoo:emoji-clip"
+    if "drawing" in whole:
+        model, given["drawing"] = "zoo:emoji-sd", '--prompt "a fox on a red background"'
+        given["counterpart"] = '--counterfactual "a duck on a red background"'
+    elif "voice" in one.parts:
+        model, given["inputs"] = "zoo:emoji-llava", '--image photo.png --text "is there a dog?" --answer yes'
+    example = " ".join((one.example or model, *(given[part] for part in whole if part in given)))
     return (
-        f"{one.line}\n\nWhat it can not tell: {one.cannot}\n\n"
-        f"Try: cutaway run {one.name.replace('_', '-')} {model} {example}".rstrip()
+        f"{one.line}\n\nWhat it can not tell: {one.cannot}\n\nTry: cutaway run {one.name.replace('_', '-')} {example}"
     )

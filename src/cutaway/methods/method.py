@@ -60,8 +60,9 @@ class Method:
     part; `needs` parts that must be there besides; `fitting` says
     why a question that has all of them is not worth asking, "" where it is. `chosen` are options that follow from the
     question and those given; `cost` says in words what it will take, where that is worth saying beforehand; `options`
-    those of the command line, with a line of help each; `many` how large a crowd is unless said. `table` and `plot`
-    make what the command line prints and draws, where that is more than the result alone can.
+    those of the command line, with a line of help each; `many` how large a crowd is unless said; `example` the model
+    that its help names, where the first of its family has not what it needs. `table` and `plot` make what the command
+    line prints and draws, where that is more than the result alone can.
 
     In a report: `reported` are the ways in which it is applied there, `beside` whether to the counterpart and the floor
     of a question too; `show` makes its views, `tell` sentences on what was found; `lead`, of a method that can, the
@@ -79,6 +80,7 @@ class Method:
     cost: Callable[[Question, Mapping[str, Any]], str] = _cheap
     options: Mapping[str, str] = field(default_factory=dict)
     many: int = 256
+    example: str = ""
     table: Callable[[Any, Question], Any] | None = None
     plot: Callable[[Any, Question], Axes] | None = None
     reported: tuple[Entry, ...] = ()

@@ -50,6 +50,7 @@ METHODS = (
         row="cross-attention",
         takes={"model": "model", "inputs": "drawing"},
         fitting=beside_the_text,
+        example="zoo:emoji-mmdit",
         options={
             "concepts": "What is looked for, with commas between; the words of the prompt unless given.",
             "steps": "How many steps are looked at, at even distances; 0: all.",

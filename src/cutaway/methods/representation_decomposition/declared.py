@@ -74,6 +74,7 @@ METHODS = (
         row="representation decomposition",
         takes={"model": "model", "inputs": "drawing"},
         fitting=a_velocity,
+        example="zoo:emoji-mmdit",
         options={"steps": "How many steps are taken, at even distances; 0: all."},
         cannot="Direct effects only, with norms, gates and patterns held: what prepares a later layer counts for "
         "nothing.",
