@@ -1,6 +1,6 @@
 """Whether a direction in the middle of the UNet of `zoo:emoji-sd` draws a concept: how far, beside random directions.
 
-python benchmarks/drawing_steering.py [--many 6] [--seeds 0] [--site denoiser.7.resid_post]
+python benchmarks/drawing_steering.py [--many 6] [--seeds 0] [--site denoiser.7.resid_post] [--untrained]
 
 The direction is the difference of mean states of prompts with and without the concept, by step; it is put into other
 prompts, without the concept, from other noise. `there` is the judge's probability, the mean over prompts.
@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 import torch
-from timing import seeded
+from timing import BEFORE, seeded
 
 import cutaway
 from cutaway.data import Has, Noun, On
@@ -31,8 +31,9 @@ ALPHAS = (1.0, 2.0, 4.0, 8.0)
 
 def main() -> None:
     """Print what is found for each concept and seed."""
-    given = seeded(__doc__, 6, "prompts", site=("denoiser.7.resid_post", "where it is put in")).parse_args()
-    model = cutaway.load("zoo:emoji-sd")
+    told = seeded(__doc__, 6, "prompts", site=("denoiser.7.resid_post", "where it is put in"), untrained=BEFORE)
+    given = told.parse_args()
+    model = cutaway.load("zoo:emoji-sd@untrained" if given.untrained else "zoo:emoji-sd")
     for seed in given.seeds:
         for concept, claim in (("fox", Has(Noun("fox"))), ("blue background", On("plain", ("blue",)))):
             started = time.perf_counter()

@@ -1,10 +1,12 @@
 """What `prompt_to_prompt` does to drawings of `zoo:emoji-sd`: the tables of docs/prompt-edits.md.
 
-python benchmarks/prompt_edits.py [--many 12] [--seeds 0 1]
+python benchmarks/prompt_edits.py [--many 12] [--seeds 0 1] [--chance]
 
 Held-out prompts of one thing, each drawn once, and then another prompt in ways that keep more or less of it: `replace`
 (another thing), `refine` (a paint in front of the thing), `reweight` (a word's columns times c). For each drawing:
 whether what is new is there; how far pixels move outside of both things; how much of the old thing's place it takes.
+With --chance another thing alone, the whole picture, beside the same patterns with their patches in an order by chance,
+and both before training.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from timing import seeded
 import cutaway
 from cutaway import Scale
 from cutaway.data.prompts import claims_of
-from cutaway.methods import prompt_to_prompt
+from cutaway.methods import prompt_to_prompt, prompt_to_prompt_drawings
 from cutaway.questions.judged import judged, prompts_apart
 from cutaway.zoo import emoji_judge
 from cutaway.zoo.evaluate_drawn import GUIDANCE, STEPS
@@ -44,7 +46,13 @@ class Drawn(NamedTuple):
 
 def main() -> None:
     """Print what is found for each seed."""
-    given = seeded(__doc__, 12, "prompts").parse_args()
+    chance = (False, "beside patterns in wrong places, and before training")
+    given = seeded(__doc__, 12, "prompts", chance=chance).parse_args()
+    if given.chance:
+        for seed in given.seeds:
+            for name in ("zoo:emoji-sd", "zoo:emoji-sd@untrained"):
+                _beside_chance(name, seed, given.many)
+        return
     model = cutaway.load("zoo:emoji-sd")
     for seed in given.seeds:
         own, other, _ = prompts_apart("thing", given.many, seed=seed)
@@ -55,6 +63,14 @@ def main() -> None:
             print(f"\n{model.name}, seed {seed}, {what}: {own[0]!r} to {texts[0]!r}, {len(own)} prompts")
             _measured(model, own, texts, named, seed, what)
             print(f"  {time.perf_counter() - started:.0f} s")
+
+
+def _beside_chance(name: str, seed: int, many: int) -> None:
+    own, other, _ = prompts_apart("thing", many, seed=seed)
+    model = cutaway.load(name)
+    both = [model.inputs(prompt=some, seed=seed * 10_000, steps=STEPS, guidance=GUIDANCE) for some in (own, other)]
+    found = prompt_to_prompt_drawings(model, *both, shares=(0.0, 0.4, 0.8), seed=seed, progress=False)
+    print(f"\n{name}, seed {seed}, {many} prompts\n{found.summary().round(2).to_string(index=False)}", flush=True)
 
 
 def _painted(text: str, at: int) -> str:

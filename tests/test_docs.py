@@ -56,6 +56,7 @@ def test_the_pages_on_methods_run(page, capsys):
         ("pipelines.md", "", r"(?s)\[False, False, True, True\].*cond.*uncond.*takes no `prompt=`"),
         ("tracing-drawings.md", "emoji-sd", "the word"),
         ("velocity.md", "emoji-mmdit", r"(?s)times chance.*Heads bring .* from words"),
+        ("probing-drawings.md", "", "background"),
     ],
 )
 def test_a_page_runs_from_top_to_bottom(page, needs, said, capsys):

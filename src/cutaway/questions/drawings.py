@@ -74,7 +74,7 @@ def crossed(
 
     >>> texts, labels = crossed(3)
     >>> texts[0], str(labels["thing"][0]), str(labels["background"][0])
-    ('a frog on a gray background', 'frog', 'gray')
+    ('a penguin on a red background', 'penguin', 'red')
     """
     draw = random.Random(f"crossed/{seed}")
     both = list(product(draw.sample(DRAWABLE, things), draw.sample([*COLOURS], grounds)))
