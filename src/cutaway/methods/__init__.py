@@ -1,7 +1,14 @@
 """The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
 
 from cutaway.methods.causal_tracing import activation_patching, drawing_tracing
-from cutaway.methods.cross_attention import cross_attention, hide_words, prompt_to_prompt
+from cutaway.methods.cross_attention import (
+    attend_and_excite,
+    cross_attention,
+    head_relevance,
+    hide_words,
+    prompt_to_prompt,
+    weaken_heads,
+)
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -28,6 +35,7 @@ from cutaway.methods.text_explanation import head_texts, picture_texts, splice, 
 
 __all__ = [
     "activation_patching",
+    "attend_and_excite",
     "attention_lens",
     "combined",
     "cross_attention",
@@ -37,6 +45,7 @@ __all__ = [
     "embedding_lens",
     "erase",
     "function_vector",
+    "head_relevance",
     "head_texts",
     "hide_words",
     "latent_bank",
@@ -54,6 +63,7 @@ __all__ = [
     "task_vector",
     "text_span",
     "tuned_lens",
+    "weaken_heads",
     "weight_vector",
     "word_lens",
 ]

@@ -1,7 +1,10 @@
 """Where a model that draws looks for its words: attention of patches to the words of a prompt."""
 
+from cutaway.methods.cross_attention.attend_and_excite import attend_and_excite
 from cutaway.methods.cross_attention.cross_attention import WordMaps, cross_attention
+from cutaway.methods.cross_attention.head_relevance import head_relevance, weaken_heads
 from cutaway.methods.cross_attention.hidden import hide_words
 from cutaway.methods.cross_attention.prompt_to_prompt import prompt_to_prompt
 
-__all__ = ["WordMaps", "cross_attention", "hide_words", "prompt_to_prompt"]
+__all__ = ["WordMaps", "attend_and_excite", "cross_attention", "head_relevance", "hide_words", "prompt_to_prompt",
+           "weaken_heads"]  # fmt: skip

@@ -13,10 +13,10 @@ import xarray
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from cutaway.errors import MethodError
-from cutaway.methods.cross_attention.spoken import Word, phrase, sums, words
+from cutaway.methods.cross_attention.maps import folded, looking, rows_of, sides, up
+from cutaway.methods.cross_attention.spoken import Word, phrase
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.forming import Forming
 from cutaway.model.inputs import Inputs
@@ -96,7 +96,8 @@ def cross_attention(
     means, takes the mean of the tokens of a word where this adds them, and interpolates by cubic splines.
     Raises MethodError where no patch attends to words, or where there is too much to keep apart.
     What it can NOT tell: whether the word is what makes the thing appear there. `hide_words` makes the edits that show
-    that.
+    that. Nor which word a patch looks for: a text model that reads from left to right writes what it read into the
+    words behind, and in `zoo:emoji-sd` the map of the word behind a name fits the thing as well as that of the name.
 
     >>> import cutaway
     >>> model = cutaway.load("tiny:sd")
@@ -138,19 +139,6 @@ def cross_attention(
     )  # fmt: skip
 
 
-def looking(model: Model) -> list[Site]:
-    """Where patches attend to words: cross-attention, or where there is none, the joint attention."""
-    every = [site for site in model.sites if site.tower == "denoiser" and not site.dead]
-    for part in ("cross.pattern", "attn.pattern"):
-        found = [site for site in every if site.part == part]
-        if found:
-            return found
-    raise MethodError(
-        f"'{model.name}' has no denoiser that attends to words", expected="a pipeline that draws prompts",
-        exists=f"a model of kind {model.family.kind}", do="see `cutaway methods` for what fits it",
-    )  # fmt: skip
-
-
 @dataclass
 class Adding:
     """The sums of what comes in, by layer, on the grid of that layer."""
@@ -169,26 +157,16 @@ class Adding:
         if self.guidance not in reading.guidance:
             return
         site, pattern = reading.site, reading.value[reading.guidance.index(self.guidance)].float()
-        patches = self.inputs.map_for(site, "query", pattern.shape[-2])
-        said = self.inputs.map_for(site, "key", pattern.shape[-1])
-        if not ((patches.row >= 0).any() and (said.kind == "text").any()):
-            raise MethodError(
-                f"it is not known which positions of '{site}' are patches and which are words",
-                expected="a prompt and a picture grid", do="make the inputs with `model.inputs(prompt=…)`",
-            )  # fmt: skip
+        seen = sides(self.inputs, site, pattern)
         self.positions = pattern.shape[-1]
-        copies = len(pattern) // said.batch  # pictures a prompt
-        self.spoken = self.spoken or [words(said, row) for row in range(said.batch) for _ in range(copies)]
-        own = torch.from_numpy(patches.row[0] >= 0)  # patches lie in reading order
-        shape = int(patches.row.max()) + 1, int(patches.col.max()) + 1
-        weights = sums(self.spoken, pattern.shape[-1]).to(pattern.device)
-        maps = torch.einsum("bhqk,bwk->bwhq", pattern[:, :, own.to(pattern.device)], weights)
+        self.spoken = self.spoken or rows_of(seen.said, len(pattern))
+        maps = folded(pattern, seen, self.spoken)
         maps = maps if "head" in self.apart else maps.mean(2, keepdim=True)
         step = reading.step if "step" in self.apart else 0
-        elsewhere = (1 - maps.sum(1).mean(-1)).cpu()
-        folded = maps.unflatten(-1, shape).cpu()
+        elsewhere = (1 - maps.flatten(3).sum(1).mean(-1)).cpu()
+        maps = maps.cpu()
         there, aside = self.total.setdefault(site, {}), self.beside.setdefault(site, {})
-        there[step] = there[step] + folded if step in there else folded
+        there[step] = there[step] + maps if step in there else maps
         aside[step] = aside[step] + elsewhere if step in aside else elsewhere
         self.calls[site, step] = self.calls.get((site, step), 0) + 1
 
@@ -212,7 +190,7 @@ class Adding:
         maps, aside = [], []
         for site in ran:
             means = [self._mean(self.total, site, step, heads, 2) for step in steps]
-            fine = [_up(one, (grid[0], grid[1])) for one in means]
+            fine = [up(one, (grid[0], grid[1])) for one in means]
             maps.append(torch.stack(fine, 2))
             aside.append(torch.stack([self._mean(self.beside, site, step, heads, 1) for step in steps], 1))
         if "layer" not in self.apart:
@@ -242,10 +220,3 @@ class Adding:
             {"attention": attention, "elsewhere": elsewhere, "even": 1 / self.positions},
             {**told, "word": (("picture", "place"), np.array(named))},
         )
-
-
-def _up(maps: Float[Tensor, "picture word head row col"], grid: tuple[int, int]) -> Tensor:
-    """The same on a finer grid."""
-    if tuple(maps.shape[-2:]) == tuple(grid):
-        return maps
-    return interpolate(maps.flatten(0, 1), tuple(grid), mode="bilinear").unflatten(0, maps.shape[:2])
