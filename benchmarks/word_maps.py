@@ -4,7 +4,7 @@ python benchmarks/word_maps.py [--many N] [--seeds 0 1] [--untrained] [--maps] [
 
 For each seed other prompts and other noise. `--untrained`: the pipeline before training, held against what the trained
 one drew from the same noise. `--maps`: maps alone, nothing is hidden. `--joint`: `zoo:emoji-mmdit`, which has joint
-attention, without the empty positions that stand in the place of its T5.
+attention, without the empty positions that stand in the place of its T5; the maps of attention rollout stand beside.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 import cutaway
 from cutaway import Knockout
 from cutaway.data.prompts import prompt
-from cutaway.methods import cross_attention, hide_words
+from cutaway.methods import attention_rollout, cross_attention, hide_words
 from cutaway.methods.cross_attention.maps import looking
 from cutaway.methods.cross_attention.spoken import phrase
 from cutaway.methods.truth import fit
@@ -67,6 +67,7 @@ def _measured(
         inputs, plain = model.inputs(**fixed), drawer.inputs(**fixed)
         found = cross_attention(model, inputs, progress=False)
         unsaid = _unsaid(model, inputs)
+        rolled = attention_rollout(model, inputs, progress=False) if "mmdit" in model.name else None
         drawn = _look(drawer.run(plain, output="pt").outputs.images)
         hidden = {}
         for what, edits in _edits(model, inputs, some).items() if hide else ():
@@ -74,7 +75,7 @@ def _measured(
                 hidden[what] = _look(model.run(inputs, output="pt").outputs.images)
         for at, scene in enumerate(some):
             for which, thing in enumerate(scene.things):
-                _one(rows, at, which, thing.concept, (found, unsaid), drawn, hidden)
+                _one(rows, at, which, thing.concept, (found, unsaid, rolled), drawn, hidden)
     return rows
 
 
@@ -118,7 +119,7 @@ def _edits(model: cutaway.Model, inputs: Any, scenes: list[Any]) -> dict[str, li
 
 def _one(rows: dict[str, list[Any]], at: int, which: int, name: str, looks: Any, drawn: Seen, hidden: Any) -> None:
     """One thing of one drawing."""
-    found, unsaid = looks
+    found, unsaid, rolled = looks
     was = float(drawn.there(name)[at])
     rows.setdefault("there", []).append(was > 0.5)
     truth = drawn.mask(at, name).numpy().astype(bool)
@@ -134,6 +135,11 @@ def _one(rows: dict[str, list[Any]], at: int, which: int, name: str, looks: Any,
     for word, away in BESIDE.items():
         maps[f"the word {word}"] = each.isel(place=(places[0] if away < 0 else places[-1]) + away).values
     maps |= {word: heat[at].numpy() for word, heat in unsaid.items()}
+    if rolled is not None:
+        last = rolled["attention"].isel(picture=at, layer=-1).mean("step")
+        maps["the word, rolled out"] = last.isel(place=places).sum("place").values
+        maps["the word behind it, rolled out"] = last.isel(place=places[-1] + 1).values
+        maps["all words, rolled out"] = last.sum("place").values
     maps = {word: _fine(torch.from_numpy(heat)[None])[0].numpy() for word, heat in maps.items()}
     for word, heat in maps.items():
         made = fit(heat, truth)

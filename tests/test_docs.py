@@ -55,6 +55,8 @@ def test_the_pages_on_methods_run(page, capsys):
         ("concept-edits.md", "emoji-sd", "a fox → a duck"),
         ("pipelines.md", "", r"(?s)\[False, False, True, True\].*cond.*uncond.*takes no `prompt=`"),
         ("tracing-drawings.md", "emoji-sd", "the word"),
+        ("attend-and-excite.md", "emoji-sd", r"(?s)excited.*'side': 3"),
+        ("head-relevance.md", "emoji-sd", r"(?s)colour .*\(64, 64\)"),
     ],
 )
 def test_a_page_runs_from_top_to_bottom(page, needs, said, capsys):

@@ -61,21 +61,18 @@ def test_words_dealt_by_chance_stand_beside_it(sd):
 
 
 @pytest.mark.checks("head_relevance", "floor")
-def test_training_makes_heads_prefer_colours_but_not_keep_to_a_concept():
-    """Before training heads keep to a concept as steadily: the words come from a trained text model."""
+def test_before_training_no_concept_is_preferred_and_afterwards_colours_are():
     concepts = {
         "thing": ["fox", "owl", "rose", "car", "house", "pizza", "crown", "ghost"],
         "colour": ["red", "blue", "green", "yellow", "purple", "orange", "white", "black"],
     }
-    colour, steady = [], []
+    colour = []
     for name in ("zoo:emoji-sd", "zoo:emoji-sd@untrained"):
         model = cutaway.load(name)
         inputs = model.inputs(prompt="a fox on a green background", seed=0, steps=4, guidance=3.0)
-        found = head_relevance(model, inputs, concepts, progress=False)["relevance"]
-        colour.append(float(found.sel(concept="colour").mean()))
-        steady.append(float(found.max("concept").mean()))
+        found = head_relevance(model, inputs, concepts, progress=False)
+        colour.append(float(found["relevance"].sel(concept="colour").mean()))
     assert colour[0] > 0.62 and abs(colour[1] - 0.5) < 0.1, colour
-    assert abs(steady[0] - steady[1]) < 0.1, steady
 
 
 def test_heads_are_weakened_as_a_hand_does_it(sd):

@@ -3,6 +3,7 @@
 from cutaway.methods.causal_tracing import activation_patching, drawing_tracing
 from cutaway.methods.cross_attention import (
     attend_and_excite,
+    attention_rollout,
     cross_attention,
     head_relevance,
     hide_words,
@@ -37,6 +38,7 @@ __all__ = [
     "activation_patching",
     "attend_and_excite",
     "attention_lens",
+    "attention_rollout",
     "combined",
     "cross_attention",
     "diffusion_lens",

@@ -5,6 +5,15 @@ from cutaway.methods.cross_attention.cross_attention import WordMaps, cross_atte
 from cutaway.methods.cross_attention.head_relevance import head_relevance, weaken_heads
 from cutaway.methods.cross_attention.hidden import hide_words
 from cutaway.methods.cross_attention.prompt_to_prompt import prompt_to_prompt
+from cutaway.methods.cross_attention.rollout import attention_rollout
 
-__all__ = ["WordMaps", "attend_and_excite", "cross_attention", "head_relevance", "hide_words", "prompt_to_prompt",
-           "weaken_heads"]  # fmt: skip
+__all__ = [
+    "WordMaps",
+    "attend_and_excite",
+    "attention_rollout",
+    "cross_attention",
+    "head_relevance",
+    "hide_words",
+    "prompt_to_prompt",
+    "weaken_heads",
+]

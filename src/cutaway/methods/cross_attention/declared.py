@@ -12,6 +12,7 @@ from cutaway.methods.cross_attention.attend_and_excite import attend_and_excite
 from cutaway.methods.cross_attention.cross_attention import cross_attention
 from cutaway.methods.cross_attention.head_relevance import head_relevance
 from cutaway.methods.cross_attention.maps import looking
+from cutaway.methods.cross_attention.rollout import attention_rollout, fixed_words
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
 
@@ -39,6 +40,11 @@ def spoken(question: Question) -> list[str]:
 def told_apart(question: Question, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """What heads are asked for unless it is named: the words of the prompt, each a concept."""
     return {} if options.get("concepts") else {"concepts": spoken(question)}
+
+
+def of_joint_attention(question: Question) -> str:
+    """Why there is nothing to roll out; "" where words are changed by what they look at."""
+    return "" if question.drawing is None else fixed_words(question.model)
 
 
 def alone(question: Question) -> str:
@@ -82,6 +88,16 @@ METHODS = (
         ),
         show=excite_views.show,
         tell=excite_views.tell,
+    ),
+    Method(
+        function=attention_rollout,
+        row="cross-attention",
+        takes={"model": "model", "inputs": "drawing"},
+        fitting=of_joint_attention,
+        options={"guidance": "Which row of the guidance: cond, with the prompt, or uncond."},
+        cannot="What flows: values, norms and MLPs do not count, and a product of many layers makes maps alike.",
+        reported=(Entry(name=views.ROLLED, options={"apart": ("step",)}),),
+        show=views.rolled,
     ),
     Method(
         function=head_relevance,

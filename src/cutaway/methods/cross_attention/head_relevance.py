@@ -80,7 +80,7 @@ def head_relevance(
     prompts, and scale each concept's vector to add up to the number of heads. MethodError for a model without
     cross-attention: with joint attention the keys of a word depend on the picture. What it can NOT tell: that the head
     draws the concept. A word that has larger keys, or fits every patch a little, wins calls too; a concept that is
-    never first has no head; and in `zoo:emoji-sd` heads keep to a concept as steadily before training.
+    never first has no head. Of few words or calls heads keep to a concept before training as well.
 
     >>> import cutaway
     >>> model = cutaway.load("tiny:sd")
