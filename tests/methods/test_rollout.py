@@ -5,11 +5,9 @@ import pytest
 import torch
 
 import cutaway
-from cutaway import questions
 from cutaway.errors import MethodError
 from cutaway.methods import attention_rollout, cross_attention
 from cutaway.methods.cross_attention.spoken import words
-from cutaway.methods.table import method
 from cutaway.model.edits import Knockout, Set
 
 PROMPTS = ["a red dog", "a cat on a dog"]
@@ -26,7 +24,6 @@ def drawing(joint):
     return joint.inputs(prompt=PROMPTS, seed=3, steps=2)
 
 
-@pytest.mark.checks("attention_rollout", "truth")
 def test_it_equals_a_product_of_matrices(joint, drawing):
     found = attention_rollout(joint, drawing, progress=False)
     run, tokens = joint.run(drawing, record=PATTERNS), drawing.tokens["denoiser.joint"]
@@ -63,7 +60,6 @@ def test_a_word_that_reaches_patches_through_another_is_found_by_rollout_alone(j
     assert float(plain["attention"].isel(place=2).max()) == 0
 
 
-@pytest.mark.checks("attention_rollout", "baseline")
 def test_even_attention_is_told(joint):
     inputs = joint.inputs(prompt="a red dog", seed=3, steps=1, guidance=1.0)
     with joint.edited(Knockout("denoiser.*.attn")):  # all cut alike: spread evenly
@@ -74,7 +70,6 @@ def test_even_attention_is_told(joint):
     assert np.allclose(word.isel(layer=0), 0.5 / size) and np.allclose(word.isel(layer=1), 0.75 / size)
 
 
-@pytest.mark.checks("attention_rollout", "floor")
 def test_before_training_maps_are_flat():
     spread = {}
     for name in ("zoo:emoji-mmdit", "zoo:emoji-mmdit@untrained"):
@@ -92,10 +87,3 @@ def test_what_cannot_be_rolled_out_says_so(sd, joint, drawing):
         attention_rollout(joint, drawing, apart=("head",), progress=False)
     with pytest.raises(MethodError, match="guidance row 'perturbed'"):
         attention_rollout(joint, drawing, guidance="perturbed", progress=False)
-
-
-def test_it_answers_a_question():
-    declared = method("attention-rollout")
-    made = declared.apply(questions.asked("tiny:sd3", prompt="a red dog", step=1), apart=("step",))
-    assert made.result["attention"].dims == ("picture", "place", "step", "row", "col")
-    assert "same in all layers" in declared.why_not(questions.asked("tiny:sd", prompt="a red dog", step=1))

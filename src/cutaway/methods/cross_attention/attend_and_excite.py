@@ -106,7 +106,7 @@ class neglected(Target):  # noqa: N801
 
 
 def attend_and_excite(
-    model: Model, inputs: Inputs, words: Said, *, eta: float = 1.0, steps: Sequence[int] | None = None,
+    model: Model, inputs: Inputs, words: Said, *, eta: float = 100.0, steps: Sequence[int] | None = None,
     layers: Sequence[int] | None = None, smooth: float = 0.5, seed: int = 0, progress: bool = True,
 ) -> Excited:  # fmt: skip
     """Draw a prompt with its latents moved at some steps, so that each of some words is looked for somewhere.

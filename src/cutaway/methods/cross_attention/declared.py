@@ -12,29 +12,36 @@ from cutaway.methods.cross_attention.attend_and_excite import attend_and_excite
 from cutaway.methods.cross_attention.cross_attention import cross_attention
 from cutaway.methods.cross_attention.head_relevance import head_relevance
 from cutaway.methods.cross_attention.maps import looking
-from cutaway.methods.cross_attention.rollout import attention_rollout, fixed_words
+from cutaway.methods.cross_attention.spoken import words
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
 
 SMALL = frozenset("a an the and or of in on at to by with from for is are next beside above below left right".split())
 
 
+def told(question: Question) -> list[str]:
+    """The words of the prompt as the model's own tokens have them; pieces that its tokenizer does not know are none."""
+    drawing = question.drawing
+    if drawing is None or "text" not in drawing.tokens:
+        return []
+    return [word.text.lower() for word in words(drawing.tokens["text"], 0)]
+
+
 def things(question: Question) -> list[str]:
-    """The things that a prompt is known to ask for, by their names."""
-    return [claim.noun.concept for claim in claims_of(question.text) if isinstance(claim, Has)]
-
-
-def subjects(question: Question, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Which words are to be looked for unless they are named: the things, or else all that are no small words."""
-    if options.get("words"):
-        return {}
-    return {"words": things(question) or spoken(question)}
+    """The things that a prompt is known to ask for, by their names, where the model reads these."""
+    names = [claim.noun.concept for claim in claims_of(question.text) if isinstance(claim, Has)]
+    said = f" {' '.join(told(question))} "
+    return [name for name in names if f" {name} " in said]
 
 
 def spoken(question: Question) -> list[str]:
     """The words of a prompt that are no small ones."""
-    said = [word for word in question.text.lower().split() if word.isalpha() and word not in SMALL]
-    return list(dict.fromkeys(said))
+    return list(dict.fromkeys(word for word in told(question) if word.isalpha() and word not in SMALL))
+
+
+def subjects(question: Question, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Which words are to be looked for unless they are named: the things, or else all that are no small words."""
+    return {} if options.get("words") else {"words": things(question) or spoken(question)}
 
 
 def told_apart(question: Question, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -42,9 +49,9 @@ def told_apart(question: Question, options: Mapping[str, Any]) -> Mapping[str, A
     return {} if options.get("concepts") else {"concepts": spoken(question)}
 
 
-def of_joint_attention(question: Question) -> str:
-    """Why there is nothing to roll out; "" where words are changed by what they look at."""
-    return "" if question.drawing is None else fixed_words(question.model)
+def attended(question: Question) -> str:
+    """Why there are no words to be looked for; "" where there are."""
+    return "" if spoken(question) else "its prompt has no word that could be looked for"
 
 
 def alone(question: Question) -> str:
@@ -75,6 +82,7 @@ METHODS = (
         row="cross-attention",
         takes={"model": "model", "inputs": "drawing"},
         chosen=subjects,
+        fitting=attended,
         options={
             "words": "The words to be looked for, with commas between; else the things of the prompt.",
             "eta": "How far the latents are moved along the gradient.",
@@ -88,16 +96,6 @@ METHODS = (
         ),
         show=excite_views.show,
         tell=excite_views.tell,
-    ),
-    Method(
-        function=attention_rollout,
-        row="cross-attention",
-        takes={"model": "model", "inputs": "drawing"},
-        fitting=of_joint_attention,
-        options={"guidance": "Which row of the guidance: cond, with the prompt, or uncond."},
-        cannot="What flows: values, norms and MLPs do not count, and a product of many layers makes maps alike.",
-        reported=(Entry(name=views.ROLLED, options={"apart": ("step",)}),),
-        show=views.rolled,
     ),
     Method(
         function=head_relevance,

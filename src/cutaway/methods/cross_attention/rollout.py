@@ -56,12 +56,13 @@ def attention_rollout(
     odd = [one for one in apart if one not in AXES]
     if odd:
         raise MethodError(f"'{odd[0]}' cannot be kept apart", expected="some of " + ", ".join(AXES))
-    if why := fixed_words(model):
-        raise MethodError(
-            f"the attention of '{model.name}' cannot be rolled out: {why}", expected="joint attention (SD3, Flux)",
-            do="`cross_attention` has its maps",
-        )  # fmt: skip
     sites = looking(model)
+    if any(site.part == "cross.pattern" for site in sites):
+        raise MethodError(
+            f"the attention of '{model.name}' cannot be rolled out: words are the same in all layers, so a product "
+            "of layers adds nothing to their maps",
+            expected="joint attention (SD3, Flux)", do="`cross_attention` has its maps",
+        )  # fmt: skip
     rolled = _Rolled(inputs, guidance, "step" in apart, "layer" in apart, sites)
     bar = tracked(range(int(inputs.tensors.get("num_inference_steps", 1)) * len(sites)), "drawing", show=progress)
 
@@ -81,13 +82,6 @@ def attention_rollout(
             guidance=guidance, prompt=inputs.tensors.get("prompt"),
         ),
     )  # fmt: skip
-
-
-def fixed_words(model: Model) -> str:
-    """Why there is nothing to roll out; "" where words are changed by what they look at."""
-    if any(site.part == "cross.pattern" for site in looking(model)):
-        return "words are the same in all layers, so that a product of layers adds nothing to their maps"
-    return ""
 
 
 @dataclass

@@ -16,7 +16,7 @@ from cutaway.views import films, kinds
 from cutaway.views.picture import Picture
 from cutaway.views.words import mass, quoted
 
-ENTRY, BY_HEAD, ROLLED = "cross_attention", "cross_attention_by_head", "attention_rollout"
+ENTRY, BY_HEAD = "cross_attention", "cross_attention_by_head"
 _LIMITS = (
     "Where a patch looks is not what makes the thing appear there: a word may work through another one, and the end of "
     "the prompt, which is no word, may carry all of it. Cutting the attention shows what depends on it."
@@ -31,20 +31,6 @@ def show(page: Page) -> Iterator[kinds.View]:
     yield by(page, ENTRY, "layer")
     if page.made(BY_HEAD) is not None:
         yield by(page, BY_HEAD, "head")
-
-
-def rolled(page: Page) -> Iterator[kinds.View]:
-    """The maps of each word through all layers, on the first drawing."""
-    found = page.made(ROLLED)
-    yield kinds.Overlay(
-        title="Where each word is looked for through all layers",
-        seen=f"{_most(found)} Layers are multiplied, half of each state stays in each of them: "
-        f"{float(found['elsewhere'].isel(picture=0).mean()):.1%} of a patch comes from no word.",
-        limits="What flows: values, norms and MLPs do not count, and a product of many layers makes maps alike.",
-        picture=_drawn(found), texts=tuple(found.words()), values=_maps(found).values, caption=True, folded=True,
-        shown=_gathered(found), unit="share of what a patch comes from", palette="reads", provenance=origin(found),
-        code=page.applied[ROLLED].look().code,
-    )  # fmt: skip
 
 
 def lead(page: Page) -> tuple[kinds.Opening, tuple[str, ...]]:
