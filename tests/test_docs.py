@@ -57,6 +57,8 @@ def test_the_pages_on_methods_run(page, capsys):
         ("tracing-drawings.md", "emoji-sd", "the word"),
         ("velocity.md", "emoji-mmdit", r"(?s)times chance.*Heads bring .* from words"),
         ("probing-drawings.md", "", "background"),
+        ("attend-and-excite.md", "emoji-sd", r"(?s)excited.*'side': 3"),
+        ("head-relevance.md", "emoji-sd", r"(?s)colour .*\(64, 64\)"),
     ],
 )
 def test_a_page_runs_from_top_to_bottom(page, needs, said, capsys):

@@ -2,11 +2,15 @@
 
 from cutaway.methods.causal_tracing import activation_patching, drawing_tracing
 from cutaway.methods.cross_attention import (
+    attend_and_excite,
+    attention_rollout,
     concept_attention,
     cross_attention,
+    head_relevance,
     hide_words,
     prompt_to_prompt,
     prompt_to_prompt_drawings,
+    weaken_heads,
 )
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
@@ -39,7 +43,9 @@ from cutaway.methods.text_explanation import head_texts, picture_texts, splice, 
 
 __all__ = [
     "activation_patching",
+    "attend_and_excite",
     "attention_lens",
+    "attention_rollout",
     "combined",
     "concept_attention",
     "cross_attention",
@@ -50,6 +56,7 @@ __all__ = [
     "embedding_lens",
     "erase",
     "function_vector",
+    "head_relevance",
     "head_texts",
     "hide_words",
     "latent_bank",
@@ -69,6 +76,7 @@ __all__ = [
     "text_span",
     "tuned_lens",
     "velocity_decomposition",
+    "weaken_heads",
     "weight_vector",
     "word_lens",
 ]

@@ -72,6 +72,11 @@ def draw_inputs(
         return _denoise(pipeline, engine.towers["denoiser"], made, step, latent, pixels)
 
 
+def at_step(engine: Engine, drawn: Inputs, step: int, latent: Tensor | None = None) -> Inputs:
+    """The evaluation of the denoiser at a step of a whole drawing: on its own latents there, or on these."""
+    return _denoise(engine.pipeline, engine.towers["denoiser"], drawn, step, latent, None)
+
+
 def _denoise(
     pipeline: Any, tower: Tower, drawn: Inputs, step: int, latent: Tensor | None, image: Tensor | None
 ) -> Inputs:  # fmt: skip

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 import xarray
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from cutaway.errors import MethodError
-from cutaway.methods.cross_attention.spoken import Word, phrase, sums, words
+from cutaway.methods.cross_attention.maps import Sides, folded, looking, rows_of, sides, up
+from cutaway.methods.cross_attention.spoken import Word, phrase, sums
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.forming import Forming
 from cutaway.model.inputs import Inputs
@@ -96,7 +96,8 @@ def cross_attention(
     means, takes the mean of the tokens of a word where this adds them, and interpolates by cubic splines.
     Raises MethodError where no patch attends to words, or where there is too much to keep apart.
     What it can NOT tell: whether the word is what makes the thing appear there. `hide_words` makes the edits that show
-    that.
+    that. Nor which word a patch looks for: a text model that reads from left to right writes what it read into the
+    words behind, and in `zoo:emoji-sd` the map of the word behind a name fits the thing as well as that of the name.
 
     >>> import cutaway
     >>> model = cutaway.load("tiny:sd")
@@ -138,24 +139,10 @@ def cross_attention(
     )  # fmt: skip
 
 
-def looking(model: Model) -> list[Site]:
-    """Where patches attend to words: cross-attention, or where there is none, the joint attention."""
-    every = [site for site in model.sites if site.tower == "denoiser" and not site.dead]
-    for part in ("cross.pattern", "attn.pattern"):
-        found = [site for site in every if site.part == part]
-        if found:
-            return found
-    raise MethodError(
-        f"'{model.name}' has no denoiser that attends to words", expected="a pipeline that draws prompts",
-        exists=f"a model of kind {model.family.kind}", do="see `cutaway methods` for what fits it",
-    )  # fmt: skip
-
-
 class Laid(NamedTuple):
-    """How a pattern lies: which queries are patches (None: all), their grid, and what adds up the keys of each word."""
+    """How a pattern lies: which queries and keys are what, and what adds up the keys of each word."""
 
-    own: Bool[Tensor, "query"] | None
-    shape: tuple[int, int]
+    seen: Sides
     weights: Float[Tensor, "picture word key"]
 
 
@@ -178,34 +165,21 @@ class Adding:
         if self.guidance not in reading.guidance:
             return
         site, pattern = reading.site, reading.value[reading.guidance.index(self.guidance)].float()
-        if (site, pattern.shape) not in self.laid:
-            self.laid[site, pattern.shape] = self._laid(site, pattern)
-        laid = self.laid[site, pattern.shape]
+        laid = self._laid(site, pattern)
         self.positions = pattern.shape[-1]
-        pattern = pattern if "head" in self.apart else pattern.mean(1, keepdim=True)
-        pattern = pattern if laid.own is None else pattern[:, :, laid.own]
-        maps = (laid.weights[:, None] @ pattern.transpose(-1, -2)).transpose(1, 2)
+        maps = folded(pattern if "head" in self.apart else pattern.mean(1, keepdim=True), *laid)
         step = reading.step if "step" in self.apart else 0
-        _added(self.total.setdefault(site, {}), step, maps.unflatten(-1, laid.shape).cpu())
-        _added(self.beside.setdefault(site, {}), step, (1 - maps.sum(1).mean(-1)).cpu())
+        _added(self.total.setdefault(site, {}), step, maps.cpu())
+        _added(self.beside.setdefault(site, {}), step, (1 - maps.flatten(3).sum(1).mean(-1)).cpu())
         self.calls[site, step] = self.calls.get((site, step), 0) + 1
 
     def _laid(self, site: Site, pattern: Float[Tensor, "picture head query key"]) -> Laid:
-        """Which positions of this pattern are patches and which make up each word."""
-        patches = self.inputs.map_for(site, "query", pattern.shape[-2])
-        said = self.inputs.map_for(site, "key", pattern.shape[-1])
-        if not ((patches.row >= 0).any() and (said.kind == "text").any()):
-            raise MethodError(
-                f"it is not known which positions of '{site}' are patches and which are words",
-                expected="a prompt and a picture grid", do="make the inputs with `model.inputs(prompt=…)`",
-            )  # fmt: skip
-        copies = len(pattern) // said.batch  # pictures a prompt
-        self.spoken = self.spoken or [words(said, row) for row in range(said.batch) for _ in range(copies)]
-        own = torch.from_numpy(patches.row[0] >= 0)  # patches lie in reading order
-        return Laid(
-            None if own.all() else own.to(pattern.device), (int(patches.row.max()) + 1, int(patches.col.max()) + 1),
-            sums(self.spoken, pattern.shape[-1]).to(pattern.device),
-        )  # fmt: skip
+        """How the patterns of a site lie, found once."""
+        if (site, pattern.shape) not in self.laid:
+            seen = sides(self.inputs, site, pattern)
+            self.spoken = self.spoken or rows_of(seen.said, len(pattern))
+            self.laid[site, pattern.shape] = Laid(seen, sums(self.spoken, pattern.shape[-1]).to(pattern))
+        return self.laid[site, pattern.shape]
 
     def data(self, sites: Sequence[Site]) -> xarray.Dataset:
         """Everything on the finest grid, with the axes that are kept apart."""
@@ -227,7 +201,7 @@ class Adding:
         maps, aside = [], []
         for site in ran:
             means = [self._mean(self.total, site, step, heads, 2) for step in steps]
-            fine = [_up(one, (grid[0], grid[1])) for one in means]
+            fine = [up(one, (grid[0], grid[1])) for one in means]
             maps.append(torch.stack(fine, 2))
             aside.append(torch.stack([self._mean(self.beside, site, step, heads, 1) for step in steps], 1))
         if "layer" not in self.apart:
@@ -259,12 +233,5 @@ class Adding:
         )
 
 
-def _added(sums: dict[int, Tensor], step: int, value: Tensor) -> None:
-    sums[step] = sums[step].add_(value) if step in sums else value
-
-
-def _up(maps: Float[Tensor, "picture word head row col"], grid: tuple[int, int]) -> Tensor:
-    """The same on a finer grid."""
-    if tuple(maps.shape[-2:]) == tuple(grid):
-        return maps
-    return interpolate(maps.flatten(0, 1), tuple(grid), mode="bilinear").unflatten(0, maps.shape[:2])
+def _added(total: dict[int, Tensor], step: int, value: Tensor) -> None:
+    total[step] = total[step].add_(value) if step in total else value

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from cutaway.errors import MethodError
-from cutaway.methods.cross_attention.cross_attention import looking
+from cutaway.methods.cross_attention.maps import looking
 from cutaway.methods.cross_attention.spoken import phrase, words
 from cutaway.model.edits import Knockout
 from cutaway.model.inputs import Inputs

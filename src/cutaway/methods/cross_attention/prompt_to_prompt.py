@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.cross_attention.cross_attention import looking
-from cutaway.methods.cross_attention.spoken import Word, phrase, words
+from cutaway.methods.cross_attention.maps import looking
+from cutaway.methods.cross_attention.spoken import Word, positions_of, words
 from cutaway.model.edits import Edit, Patch, Scale
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -69,7 +69,7 @@ def prompt_to_prompt(
         for site, pattern in _drawn(model, inputs, "denoiser.*.attn.pattern", own, guidance):
             made.append(Patch(site, {site: pattern}, step=range(len(pattern)), guidance=guidance))
     for text, factor in (weights or {}).items():
-        key = _said(second, text)
+        key = positions_of(second, text)
         made.append(Scale("denoiser.*.cross.pattern", float(factor), key=key, guidance=guidance))
     return made
 
@@ -109,16 +109,6 @@ def _drawn(model: Model, inputs: Inputs, sites: str, share: float, guidance: str
         count = round(share * len(steps))
         if count:
             yield site, torch.stack([steps[step] for step in range(count)])
-
-
-def _said(tokens: TokenMap, text: str) -> Bool[Tensor, "row position"]:
-    """Where a word, or several in a row, are in each prompt."""
-    mask = torch.zeros(tokens.kind.shape, dtype=torch.bool)
-    for row in range(tokens.batch):
-        spoken = words(tokens, row)
-        for place in phrase([word.text for word in spoken], text):
-            mask[row, list(spoken[place].positions)] = True
-    return mask
 
 
 def columns(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cutaway.errors import MethodError
@@ -61,6 +61,16 @@ def phrase(said: Sequence[str], text: str) -> list[int]:
             exists=", ".join(said), do="name one of these",
         )  # fmt: skip
     return [at + step for at in starts for step in range(len(wanted))]
+
+
+def positions_of(tokens: TokenMap, text: str) -> Bool[Tensor, "row position"]:
+    """Where a word, or several in a row, are in each prompt."""
+    mask = torch.zeros(tokens.kind.shape, dtype=torch.bool)
+    for row in range(tokens.batch):
+        spoken = words(tokens, row)
+        for place in phrase([word.text for word in spoken], text):
+            mask[row, list(spoken[place].positions)] = True
+    return mask
 
 
 def sums(rows: list[list[Word]], positions: int) -> Float[Tensor, "row word position"]:
