@@ -135,7 +135,7 @@ def test_a_cut_word_gets_nothing(sd):
 @pytest.mark.parametrize("name", ["sd3", "flux"])
 def test_a_word_cut_from_joint_attention_gets_nothing_and_sees_on(name):
     model = cutaway.load(f"tiny:{name}", dtype="float64")
-    inputs = model.inputs(prompt=PROMPTS, seed=0, steps=1, guidance=1.0)
+    inputs = model.inputs(prompt=PROMPTS, seed=0, steps=1, guidance=1.0, size=(32, 32))
     plain = cross_attention(model, inputs, progress=False)
     edits = hide_words(model, inputs, ["red dog", "cat"])
     with model.edited(edits):

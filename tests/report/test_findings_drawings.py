@@ -16,10 +16,10 @@ ABOUT = About("zoo:planted", 48, 0, "page.md", {"maps": 1.0})
 FIGURES = {name: f"img/{name}.png" for name in ("strip", "places", "changes")}
 SAYS = {
     lies: ("**A thing lies where its word is looked for", "**It cannot be said that both"),
-    stays: ("**A thing is still drawn when", "**Whether a thing is lost"),
-    carried: ("**A background is read off the padding", "**What carries a background is not"),
+    stays: ("**In emoji-sd and emoji-mmdit a thing is still drawn", "**It cannot be said that a thing is still"),
+    carried: ("**A background is read off the states of the padding", "**What carries a background is not"),
     enters: ("**In the UNet background and thing", "**At which grid"),
-    exchanged: ("**A few linear maps decide", "**That a word can be given"),
+    exchanged: ("**Solving the linear maps", "**That a word can be given"),
 }
 
 

@@ -70,9 +70,9 @@ def _reading(about: About) -> str:
         f"Two sets of held-out prompts, of the seeds {about.seed} and {about.seed + 1}: {max(4, about.n // 40)} of one "
         f"thing and as many of two for maps and the lens, {max(4, about.n // 64)} pairs that differ in one word for "
         f"each part, {max(2, about.n // 80)} exchanged words. Drawings have {STEPS} steps and guidance 3. Intervals "
-        "are 95 %, from a bootstrap over things, prompts, pairs or words. *Before training* is the same UNet as it was "
-        "drawn from its seed: it draws nothing that the judge knows, so that only its maps are a floor, held against "
-        "what the trained one drew from the same noise."
+        "are 95 %, from a bootstrap over things, prompts, pairs or words. *Before training* is the same model as it was "
+        "drawn from its seed: the judge sees what was asked for in its drawings as often as by chance, so that only its "
+        "maps are a floor, held against what the trained one drew from the same noise."
     )
 
 
@@ -118,16 +118,19 @@ def lies(found: Found) -> str:
 
 
 def stays(found: Found) -> str:
-    """Whether a thing stays when its name is hidden."""
-    told, left_over = [], True
+    """Of which models a thing stays when its name is hidden."""
+    told, kept, open_ = [], [], []
     for end, name in MODELS.items():
-        left = {which: found[f"maps{end}"].sel(things=1, hidden=which) for which in HIDDEN}
-        told.append(f"in {name} {both(left['its words']['left'])} (all words hidden {both(left['all words']['left'])})")
-        left_over &= bool((left["its words"]["left"] > 0.5 * left["nothing"]["left"]).all())
+        one = found[f"maps{end}"].sel(things=1)
+        own, everything = (one["left"].sel(hidden=which) for which in ("its words", "all words"))
+        told.append(f"in {name} {both(own)} (all words hidden {both(everything)})")
+        low = one["left_low"].sel(hidden="its words")
+        (kept if (low > 0.5 * one["left"].sel(hidden="nothing")).all() else open_).append(name)
     rest = f"its probability, of drawings of one thing that had it: {listed(told)}"
-    if left_over:
-        return f"**A thing is still drawn when no patch can see its name**: {rest}."
-    return f"**Whether a thing is lost with its name differs between the models or the sets**: {rest}."
+    if not kept:
+        return f"**It cannot be said that a thing is still drawn when no patch can see its name**: {rest}."
+    but = f"; of {listed(open_)} that cannot be said in both sets" if open_ else ""
+    return f"**In {listed(kept)} a thing is still drawn when no patch can see its name{but}**: {rest}."
 
 
 def carried(found: Found) -> str:
@@ -140,7 +143,7 @@ def carried(found: Found) -> str:
         sure &= bool((one["in_low"].sel(position="padding") > one["in_high"].sel(position="the word")).all())
     rest = f"of the gap between two prompts that differ in the colour, {listed(told)}"
     if sure:
-        return f"**A background is read off the padding of the prompt, not off its word**: {rest}."
+        return f"**A background is read off the states of the padding, not off that of its word**: {rest}."
     return f"**What carries a background is not the same in both models, or not in both sets**: {rest}."
 
 
@@ -178,12 +181,12 @@ def exchanged(found: Found) -> str:
         told.append(
             f"in {name} {both(edit['new'])} of prompts of the old word draw the new thing (random change "
             f"{both(random['new'])}), and {both(edit['untold'])} of things that nobody told it of are still drawn "
-            f"(before {both(before['untold'])})"
+            f"(random change {both(random['untold'])}, before {both(before['untold'])})"
         )
         sure &= bool((edit["new_low"] > random["new_high"]).all())
     rest = listed(told)
     if sure:
-        return f"**A few linear maps decide what a word means**: with them solved anew, {rest}."
+        return f"**Solving the linear maps that read the prompt anew gives a word another meaning**: with them solved anew, {rest}."
     return f"**That a word can be given another meaning in closed form cannot be said of both models**: {rest}."
 
 
@@ -208,7 +211,7 @@ def _maps(found: Found) -> str:
         f"{name} {listed([both_counts(one.sel(things=things)) for things in (1, 2)])}" for name, one in counts.items()
     )
     return (
-        "## Where words are looked for\n\nThe map of a word (`cross_attention`: the mean over steps, layers and heads) "
+        "## Where words are looked for\n\nThe map of a word (`cross_attention`: the mean over steps, layers and heads, each layer brought to the finest grid bilinearly) "
         "against the cells on which the judge sees the thing. *Overlap*: cells above the middle of the map, "
         f"intersection over union. *Greatest*: the largest cell lies on the thing. A patch of joint attention covers 2 "
         f"× 2 cells. Things that were drawn, of one and of two in a prompt: {drawn}.\n\n"
@@ -272,8 +275,8 @@ def _layers(found: Found) -> str:
     ]
     return (
         "## Through which layers of the UNet, and when\n\nThe same with what the patches of a layer read of the prompt "
-        "(its keys and values), at all steps; below, with all layers at some of the steps. Joint attention reads the "
-        "prompt at its first layer and has no such places.\n\n"
+        "(its keys and values), at all steps; below, with all layers at some of the steps. Joint attention takes the "
+        "prompt in at its first layer; what later ones read of it has been changed by patches since.\n\n"
         + markdown(["layers", *(f"{part}: {way}" for part in PARTS for way in ("put in", "taken out, left"))], rows)
         + "\n\n" + markdown(["steps", *(f"{part}: put in" for part in PARTS)], when)
     )  # fmt: skip
