@@ -49,14 +49,15 @@ def test_noise_is_not_said(seed):
 
 
 def test_what_one_set_or_one_model_alone_shows_is_not_said():
-    for end in ("", "_joint"):
+    for end, sure in (("", "emoji-mmdit"), ("_joint", "emoji-sd")):
         found, none = drawn(), drawn(own=0.2, behind=0.2, left=0.1, padding=0.1, new=0)
         for name in (f"maps{end}", f"places{end}", f"edits{end}"):
             found[name] = found[name].copy(deep=True)
             for key in found[name].data_vars:
                 found[name][key][{"set": 1}] = none[name][key][{"set": 1}]
-        for say in (lies, stays, carried, exchanged):
+        for say in (lies, carried, exchanged):
             assert say(found).startswith(SAYS[say][1]), say(found)
+        assert stays(found).startswith(f"**In {sure} a thing is still drawn") and "; of emoji" in stays(found)
 
 
 def test_figures_are_drawn(tmp_path):

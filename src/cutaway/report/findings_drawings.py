@@ -70,9 +70,9 @@ def _reading(about: About) -> str:
         f"Two sets of held-out prompts, of the seeds {about.seed} and {about.seed + 1}: {max(4, about.n // 40)} of one "
         f"thing and as many of two for maps and the lens, {max(4, about.n // 64)} pairs that differ in one word for "
         f"each part, {max(2, about.n // 80)} exchanged words. Drawings have {STEPS} steps and guidance 3. Intervals "
-        "are 95 %, from a bootstrap over things, prompts, pairs or words. *Before training* is the same model as it was "
-        "drawn from its seed: the judge sees what was asked for in its drawings as often as by chance, so that only its "
-        "maps are a floor, held against what the trained one drew from the same noise."
+        "are 95 %, from a bootstrap over things, prompts, pairs or words. *Before training* is the same model as it "
+        "was drawn from its seed: the judge sees what was asked for in its drawings as often as by chance, so that "
+        "only its maps are a floor, held against what the trained one drew from the same noise."
     )
 
 
@@ -119,7 +119,9 @@ def lies(found: Found) -> str:
 
 def stays(found: Found) -> str:
     """Of which models a thing stays when its name is hidden."""
-    told, kept, open_ = [], [], []
+    told: list[str] = []
+    kept: list[str] = []
+    open_: list[str] = []
     for end, name in MODELS.items():
         one = found[f"maps{end}"].sel(things=1)
         own, everything = (one["left"].sel(hidden=which) for which in ("its words", "all words"))
@@ -186,7 +188,7 @@ def exchanged(found: Found) -> str:
         sure &= bool((edit["new_low"] > random["new_high"]).all())
     rest = listed(told)
     if sure:
-        return f"**Solving the linear maps that read the prompt anew gives a word another meaning**: with them solved anew, {rest}."
+        return f"**Solving the linear maps that read the prompt anew gives a word another meaning**: with that, {rest}."
     return f"**That a word can be given another meaning in closed form cannot be said of both models**: {rest}."
 
 
@@ -211,7 +213,8 @@ def _maps(found: Found) -> str:
         f"{name} {listed([both_counts(one.sel(things=things)) for things in (1, 2)])}" for name, one in counts.items()
     )
     return (
-        "## Where words are looked for\n\nThe map of a word (`cross_attention`: the mean over steps, layers and heads, each layer brought to the finest grid bilinearly) "
+        "## Where words are looked for\n\nThe map of a word (`cross_attention`: the mean over steps, layers and heads, "
+        "each layer brought to the finest grid bilinearly) "
         "against the cells on which the judge sees the thing. *Overlap*: cells above the middle of the map, "
         f"intersection over union. *Greatest*: the largest cell lies on the thing. A patch of joint attention covers 2 "
         f"× 2 cells. Things that were drawn, of one and of two in a prompt: {drawn}.\n\n"
