@@ -125,7 +125,9 @@ def test_what_moves_is_what_the_edits_draw_by_hand(sd, both):
     assert found["random_moved"][0] == found["moved"][0] and found["value"][0] == 0  # the other's own drawing
     assert found["value"][1] == pytest.approx(float((again - other).square().flatten(1).mean(1).mean()))
     same = prompt_to_prompt_drawings(sd, both[0], both[0], shares=(1.0,), own=1.0, progress=False)
-    assert same["moved"].item() < 1e-6 and len(found.summary()) == 2 and "<img" in found.to_html()
+    assert (found["drawn"][0].values == (other[0].permute(1, 2, 0) * 255).round().byte().numpy()).all()
+    assert same["moved"].item() < 1e-6 and (same["drawn"][0] == same["first"]).all()
+    assert len(found.summary()) == 2 and "<img" in found.to_html()
 
 
 @pytest.mark.checks("prompt_to_prompt_drawings", "baseline")

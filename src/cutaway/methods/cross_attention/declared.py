@@ -8,7 +8,7 @@ from typing import Any
 from cutaway.data import Has
 from cutaway.data.prompts import claims_of
 from cutaway.errors import MethodError
-from cutaway.methods.cross_attention import concept_views, excite_views, head_views, views
+from cutaway.methods.cross_attention import again_views, concept_views, excite_views, head_views, views
 from cutaway.methods.cross_attention.attend_and_excite import attend_and_excite
 from cutaway.methods.cross_attention.concept_attention import concept_attention, two_streams
 from cutaway.methods.cross_attention.cross_attention import cross_attention
@@ -121,6 +121,9 @@ METHODS = (
         fitting=_words_alone,
         options={"own": "At which share of the steps the self-attention is put in as well."},
         cannot="That layout lies in these patterns alone: the same noise lays out much of it.",
+        reported=(Entry(name=again_views.ENTRY, options={"shares": again_views.SHARES}),),
+        show=again_views.show,
+        tell=again_views.tell,
     ),
     Method(
         function=attend_and_excite,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import xarray
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -32,7 +32,8 @@ class DrawnAgain(Result):
 
     `moved` (share): how far the picture lies from the first one, root mean square of 255; `value` (share): the number
     of what the other prompt asks for, in its own unit. `random_moved`, `random_value` (share): with the same patterns,
-    the patches of each in an order by chance. `here`: the number of the first drawing.
+    the patches of each in an order by chance. `here`: the number of the first drawing. Of the first prompt `first`
+    (y, x, channel), `drawn` and `random_drawn` (share, y, x, channel) are the pictures, in 0 … 255.
     """
 
     main: ClassVar[str] = "moved"
@@ -78,6 +79,7 @@ def prompt_to_prompt_drawings(
     aim, dice = number_of(model, other, inputs), torch.Generator().manual_seed(seed)
     first = model.run(inputs, output="pt")
     found: dict[str, list[float]] = {name: [] for name in ("moved", "value", "random_moved", "random_value")}
+    seen: dict[str, list[np.ndarray]] = {"drawn": [], "random_drawn": []}
     for share in tracked(shares, "drawing again", show=progress):
         edits = prompt_to_prompt(model, inputs, other, share=float(share), own=own)
         for kind, some in (("", edits), ("random_", [_elsewhere(one, dice) for one in edits])):
@@ -85,9 +87,11 @@ def prompt_to_prompt_drawings(
             off = (outcome(run) - outcome(first)).double().square().flatten(1).mean(1).sqrt()
             found[f"{kind}moved"].append(255 * float(off.mean()))
             found[f"{kind}value"].append(float(numbers(aim, run).mean()))
+            seen[f"{kind}drawn"].append(_picture(outcome(run)))
     data = xarray.Dataset(
         {name: ("share", np.array(values)) for name, values in found.items()}
-        | {"here": ((), float(numbers(aim, first).mean()))},
+        | {"here": ((), float(numbers(aim, first).mean())), "first": (("y", "x", "channel"), _picture(outcome(first)))}
+        | {name: (("share", "y", "x", "channel"), np.stack(some)) for name, some in seen.items()},
         {"share": [float(share) for share in shares]},
     )
     told = Provenance.of(
@@ -95,6 +99,11 @@ def prompt_to_prompt_drawings(
         prompt=inputs.tensors.get("prompt"), other=other.tensors.get("prompt"),
     )  # fmt: skip
     return DrawnAgain(data, told)
+
+
+def _picture(made: Float[Tensor, "n channel y x"]) -> UInt8[np.ndarray, "y x channel"]:
+    """The first of some pictures."""
+    return (made[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
 def _elsewhere(edit: Edit, dice: torch.Generator) -> Edit:
