@@ -501,7 +501,9 @@ def test_the_report_in_the_readme_runs(tmp_path, monkeypatch):
 
 
 @trained_here
-def test_the_trained_model_finds_the_written_word(tmp_path):
+def test_the_trained_model_finds_the_written_word(tmp_path, monkeypatch):
+    monkeypatch.setattr(ASKED, "crowd", lambda *_, **__: list(data.scenes("test", 12)))
+    monkeypatch.setattr(patching, "RUNS", 130)
     pair = next(data.pairs("label", 1, "test", world=data.World(things=(1, 1))))
     written = replace(pair.b, canvas=(128, 128))
     made = explained(

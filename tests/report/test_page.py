@@ -5,6 +5,7 @@ import hashlib
 import html.parser
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,11 @@ def test_colours_climb_evenly() -> None:
     both = lightness(signed)
     assert np.all(np.diff(both[:5]) > 5) and np.all(np.diff(both[4:]) < -5)
     assert np.abs(both - both[::-1]).max() < 4  # as strong below zero as above
+
+
+def test_the_kind_of_a_view_lays_out_nothing_of_its_section():
+    """A section has its kind as a class: a rule of that name for something inside would make it a grid."""
+    css = (files("cutaway.report") / "assets" / "page.css").read_text(encoding="utf-8")
+    kinds = {type(view).__name__.lower() for view in examples.every()}
+    rules = re.findall(r"^\.([\w-]+) \{ display: (?:grid|flex)", css, re.M)
+    assert len(rules) > 5 and not kinds & set(rules)

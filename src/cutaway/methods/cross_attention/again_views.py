@@ -49,8 +49,10 @@ def _caption(share: float) -> str:
 
 def _said(found: DrawnAgain) -> str:
     plain, most = (float(found["moved"][at]) for at in (0, -1))
+    value, chance = float(found["value"][-1]), float(found["random_value"][-1])
     return (
         f"The other prompt moves the picture by {number(plain)} grey levels of 255; with the attention to words of "
         f"this one at {float(found['share'][-1]):.0%} of the steps by {number(most)}, with its patches by chance by "
-        f"{number(float(found['random_moved'][-1]))}."
+        f"{number(float(found['random_moved'][-1]))}. What it asks for ({found.provenance.options['unit']}) is then "
+        f"{number(value)}, by chance {number(chance)}, and {number(float(found['value'][0]))} without any of it."
     )

@@ -284,7 +284,7 @@ DRAW.Gallery = (view, stage) => {
   stage.append(
     make(
       "div",
-      { class: "gallery" },
+      { class: "sidebyside" },
       view.pictures.map((picture, index) =>
         make(
           "figure",
