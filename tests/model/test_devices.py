@@ -18,6 +18,7 @@ def test_a_model_on_two_devices_gives_the_numbers_of_one():
         "-q",
         "-p",
         "no:cacheprovider",
+        "--noconftest",  # types are checked in the tests of one device
         str(Path(__file__).with_name("devices.py")),
     ]
     told = subprocess.run(command, capture_output=True, text=True, env=alone, check=False)

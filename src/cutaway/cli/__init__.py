@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -23,12 +24,13 @@ class Declared(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Every method."""
-        return [*self._made()]
+        return [*self._made]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """One method."""
-        return self._made().get(cmd_name)
+        return self._made.get(cmd_name)
 
+    @cached_property
     def _made(self) -> Mapping[str, Any]:
         from cutaway.cli.methods import commands
 
