@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timing import BEFORE, seeded
+from timing import BEFORE, paired, seeded
 
 import cutaway
 from cutaway.data.prompts import prompt
@@ -26,7 +26,7 @@ from cutaway.zoo import emoji_judge
 from cutaway.zoo.evaluate_drawn import GUIDANCE, scenes_of
 from cutaway.zoo.judging import look
 
-BATCH, DRAWS = 16, 2000
+BATCH = 16
 
 
 def main() -> None:
@@ -80,15 +80,9 @@ def _tell(title: str, found: dict[str, np.ndarray]) -> None:
         line = f"  {side:8s} both {both[at].mean():.2f}  lesser {least[at].mean():.2f}"
         line += f"  loss {found['loss'][at].mean():.3f}"
         if at:
-            line += f"  both {_apart(both[at] - both[0])}  lesser {_apart(least[at] - least[0])}"
+            line += f"  both {paired(both[at] - both[0])}  lesser {paired(least[at] - least[0])}"
         print(line)
-    print(f"  excited - random: both {_apart(both[1] - both[2])}  lesser {_apart(least[1] - least[2])}", flush=True)
-
-
-def _apart(differences: np.ndarray) -> str:
-    draw = np.random.default_rng(0).integers(0, len(differences), (DRAWS, len(differences)))
-    low, high = np.quantile(differences[draw].mean(1), (0.025, 0.975))
-    return f"{differences.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+    print(f"  excited - random: both {paired(both[1] - both[2])}  lesser {paired(least[1] - least[2])}", flush=True)
 
 
 if __name__ == "__main__":

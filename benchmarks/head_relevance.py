@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timing import BEFORE, seeded
+from timing import BEFORE, paired, seeded
 
 import cutaway
 from cutaway import data
@@ -29,7 +29,7 @@ from cutaway.zoo.evaluate_drawn import GUIDANCE, scenes_of
 CONCEPTS = {
     "thing": list(DRAWABLE), "colour": list(data.COLOURS), "place": ["top", "bottom", "left", "right", "middle"],
 }  # fmt: skip
-COUNTS, DRAWS = (5, 10, 20), 2000
+COUNTS = (5, 10, 20)
 ORDERS = ("most relevant first", "least relevant first", "by chance")
 
 
@@ -100,13 +100,7 @@ def _together(drawn: dict[str, np.ndarray]) -> None:
         )
         for other, values in (("least first", least), ("chance", chance)):
             for at, part in enumerate(("thing", "background")):
-                print(f"  heads of “{concept}”: {other} less most first, {part} {_apart(values[at] - most[at])}")
-
-
-def _apart(differences: np.ndarray) -> str:
-    draw = np.random.default_rng(0).integers(0, len(differences), (DRAWS, len(differences)))
-    low, high = np.quantile(differences[draw].mean(1), (0.025, 0.975))
-    return f"{differences.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+                print(f"  heads of “{concept}”: {other} less most first, {part} {paired(values[at] - most[at])}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Times = tuple[float, float]
 Race = tuple[str, "list[Contestant]", int]  # title, who runs, rounds
 QUICK = 5  # rounds
@@ -216,6 +218,13 @@ def show(title: str, results: Sequence[Result]) -> None:
         table.add_row(name, *numbers)
     table.caption, table.caption_justify = "\n".join(missing) or None, "left"
     Console(width=130).print(table)
+
+
+def paired(differences: np.ndarray) -> str:
+    """A mean of paired differences with a 95 % interval, from 2000 resamplings."""
+    draw = np.random.default_rng(0).integers(0, len(differences), (2000, len(differences)))
+    low, high = np.quantile(differences[draw].mean(1), (0.025, 0.975))
+    return f"{differences.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def save(path: Path, machine: dict[str, str], cases: dict[str, list[Result]]) -> None:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 import xarray
 from matplotlib.axes import Axes
@@ -316,3 +317,9 @@ def _said(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={inner}" for key, inner in value.items())
     return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def drawn(outputs: Any) -> dict[str, Any]:
+    """The pictures of a drawing as a variable, `drawn` (picture, y, x, channel) in 0 … 255; {} where there are none."""
+    pictures = [np.asarray(one.convert("RGB")) for one in getattr(outputs, "images", ())]
+    return {"drawn": (("picture", "y", "x", "channel"), np.stack(pictures))} if pictures else {}

@@ -35,6 +35,13 @@ class Page:
         """The result of an entry; None where it was not made."""
         return self.applied[name].result if name in self.applied else None
 
+    def before(self, name: str, said: Callable[[Any], str]) -> str:
+        """What is said of the same before training, as a sentence behind another; "" without a floor that has it."""
+        if self.floor is None or name not in self.floor.applied:
+            return ""
+        told = said(self.floor.made(name))
+        return f" Before training: {told[0].lower()}{told[1:]}"
+
     def has(self, method: Method) -> bool:
         """Whether a method was applied."""
         return any(entry.name in self.applied for entry in method.reported)

@@ -14,6 +14,7 @@ from cutaway.report import findings_inside
 from cutaway.report.findings_lens import ANY, LENSES, OUTPUT, RANDOM
 from cutaway.report.findings_looks import FORMS, LOOKS
 from cutaway.report.findings_page import About
+from cutaway.report.findings_plots import saved
 from cutaway.report.findings_spots import SPOTS
 from cutaway.report.findings_words import both, interval, listed, markdown, ranged
 
@@ -294,12 +295,7 @@ def _limits() -> str:
 
 def draw_all(found: Found, folder: Path, stem: str) -> dict[str, str]:
     """Draw the figures; their paths as the page beside the folder writes them."""
-    paths = {}
-    for name, draw in (("looks", looks), ("inside", inside), ("lens", lens)):
-        file = folder / f"{stem}-{name}.png"
-        draw(found).savefig(file, dpi=100)
-        paths[name] = f"{folder.name}/{file.name}"
-    return paths
+    return saved({"looks": looks(found), "inside": inside(found), "lens": lens(found)}, folder, stem)
 
 
 def looks(found: Found) -> Figure:

@@ -25,8 +25,13 @@ def draw_all(found: Found, folder: Path, stem: str) -> dict[str, str]:
         "known": known(found), "heads": heads(found), "cost": cost(found["ablation"]),
         "direct": direct(found["direct"]), "layers": layers(found),
     }  # fmt: skip
+    return saved(made, folder, stem)
+
+
+def saved(figures: dict[str, Figure], folder: Path, stem: str) -> dict[str, str]:
+    """Figures as files, and their paths as the page beside the folder writes them."""
     paths = {}
-    for name, figure in made.items():
+    for name, figure in figures.items():
         file = folder / f"{stem}-{name}.png"
         figure.savefig(file, dpi=100)
         paths[name] = f"{folder.name}/{file.name}"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cutaway.report.findings_drawings import JOINT, MODELS, UNET
 from cutaway.report.findings_drawn import HIDDEN, PARTS, PLACES, WAYS
+from cutaway.report.findings_plots import saved
 
 Found = dict[str, xarray.Dataset]
 COLOURS = {UNET: "#2066a8", JOINT: "#c1571b"}
@@ -25,13 +26,7 @@ COLUMNS = {
 
 def draw_all(found: Found, folder: Path, stem: str) -> dict[str, str]:
     """Draw the figures; their paths as the page beside the folder writes them."""
-    made = {"strip": strip(found), "places": places(found), "changes": changes(found)}
-    paths = {}
-    for name, figure in made.items():
-        file = folder / f"{stem}-{name}.png"
-        figure.savefig(file, dpi=100)
-        paths[name] = f"{folder.name}/{file.name}"
-    return paths
+    return saved({"strip": strip(found), "places": places(found), "changes": changes(found)}, folder, stem)
 
 
 def strip(found: Found) -> Figure:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cutaway.errors import MethodError
 from cutaway.methods.cross_attention.spoken import words
-from cutaway.methods.result import Provenance, Result
+from cutaway.methods.result import Provenance, Result, drawn
 from cutaway.model.asides import Aside, aside, beside
 from cutaway.model.edits import Set
 from cutaway.model.inputs import Inputs
@@ -117,9 +117,7 @@ def concept_attention(
         for step, found in tracked(sorted(kept.found.items()), "concepts", show=progress)
     ]
     data = _labelled(torch.stack(scores, 2), inputs, names, sorted(kept.found), chosen)
-    pictures = [np.asarray(one.convert("RGB")) for one in getattr(outputs, "images", ())]
-    if pictures:
-        data["drawn"] = ("picture", "y", "x", "channel"), np.stack(pictures)
+    data = data.assign(drawn(outputs))
     return ConceptMaps(
         data,
         Provenance.of(

@@ -29,7 +29,7 @@ def show(page: Page) -> Iterator[View]:
     maps = look.value.transpose("concept", "layer", "row", "col")
     texts, shown = tuple(map(str, found["concept"].values)), _most(maps.mean("layer"))
     yield Overlay(
-        title="What patches speak of, among the words of the prompt", seen=_said(found) + _before(page),
+        title="What patches speak of, among the words of the prompt", seen=_said(found) + page.before(ENTRY, _said),
         limits=_LIMITS, picture=_drawn(found), texts=texts, values=maps.mean("layer").values, shown=shown,
         palette="reads", caption=True, unit="share among the words", provenance=origin(found), code=look.code,
     )  # fmt: skip
@@ -69,9 +69,3 @@ def _said(found: ConceptMaps) -> str:
         f"{float(maps[at].max()):.1%} of the patch in row {row}, column {col}, {float(maps[at].mean()):.1%} on "
         f"average; {1 / len(maps):.1%} if all {len(maps)} words were alike."
     )
-
-
-def _before(page: Page) -> str:
-    """The same before training."""
-    floor = page.floor.made(ENTRY) if page.floor else None
-    return "" if floor is None else f" Before training: {_said(floor)[0].lower()}{_said(floor)[1:]}"

@@ -17,7 +17,7 @@ from torch import Tensor
 from cutaway.errors import MethodError
 from cutaway.methods.cross_attention.maps import Sides, folded, looking, rows_of, sides, up
 from cutaway.methods.cross_attention.spoken import Word, phrase, sums
-from cutaway.methods.result import Provenance, Result
+from cutaway.methods.result import Provenance, Result, drawn
 from cutaway.model.forming import Forming
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -125,11 +125,10 @@ def cross_attention(
 
     outputs = model.run(inputs, record=[*sites, *ends], into=add).outputs
     data = kept.data(sites)
-    pictures = [np.asarray(one.convert("RGB")) for one in getattr(outputs, "images", ())]
-    if pictures:
-        data["drawn"] = ("picture", "y", "x", "channel"), np.stack(pictures)
-        if (frames := formed.pictures(model)) is not None:
-            data["forming"] = ("step", "y", "x", "channel"), frames
+    pictures = drawn(outputs)
+    data = data.assign(pictures)
+    if pictures and (frames := formed.pictures(model)) is not None:
+        data["forming"] = ("step", "y", "x", "channel"), frames
     return WordMaps(
         data,
         Provenance.of(

@@ -16,7 +16,7 @@ from cutaway.errors import MethodError
 from cutaway.methods.cross_attention.cross_attention import WordMaps
 from cutaway.methods.cross_attention.maps import Sides, folded, looking, rows_of, sides
 from cutaway.methods.cross_attention.spoken import Word, sums
-from cutaway.methods.result import Provenance
+from cutaway.methods.result import Provenance, drawn
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.session import Reading
@@ -72,9 +72,7 @@ def attention_rollout(
 
     outputs = model.run(inputs, record=sites, into=add).outputs
     data = rolled.data()
-    pictures = [np.asarray(one.convert("RGB")) for one in getattr(outputs, "images", ())]
-    if pictures:
-        data["drawn"] = ("picture", "y", "x", "channel"), np.stack(pictures)
+    data = data.assign(drawn(outputs))
     return WordMaps(
         data,
         Provenance.of(

@@ -60,12 +60,11 @@ def tell(page: Page) -> Iterator[str]:
 
 def overlay(page: Page, found: WordMaps) -> kinds.Overlay:
     """The mean over everything of the first drawing, on it."""
-    floor = page.floor.made(ENTRY) if page.floor else None
-    before = "" if floor is None else f" Before training: {_most(floor)[0].lower()}{_most(floor)[1:]}"
     return kinds.Overlay(
         title="Where each word is looked for",
         seen=f"{_most(found)} {float(found['elsewhere'].isel(picture=0).mean()):.1%} of all attention goes to no word; "
-        f"a word of one token would get {float(found['even']):.1%} if all positions got the same.{before}",
+        f"a word of one token would get {float(found['even']):.1%} if all positions got the same."
+        f"{page.before(ENTRY, _most)}",
         limits=_LIMITS, picture=_drawn(found), texts=tuple(found.words()), values=_maps(found).values, caption=True,
         shown=_first(page, found), unit="share of attention", palette="reads", provenance=origin(found),
         code=page.applied[ENTRY].look().code,

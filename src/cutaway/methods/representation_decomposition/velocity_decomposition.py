@@ -17,7 +17,7 @@ from torch import Tensor
 from cutaway.errors import MethodError
 from cutaway.methods.cross_attention.spoken import phrase
 from cutaway.methods.representation_decomposition.velocity_terms import SOURCES, Gathered, Sum
-from cutaway.methods.result import Provenance, Result
+from cutaway.methods.result import Provenance, Result, drawn
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.session import Reading
@@ -167,9 +167,7 @@ def velocity_decomposition(
     outputs = model.run(inputs, record=reading.sites, into=add).outputs
     gathered.close()
     data = _labelled(gathered)
-    pictures = [np.asarray(one.convert("RGB")) for one in getattr(outputs, "images", ())]
-    if pictures:
-        data["drawn"] = ("picture", "y", "x", "channel"), np.stack(pictures)
+    data = data.assign(drawn(outputs))
     return VelocityDecomposition(
         data,
         Provenance.of(

@@ -34,7 +34,7 @@ def show(page: Page) -> Iterator[View]:
 def tell(page: Page) -> Iterator[str]:
     """How long what guidance adds is, where it comes from, and which head writes most of it."""
     found = page.made(ENTRY)
-    yield _said(found) + _before(page)
+    yield _said(found) + page.before(ENTRY, _said)
 
 
 def overlay(page: Page, found: VelocityDecomposition) -> Overlay:
@@ -45,8 +45,8 @@ def overlay(page: Page, found: VelocityDecomposition) -> Overlay:
     most = int(np.abs(maps).sum((1, 2)).argmax())
     return Overlay(
         title=f"What each word adds to what is predicted, {along(found)}",
-        seen=f"{_said(found)}{_before(page)} The word that adds most, patches taken together without their sign, is "
-        f"{quoted(texts[most])}.",
+        seen=f"{_said(found)}{page.before(ENTRY, _said)} The word that adds most, patches taken together without "
+        f"their sign, is {quoted(texts[most])}.",
         limits=f"{_LIMITS} The text model reads from left to right, so that later words and the end hold earlier ones.",
         picture=Picture.of(Image.fromarray(found["drawn"].values[0]), "what was drawn"), texts=texts,
         values=maps[: len(texts)], unit="latent units", signed=True, caption=True, shown=most,
@@ -131,9 +131,3 @@ def _said(found: VelocityDecomposition) -> str:
         f"{from_words} of it directly from words, {from_text} from the rest of the text and {from_patches} from "
         f"patches. Layer {layer}, head {head} writes most of any head ({signed(float(wrote[layer, head])):+.3f})."
     )
-
-
-def _before(page: Page) -> str:
-    """The same before training."""
-    floor = page.floor.made(ENTRY) if page.floor else None
-    return "" if floor is None else f" Before training: {_said(floor)[0].lower()}{_said(floor)[1:]}"
