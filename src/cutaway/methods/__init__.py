@@ -1,6 +1,14 @@
 """The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
 
-from cutaway.methods.causal_tracing import activation_patching, drawing_tracing
+from cutaway.methods.causal_tracing import (
+    Circuit,
+    activation_patching,
+    attribution_patching,
+    drawing_tracing,
+    edge_attribution,
+    faithfulness,
+    path_patching,
+)
 from cutaway.methods.cross_attention import (
     attend_and_excite,
     attention_rollout,
@@ -42,19 +50,23 @@ from cutaway.methods.task_vectors import (
 from cutaway.methods.text_explanation import head_texts, picture_texts, splice, text_span
 
 __all__ = [
+    "Circuit",
     "activation_patching",
     "attend_and_excite",
     "attention_lens",
     "attention_rollout",
+    "attribution_patching",
     "combined",
     "concept_attention",
     "cross_attention",
     "diffusion_lens",
     "drawing_steering",
     "drawing_tracing",
+    "edge_attribution",
     "embedding_bank",
     "embedding_lens",
     "erase",
+    "faithfulness",
     "function_vector",
     "head_relevance",
     "head_texts",
@@ -64,6 +76,7 @@ __all__ = [
     "linear_probing",
     "logit_decomposition",
     "logit_lens",
+    "path_patching",
     "picture_texts",
     "prompt_to_prompt",
     "prompt_to_prompt_drawings",

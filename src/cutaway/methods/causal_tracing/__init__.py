@@ -1,6 +1,27 @@
-"""Causal tracing: what follows when activations are moved, replaced or cut."""
+"""Causal tracing and circuits: what follows when activations are moved, replaced or cut, and along which edges."""
 
 from cutaway.methods.causal_tracing.activation_patching import Patching, activation_patching
+from cutaway.methods.causal_tracing.attribution_patching import Attribution, attribution_patching
+from cutaway.methods.causal_tracing.circuit import Circuit
 from cutaway.methods.causal_tracing.drawing_tracing import Tracing, drawing_tracing
+from cutaway.methods.causal_tracing.edges import EdgeAttribution, edge_attribution
+from cutaway.methods.causal_tracing.faithfulness import Faithfulness, faithfulness
+from cutaway.methods.causal_tracing.graph import Graph
+from cutaway.methods.causal_tracing.path_patching import PathPatching, path_patching
 
-__all__ = ["Patching", "Tracing", "activation_patching", "drawing_tracing"]
+__all__ = [
+    "Attribution",
+    "Circuit",
+    "EdgeAttribution",
+    "Faithfulness",
+    "Graph",
+    "Patching",
+    "PathPatching",
+    "Tracing",
+    "activation_patching",
+    "attribution_patching",
+    "drawing_tracing",
+    "edge_attribution",
+    "faithfulness",
+    "path_patching",
+]
