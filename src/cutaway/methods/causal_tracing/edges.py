@@ -96,7 +96,7 @@ def edge_attribution(
     >>> model = cutaway.load("tiny:llama", dtype="float64")
     >>> found = edge_attribution(model, ["a red dog"], ["a cat dog"], logit_diff("dog", "cat"), progress=False)
     >>> found["score"].dims, int(found["score"].notnull().sum())
-    (('sender', 'receiver'), 154)
+    (('sender', 'receiver'), 190)
     """
     started = time.perf_counter()
     _check_options(how, points, batch)
@@ -158,8 +158,8 @@ def _estimated(model: Model, graph: Graph, pair: Pair, how: str, points: int) ->
     falls = {tower: graph.written(pair.clean, tower) - graph.written(pair.corrupt, tower) for tower in graph.towers}
     found = np.zeros((len(pair.values), *graph.edges.shape))
     for edits, weight, chosen in _path(graph, pair, how, points):
-        for at, tower, slope, time in slopes(model, graph, pair, edits):
-            ours = [i for i in graph.of_tower(tower) if i in chosen and graph.senders[i].time < time]
+        for at, tower, slope, before in slopes(model, graph, pair, edits):
+            ours = [i for i in graph.of_tower(tower) if i in chosen and graph.senders[i].time < before]
             if not ours:
                 continue
             first = graph.of_tower(tower)[0]
@@ -218,8 +218,8 @@ def slopes(
             yield at, first.tower, slope[None], first.before
             continue
         cotangents = _apart(slope, site, len(at)) if first.head is not None else slope[None]
-        for (_, time), pulled in zip(first.reads, _pulled(run, first, cotangents), strict=True):
-            yield at, first.tower, pulled, time
+        for (_, before), pulled in zip(first.reads, _pulled(run, first, cotangents), strict=True):
+            yield at, first.tower, pulled, before
 
 
 def _apart(slope: Tensor, site: Site, count: int) -> Float[Tensor, "head ..."]:

@@ -87,7 +87,7 @@ class Graph:
         >>> import cutaway
         >>> model = cutaway.load("tiny:llama")
         >>> Graph.of(model, model.inputs(text="a red dog"))
-        Graph(13 senders, 28 receivers, 154 edges)
+        Graph(16 senders, 28 receivers, 190 edges)
         """
         towers = [name for name in _streams(model) if name in inputs.tokens]
         if not towers:
@@ -206,10 +206,9 @@ class Graph:
 
 def _streams(model: Model) -> list[str]:
     """The towers with blocks that add to one stream, layer by layer."""
-    return [
-        tower for tower in ("vision", "encoder", "text")
-        if f"{tower}.0.resid_pre" in model.sites and model.sites.one(f"{tower}.0.resid_pre").axes[:2] == ("batch", "token")
-    ]  # fmt: skip
+    begun = {tower: f"{tower}.0.resid_pre" for tower in ("vision", "encoder", "text")}
+    here = {tower: model.sites.one(name) for tower, name in begun.items() if name in model.sites}
+    return [tower for tower, site in here.items() if site.axes[:2] == ("batch", "token")]
 
 
 class _Stream:
@@ -220,7 +219,8 @@ class _Stream:
         if f"{tower}.0.resid_mid" in model.sites and norms_behind(model, tower):
             raise MethodError(
                 f"the blocks of '{tower}' norm their sums, so what they write does not add up",
-                expected="blocks that norm what they read", do="`attribution_patching` goes over the sites of any model",
+                expected="blocks that norm what they read",
+                do="`attribution_patching` goes over the sites of any model",
             )  # fmt: skip
         if f"{tower}.0.cross.z" in model.sites:
             raise MethodError(

@@ -121,6 +121,7 @@ def _table(
     clean, corrupted = (np.concatenate(side) for side in zip(*ends, strict=True))
     data = {
         "loss": (("pair", "sender"), loss), "mean": ("sender", loss.mean(0)), "low": ("sender", low),
-        "high": ("sender", high), "random": ("sender", random), "clean": ("pair", clean), "corrupted": ("pair", corrupted),
+        "high": ("sender", high), "random": ("sender", random),
+        "clean": ("pair", clean), "corrupted": ("pair", corrupted),
     }  # fmt: skip
     return xarray.Dataset(data, coords={"sender": names})

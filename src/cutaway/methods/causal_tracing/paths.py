@@ -30,12 +30,12 @@ def swept_edges(model: Model, graph: Graph, pair: Pair) -> Float[ndarray, "row s
         names: list[tuple[int, int]] = []
         for share, (sender,) in enumerate(senders):
             s = graph.senders.index(sender)
-            for r in np.flatnonzero(graph.edges[s]):
-                cells.append([_heard(graph, int(r), made, share, len(senders))])
-                names.append((s, int(r)))
+            for at in np.flatnonzero(graph.edges[s]).tolist():
+                cells.append([_heard(graph, at, made, share, len(senders))])
+                names.append((s, at))
         values = model.sweep(pair.here, cells, pair.target, progress=False, memory=MEMORY).values.values
-        for (s, r), value in zip(names, values, strict=True):
-            found[:, s, r] = rows - value
+        for (at, to), value in zip(names, values, strict=True):
+            found[:, at, to] = rows - value
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ def routed(model: Model, graph: Graph, pair: Pair, circuits: Sequence[Mask]) -> 
             expected="towers with a batch axis", exists=", ".join(graph.towers), do="use `edge_attribution` alone",
         )  # fmt: skip
     others = {tower: graph.written(pair.corrupt, tower) for tower in graph.towers}
-    found, cells = [], []
+    found: list[Float[ndarray, "row"]] = []
+    cells: list[list[Edit]] = []
     per_cell = sum(pair.clean[one.site].nbytes for one in graph.receivers if one.ends)
     for mask in circuits:
         cells.append(_Routing(model, graph, pair, mask, others).ends())
@@ -52,7 +54,7 @@ class _At(Edit):
         object.__setattr__(self, "change", change)
 
     def apply(self, current: Float[Tensor, "..."], value: Float[Tensor, "..."] | None) -> Float[Tensor, "..."]:
-        return self.change(current)  # type: ignore[attr-defined, no-any-return]
+        return self.change(current)  # type: ignore[attr-defined]
 
 
 class _Routing:
@@ -103,9 +105,9 @@ class _Routing:
                 made.setdefault(one.site, []).append(r)
             for site, _ in one.reads:
                 read.setdefault(site, []).append(r)
-        edits += [_At(site, lambda x, some=some: self._lent(x, some)) for site, some in made.items()]
-        edits += [_At(site, lambda x, some=some: self._noted(x, some)) for site, some in written.items()]
-        edits += [_At(site, lambda x, s=site, some=some: self._told(x, s, some)) for site, some in read.items()]
+        edits += [_At(site, partial(self._lent, receivers=some)) for site, some in made.items()]
+        edits += [_At(site, partial(self._noted, senders=each)) for site, each in written.items()]
+        edits += [_At(site, partial(self._told, site=site, receivers=some)) for site, some in read.items()]
         return edits
 
     def _lent(self, x: Tensor, receivers: list[int]) -> Tensor:
