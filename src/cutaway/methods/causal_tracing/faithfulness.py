@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.circuit import Circuit
-from cutaway.methods.causal_tracing.edges import EdgeAttribution
+from cutaway.methods.causal_tracing.edges import EdgeAttribution, edge_attribution
 from cutaway.methods.causal_tracing.graph import Graph
 from cutaway.methods.causal_tracing.pair import pairs_of
 from cutaway.methods.causal_tracing.routes import routed
@@ -38,7 +38,7 @@ class Faithfulness(Result):
 
     `faithfulness` (share) with a 95 % bootstrap interval over pairs (`low`, `high`), `edges` (share) how many edges
     that are; `random` (draw, share): the same for edges in an order by chance. `target` (share, pair), `clean`,
-    `corrupted` (pair): the target itself.
+    `corrupted` (pair): the target itself. `score` (sender, receiver): the order, NaN where there is no edge.
     """
 
     main: ClassVar[str] = "faithfulness"
@@ -59,6 +59,20 @@ class Faithfulness(Result):
         if not good[-1]:
             return None
         return int(self["edges"].values[len(good) - np.argmin(good[::-1]) if not good.all() else 0])
+
+    def circuit(self, least: float = 0.9) -> Circuit:
+        """The fewest edges from which on f stays at `least`; MethodError where no number tried does."""
+        count = self.smallest(least)
+        if count is None:
+            raise MethodError(
+                f"no circuit tried keeps {least} of the gap", expected="a share that f reaches",
+                exists=f"at most {float(self['faithfulness'].max()):.2f}", do="give larger `shares`",
+            )  # fmt: skip
+        table = self["score"].to_series().dropna()
+        order = table.abs() if not self.provenance.options["signed"] else table
+        best = order.sort_values(ascending=False, kind="stable").index[:count]
+        about = {"method": self.provenance.method, "least": least, "target": self.provenance.options["target"]}
+        return Circuit(self.provenance.model, {(s, r): float(table[s, r]) for s, r in best}, about)
 
     def summary(self) -> Any:
         """Every size."""
@@ -90,7 +104,7 @@ class Faithfulness(Result):
 
 def faithfulness(
     model: Model, clean: Rows, counterfactual: Rows | None = None, target: Target | None = None, *,
-    order: EdgeAttribution | Circuit, shares: Sequence[float] = SHARES, signed: bool = False, draws: int = 3,
+    order: EdgeAttribution | Circuit | None = None, shares: Sequence[float] = SHARES, signed: bool = False, draws: int = 3,
     seed: int = 0, batch: int = 8, progress: bool = True,
 ) -> Faithfulness:  # fmt: skip
     """How much of an answer the k best edges of a graph carry, all others as in the counterfactual run.
@@ -98,7 +112,8 @@ def faithfulness(
     f(k) = (m(C_k) - m(C_0)) / (m(N) - m(C_0)), m the mean target over pairs, C_k the k edges of largest |score| in
     `order` (largest score, if `signed`), C_0 none of them (the counterfactual run), N all (the clean run). Every
     receiver of a cut edge reads what that sender wrote in the counterfactual run, and what it makes of that goes on. Of
-    a `Circuit` the sizes are its own edges, best first, and then all. `shares`: which k, as shares of all edges.
+    a `Circuit` the sizes are its own edges, best first, and then all. Without an `order` it is made of these very pairs,
+    by `edge_attribution`. `shares`: which k, as shares of all edges.
 
     Units: shares of the gap, and of edges. Source: Mueller et al. 2025 (2504.13151), section 3 (CPR, CMD), who cut in
     the same way; the areas over log k, intervals over pairs and the curve by chance (`draws` orders) are ours: with
@@ -120,6 +135,8 @@ def faithfulness(
     (True, 1.0)
     """
     started = time.perf_counter()
+    if order is None:
+        order = edge_attribution(model, clean, counterfactual, target, batch=batch, progress=progress)
     dice = np.random.default_rng(seed)
     masks: list[Bool[ndarray, "sender receiver"]] = []
     counts: list[int] = []
@@ -136,6 +153,8 @@ def faithfulness(
     values, corrupted = (np.concatenate(side) for side in zip(*ends, strict=True))
     made = np.concatenate(found, 1).reshape(1 + draws, len(counts), -1)
     data = _table(made, counts, int(graph.edges.sum()), values, corrupted, seed)
+    told_of = dict(zip(("sender", "receiver"), graph.names, strict=True))
+    data = data.assign(score=(("sender", "receiver"), np.where(graph.edges, scores, np.nan))).assign_coords(told_of)
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, seed=seed, signed=signed, draws=draws, target=repr(target),
         unit=getattr(target, "unit", ""), order=repr(order), bootstrap=BOOTSTRAP,
@@ -165,7 +184,7 @@ def scores_in(graph: Graph, order: EdgeAttribution | Circuit) -> Float[ndarray, 
     return np.nan_to_num(np.asarray(table.values, dtype=float))
 
 
-def _counts(graph: Graph, order: EdgeAttribution | Circuit, shares: Sequence[float]) -> list[int]:
+def _counts(graph: Graph, order: EdgeAttribution | Circuit | None = None, shares: Sequence[float]) -> list[int]:
     total = int(graph.edges.sum())
     if isinstance(order, Circuit):
         own = len(order.edges)

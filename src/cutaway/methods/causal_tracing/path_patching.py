@@ -12,9 +12,9 @@ import xarray
 from matplotlib.axes import Axes
 from numpy import ndarray
 
-from cutaway.methods.causal_tracing.graph import Sender, checked
+from cutaway.methods.causal_tracing.graph import Graph, checked
 from cutaway.methods.causal_tracing.pair import pairs_of
-from cutaway.methods.causal_tracing.paths import patched_paths
+from cutaway.methods.causal_tracing.routes import Mask, routed
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.model import Model
 from cutaway.model.targets import Target
@@ -67,9 +67,9 @@ def path_patching(
 
     loss(s) = m(x) - m(x | x_r <- x_r + c_s' - c_s for all r in R): c_s is what s writes (embedding, head, MLP,
     connector), x_r the state that a receiver reads (queries, keys or values of a head, an MLP, the connector, an end),
-    primes of the counterfactual run. What receivers make of it goes on through the clean run. Senders and receivers are
-    names or patterns: `text.1.attn[3]`, `text.*.mlp`; `text.2.attn[0].q`, `*.end`. Receivers at the end give direct
-    effects. Senders behind all of these receivers lose nothing.
+    primes of the counterfactual run. What receivers make of it goes on, through the other receivers too. Senders and
+    receivers are names or patterns: `text.1.attn[3]`, `text.*.mlp`; `text.2.attn[0].q`, `*.end`. Receivers at the end
+    give direct effects. Senders behind all of these receivers lose nothing.
 
     Units: those of the target. Source: Goldowsky-Dill et al. 2023 (2304.05969), Wang et al. 2022 (2211.00593), whose
     paths go through all that lies between and holds no receiver; ours are single edges of the stream, so MLPs between
@@ -94,13 +94,12 @@ def path_patching(
     ends: list[tuple[ndarray, ndarray]] = []
     for graph, pair in pairs_of(model, clean, counterfactual, target, batch, progress=progress):
         names, others = checked(graph, wanted, "senders"), checked(graph, heard, "receivers")
-        by_name = {sender.name: sender for sender in graph.senders}
-        sets: list[list[Sender]] = [[by_name[name]] for name in names]
         chosen = [graph.names[1].index(name) for name in others]
+        circuits = [_without(graph, graph.names[0].index(name), chosen) for name in names]
         rows, apart = pair.values.numpy(), pair.unrelated()
-        losses.append((rows - patched_paths(model, graph, pair, sets, chosen)).T)
+        losses.append((rows - routed(model, graph, pair, circuits)).T)
         if apart is not None:
-            strange.append((rows - patched_paths(model, graph, apart, sets, chosen)).T)
+            strange.append((rows - routed(model, graph, apart, circuits)).T)
         ends.append((rows, pair.corrupted.numpy()))
     loss = np.concatenate(losses)
     told = Provenance.of(
@@ -108,6 +107,13 @@ def path_patching(
         target=repr(target), unit=getattr(target, "unit", ""), bootstrap=BOOTSTRAP,
     )  # fmt: skip
     return PathPatching(_table(loss, strange, ends, names, seed), told)
+
+
+def _without(graph: Graph, sender: int, receivers: list[int]) -> Mask:
+    """All edges but those from a sender to these receivers."""
+    found = graph.edges.copy()
+    found[sender, receivers] = False
+    return found
 
 
 def _table(
