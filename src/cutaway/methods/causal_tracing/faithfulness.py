@@ -104,16 +104,16 @@ class Faithfulness(Result):
 
 def faithfulness(
     model: Model, clean: Rows, counterfactual: Rows | None = None, target: Target | None = None, *,
-    order: EdgeAttribution | Circuit | None = None, shares: Sequence[float] = SHARES, signed: bool = False, draws: int = 3,
-    seed: int = 0, batch: int = 8, progress: bool = True,
+    order: EdgeAttribution | Circuit | None = None, shares: Sequence[float] = SHARES, signed: bool = False,
+    draws: int = 3, seed: int = 0, batch: int = 8, progress: bool = True,
 ) -> Faithfulness:  # fmt: skip
     """How much of an answer the k best edges of a graph carry, all others as in the counterfactual run.
 
     f(k) = (m(C_k) - m(C_0)) / (m(N) - m(C_0)), m the mean target over pairs, C_k the k edges of largest |score| in
     `order` (largest score, if `signed`), C_0 none of them (the counterfactual run), N all (the clean run). Every
     receiver of a cut edge reads what that sender wrote in the counterfactual run, and what it makes of that goes on. Of
-    a `Circuit` the sizes are its own edges, best first, and then all. Without an `order` it is made of these very pairs,
-    by `edge_attribution`. `shares`: which k, as shares of all edges.
+    a `Circuit` the sizes are its own edges, best first, and then all. Without an `order` it is made of these very
+    pairs, by `edge_attribution`. `shares`: which k, as shares of all edges.
 
     Units: shares of the gap, and of edges. Source: Mueller et al. 2025 (2504.13151), section 3 (CPR, CMD), who cut in
     the same way; the areas over log k, intervals over pairs and the curve by chance (`draws` orders) are ours: with
@@ -184,7 +184,7 @@ def scores_in(graph: Graph, order: EdgeAttribution | Circuit) -> Float[ndarray, 
     return np.nan_to_num(np.asarray(table.values, dtype=float))
 
 
-def _counts(graph: Graph, order: EdgeAttribution | Circuit | None = None, shares: Sequence[float]) -> list[int]:
+def _counts(graph: Graph, order: EdgeAttribution | Circuit, shares: Sequence[float]) -> list[int]:
     total = int(graph.edges.sum())
     if isinstance(order, Circuit):
         own = len(order.edges)
