@@ -35,8 +35,8 @@ class HeadAttribution(Result):
 
     `weight`, `alone` (layer, head), mean over pairs, in the unit of the target: what the target loses with the head as
     in the counterfactual, among others that are so too, or alone. `error` (layer, head): the standard error of the
-    weight over pairs. `chance` (): the 95th percentile of |weight| when the sets are matched with the wrong runs. `r2` (pair):
-    how much of the target's variance over unseen sets the surrogate explains.
+    weight over pairs. `chance` (): the 95th percentile of |weight| when the sets are matched with the wrong runs. `r2`
+    (pair): how much of the target's variance over unseen sets the surrogate explains.
     """
 
     main: ClassVar[str] = "weight"
@@ -65,8 +65,8 @@ def head_attribution(
     """How much each head counts while random others are gone, by a linear surrogate of many such runs.
 
     In each of `draws` runs every head is with probability `share` as in the counterfactual run (z_h <- z_h'), u_h = 1,
-    or left, u_h = 0. Weights w of ridge regression m(u) = m_0 - sum_h w_h u_h, pair by pair, on four fifths of the runs;
-    `r2` on the last fifth. `alone`: m(x) - m(x | z_h <- z_h'). Heads that stand in for one another lose nothing alone
+    or left, u_h = 0. Weights w of ridge regression m(u) = m_0 - sum_h w_h u_h, pair by pair, on four fifths of the
+    runs; `r2` on the last fifth. `alone`: m(x) - m(x | z_h <- z_h'). Heads that stand in for one another lose nothing alone
     and share a weight here.
 
     Units: those of the target. Source: Kim et al. 2025 (2509.17588), who ablate to the mean; ours go to the
