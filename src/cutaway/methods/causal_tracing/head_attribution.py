@@ -66,8 +66,8 @@ def head_attribution(
 
     In each of `draws` runs every head is with probability `share` as in the counterfactual run (z_h <- z_h'), u_h = 1,
     or left, u_h = 0. Weights w of ridge regression m(u) = m_0 - sum_h w_h u_h, pair by pair, on four fifths of the
-    runs; `r2` on the last fifth. `alone`: m(x) - m(x | z_h <- z_h'). Heads that stand in for one another lose nothing alone
-    and share a weight here.
+    runs; `r2` on the last fifth. `alone`: m(x) - m(x | z_h <- z_h'). Heads that stand in for one another lose nothing
+    alone and share a weight here.
 
     Units: those of the target. Source: Kim et al. 2025 (2509.17588), who ablate to the mean; ours go to the
     counterfactual of a minimal pair. `chance` is ours: weights after a shuffle of the runs.
