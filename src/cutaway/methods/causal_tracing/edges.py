@@ -81,8 +81,8 @@ def edge_attribution(
 
     `clean` and `counterfactual` are lists of inputs equal in number, or prepared Inputs; `questions.apart` makes both
     and the target of pairs of EmojiWorld. Units: those of the target. Source: Syed et al. 2023 (2310.10348), Hanna et
-    al. 2024 (2403.17806), whose path is a left-hand sum where ours is Gauss-Legendre; `eap` and `exact` give the numbers
-    of their code. Biases belong to no sender.
+    al. 2024 (2403.17806), whose path is a left-hand sum where ours is Gauss-Legendre; `eap` and `exact` give the
+    numbers of their code. Biases belong to no sender.
 
     Raises MethodError for streams to which blocks do not add (UNets, cross-attention, norms behind the sums) and for
     pairs whose positions do not line up.
