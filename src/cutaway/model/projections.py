@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -20,15 +21,29 @@ PARTS = ("q", "k", "v")
 class Projections:
     """Queries, keys and values of a layer as they leave their projections: o_h = W_h n + b_h, n what the norm gives.
 
-    `norm` and `outs[part]` are raw sites; `places[part]` is where a part begins in what its projection gives, `weights`
-    and `biases` are by part and head. What comes behind (rotary embedding, norms of queries) stays inside each head.
+    `norm` and `outs[part]` are raw sites, `module` the norm; `places[part]` is where a part begins in what its
+    projection gives, `weights` and `biases` are by part and head. What comes behind (rotary embedding, norms of
+    queries) stays inside each head.
     """
 
+    module: Any
     norm: str
     outs: Mapping[str, str]
     places: Mapping[str, int]
     weights: Mapping[str, Float[Tensor, "head d_head d_model"]]
     biases: Mapping[str, Float[Tensor, "head d_head"]]
+
+    def made(
+        self, part: str, head: int, state: Float[Tensor, "row token d_model"]
+    ) -> Float[Tensor, "row token d_head"]:
+        """What the projection gives a head of any state of the stream."""
+        entering = self.module.forward(state)
+        return entering @ self.weights[part][head].T.to(entering) + self.biases[part][head].to(entering)
+
+    def place(self, part: str, head: int) -> slice:
+        """Where that is in what the projection gives."""
+        wide = self.weights[part].shape[1]
+        return slice(self.places[part] + head * wide, self.places[part] + (head + 1) * wide)
 
 
 def projections(model: Opened, tower: str, layer: int) -> Projections | None:
@@ -64,6 +79,5 @@ def projections(model: Opened, tower: str, layer: int) -> Projections | None:
         rows = slice(start, start + heads * wide)
         places[part], begun = start, start + heads * wide
         weights[part], biases[part] = matrix[rows].unflatten(0, (heads, wide)), bias[rows].unflatten(0, (heads, wide))
-    return Projections(
-        names[id(norm)], {part: names[id(one)] for part, one in modules.items()}, places, weights, biases
-    )
+    outs = {part: names[id(one)] for part, one in modules.items()}
+    return Projections(norm, names[id(norm)], outs, places, weights, biases)

@@ -79,6 +79,10 @@ class Projected:
     sites: tuple[str, ...]
     receivers: list[int]
 
+    def part(self, receiver: Receiver) -> str:
+        """Whether a receiver is queries, keys or values."""
+        return receiver.site.part.rpartition(".")[2]
+
     def holds(self, run: Run) -> bool:
         """Whether the projections give in a run what their weights say, tried at a few positions."""
         entering = run[self.of.norm].flatten(0, -2)[:4]
