@@ -143,10 +143,8 @@ def _planted(found: Found) -> str:
 
 def _curves(found: Found) -> str:
     one = found["circuits"]
-    rows = [
-        [form, str(k), *(_two(one[name].sel(form=form, k=k)) for name in ("f", "f_random", "f_own", "f_other", "f_any"))]
-        for form in FORMS for k in EDGES
-    ]  # fmt: skip
+    names = "f", "f_random", "f_own", "f_other", "f_any"
+    rows = [[form, str(k), *(_two(one[name].sel(form=form, k=k)) for name in names)] for form in FORMS for k in EDGES]
     right = listed([f"{form} {_hundred(one['right'].sel(form=form))} of 100" for form in FORMS])
     return (
         "## One question, two forms\n\n"
