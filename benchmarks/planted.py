@@ -15,6 +15,7 @@ import cutaway
 from cutaway.bench.worlds import WORLDS, Planting, World, planted
 from cutaway.model.model import Model
 from cutaway.zoo.exchange import Exchange
+from cutaway.zoo.interchange import changes
 
 
 def main() -> None:
@@ -51,9 +52,9 @@ def print_loudness(world: World, model: Model) -> None:
     """How well a circuit would be found by how much what a node writes differs from row to row."""
     exchange = Exchange(model, world.plant)
     run, _ = exchange.clean(world.plant.draw(2**42, 512))
-    changes = exchange.wiring.changes(run, torch.arange(512).roll(1)).detach()[exchange.free]
+    loud = changes(exchange.wiring, run, torch.arange(512).roll(1)).detach()[exchange.free]
     true = exchange.planted[exchange.free]
-    inside, outside = changes[true], changes[~true]
+    inside, outside = loud[true], loud[~true]
     above = (inside[:, None] > outside).float().mean()
     print(f"\nchange of what is written, rms: nodes of the circuit {inside.min():.2f} to {inside.max():.2f}, others "
           f"{outside.min():.2f} to {outside.max():.2f}; AUC of finding them by it {above:.2f}")  # fmt: skip

@@ -10,7 +10,7 @@ from cutaway.methods import activation_patching
 from cutaway.model.targets import numbers
 from cutaway.zoo.planted import Plant, renamed
 
-FEW = {"n": 128, "each": 2}
+FEW = {"n": 128, "each": 1}
 NAMES = list(WORLDS)
 
 

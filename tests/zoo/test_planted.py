@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoProcessor, CLIPModel, LlamaForCausalLM
 
 import cutaway
 from cutaway.model.edits import Add, Patch, Set
 from cutaway.model.model import Model
 from cutaway.model.weights import head_weights
-from cutaway.zoo import planted_text, siit, trained
+from cutaway.zoo import planted_clip, planted_llava, planted_text, siit, trained
 from cutaway.zoo.exchange import Exchange
-from cutaway.zoo.interchange import Wiring
 from cutaway.zoo.planted import Edge, Swap
+from cutaway.zoo.wiring import Wiring
 
 PLANT = planted_text.PLANT
 ALL = torch.ones(8, dtype=torch.bool)
@@ -50,6 +50,18 @@ def test_inputs_are_those_that_the_tokenizer_makes(floor):
     values = PLANT.draw(3, 8)
     made, plain = PLANT.inputs(floor, values), floor.inputs(text=planted_text.texts(values))
     assert all(torch.equal(value, plain.tensors[name]) for name, value in made.tensors.items())
+
+
+@pytest.mark.parametrize("world", [planted_llava, planted_clip])
+def test_pictures_are_those_that_the_processor_makes(world):
+    model, values = Model(world.untrained(), world.processor()), world.PLANT.draw(3, 4)
+    shown = world.pictures(values)
+    plain = model.inputs(image=[[one] for one in shown] if world is planted_llava else shown, text=world.texts(values))
+    made = world.PLANT.inputs(model, values)
+    assert all(
+        torch.allclose(value.to(plain.tensors[name]), plain.tensors[name]) for name, value in made.tensors.items()
+    )
+    assert all((tokens.kind == plain.tokens[tower].kind).all() for tower, tokens in made.tokens.items())
 
 
 def test_a_node_exchanged_is_a_patch(floor):
@@ -131,8 +143,50 @@ def test_a_training_resumes_to_the_same_weights(tmp_path):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_it_opens_with_the_library_alone():
-    folder = trained.TRAINED["planted-text"].found()
-    model = LlamaForCausalLM.from_pretrained(folder)
-    assert model.dtype == torch.float32 and model.config.num_hidden_layers == 3
+def test_the_connector_is_a_node_and_a_receiver():
+    """What it writes exchanged, or all that it reads, is the other picture with the same question, to many digits."""
+    model = Model(planted_llava.untrained().double(), planted_llava.processor())
+    exchange, values = Exchange(model, planted_llava.PLANT), planted_llava.PLANT.draw(0, 8)
+    run, plain = exchange.clean(values)
+    source, wiring = torch.arange(8).roll(1), exchange.wiring
+    other, _ = exchange.clean({name: value if name == "place" else value[source] for name, value in values.items()})
+    expected = planted_llava.judge(other, plain.expected).scores
+    chosen = torch.zeros(8, len(wiring.nodes), dtype=torch.bool)
+    chosen[:, wiring.number["connector"]] = True
+    node = exchange.nodes(run, plain.expected, chosen, source, source)
+    vision = torch.tensor([node.stream == "vision" for node in wiring.nodes]).expand(8, -1)
+    edges = exchange.edges(run, plain.expected, vision, source, {"connector": torch.ones(8, 1, dtype=torch.bool)})
+    assert not torch.allclose(plain.verdict.scores, expected, atol=1e-6)
+    for told in (node, edges):
+        assert torch.allclose(told.verdict.scores, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("planted-text", LlamaForCausalLM),
+        ("planted-clip", CLIPModel),
+    ],
+)
+def test_it_opens_with_the_library_alone(name, kind):
+    """Model and processor from the folder, small, and they say what the package says."""
+    folder = trained.TRAINED[name].found()
+    model, tools = kind.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    assert model.dtype == torch.float32
     assert sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 1e6
+    if name == "planted-text":
+        words = tools("red green blue yellow east across", return_tensors="pt")
+        assert tools.decode(model(**words).logits[0, -1].argmax()) == "yellow"
+    if name == "planted-llava":
+        values = planted_llava.PLANT.draw(7, 1)
+        asked = [{"type": "image"}, {"type": "text", "text": planted_llava.texts(values)[0]}]
+        text = tools.apply_chat_template([{"role": "user", "content": asked}], add_generation_prompt=True)
+        given = tools(images=planted_llava.pictures(values), text=text, return_tensors="pt")
+        right = planted_llava.COLOURS[planted_llava.PLANT.solve(values)["answer"]]
+        assert tools.decode(model(**given).logits[0, -1].argmax()) == right
+    if name == "planted-clip":
+        values = planted_clip.PLANT.draw(7, 1)
+        texts = [f"{colour} {thing}" for colour in planted_clip.COLOURS for thing in planted_clip.THINGS]
+        given = tools(images=planted_clip.pictures(values), text=texts, return_tensors="pt", padding=True)
+        best = texts[model(**given).logits_per_image[0].argmax()]
+        assert best == planted_clip.texts(values, seen=True)[0]

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from cutaway.model.model import Model
 from cutaway.model.run import Run
-from cutaway.zoo.interchange import Wiring
+from cutaway.zoo.interchange import set_edges, set_nodes
 from cutaway.zoo.planted import Edge, Plant, Swap, Values, Verdict, rows_of, size
+from cutaway.zoo.wiring import Wiring
 
 Heard = Mapping[str, Bool[Tensor, "row receiver"]]
 
@@ -62,7 +63,7 @@ class Exchange:
     ) -> Told:  # fmt: skip
         """The chosen nodes of each row as they are in its source row; those without a variable as in its other one."""
         planted, wiring, there = self.planted, self.wiring, rows_of(solved, source)
-        edits = wiring.set_nodes(clean, chosen, torch.where(planted[:, None], source, other))
+        edits = set_nodes(wiring, clean, chosen, torch.where(planted[:, None], source, other))
         told = self.model.run(clean.inputs, edits=edits, grad=grad)
         swaps = {node.name: Swap(chosen[:, i], there) for i, node in enumerate(wiring.nodes) if planted[i]}
         expected = self.plant.solve(solved, swaps)
@@ -73,7 +74,7 @@ class Exchange:
         *, grad: bool = False,
     ) -> Told:  # fmt: skip
         """The receivers that each row names hear its chosen nodes as they are in its source row."""
-        edits = self.wiring.set_edges(clean.inputs, clean, chosen, source, heard, grad=grad)
+        edits = set_edges(self.wiring, clean, chosen, source, heard, grad=grad)
         told = self.model.run(clean.inputs, edits=edits, grad=grad)
         swaps = self.swaps(chosen, heard, rows_of(solved, source))
         expected = self.plant.solve(solved, edges=swaps)

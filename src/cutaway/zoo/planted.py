@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -19,7 +19,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 
-Values = Mapping[str, Int[Tensor, "row ..."]]
+Values = Mapping[str, Num[Tensor, "row ..."]]
 
 
 class Edge(NamedTuple):
@@ -43,7 +43,7 @@ class Variable:
     node: str
     about: str
     reads: Mapping[str, Edge]
-    solve: Callable[..., Int[Tensor, "row ..."]] = field(repr=False)
+    solve: Callable[..., Num[Tensor, "row ..."]] = field(repr=False)
     of: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, found: Values, edges: Mapping[Edge, Swap]) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ class Plant:
 
     def apart(self, one: Values, other: Values) -> Bool[Tensor, "row"]:
         """Where what is said differs, of values that were solved."""
-        return torch.stack([one[name] != other[name] for name in self.says]).any(0)
+        return torch.stack([(one[name] != other[name]).view(size(one), -1).any(1) for name in self.says]).any(0)
 
 
 def swapped(value: Tensor, swap: Swap | None, name: str) -> Tensor:

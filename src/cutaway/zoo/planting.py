@@ -16,9 +16,10 @@ from cutaway.zoo.spec import Spec
 
 
 def planted(
-    plant: Plant, start: Callable[[int], Any], processor: Callable[[], Any], recipe: type[siit.Recipe], template: Path
-) -> Spec:
-    """A model of the zoo in which this is planted."""
+    plant: Plant, start: Callable[[int], Any], processor: Callable[[], Any], recipe: type[siit.Recipe], template: Path,
+    part: str = "",
+) -> Spec:  # fmt: skip
+    """A model of the zoo in which this is planted; `part` of a pipeline is what learns."""
 
     def lost(module: Any, shipped: Any) -> float:
         """The largest change of a score of 500 inputs."""
@@ -28,7 +29,7 @@ def planted(
         return (told[0].verdict.scores - told[1].verdict.scores).abs().max().item()
 
     def train(module: Any, batches: Any, recipe: Any, folder: Path, device: str) -> Any:
-        return siit.train(module, processor(), plant, batches, recipe, folder, device)
+        return siit.train(module, processor(), plant, batches, recipe, folder, device, part)
 
     def measure(module: Any, tools: Any, n: int, told: Any) -> Any:
         return evaluate(plant, module, tools, n, told)

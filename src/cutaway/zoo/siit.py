@@ -21,6 +21,7 @@ from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.zoo import training
 from cutaway.zoo.exchange import Exchange, Told
+from cutaway.zoo.interchange import changes
 from cutaway.zoo.planted import Plant, Values, size
 from cutaway.zoo.training import Judged, Step
 
@@ -55,12 +56,12 @@ def batches(plant: Plant, recipe: Recipe) -> Callable[[int], Values]:
 
 def train(
     module: Any, processor: Any, plant: Plant, draw: Callable[[int], Values], recipe: Recipe, folder: Path,
-    device: str = "cpu",
+    device: str = "cpu", part: str = "",
 ) -> Iterator[Step]:  # fmt: skip
-    """Train in place, from where `folder` left off; see `training.train`."""
+    """Train in place, of a pipeline one part, from where `folder` left off; see `training.train`."""
     module.to(device)
     lesson = Lesson(Model(module, processor, name=plant.name), plant, recipe)
-    return training.train(module, draw, lesson.judge, recipe, folder)
+    return training.train(getattr(module, part) if part else module, draw, lesson.judge, recipe, folder)
 
 
 class Lesson:
@@ -90,7 +91,7 @@ class Lesson:
         """By how much nodes without a variable write too much alike, mean square."""
         exchange = self.exchange
         idle = exchange.free & ~exchange.planted
-        return (self.recipe.level - exchange.wiring.changes(clean, others(rows))[idle]).clamp(min=0).square().mean()
+        return (self.recipe.level - changes(exchange.wiring, clean, others(rows))[idle]).clamp(min=0).square().mean()
 
     def nodes(self, clean: Run, solved: Values) -> Told:
         """Some nodes of each row, those with a variable from one row, the others from another."""

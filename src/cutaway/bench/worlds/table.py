@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from cutaway.bench.worlds.shown import TEXT
+from cutaway.bench.worlds.shown import CLIP, TEXT
 from cutaway.bench.worlds.world import World
 from cutaway.errors import InputError, near
-from cutaway.zoo import parted, planted_text
+from cutaway.zoo import parted, planted_clip, planted_text
 
-WORLDS = {one.name: one for one in (World(planted_text.PLANT, {"text": TEXT}),)}
+_EVERY = (
+    World(planted_text.PLANT, {"text": TEXT}),
+    World(planted_clip.PLANT, CLIP),
+)
+WORLDS = {one.name: one for one in _EVERY}
 
 
 def world(name: str) -> World:

@@ -14,8 +14,8 @@ from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.model.targets import Target
 from cutaway.questions.question import Question
-from cutaway.zoo.interchange import Wiring
 from cutaway.zoo.planted import Edge, Plant, Values, rows_of, size
+from cutaway.zoo.wiring import Wiring
 
 ROUNDS = 50
 
