@@ -43,8 +43,9 @@ def show(page: Page) -> Iterator[Layered]:
         seen=f"The model as a graph: from what writes (embeddings, heads, MLPs, a connector) to what reads (queries, "
         f"keys and values of heads, MLPs, a connector, the end), {total} edges. They are ranked by what {page.number} "
         f"for {page.names.aim} would lose with an edge as in the counterfactual, to first order. Then the best are "
-        f"kept, and all others carry the counterfactual. {_carried(found, at)} Of the gap: {signed(question.value):+.3f} "
-        f"here, {there:+.3f} there.{stays}{quiet} Order and curve come from this one pair, which flatters the curve.",
+        f"kept, and all others carry the counterfactual. {_carried(found, at)}{stays} The gap is that from "
+        f"{there:+.3f} there to {signed(question.value):+.3f} here.{quiet} Order and curve come from this one pair, "
+        "which flatters the curve.",
         limits="Whether the same edges carry the answer on other inputs: they were ranked and measured on one pair. "
         "Other edges may carry as much, and above 100% what was cut spoke against the answer. Scores are estimates by "
         "gradients, one edge at a time, and do not add up.",
@@ -119,8 +120,9 @@ def _carried(found: Faithfulness, at: int) -> str:
     value, count = signed(float(found["faithfulness"][at])), int(found["edges"][at])
     chance = ""
     if "random" in found.data:
-        chance = f", as many by chance {signed(float(found['random'].mean('draw')[at])):.1%}"
-    return f"The best {count} of {int(found['edges'][-1])} edges alone keep {value:.1%} of the gap to the counterfactual{chance}."
+        chance = f", as many by chance {signed(round(float(found['random'].mean('draw')[at]), 4) + 0.0):.1%}"
+    total = int(found["edges"][-1])
+    return f"The best {count} of {total} edges alone keep {value:.1%} of the gap to the counterfactual{chance}."
 
 
 def _there(values: np.ndarray) -> np.ndarray | None:

@@ -1,7 +1,8 @@
 // Layered: a graph that grows upwards, tower over tower. A slider keeps its best links; parts and links say their numbers.
 
 const HEADS = []; // views of heads that other views lead to: {tower, id, has(layer, head), show(layer, head)}
-const STEP = 23, // pixels from level to level
+const STEP = 26, // pixels from level to level
+  BEGUN = 14, // more of them above where a tower begins
   BAND = 26; // and above a tower, for its name
 
 /** Where every node stands: {spots, bands, height} for a width; towers side by side where nothing leads across. */
@@ -16,27 +17,27 @@ function placed(view, width) {
   towers.forEach((tower, number) => {
     const own = view.nodes.map((node, at) => ({ ...node, at })).filter((node) => node.tower === tower);
     const top = Math.max(...own.map((node) => node.level));
-    const tall = own.length > 1 ? BAND + (top + 1) * STEP + 8 : 38;
+    const tall = own.length > 1 ? BAND + (top + 1) * STEP + BEGUN + 4 : 38;
     const left = beside ? number * room : 0,
       side = own.length > 1 ? 34 : 0;
     bands.push({ tower: own.length > 1 ? tower : "", left, width: room - (beside ? 10 : 0), bottom, tall });
     const inner = room - side - (beside ? 10 : 0);
-    const most = Math.max(1, ...own.filter((node) => node.kind === "head").map((node) => own.filter((one) => one.level === node.level && one.kind === "head").length));
+    const heads = own.filter((node) => node.kind === "head");
+    const most = Math.max(1, ...heads.map((node) => heads.filter((one) => one.level === node.level).length));
     const cell = inner / (most + 1.6);
     for (const node of own) {
       const row = own.filter((one) => one.level === node.level && one.kind === node.kind);
       const at = row.findIndex((one) => one.at === node.at);
-      const heads = left + side + cell * 0.2,
+      const from = left + side + cell * 0.2,
         span = cell * most;
       const x = {
-        head: heads + ((at + 0.5) / row.length) * span,
-        MLP: heads + span + cell * 0.7,
-        begin: heads + span / 2,
-        end: heads + span / 2,
+        MLP: from + span + cell * 0.7,
+        begin: from + span / 2,
+        end: from + span / 2,
       }[node.kind];
       spots[node.at] = {
-        x: own.length === 1 ? left + room / 2 : (x ?? heads + ((at + 0.5) / row.length) * span),
-        y: bottom + (own.length > 1 ? 14 + node.level * STEP : 19),
+        x: own.length === 1 ? left + room / 2 : (x ?? from + ((at + 0.5) / row.length) * span),
+        y: bottom + (own.length > 1 ? 16 + node.level * STEP + (node.level ? BEGUN : 0) : 19),
         r: clamp(cell * 0.36, 5, 10),
       };
     }
@@ -159,7 +160,8 @@ DRAW.Layered = (view, stage) => {
     const drawn = links.filter((link) => link.rank < kept()).length;
     count.textContent =
       `${kept()} of ${total} edges kept${drawn < kept() ? `, the best ${drawn} drawn` : ""}: ` +
-      `${sayBetween(carried, view.low?.data[state.size], view.high?.data[state.size], view.unit)} ${view.unit.replace(/^share/, "")}`;
+      sayBetween(carried, view.low?.data[state.size], view.high?.data[state.size], view.unit) +
+      (isShare(view.unit) ? view.unit.slice(5) : ` ${view.unit}`);
     if (state.link) return out.show(say(state.link.score, ...how), `${words(state.link)}\nrank ${state.link.rank + 1} of ${total}`);
     const at = state.seen ?? state.node;
     if (at === null) {
@@ -267,16 +269,15 @@ DRAW.Layered = (view, stage) => {
     return touched.size ? [...touched] : nodes.map((_, at) => at);
   };
   const first = () => inUse().reduce((best, at) => (plan.spots[at].y < plan.spots[best].y ? at : best));
-  /** The nearest part that is used in a direction; the same where there is none. */
+  /** The next part that is used in a direction: the next row up or down, the next in the row; else the same. */
   function nearest(now, across, down) {
     const from = plan.spots[now];
     let best = now,
       least = Infinity;
     for (const at of inUse()) {
       const [dx, dy] = [plan.spots[at].x - from.x, plan.spots[at].y - from.y];
-      const along = dx * across + dy * down,
-        aside = Math.abs(dx * down) + Math.abs(dy * across);
-      if (along > 1 && along + 3 * aside < least) [best, least] = [at, along + 3 * aside];
+      const far = down ? Math.abs(dy) * 1e4 + Math.abs(dx) : Math.abs(dy) * 3 + Math.abs(dx);
+      if (dx * across + dy * down > 1 && far < least) [best, least] = [at, far];
     }
     return best;
   }
@@ -302,7 +303,7 @@ DRAW.Layered = (view, stage) => {
         list();
       })
     : null;
-  const scale = make("p", { class: "count", text: `The thickest is ${say(most, ...how)}: ${view.score}.` });
+  const scale = make("p", { class: "count", text: `The thickest line: ${say(most, ...how)}, ${view.score}.` });
   stage.append(
     make(
       "div",
@@ -320,10 +321,10 @@ DRAW.Layered = (view, stage) => {
     {
       label: `${view.title}: edges`,
       columns: [
-        { name: "from", get: (link) => name(link.start) },
-        { name: "to", get: (link) => name(link.end) },
+        { name: "from", get: (link) => nodes[link.start].name },
+        { name: "to", get: (link) => nodes[link.end].name },
         ...(links.some((link) => link.role) ? [{ name: "read as", get: (link) => link.role }] : []),
-        { name: view.score, get: (link) => link.score, show: (link) => numberBar(link.score, score, view.score) },
+        { name: "score", get: (link) => link.score, show: (link) => numberBar(link.score, score, view.score) },
         { name: "rank", get: (link) => link.rank + 1 },
         ...(known ? [{ name: "true", get: (link) => link.true }] : []),
       ],
