@@ -205,7 +205,8 @@ def network() -> Layered:
         nodes.append(Node(f"{tower}.embed", tower, 0, "embedding", "begin"))
         nodes += [Node(f"{tower}.0.attn[{head}]", tower, 1, str(head), "head", 0, head) for head in range(2)]
         nodes.append(Node(f"{tower}.0.mlp", tower, 2, "MLP", "MLP", 0))
-        nodes.append(Node(EVIL, "connector", 0, EVIL) if tower == "vision" else Node("text.end", tower, 3, "end", "end"))
+        ends = {"vision": Node(EVIL, "connector", 0, EVIL), "text": Node("text.end", tower, 3, "end", "end")}
+        nodes.append(ends[tower])
     links = (
         Link(0, 1, 2.0, 0, "values", True), Link(1, 4, 1.5, 1, "", True), Link(4, 6, -1.0, 2, "keys", False),
         Link(6, 9, 0.75, 3, "", True), Link(5, 9, -0.5, 4, "", False), Link(0, 3, None, 9, "", True),
@@ -271,12 +272,16 @@ def nothing() -> list[View]:
         ),
         Curve(**said("No lines"), x=none, lines=(), unit="u"),
         Curve(**said("One hole in a line"), x=axis, lines=(Line("a", hole[0]),), unit="u"),
+        Layered(**said("No parts"), nodes=(), links=(), total=0, sizes=(0,), carried=np.zeros(1), unit="u", score="s"),
         Layered(
-            **said("No parts"), nodes=(), links=(), total=0, sizes=(0,), carried=np.zeros(1), unit="u", score="s"
-        ),
-        Layered(
-            **said("No links"), nodes=(Node("a", "text", 0, "a"),), links=(), total=0, sizes=(0,),
-            carried=np.full(1, np.nan), unit="u", score="s",
+            **said("No links"),
+            nodes=(Node("a", "text", 0, "a"),),
+            links=(),
+            total=0,
+            sizes=(0,),
+            carried=np.full(1, np.nan),
+            unit="u",
+            score="s",
         ),
         Table(**said("No rows"), columns=("a",), cells=()),
         Table(**said("No columns"), columns=(), cells=()),

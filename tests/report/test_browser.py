@@ -300,7 +300,8 @@ def test_keys_and_mouse_tell_of_parts_and_links(every: Page) -> None:
     assert said(every, "network") == "vision, layer 0, head 0"
     assert said(every, "network", "span").startswith("reads along 1 of these edges, writes along 1")
     every.key("Enter")
-    assert texts(every, "#v-network .ofpart button") == ["fromvision, embedding (values)2.000", f"toconnector, {examples.EVIL}1.500"]
+    listed = texts(every, "#v-network .ofpart button")
+    assert listed == ["fromvision, embedding (values)2.000", f"toconnector, {examples.EVIL}1.500"]
     every.run("document.querySelector('#v-network .ofpart button').focus()")
     assert (said(every, "network"), said(every, "network", "span")) == (
         "2.000", "vision, embedding → vision, layer 0, head 0 (values)\nrank 1 of 10",

@@ -48,7 +48,7 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layered(View):
-    """A graph in layers, of which the first links in order are kept: for each of `sizes` how much they carry, `carried`.
+    """A graph in layers, of which the first links in order are kept: `carried` by so many, for each of `sizes`.
 
     `total` is the number of all links; `links` those that may be drawn: the best, and all that are true. `chance` is
     carried by as many links in an order by chance; `low` and `high` bound `carried`. `score` says what the numbers of

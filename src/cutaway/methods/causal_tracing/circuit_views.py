@@ -22,6 +22,7 @@ ENTRY, UNIT, SCORE = "circuit", "share of the gap", "loss without the edge, by g
 ENOUGH = 0.5  # of the gap: the first circuit that carries so much is shown first
 ROLES = {"q": "queries", "k": "keys", "v": "values"}
 _NAME = re.compile(r"(?P<tower>\w+)(?:\.(?P<layer>\d+))?\.(?P<part>\w+)(?:\[(?P<head>\d+)\])?(?:\.(?P<role>[qkv]))?$")
+BELOW = ("vision", CONNECTOR)  # what other towers stand upon
 _ORDER = {"keys": 0, "mixer": 1, "head": 2, "attn": 3, "mlp": 4}
 
 
@@ -97,10 +98,11 @@ def layered(found: Faithfulness, *, true: Circuit | None = None, **said: Any) ->
         for rank, edge in kept
     ]  # fmt: skip
     sizes, first = np.unique(found["edges"].values, return_index=True)
+    shown = int(np.searchsorted(sizes, found["edges"].values[_first(found)]))
     return Layered(
         nodes=nodes, links=tuple(links), total=len(order), sizes=tuple(map(int, sizes)), unit=UNIT, score=SCORE,
         carried=found["faithfulness"].values[first], low=_there(found["low"].values[first]),
-        high=_there(found["high"].values[first]), shown=int(np.searchsorted(sizes, found["edges"].values[_first(found)])),
+        high=_there(found["high"].values[first]), shown=shown,
         chance=found["random"].mean("draw").values[first] if "random" in found.data else None, **said,
     )  # fmt: skip
 
@@ -160,7 +162,7 @@ def _groups(receivers: Sequence[str]) -> dict[str, bool]:
     for name in receivers:
         sublayer, role = name.partition("[")[0], _parsed(name)["role"]
         counts[sublayer, role or ""] = counts.get((sublayer, role or ""), 0) + 1
-    return {sublayer: counts[sublayer, "k"] < counts.get((sublayer, "q"), 0) for sublayer, role in counts if role == "k"}
+    return {one: count < counts.get((one, "q"), 0) for (one, role), count in counts.items() if role == "k"}
 
 
 def _owner(name: str, groups: Mapping[str, bool]) -> str:
@@ -175,7 +177,7 @@ def _nodes(names: Sequence[str], groups: Mapping[str, bool]) -> tuple[Node, ...]
     owners = dict.fromkeys(_owner(name, groups) for name in names)
     made = [_node(name) for name in owners]
     towers = dict.fromkeys(node.tower for node, _ in made)
-    order = sorted(towers, key=lambda tower: (["vision", CONNECTOR].index(tower) if tower in ("vision", CONNECTOR) else 2))
+    order = sorted(towers, key=lambda tower: BELOW.index(tower) if tower in BELOW else len(BELOW))
     found: list[Node] = []
     for tower in order:
         own = sorted(((node, key) for node, key in made if node.tower == tower), key=lambda one: one[1])
