@@ -52,6 +52,7 @@ def show(page: Page) -> Iterator[Layered]:
         "gradients, one edge at a time, and do not add up.",
         provenance=origin(found),
         code=look.code,
+        folded=True,
     )  # fmt: skip
 
 
