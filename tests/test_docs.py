@@ -49,6 +49,7 @@ def test_the_pages_on_methods_run(page, capsys):
         ("lenses.md", "", "rank of dog"),
         ("guide.md", "emoji-clip", "without the named heads"),
         ("guide-sides.md", "emoji-llava", r"(?s)2: [^:]* 1.00, .*layer 3: without the look of the names 0\.\d+, .* 1"),
+        ("circuits.md", "", r"(?s)190 edges.*text.embed.*Circuit\(\d+ edges of 'tiny:llama'\) True 1.0.*190\]"),
         ("task-vectors.md", "emoji-llava", "a picture alone"),
         ("word-maps.md", "emoji-sd", "fox  "),
         ("guide-drawing.md", "emoji-sd", r"(?s)without “fox”: 1.*embed: a fox 0.*: a fox 1.*edit:.*': 1.0.*': 1"),

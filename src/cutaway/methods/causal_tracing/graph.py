@@ -242,6 +242,12 @@ class Graph:
         return f"Graph({len(self.senders)} senders, {len(self.receivers)} receivers, {int(self.edges.sum())} edges)"
 
 
+def readers(model: Model, inputs: Inputs) -> int:
+    """How many receivers the graph of these inputs has, nothing run for it; MethodError where there is no graph."""
+    towers = [_Stream(model, name) for name in _streams(model) if name in inputs.tokens]
+    return sum(len(one.receivers(model, inputs, joined=False)) for one in towers)
+
+
 # --- one stream -------------------------------------------------------------------------------------------------------
 
 
