@@ -1,6 +1,6 @@
 """The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
 
-from cutaway.methods.causal_tracing import activation_patching, drawing_tracing
+from cutaway.methods.causal_tracing import activation_patching, attention_knockout, causal_tracing, drawing_tracing
 from cutaway.methods.cross_attention import (
     attend_and_excite,
     attention_rollout,
@@ -44,8 +44,10 @@ from cutaway.methods.text_explanation import head_texts, picture_texts, splice, 
 __all__ = [
     "activation_patching",
     "attend_and_excite",
+    "attention_knockout",
     "attention_lens",
     "attention_rollout",
+    "causal_tracing",
     "combined",
     "concept_attention",
     "cross_attention",
