@@ -223,9 +223,8 @@ def test_grouped_queries_and_half_precision(part, over):
     half = cutaway.load("tiny:llama", dtype="bfloat16")
     inputs = half.inputs(text=SAID)
     for how in ({"corruption": "swap", "swap": ["dog=cat", "car=bird"]}, {"corruption": "noise"}):
-        found = causal_tracing(
-            half, inputs, target=CAT, what=part, over=over, least=0.0, draws=1, progress=False, **how
-        )
+        same = {"what": part, "over": over, "least": 0.0, "draws": 1, "progress": False}
+        found = causal_tracing(half, inputs, target=CAT, **same, **how)
         assert found["recovery"].notnull().all()
         full = traced(**same, **how)
         assert np.allclose(found["corrupted"], full["corrupted"], atol=0.05)

@@ -124,8 +124,7 @@ def causal_tracing(
     chosen = {kind: _sites(model, tower, kind) for kind in _checked(kinds, corruption)}
     axes = _axes(kinds, over, at)
     check_options([site for some in chosen.values() for site in some], axes, None, mode, "patch", least)
-    given = clean if counterfactual is None or corruption != "pair" else counterfactual
-    one, other, aim = sides(model, clean, counterfactual if corruption == "pair" else given, target, tower)
+    one, other, aim = sides(model, clean, counterfactual if corruption == "pair" else clean, target, tower)
     made = _corruption(model, one, tower, corruption, swap, pool, where, sigma, draws, seed, batch)
     spanned = at if at is None or not isinstance(at, str) else partial(_span, tower, at)
     found = []
@@ -133,8 +132,7 @@ def causal_tracing(
         width = _wide(chosen[kind], kind, wide)
         places = Places.of(chosen[kind], width) if kind != "neuron" else _neurons(
             model, chosen[kind], one, other, aim, made, neurons, batch)  # fmt: skip
-        runs = Runs(model, places, axes, spanned, mode, "patch", seed, batch, made)
-        whole, maps = runs(one, other, aim)
+        whole, maps = Runs(model, places, axes, spanned, mode, "patch", seed, batch, made)(one, other, aim)
         found.append(table(whole, places, axes, maps, least, mode == "noise", seed))
     data = found[0] if len(kinds) == 1 else _side_by_side(found, kinds)
     told = Provenance.of(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
@@ -107,9 +107,8 @@ class Runs:
                 one_length(here, sites[0])
             m = of_rows(aim, start, stop) if stop else aim
             clean = self.model.run(here, record=[str(site) for site in sites])
-            found["clean"].append(plain(numbers(m, clean)))
             draws = [
-                self._drawn(here, self.corruption.inputs(there, start, draw), clean, m, average, start, draw)
+                self._drawn(here, self.corruption.inputs(there, start, draw), clean, m, average, start, draw, not stop)
                 for draw in range(self.corruption.draws)
             ]
             for name in draws[0]:
@@ -118,13 +117,20 @@ class Runs:
         return {name: np.concatenate(parts, -1) for name, parts in found.items() if parts}, maps
 
     def _drawn(
-        self, here: Inputs, there: Inputs, clean: Run, m: Target, average: Mapping[str, Tensor], start: int, draw: int
-    ) -> dict[str, ndarray]:
-        """The corrupted run of one draw, and every place put from one run into the other."""
+        self, here: Inputs, there: Inputs, clean: Run, m: Target, average: Mapping[str, Tensor], start: int, draw: int,
+        alone: bool,
+    ) -> dict[str, ndarray]:  # fmt: skip
+        """The corrupted run of one draw, and every place put from one run into the other.
+
+        Rows that are `alone`, all that there are, are refused before that where none of them moves the target.
+        """
         sites, names = self.places.sites, [str(site) for site in self.places.sites]
         held = self.corruption.edits(self.model, there, start, draw)
         with _held(self.model, held, there):
             corrupted = self.model.run(there, record=names)
+        known = {"clean": plain(numbers(m, clean)), "corrupted": plain(numbers(m, corrupted))}
+        if alone:
+            moving(**known)
         swap = self.mode == "noise" or self.how != "patch"
         base, source = (here, corrupted) if swap else (there, clean)
         axes = {axis: range(_size(sites, source, axis)) for axis in self.over}
@@ -134,7 +140,7 @@ class Runs:
         made = _prototypes(self.places, self.how, source, average, unrelated, at)
         with _held(self.model, [] if swap else held, there):
             swept = {name: _swept(self.model, base, each, axes, m) for name, each in made.items()}
-        return {"corrupted": plain(numbers(m, corrupted)), **swept}
+        return {**known, **swept}
 
     def _average(self, one: Any, other: Any) -> dict[str, Tensor]:
         """The mean of every site over the rows of both sides."""
@@ -232,14 +238,7 @@ def table(
 ) -> xarray.Dataset:  # fmt: skip
     """Shares of the gap by pair and place, their means with intervals; MethodError where the target does not move."""
     clean, corrupted = found["clean"], found["corrupted"]
-    gap = clean - corrupted
-    moves = abs(gap) > 1e-6 * max(abs(clean).max(), abs(corrupted).max())
-    if not moves.any():
-        raise MethodError(
-            f"the target does not move: {clean.mean():.3g} clean, {corrupted.mean():.3g} corrupted",
-            expected="a target on which the two inputs of a pair differ",
-            do="check that it reads what the pairs change, and that the model takes note of it",
-        )
+    gap, moves = clean - corrupted, moving(clean, corrupted)
     used = moves & (abs(gap) >= least * np.median(abs(gap[moves])))
     dims = (places.dim, *over)
     data = xarray.Dataset({"clean": ("pair", clean), "corrupted": ("pair", corrupted), "used": ("pair", used)})
@@ -256,6 +255,18 @@ def table(
         for name, value in zip(three, _interval(shares(values)[used], seed), strict=True):
             data[name] = (dims, value)
     return _placed(data.assign_coords({"pair": range(len(clean)), **places.coords}), maps)
+
+
+def moving(clean: Float[ndarray, " pair"], corrupted: Float[ndarray, " pair"]) -> Bool[ndarray, " pair"]:
+    """Which pairs move the target; MethodError where none does."""
+    moves = np.asarray(abs(clean - corrupted) > 1e-6 * max(abs(clean).max(), abs(corrupted).max()))
+    if not moves.any():
+        raise MethodError(
+            f"the target does not move: {clean.mean():.3g} clean, {corrupted.mean():.3g} corrupted",
+            expected="a target on which the two inputs of a pair differ",
+            do="check that it reads what the pairs change, and that the model takes note of it",
+        )
+    return moves
 
 
 def _interval(values: Float[ndarray, "pair *cells"], seed: int) -> tuple[ndarray, ndarray, ndarray]:
