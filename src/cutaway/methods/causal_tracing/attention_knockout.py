@@ -41,8 +41,8 @@ class Flow(Result):
     `change` (edge, layer): mean over rows of the target with the edge cut less the target without, in its own unit;
     `low`, `high` a 95 % bootstrap interval over rows. `relative`, `relative_low`, `relative_high`: the same as a share,
     -1 where all is lost. `random`, `random_low`, `random_high`: the change when the same queries lose as many edges to
-    keys drawn by chance. `value` (edge, layer, row), `clean` (row): the target itself. `cut` (edge, owner): how many
-    edges of query and key a head loses in a layer, in each row that the tower has.
+    keys drawn by chance, `random_relative` as a share. `value` (edge, layer, row), `clean` (row): the target itself.
+    `cut` (edge, owner): how many edges of query and key a head loses in a layer, in each row that the tower has.
     """
 
     main: ClassVar[str] = "relative"
@@ -281,18 +281,22 @@ def _table(
     cuts: Mapping[str, _Cut], layers: list[str], unit: str, seed: int,
 ) -> xarray.Dataset:  # fmt: skip
     dims = ("edge", "layer")
-    lost = [cut.edges() for cut in cuts.values()]
+    counted = np.array([cut.edges() for cut in cuts.values()])
     data = xarray.Dataset(
-        {"value": ((*dims, "row"), value), "clean": ("row", clean),
-         "cut": (("edge", "owner"), np.array(lost))}, {"edge": list(cuts), "layer": layers},
-    )  # fmt: skip
-    one, change = np.ones_like(clean), value - clean
-    shares = (np.expm1(change), one) if unit == "nats" else (change, abs(clean))
+        {"value": ((*dims, "row"), value), "clean": ("row", clean), "cut": (("edge", "owner"), counted)},
+        {"edge": list(cuts), "layer": layers},
+    )
+    one, change, lost = np.ones_like(clean), value - clean, chance - clean
+    in_nats = unit == "nats"
+
+    def shares(moved: ndarray) -> tuple[ndarray, ndarray]:
+        return (np.expm1(moved), one) if in_nats else (moved, abs(clean))
+
     for three, (up, down) in (
-        (("change", "low", "high"), (change, one)), (("random", "random_low", "random_high"), (chance - clean, one)),
-        (("relative", "relative_low", "relative_high"), shares),
+        (("change", "low", "high"), (change, one)), (("random", "random_low", "random_high"), (lost, one)),
+        (("relative", "relative_low", "relative_high"), shares(change)), (("random_relative",), shares(lost)),
     ):  # fmt: skip
-        for name, made in zip(three, _ratio(up, down, seed), strict=True):
+        for name, made in zip(three, _ratio(up, down, seed), strict=False):
             data[name] = (dims, made)
     return data
 
