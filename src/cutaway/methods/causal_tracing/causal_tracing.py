@@ -183,7 +183,7 @@ def _tower(model: Model, corruption: str, clean: Any, other: Any) -> str:
 
 
 def _sites(model: Model, tower: str, kind: str) -> list[Site]:
-    return [site for site in model.sites[f"{tower}.*.{WHATS[kind][0]}"] if not site.dead]
+    return [site for site in model.sites[f"{tower}.*.{WHATS[kind][0]}"] if not site.dead and site.layer is not None]
 
 
 def _wide(sites: Sequence[Site], kind: str, wide: int | None) -> int:

@@ -15,7 +15,7 @@ from cutaway.methods.causal_tracing.places import ALL
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
 from cutaway.views.kinds import Axis, Curve, Line, Table
-from cutaway.views.words import signed
+from cutaway.views.words import number, signed
 
 WINDOWS, KNOCKOUT = "tracing_windows", "knockout"
 CALLED = {"attention": "what attention adds", "mlp": "what MLPs add", "residual": "the state itself"}
@@ -96,7 +96,7 @@ def show_knockout(page: Page) -> Iterator[Curve | Table]:
     )  # fmt: skip
     yield Table(
         title="Edges of attention, cut", seen="Each edge cut in all layers at once, and where one window does most, "
-        "beside as many edges from the same positions to others drawn by chance.",
+        f"beside as many edges from the same positions to others drawn by chance. {_window_most(found)}",
         columns=("edge", "all layers", "share", "by chance", "strongest window", "there", "there by chance"),
         cells=tuple(_cells(found, str(edge)) for edge in found["edge"].values), folded=True, **said,
     )  # fmt: skip
@@ -129,6 +129,12 @@ def _cells(found: Flow, edge: str) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def _window_most(found: Flow) -> str:
+    each = {str(edge): _strongest(found, str(edge)) for edge in found["edge"].values}
+    edge, best = max(each.items(), key=lambda one: abs(float(one[1]["change"])))
+    return f"Of single windows {edge} in layers {best['layer'].item()} does most: {_number(best['change'])}."
+
+
 def _strongest(found: Flow, edge: str) -> Any:
     inside = found.data.sel(edge=edge).isel(layer=found["layer"].values != ALL)
     return inside.isel(layer=int(np.abs(inside["change"].values).argmax()))
@@ -158,4 +164,4 @@ def _shortly(found: Flow) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{signed(float(value)):+.3g}"
+    return f"{'−' if float(value) < 0 else '+'}{number(abs(float(value)))}"

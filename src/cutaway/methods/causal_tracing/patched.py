@@ -59,7 +59,7 @@ class Places:
         named: list[str] = []
         for some in kinds.values():
             found = {site.layer: site for site in some if site.layer is not None}
-            for name, layers_in in windows(sorted(found), wide).items():
+            for name, layers_in in windows(sorted(found), wide).items() if found else ():
                 each.append(tuple((found[layer], {}) for layer in layers_in))
                 named.append(name if of_layers else str(found[layers_in[0]]).replace(f".{layers_in[0]}.", f".{name}."))
         return cls("layer" if of_layers else "site", tuple(each), {"layer" if of_layers else "site": named})
