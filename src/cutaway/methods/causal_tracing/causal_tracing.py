@@ -121,7 +121,7 @@ def causal_tracing(
     started = time.perf_counter()
     kinds = (what,) if isinstance(what, str) else tuple(what)
     tower = tower or _tower(model, corruption, clean, counterfactual)
-    chosen = {kind: _sites(model, tower, kind) for kind in _checked(kinds, corruption)}
+    chosen = {kind: _sites(model, tower, kind) for kind in _checked(kinds, corruption, counterfactual)}
     axes = _axes(kinds, over, at)
     check_options([site for some in chosen.values() for site in some], axes, None, mode, "patch", least)
     one, other, aim = sides(model, clean, counterfactual if corruption == "pair" else clean, target, tower)
@@ -147,8 +147,13 @@ def causal_tracing(
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def _checked(kinds: Sequence[str], corruption: str) -> Sequence[str]:
-    """Refuse kinds that are not there, or cannot stand side by side."""
+def _checked(kinds: Sequence[str], corruption: str, counterfactual: Any) -> Sequence[str]:
+    """Refuse kinds that are not there, or cannot stand side by side, and a pair of one."""
+    if corruption == "pair" and counterfactual is None:
+        raise MethodError(
+            "no counterpart to compare with", expected="a second input that differs in one thing", exists="one input",
+            do='give it (`--counterfactual`), or swap a word: corruption="swap", swap="dog=cat"',
+        )  # fmt: skip
     lost = [kind for kind in kinds if kind not in WHATS]
     if lost or not kinds or corruption not in KINDS or (len(kinds) > 1 and {*kinds} & {"head", "neuron"}):
         raise MethodError(
