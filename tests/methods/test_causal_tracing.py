@@ -261,7 +261,7 @@ def test_a_stranger_does_not_bring_the_answer():
         ({"corruption": "noise", "where": Where("image")}, r"ow 0 has no position for Where"),
         ({"corruption": "noise", "where": "pixels"}, "no pixels"),
         ({"corruption": "noise", "sigma": -1}, "0 or more, once or more"),
-        ({"what": "soul"}, "annot trace 'soul'"),
+        ({"what": "soul", "other": OTHER}, "annot trace 'soul'"),
         ({"what": ("head", "mlp"), "other": OTHER}, "several of residual"),
         ({"what": "mlp", "wide": 4, "other": OTHER}, "o window of 4 layers"),
         ({"what": "mlp", "wide": 0, "other": OTHER}, "o window of 0 layers"),
