@@ -11,8 +11,9 @@ edges are scored too. Every contestant gives the same numbers, which is checked 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
-import types
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -130,23 +131,14 @@ def exactly(quick: bool) -> Iterator[Race]:
 # --- EAP-IG beside its authors' code ----------------------------------------------------------------------------------
 
 
-def reference(folder: Path) -> Any:
-    """Their package, with the CPU in the place of the GPU it asks for by name."""
-    package = types.ModuleType("eap")
-    package.__path__ = [str(folder / "src" / "eap")]
-    sys.modules["eap"] = package
-    for name in ("utils", "graph", "evaluate", "attribute"):
-        source = (folder / "src" / "eap" / f"{name}.py").read_text(encoding="utf-8").replace("'cuda'", "'cpu'")
-        module = types.ModuleType(f"eap.{name}")
-        module.__package__ = "eap"
-        sys.modules[f"eap.{name}"] = module
-        if name == "utils":  # it imports the next one, which imports nothing of it
-            continue
-        exec(compile(source, name, "exec"), module.__dict__) if name == "graph" else None
-    for name in ("utils", "evaluate", "attribute"):
-        source = (folder / "src" / "eap" / f"{name}.py").read_text(encoding="utf-8").replace("'cuda'", "'cpu'")
-        exec(compile(source, name, "exec"), sys.modules[f"eap.{name}"].__dict__)
-    return sys.modules["eap.attribute"], sys.modules["eap.graph"].Graph
+def reference(folder: Path) -> tuple[Any, Any]:
+    """Their package, with the CPU in the place of the GPU that it asks for by name."""
+    copied = Path(tempfile.mkdtemp()) / "eap"
+    copied.mkdir()
+    for file in (folder / "src" / "eap").glob("*.py"):
+        (copied / file.name).write_text(file.read_text(encoding="utf-8").replace("'cuda'", "'cpu'"), encoding="utf-8")
+    sys.path.insert(0, str(copied.parent))
+    return importlib.import_module("eap.attribute"), importlib.import_module("eap.graph").Graph
 
 
 def theirs(hf: GPT2LMHeadModel, pair: Pair, words: list[int], folder: Path) -> Callable[[], Any]:
