@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +30,13 @@ def swept_edges(model: Model, graph: Graph, pair: Pair) -> Float[ndarray, "row s
         cells: list[list[Edit]] = []
         names: list[tuple[int, int]] = []
         for share, at in enumerate(senders):
-            heard = np.flatnonzero(graph.edges[at]).tolist()
-            cells += [[_heard(graph, to, made, share, len(senders))] for to in heard]
-            names += [(at, to) for to in heard]
+            for to in np.flatnonzero(graph.edges[at]).tolist():
+                edit = _heard(graph, pair, to, made, share, len(senders))
+                if edit is not None:
+                    cells.append([edit])
+                    names.append((at, to))
+        if not cells:
+            continue
         values = model.sweep(pair.here, cells, pair.target, progress=False, memory=MEMORY).values.values
         for (at, to), value in zip(names, values, strict=True):
             found[:, at, to] = rows - value
@@ -71,9 +76,19 @@ def _moved(graph: Graph, pair: Pair, site: Site, time: int, sender: Sender) -> T
     return pair.clean[site] + other - own
 
 
-def _heard(graph: Graph, receiver: int, made: Run, share: int, of: int) -> Edit:
-    """The edit that lets a receiver make what it makes in a copy of the rows."""
+def _heard(graph: Graph, pair: Pair, receiver: int, made: Run, share: int, of: int) -> Edit | None:
+    """The edit that lets a receiver make what it makes in a copy of the rows; None where that is what it made.
+
+    From the first position on at which it is anything else: a sweep need not run those before.
+    """
     one = graph.receivers[receiver]
-    value = made[one.site]
-    rows = len(value) // of
-    return Patch(one.site, value[share * rows : (share + 1) * rows], **({} if one.head is None else {"head": one.head}))
+    rows = len(made[one.site]) // of
+    value = made[one.site][share * rows : (share + 1) * rows]
+    where: dict[str, Any] = {} if one.head is None else {"head": one.head}
+    own, there = (x if one.head is None else x[..., one.head, :] for x in (pair.clean[one.site], value))
+    moved = (own != there).any(-1).any(0).nonzero().flatten()
+    if not len(moved):
+        return None
+    if pair.here.own(one.site, "token") is None and int(moved[0]):
+        where["token"] = slice(int(moved[0]), None)
+    return Patch(one.site, value, **where)
