@@ -35,7 +35,7 @@ def show(page: Page) -> Iterator[Layered]:
     other = question.counterpart
     there = signed(other.value) if other is not None else signed(float("nan"))
     total, few = int(found["edges"][-1]), found.smallest()
-    stays = f" From {few} edges on it stays at 90.0% or above." if few is not None else ""
+    stays = f" From {few} edges on it stays at 90% or above." if few is not None else ""
     still = _still(found)
     quiet = f" Nothing in the {' and the '.join(still)} tower differs, so it is left out." if still else ""
     yield layered(
