@@ -59,6 +59,7 @@ def test_the_pages_on_methods_run(page, capsys):
         ("velocity.md", "emoji-mmdit", r"(?s)times chance.*Heads bring .* from words"),
         ("probing-drawings.md", "", "background"),
         ("attend-and-excite.md", "emoji-sd", r"(?s)excited.*'side': 3"),
+        ("planted-circuits.md", "planted-text", r"(?s)text.2.attn\[2\] → text.end.*text.2.attn\[2\] *1\.0"),
         ("head-relevance.md", "emoji-sd", r"(?s)colour .*\(64, 64\)"),
     ],
 )

@@ -4,9 +4,11 @@ from cutaway.methods.causal_tracing import (
     Circuit,
     activation_patching,
     attribution_patching,
+    distributed_alignment_search,
     drawing_tracing,
     edge_attribution,
     faithfulness,
+    head_attribution,
     path_patching,
 )
 from cutaway.methods.cross_attention import (
@@ -60,6 +62,7 @@ __all__ = [
     "concept_attention",
     "cross_attention",
     "diffusion_lens",
+    "distributed_alignment_search",
     "drawing_steering",
     "drawing_tracing",
     "edge_attribution",
@@ -68,6 +71,7 @@ __all__ = [
     "erase",
     "faithfulness",
     "function_vector",
+    "head_attribution",
     "head_relevance",
     "head_texts",
     "hide_words",

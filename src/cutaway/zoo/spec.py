@@ -38,8 +38,8 @@ class Spec:
     what it says (trained, shipped), and `template` is the file from which its card is written.
 
     What it can be asked: to `match` a picture with texts, to `answer` in words about pictures, to `draw` what a prompt
-    says; or `nothing`, where it is a part of others, or their judge. `crowd` and `bank` are the pictures and the texts
-    that it has unasked, by the word that stands for them where a folder or a file may.
+    says; or `nothing`, where it is a part of others, or their judge, or a world of `bench`. `crowd` and `bank` are the
+    pictures and the texts that it has unasked, by the word that stands for them where a folder or a file may.
     """
 
     name: str

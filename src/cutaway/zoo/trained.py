@@ -8,11 +8,23 @@ from typing import Any
 import torch
 
 from cutaway.errors import LoadError, near
-from cutaway.zoo import emoji_clip, emoji_judge, emoji_llava, emoji_mmdit, emoji_sd, emoji_vae, parted
+from cutaway.zoo import (
+    emoji_clip,
+    emoji_judge,
+    emoji_llava,
+    emoji_mmdit,
+    emoji_sd,
+    emoji_vae,
+    parted,
+    planted_clip,
+    planted_text,
+)  # fmt: skip
 from cutaway.zoo.spec import UNTRAINED, Spec
 
 # To add a model: a module with its `SPEC`, the template of its card (`.md`) beside it, and its name here.
-_MADE = (emoji_clip, emoji_llava, emoji_judge, emoji_vae, emoji_sd, emoji_mmdit)
+_MADE = (
+    emoji_clip, emoji_llava, emoji_judge, emoji_vae, emoji_sd, emoji_mmdit, planted_text, planted_clip,
+)  # fmt: skip
 TRAINED = {module.SPEC.name: module.SPEC for module in _MADE}
 
 

@@ -81,8 +81,8 @@ def edge_attribution(
 
     `clean` and `counterfactual` are lists of inputs equal in number, or prepared Inputs; `questions.apart` makes both
     and the target of pairs of EmojiWorld. Units: those of the target. Source: Syed et al. 2023 (2310.10348), Hanna et
-    al. 2024 (2403.17806), whose path is a right-hand Riemann sum where ours is Gauss-Legendre; queries, keys and values
-    are receivers of their own, and biases belong to no sender.
+    al. 2024 (2403.17806), whose path is a left-hand sum where ours is Gauss-Legendre; `eap` and `exact` give the
+    numbers of their code. Biases belong to no sender.
 
     Raises MethodError for streams to which blocks do not add (UNets, cross-attention, norms behind the sums) and for
     pairs whose positions do not line up.
@@ -202,18 +202,28 @@ def slopes(
 
     Gives the numbers of the receivers, their tower, the slopes, and the time before which senders are in that state.
     """
-    run = model.run(pair.here, record=graph.record, edits=edits, grad=True)
+    known = {site: one for one in graph.projected for site in one.sites}
+    through = [one for one in graph.projected if one.holds(pair.clean)]
     sites = {str(receiver.site): receiver.site for receiver in graph.receivers}
+    sites = {name: site for name, site in sites.items() if known.get(name) not in through}
+    outs = list(dict.fromkeys(name for one in through for name in one.of.outs.values()))
+    wanted = [*sites, *outs]
+    more = [name for one in through for name in (one.of.norm, str(one.read))]
+    states = [str(site) for receiver in graph.receivers for site, _ in receiver.reads]
+    run = model.run(pair.here, record=list(dict.fromkeys([*wanted, *more, *states])), edits=edits, grad=True)
     with torch.inference_mode(False), torch.enable_grad():
         values = numbers(pair.target, run)
         if not values.requires_grad:
             raise MethodError("this target does not depend on what the model reads", do="choose another target")
-        found = torch.autograd.grad(
-            values.sum(), [run[name] for name in sites], retain_graph=True, allow_unused=True, materialize_grads=True
+        made = torch.autograd.grad(
+            values.sum(), [run[name] for name in wanted], retain_graph=True, allow_unused=True, materialize_grads=True
         )
-    for (_, site), slope in zip(sites.items(), found, strict=True):
+    found = dict(zip(wanted, made, strict=True))
+    for one in through:
+        yield one.receivers, one.read.tower, one.pulled(run, found), one.time
+    for name, site in sites.items():
         at = [i for i, receiver in enumerate(graph.receivers) if receiver.site == site]
-        first = graph.receivers[at[0]]
+        first, slope = graph.receivers[at[0]], found[name]
         if first.ends:
             yield at, first.tower, slope[None], first.before
             continue

@@ -5,7 +5,7 @@ One graph goes through all towers: a stream ends in the answer, or in the connec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from cutaway.errors import MethodError, SiteError, near
 from cutaway.model.edits import Edit, Patch
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.projections import Projections, projections
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
 from cutaway.model.weights import head_weights, norms_behind
@@ -69,6 +70,45 @@ class Receiver:
 
 
 @dataclass(frozen=True, eq=False)
+class Projected:
+    """A layer whose queries, keys and values come from known projections: a short way for slopes, head by head."""
+
+    of: Projections
+    read: Site
+    time: int
+    sites: tuple[str, ...]
+    receivers: list[int]
+
+    def part(self, receiver: Receiver) -> str:
+        """Whether a receiver is queries, keys or values."""
+        return receiver.site.part.rpartition(".")[2]
+
+    def holds(self, run: Run) -> bool:
+        """Whether the projections give in a run what their weights say, tried at a few positions."""
+        entering = run[self.of.norm].flatten(0, -2)[:4]
+        for part, out in self.of.outs.items():
+            weight, bias, start = self.of.weights[part], self.of.biases[part], self.of.places[part]
+            told = (entering @ weight.flatten(0, 1).T.to(entering) + bias.flatten().to(entering)).float()
+            there = run[out].flatten(0, -2)[:4, start : start + told.shape[1]].float()
+            if not torch.allclose(told, there, rtol=0.05, atol=max(0.01 * float(there.abs().max()), 1e-6)):
+                return False
+        return True
+
+    def pulled(self, run: Run, slopes: Mapping[str, Tensor]) -> Float[Tensor, "receiver row token d_model"]:
+        """Slopes at what is read, of slopes at what the projections give: by their weights, then through the norm."""
+        parts = []
+        for part, out in self.of.outs.items():
+            weight, start = self.of.weights[part], self.of.places[part]
+            slope = slopes[out][..., start : start + weight.shape[0] * weight.shape[1]]
+            heads = slope.unflatten(-1, weight.shape[:2]).movedim(-2, 0)
+            parts.append(torch.einsum("hbtd,hdm->hbtm", heads, weight.to(heads)))
+        found: Tensor = torch.autograd.grad(
+            run[self.of.norm], run[self.read], torch.cat(parts), retain_graph=True, is_grads_batched=True
+        )[0]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """Senders and receivers of a model on some inputs; `edges[s, r]` where r reads what s writes.
 
@@ -79,6 +119,7 @@ class Graph:
     senders: tuple[Sender, ...]
     receivers: tuple[Receiver, ...]
     weights: Mapping[str, Float[Tensor, "head d_head d_model"]] = field(repr=False)
+    projected: tuple[Projected, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, model: Model, inputs: Inputs) -> Graph:
@@ -106,7 +147,7 @@ class Graph:
             weights |= stream.weights
             senders += stream.senders(joined)
             receivers += stream.receivers(model, inputs, joined)
-        return cls(tuple(senders), tuple(receivers), weights)
+        return cls(tuple(senders), tuple(receivers), weights, tuple(_projected(model, receivers)))
 
     # --- what is in it ------------------------------------------------------------------------------------------------
 
@@ -164,10 +205,10 @@ class Graph:
     @property
     def record(self) -> list[str]:
         """The sites that say what every sender wrote, and what every receiver was made of and made."""
-        states = [str(site) for receiver in self.receivers for site, _ in receiver.reads]
-        return list(
-            dict.fromkeys([*(str(s.site) for s in self.senders), *(str(r.site) for r in self.receivers), *states])
-        )
+        ends = [*(str(one.site) for one in self.senders), *(str(one.site) for one in self.receivers)]
+        states = (str(site) for receiver in self.receivers for site, _ in receiver.reads)
+        through = (name for one in self.projected for name in (one.of.norm, *one.of.outs.values()))
+        return list(dict.fromkeys([*ends, *states, *through]))
 
     def written(self, run: Run, tower: str) -> Float[Tensor, "sender row token d_model"]:
         """What each sender of a tower wrote into its stream, biases of attention apart."""
@@ -306,6 +347,17 @@ class _Stream:
             if not torch.equal(moved["connector.out"], run["connector.out"]):
                 found.append((site, time if site != self.end else LAST))
         return tuple(found)
+
+
+def _projected(model: Model, receivers: Sequence[Receiver]) -> Iterator[Projected]:
+    """The layers of which the projections are known, each with its receivers in the order of these."""
+    for read, time in dict.fromkeys(one.reads[0] for one in receivers if one.head is not None):
+        found = None if model.towers[read.tower].packed else projections(model, read.tower, read.layer or 0)
+        if found is None:
+            continue
+        sites = tuple(f"{read.tower}.{read.layer}.attn.{part}" for part in found.outs)
+        ours = [i for name in sites for i, one in enumerate(receivers) if str(one.site) == name]
+        yield Projected(found, read, time, sites, ours)
 
 
 def checked(graph: Graph, wanted: Sequence[str], which: str) -> list[str]:

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.causal_tracing.graph import Graph, Receiver, Sender
+from cutaway.methods.causal_tracing.graph import Graph, Projected, Receiver, Sender
 from cutaway.methods.causal_tracing.pair import Pair
 from cutaway.methods.causal_tracing.paths import MEMORY, copies
 from cutaway.model.edits import Edit, Patch
@@ -58,12 +58,17 @@ class _At(Edit):
 
 
 class _Routing:
-    """One run of a circuit. The first copy of the rows is the run itself, the others lend it what receivers make."""
+    """One run of a circuit. The first copy of the rows is the run itself, the others lend it what receivers make.
+
+    Queries, keys and values whose projections are known need no copy: they are made of what each head hears.
+    """
 
     def __init__(self, model: Model, graph: Graph, pair: Pair, mask: Mask, others: dict[str, Tensor]) -> None:
         self.model, self.graph, self.pair, self.mask, self.others = model, graph, pair, mask & graph.edges, others
         self.now: dict[str, list[Tensor]] = {tower: [] for tower in graph.towers}
         self.ended: dict[Site, Tensor] = {}
+        self.direct = {r: one for one in graph.projected if one.holds(pair.clean) for r in one.receivers}
+        self.heard: dict[int, Tensor] = {}
         self.copy = self._copies()
         self.n = 1 + max(self.copy.values(), default=0)
 
@@ -76,7 +81,7 @@ class _Routing:
         several = [r for r, one in enumerate(self.graph.receivers) if len(one.reads) > 1]
         taken: dict[Site, dict[bytes, int]] = {}
         for r, one in enumerate(self.graph.receivers):
-            if (self.mask[:, r] == self.graph.edges[:, r]).all():
+            if r in self.direct or self._whole(r):
                 found[r] = 0
             elif r in several:
                 found[r] = 1 + several.index(r)
@@ -84,6 +89,10 @@ class _Routing:
                 there = taken.setdefault(one.reads[0][0], {})
                 found[r] = there.setdefault(self.mask[:, r].tobytes(), 1 + len(several) + len(there))
         return found
+
+    def _whole(self, r: int) -> bool:
+        """Whether a receiver hears all that it could."""
+        return bool((self.mask[:, r] == self.graph.edges[:, r]).all())
 
     def ends(self) -> list[Edit]:
         """Run, and give the states at the ends as edits."""
@@ -101,10 +110,13 @@ class _Routing:
         for sender in graph.senders:
             written.setdefault(sender.site, []).append(sender)
         for r, one in enumerate(graph.receivers):
-            if not one.ends:
+            if not one.ends and r not in self.direct:
                 made.setdefault(one.site, []).append(r)
             for site, _ in one.reads:
                 read.setdefault(site, []).append(r)
+        for known in dict.fromkeys(self.direct.values()):
+            for name in dict.fromkeys(known.of.outs.values()):
+                edits.append(_At(self.model.sites.one(name), partial(self._projected, known=known, name=name)))
         edits += [_At(site, partial(self._lent, receivers=some)) for site, some in made.items()]
         edits += [_At(site, partial(self._noted, senders=each)) for site, each in written.items()]
         edits += [_At(site, partial(self._told, site=site, receivers=some)) for site, some in read.items()]
@@ -120,6 +132,16 @@ class _Routing:
             new[:rows][where] = lent[where]
         return new
 
+    def _projected(self, x: Tensor, known: Projected, name: str) -> Tensor:
+        """The run itself takes what each head's projection gives of what the head hears."""
+        rows, new = len(x) // self.n, x.clone()
+        for r in known.receivers:
+            part = known.part(self.graph.receivers[r])
+            head = self.graph.receivers[r].head
+            if r in self.heard and known.of.outs[part] == name and head is not None:
+                new[:rows, ..., known.of.place(part, head)] = known.of.made(part, head, self.heard[r])
+        return new
+
     def _noted(self, x: Tensor, senders: list[Sender]) -> Tensor:
         """What senders write in the run itself."""
         held = {str(senders[0].site): x[: len(x) // self.n]}
@@ -131,12 +153,18 @@ class _Routing:
         """Each copy hears the kept senders as they are and the others as in the counterfactual run."""
         rows, new = len(x) // self.n, x.clone()
         own, ours = x[:rows], self.graph.of_tower(site.tower)
-        for r in dict.fromkeys(receivers):
+        states: dict[bytes, Tensor] = {}
+        self.heard = {r: state for r, state in self.heard.items() if self.graph.receivers[r].tower != site.tower}
+        for r in receivers:
             one = self.graph.receivers[r]
-            if self.copy[r] or one.ends:
-                state = own + self._cut(r, site, one, ours)
+            if self.copy[r] or one.ends or (r in self.direct and not self._whole(r)):
+                key = self.mask[:, r].tobytes()
+                state = states[key] if key in states else own + self._cut(r, site, one, ours)
+                states[key] = state
                 if one.ends:
                     self.ended[site] = state
+                elif r in self.direct:
+                    self.heard[r] = state
                 else:
                     new[self.copy[r] * rows : (self.copy[r] + 1) * rows] = state
         return new

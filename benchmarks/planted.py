@@ -1,0 +1,64 @@
+"""Whether the planted circuits hold: the tables of docs/planted-circuits.md.
+
+python benchmarks/planted.py [WORLD ...] [--rows N] [--each N] [--seeds 0 1] [--untrained]
+
+Every node and edge is exchanged on rows of no training. `--untrained`: of the model before training.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+import cutaway
+from cutaway.bench.worlds import WORLDS, Planting, World, planted
+from cutaway.model.model import Model
+from cutaway.zoo.exchange import Exchange
+from cutaway.zoo.interchange import changes
+
+
+def main() -> None:
+    """Print a table for each world and seed, and how loud its nodes are."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("worlds", nargs="*", default=list(WORLDS))
+    options.add_argument("--rows", type=int, default=2000, help="for each variable and true edge")
+    options.add_argument("--each", type=int, default=100, help="for each node and edge outside")
+    options.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
+    options.add_argument("--untrained", action="store_true", help="the model before training")
+    chosen = options.parse_args()
+    for name in chosen.worlds:
+        world = WORLDS[name]
+        model = cutaway.load(world.floor if chosen.untrained else world.model)
+        possible = world.possible(model)
+        print(f"\n## {model.name}: {len(world.circuit.nodes)} of {len(possible.nodes)} nodes, "
+              f"{len(world.circuit.edges)} of {len(possible.edges)} edges")  # fmt: skip
+        for seed in chosen.seeds:
+            found = planted(world, model, n=chosen.rows, each=chosen.each, seed=seed)
+            print(f"\nseed {seed}, holds: {found.holds}\n")
+            print_table(found)
+        print_loudness(world, model)
+
+
+def print_table(found: Planting) -> None:
+    """As Markdown."""
+    print("| exchanged | how many | rows each | worst, % right | moves scores by at most |\n|---|--:|--:|--:|--:|")
+    for row in found.table().to_dict("records"):
+        most = f"{row['most moved']:.3f} ({row['by']})" if row["most moved"] else ""
+        print(f"| {row['exchanged']} | {row['of']} | {row['rows each']} | {row['worst % right']:.1f} | {most} |")
+
+
+def print_loudness(world: World, model: Model) -> None:
+    """How well a circuit would be found by how much what a node writes differs from row to row."""
+    exchange = Exchange(model, world.plant)
+    run, _ = exchange.clean(world.plant.draw(2**42, 512))
+    loud = changes(exchange.wiring, run, torch.arange(512).roll(1)).detach()[exchange.free]
+    true = exchange.planted[exchange.free]
+    inside, outside = loud[true], loud[~true]
+    above = (inside[:, None] > outside).float().mean()
+    print(f"\nchange of what is written, rms: nodes of the circuit {inside.min():.2f} to {inside.max():.2f}, others "
+          f"{outside.min():.2f} to {outside.max():.2f}; AUC of finding them by it {above:.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

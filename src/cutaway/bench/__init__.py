@@ -1,0 +1,1 @@
+"""What methods are measured on: worlds whose truth is known."""
