@@ -81,7 +81,7 @@ def layered(found: Faithfulness, *, true: Circuit | None = None, **said: Any) ->
     >>> found = faithfulness(cutaway.load("tiny:llama"), *pair, draws=0, progress=False)
     >>> view = layered(found, title="A circuit", seen="The best edges.", limits="Whether others would do.")
     >>> len(view.nodes), len(view.links), view.total
-    (17, 190, 190)
+    (23, 190, 190)
     """
     table = found["score"].to_series().dropna()
     size = table if found.provenance.options["signed"] else table.abs()
