@@ -324,13 +324,13 @@ DRAW.Layered = (view, stage) => {
       columns: [
         { name: "from", get: (link) => nodes[link.start].name },
         { name: "to", get: (link) => nodes[link.end].name },
-        ...(links.some((link) => link.role) ? [{ name: "read as", get: (link) => link.role }] : []),
         { name: "score", get: (link) => link.score, show: (link) => numberBar(link.score, score, view.score) },
         { name: "rank", get: (link) => link.rank + 1 },
+        ...(links.some((link) => link.role) ? [{ name: "read as", get: (link) => link.role }] : []),
         ...(known ? [{ name: "true", get: (link) => link.true }] : []),
       ],
       rows: links,
-      sorted: links.some((link) => link.role) ? 3 : 2,
+      sorted: 2,
       onRow: (link) => {
         state.link = link;
         refresh();
