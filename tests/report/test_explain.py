@@ -216,7 +216,21 @@ def found_by_hand(full):
         "Nearest texts": [near[0], near[2:].max()],
         "The embedding as a few texts": [float(shown.made("splice")[name].values[0]) for name in ("cosine", "random")],
         "Beside chance": [margin],
+        **flow_by_hand(shown),
     }  # fmt: skip
+
+
+def flow_by_hand(shown):
+    """What is said of windows that were put back, and of edges that were cut."""
+    cut = shown.made("knockout").data
+    whole, inside = cut.sel(layer="all"), cut["change"].isel(layer=cut["layer"].values != "all").values
+    order = np.argsort(-abs(whole["change"].values), kind="stable")
+    edges = [float(whole[name][at]) for at in order for name in ("change", "random")]
+    return {
+        "Windows of attention and of MLPs": shown.made("tracing_windows")["mean"].max("layer").values.tolist(),
+        "Which way it takes through attention": edges,
+        "Edges of attention, cut": [inside.flat[abs(inside).argmax()]],
+    }
 
 
 def by_word_by_hand(full, text):
@@ -413,7 +427,7 @@ def test_overwrite_replaces_every_file_of_an_earlier_report_and_nothing_else(tmp
     assert {"counterfactual.png", "bank.txt", "patching_head.nc"} <= before <= {*explain.FILES, "mine.nc"}
     explain.explain("tiny:clip", tmp_path / "new" / "picture.png", ["a dog"], out=tmp_path / "new", overwrite=True)
     after = {file.name for file in (tmp_path / "new").iterdir()}
-    assert after == {"report.html", "picture.png", "decomposition.nc", "lens.nc", "mine.nc"}
+    assert after == {"report.html", "picture.png", "decomposition.nc", "knockout.nc", "lens.nc", "mine.nc"}
     assert (tmp_path / "new" / "mine.nc").read_text() == "not a report's"
 
 

@@ -2,7 +2,9 @@
 
 from cutaway.methods.causal_tracing.activation_patching import Patching, activation_patching
 from cutaway.methods.causal_tracing.alignment import Alignment, distributed_alignment_search
+from cutaway.methods.causal_tracing.attention_knockout import Flow, attention_knockout
 from cutaway.methods.causal_tracing.attribution_patching import Attribution, attribution_patching
+from cutaway.methods.causal_tracing.causal_tracing import Traced, causal_tracing
 from cutaway.methods.causal_tracing.circuit import Circuit
 from cutaway.methods.causal_tracing.drawing_tracing import Tracing, drawing_tracing
 from cutaway.methods.causal_tracing.edges import EdgeAttribution, edge_attribution
@@ -17,13 +19,17 @@ __all__ = [
     "Circuit",
     "EdgeAttribution",
     "Faithfulness",
+    "Flow",
     "Graph",
     "HeadAttribution",
     "Patching",
     "PathPatching",
+    "Traced",
     "Tracing",
     "activation_patching",
+    "attention_knockout",
     "attribution_patching",
+    "causal_tracing",
     "distributed_alignment_search",
     "drawing_tracing",
     "edge_attribution",

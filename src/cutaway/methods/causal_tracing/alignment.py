@@ -70,7 +70,7 @@ class Alignment(Result):
 def distributed_alignment_search(
     model: Model, clean: Rows, source: Rows | None = None, target: Target | None = None, *,
     site: str | Site, head: int | None = None, at: int | Where | None = None, dims: int = 1,
-    labels: Sequence[Any] | None = None, steps: int = 60, rate: float = 0.05, held: float = 0.5, seed: int = 0,
+    labels: Sequence[Any] | None = None, steps: int = 100, rate: float = 0.05, held: float = 0.5, seed: int = 0,
     batch: int = 16, progress: bool = True,
 ) -> Alignment:  # fmt: skip
     """Fit a subspace of one state such that taking it over from a source input makes the answer follow the source.
@@ -196,7 +196,7 @@ def _fit(
     width = rows.parts[0].fall.shape[-1]
     dice = torch.Generator().manual_seed(seed)
     with torch.inference_mode(False), torch.enable_grad():
-        free = torch.randn(width, dims, generator=dice, dtype=torch.float32).requires_grad_()
+        free = torch.linalg.qr(torch.randn(width, dims, generator=dice, dtype=torch.float32)).Q.requires_grad_()
         adam, losses = torch.optim.Adam([free], lr=rate), []
         for _ in tracked(range(steps), "fitting", steps, show=progress):
             total, slope = 0.0, torch.zeros_like(free)

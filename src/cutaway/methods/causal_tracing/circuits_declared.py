@@ -11,6 +11,7 @@ from cutaway.methods.causal_tracing.attribution_patching import attribution_patc
 from cutaway.methods.causal_tracing.edges import edge_attribution
 from cutaway.methods.causal_tracing.faithfulness import SHARES, faithfulness
 from cutaway.methods.causal_tracing.graph import readers
+from cutaway.methods.causal_tracing.head_attribution import head_attribution
 from cutaway.methods.causal_tracing.path_patching import path_patching
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.pairs import same_positions
@@ -62,11 +63,9 @@ def _lines_up(question: Question) -> str:
     return question.alike and f"{question.alike}, so nothing can be shared out"
 
 
-def _copies(question: Question, given: Mapping[str, Any]) -> str:
-    """How many circuits are run, and how many copies of the inputs each may take."""
-    orders = 1 + given.get("draws", 3)
-    count = 0 if question.inputs is None else readers(question.model, question.inputs)
-    return f"{orders * len(given.get('shares', SHARES))} circuits of up to {count} copies of the inputs"
+def _copies(_: Question, given: Mapping[str, Any]) -> str:
+    """How many circuits are run."""
+    return f"{(1 + given.get('draws', 3)) * len(given.get('shares', SHARES))} circuits"
 
 
 METHODS = (
@@ -111,6 +110,18 @@ METHODS = (
             "receivers": "By whom: a name or pattern, such as text.2.attn*.q; *.end gives direct effects.",
         },
         cannot="What several senders do together, and whether a receiver would have heard the same elsewhere.",
+    ),
+    Method(
+        function=head_attribution,
+        row=ROW,
+        takes=TAKES,
+        fitting=_lines_up,
+        cost=lambda _, given: f"{given.get('draws', 256)} runs with some heads as in the other input",
+        options={
+            "draws": "How many random sets of heads.", "share": "How many of all heads are in a set.",
+            "sites": "Heads of which sites; by default of the tower that the answer comes out of.",
+        },
+        cannot="Who stands in for whom: the surrogate is linear, and weights depend on how many heads are gone.",
     ),
     Method(
         function=attribution_patching,
