@@ -140,7 +140,7 @@ def test_what_lies_behind_one_another_is_only_scored_and_what_is_alike_is_not():
 def test_a_page_leaves_out_a_graph_of_too_many_receivers(monkeypatch):
     monkeypatch.setattr(declared, "MANY", 20)
     assert "28 receivers" in method("faithfulness").why_not(texts("llama"))
-    assert method("faithfulness").cost(texts("llama"), {"draws": 1}) == "20 circuits of up to 28 copies of the inputs"
+    assert method("faithfulness").cost(texts("llama"), {"draws": 1}) == "20 circuits"
 
 
 # --- on a page --------------------------------------------------------------------------------------------------------

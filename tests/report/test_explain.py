@@ -164,6 +164,16 @@ def steered_by_hand(full):
     }  # fmt: skip
 
 
+def circuit_by_hand(full):
+    """What is said of the circuit: what the first edges carry that are half of the gap and can be drawn, both runs."""
+    found, question = full.shown.made("circuit"), full.shown.question
+    there = [at for at, size in enumerate(found["edges"].values) if size <= 300]
+    at = next((at for at in there if found["faithfulness"].values[at] >= 0.5), there[-1])
+    shares = [float(found[name].mean("draw")[at] if name == "random" else found[name][at])
+              for name in ("faithfulness", "random")]  # fmt: skip
+    return {"The circuit: which edges carry it": [*shares, question.counterpart.value, question.value]}
+
+
 def found_by_hand(full):
     """What the sentence of each view must say, from the arrays alone, in the order of the sentence."""
     shown, own, question = full.shown, direct(full), full.shown.question
@@ -193,7 +203,7 @@ def found_by_hand(full):
     near_bank = float((bank @ wanted).abs().max())
     strong = np.unravel_index(abs(heads).argmax(), heads.shape)
     fed = sorted(own.feeding().values[strong] * np.sign(heads[strong]), reverse=True)
-    return by_word | steered_by_hand(full) | {
+    return by_word | steered_by_hand(full) | circuit_by_hand(full) | {
         "What each patch adds": [patches.sum(), margin, *both(patches), strongest],
         "Heads": [lead, lead / margin, fits.flat[(side * heads).argmax()],
                   float(spans["random_fit"].isel(pick=0).mean()), *[near_bank] * (near_bank < 0.5)],

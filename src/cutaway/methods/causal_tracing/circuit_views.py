@@ -35,7 +35,7 @@ def show(page: Page) -> Iterator[Layered]:
     other = question.counterpart
     there = signed(other.value) if other is not None else signed(float("nan"))
     total, few = int(found["edges"][-1]), found.smallest()
-    stays = f" From {few} edges on it stays at 90.0% or above." if few is not None else ""
+    stays = f" From {few} edges on it stays at 90% or above." if few is not None else ""
     still = _still(found)
     quiet = f" Nothing in the {' and the '.join(still)} tower differs, so it is left out." if still else ""
     yield layered(
@@ -81,7 +81,7 @@ def layered(found: Faithfulness, *, true: Circuit | None = None, **said: Any) ->
     >>> found = faithfulness(cutaway.load("tiny:llama"), *pair, draws=0, progress=False)
     >>> view = layered(found, title="A circuit", seen="The best edges.", limits="Whether others would do.")
     >>> len(view.nodes), len(view.links), view.total
-    (17, 190, 190)
+    (23, 190, 190)
     """
     table = found["score"].to_series().dropna()
     size = table if found.provenance.options["signed"] else table.abs()

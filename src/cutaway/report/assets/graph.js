@@ -48,6 +48,7 @@ function placed(view, width) {
   return { spots, bands, height };
 }
 
+const shortened = (label) => (label.length > 24 ? `${label.slice(0, 23)}…` : label);
 const ROLES = { queries: -0.7, keys: 0, values: 0.7 };
 const called = ({ tower, layer, head, label, kind }) =>
   [tower === label ? "" : tower, layer === null ? "" : `layer ${layer}`, kind === "head" ? `head ${head}` : label]
@@ -113,12 +114,12 @@ DRAW.Layered = (view, stage) => {
     parts = nodes.map((node, at) => {
       const { x, y, r } = plan.spots[at];
       const round = node.kind === "head",
-        half = round ? r : Math.max(r, node.label.length * 3.6 + 6);
+        half = round ? r : Math.max(r, shortened(node.label).length * 3.6 + 6);
       return make(
         "g",
         { class: "part", "data-node": at },
         make("rect", { x: x - half, y: y - r, width: 2 * half, height: 2 * r, rx: round ? r : 5 }),
-        r > 6 || !round ? text(x, y + 4, round ? String(node.head ?? node.label) : node.label, "label", "middle") : null,
+        r > 6 || !round ? text(x, y + 4, round ? String(node.head ?? node.label) : shortened(node.label), "label", "middle") : null,
       );
     });
     drawing.replaceChildren(make("g", {}, bands, layers), make("g", {}, lines), make("g", {}, parts));
@@ -140,7 +141,7 @@ DRAW.Layered = (view, stage) => {
     links.forEach((link, at) => {
       const stands = standing(link, kept()),
         shown = state.truth ? stands : link.rank < kept();
-      const strength = Math.sqrt(Math.abs(link.score ?? 0) / most);
+      const strength = Math.max(Math.sqrt(Math.abs(link.score ?? 0) / most), stands === "missed" ? 0.25 : 0);
       const chosen = state.link === link || (state.link === null && near !== null && (link.start === near || link.end === near));
       const weak = (state.link !== null || near !== null) && !chosen;
       const kind = state.truth ? stands : link.score < 0 ? "below" : "above";
@@ -323,13 +324,13 @@ DRAW.Layered = (view, stage) => {
       columns: [
         { name: "from", get: (link) => nodes[link.start].name },
         { name: "to", get: (link) => nodes[link.end].name },
-        ...(links.some((link) => link.role) ? [{ name: "read as", get: (link) => link.role }] : []),
         { name: "score", get: (link) => link.score, show: (link) => numberBar(link.score, score, view.score) },
         { name: "rank", get: (link) => link.rank + 1 },
+        ...(links.some((link) => link.role) ? [{ name: "read as", get: (link) => link.role }] : []),
         ...(known ? [{ name: "true", get: (link) => link.true }] : []),
       ],
       rows: links,
-      sorted: links.some((link) => link.role) ? 3 : 2,
+      sorted: 2,
       onRow: (link) => {
         state.link = link;
         refresh();
