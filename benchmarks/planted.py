@@ -52,8 +52,9 @@ def print_loudness(world: World, model: Model) -> None:
     """How well a circuit would be found by how much what a node writes differs from row to row."""
     exchange = Exchange(model, world.plant)
     run, _ = exchange.clean(world.plant.draw(2**42, 512))
-    loud = changes(exchange.wiring, run, torch.arange(512).roll(1)).detach()[exchange.free]
-    true = exchange.planted[exchange.free]
+    inner = torch.tensor([node.layer >= 0 for node in exchange.wiring.nodes])  # inputs and the connector left out
+    loud = changes(exchange.wiring, run, torch.arange(512).roll(1)).detach()[inner]
+    true = exchange.planted[inner]
     inside, outside = loud[true], loud[~true]
     above = (inside[:, None] > outside).float().mean()
     print(f"\nchange of what is written, rms: nodes of the circuit {inside.min():.2f} to {inside.max():.2f}, others "

@@ -39,10 +39,11 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Recipe(siit.Recipe):
-    """How to plant: longer, for two towers."""
+    """How to plant: briefly. With seed 0 and 2,500 steps a head told one place by looking away, and an edge failed."""
 
-    steps: int = 2500
-    alone: int = 400
+    steps: int = 1000
+    alone: int = 300
+    seed: int = 1
 
 
 @cache
