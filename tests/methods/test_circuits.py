@@ -285,6 +285,10 @@ def test_a_circuit_is_kept_as_a_node_link_graph_and_comes_back(tmp_path: Path):
     names = {node["id"] for node in found["nodes"]}
     assert all({edge["source"], edge["target"]} <= names for edge in found["edges"])
     assert {"source": "text.0.attn[1].v", "target": "text.0.attn[1]", "kind": "part"} in found["edges"]
+    grouped = Circuit(
+        "x", {("text.embed", "text.0.attn[1].k"): 1.0, ("text.0.attn[3]", "text.end"): 1.0}, {"shared": 2}
+    )
+    assert {"source": "text.0.attn[1].k", "target": "text.0.attn[3]", "kind": "part"} in grouped.to_json()["edges"]
     assert one.overlap(back) == 1 and one.overlap(Circuit("tiny:llama", {("text.embed", "text.end"): 1.0})) == 0
     with pytest.raises(MethodError, match="exists already"):
         one.save(tmp_path / "one.json")

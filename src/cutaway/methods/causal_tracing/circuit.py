@@ -68,7 +68,7 @@ class Circuit:
         receivers = dict.fromkeys(receiver for _, receiver in self.edges)
         senders = dict.fromkeys(sender for sender, _ in self.edges)
         nodes = [{"id": name, **_place(name)} for name in dict.fromkeys([*senders, *receivers])]
-        parts = [(r, r.rpartition(".")[0]) for r in receivers if r.rpartition(".")[0] in senders]
+        parts = [(r, s) for r in receivers for s in senders if _part_of(r, s, int(self.about.get("shared", 1)))]
         links: list[dict[str, Any]] = [
             {"source": sender, "target": receiver, "kind": "edge", "score": score}
             for (sender, receiver), score in self.edges.items()
@@ -113,3 +113,13 @@ def _place(name: str) -> dict[str, Any]:
     tower, *rest = name.split(".")
     layer = int(rest.pop(0)) if rest and rest[0].isdecimal() else None
     return {"tower": tower, "layer": layer, "part": ".".join(rest) or tower}
+
+
+def _part_of(receiver: str, sender: str, shared: int) -> bool:
+    """Whether queries, keys or values belong to a head, `shared` of which have keys and values in common."""
+    place, _, part = receiver.rpartition(".")
+    layer, _, head = place.rstrip("]").partition("[")
+    if part not in ("q", "k", "v") or not head:
+        return False
+    group = 1 if part == "q" else shared
+    return sender == layer or sender in {f"{layer}[{int(head) * group + at}]" for at in range(group)}

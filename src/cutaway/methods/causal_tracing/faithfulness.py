@@ -72,6 +72,7 @@ class Faithfulness(Result):
         order = table.abs() if not self.provenance.options["signed"] else table
         best = order.sort_values(ascending=False, kind="stable").index[:count]
         about = {"method": self.provenance.method, "least": least, "target": self.provenance.options["target"]}
+        about |= {"shared": shared} if (shared := _shared(self["receiver"].values.tolist())) > 1 else {}
         return Circuit(self.provenance.model, {(s, r): float(table[s, r]) for s, r in best}, about)
 
     def summary(self) -> Any:
@@ -193,7 +194,13 @@ def _counts(graph: Graph, order: EdgeAttribution | Circuit, shares: Sequence[flo
         raise MethodError(
             f"shares {tuple(shares)}", expected="shares of all edges, from 0 to 1", do="the default is MIB's"
         )
-    return [round(share * total) for share in sorted(shares)]
+    return sorted({round(share * total) for share in shares})
+
+
+def _shared(receivers: Sequence[str]) -> int:
+    """How many heads have keys in common, by the names of queries and keys of a tower."""
+    count = {part: sum(name.startswith("text.0.") and name.endswith(f".{part}") for name in receivers) for part in "qk"}
+    return count["q"] // count["k"] if count["k"] else 1
 
 
 def _listed(graph: Graph) -> ndarray:
