@@ -41,6 +41,15 @@ def back(gain: float, low: float) -> xarray.Dataset:
     return xarray.Dataset({**data, "moved": moved, "questions": ("set", [50, 50])}, coords={**SETS, "to": [0, 1]})
 
 
+def flow(direct: float) -> xarray.Dataset:
+    ways, at = [f"{one}->{other}" for one, other in measured.WAYS], ["0-1", "all"]
+    lost = np.full((2, 2, 3, 2), 0.5)
+    lost[:, :, 1] = direct
+    axes = ("set", "form", "edge", "layer")
+    data = {"lost": (axes, lost), "low": (axes, lost - 0.1), "high": (axes, lost + 0.1), "random": (axes, 0 * lost)}
+    return xarray.Dataset(data, coords={**SETS, "form": ["picture", "words"], "edge": ways, "layer": at})
+
+
 def layers(across: list[float]) -> np.ndarray:
     table = np.full((2, 4, 3), 0.8)
     table[..., 2] = across
@@ -48,7 +57,12 @@ def layers(across: list[float]) -> np.ndarray:
 
 
 RISING = np.linspace(0, 1.02, len(measured.EDGES))
-PLANTED = {"worlds": worlds(0.99), "circuits": circuits(layers([0.1, 0.1, 0.7, 0.8]), RISING), "back": back(0.1, 0.05)}
+PLANTED = {
+    "worlds": worlds(0.99),
+    "circuits": circuits(layers([0.1, 0.1, 0.7, 0.8]), RISING),
+    "flow": flow(),
+    "back": back(0.1, 0.05),
+}
 CHANCE = {
     "worlds": worlds(0.6),
     "circuits": circuits(layers([0.4, 0.3, 0.4, 0.3]), 0 * RISING),
@@ -60,6 +74,7 @@ def test_planted_numbers_are_said():
     said = " ".join(sentences(PLANTED))
     assert "are found again" in said and "meet at its layer 2" in said and "help when they come earlier**" in said
     assert "AUROC of at least 0.99/0.99" in said and f"the {measured.EDGES[-1]} best" in said
+    assert "from there to the end**: by picture the last position loses nothing" in said
 
 
 def test_numbers_by_chance_are_not():
@@ -68,18 +83,26 @@ def test_numbers_by_chance_are_not():
     assert "meet at" not in said and "none of the sizes tried" in said
 
 
-@pytest.mark.parametrize("name", ["worlds", "circuits", "back"])
+@pytest.mark.parametrize("name", ["worlds", "circuits", "flow", "back"])
 def test_what_one_set_alone_shows_is_not_said(name):
     mixed = xarray.concat([PLANTED[name].isel(set=0), CHANCE[name].isel(set=1)], "set")
     said = " ".join(sentences({**PLANTED, name: mixed}))
-    absent = {"worlds": "are found again", "circuits": "meet at its layer", "back": "come earlier**:"}
+    absent = {
+        "worlds": "are found again",
+        "circuits": "meet at its layer",
+        "flow": "there to the end",
+        "back": "come earlier**:",
+    }
     assert absent[name] not in said or "can not be said" in said
 
 
 def test_the_page_has_every_table_and_picture(tmp_path):
     figures = draw_all(PLANTED, tmp_path, "circuits")
     made = page(PLANTED, About("zoo:emoji-llava", 240, 0, "circuits.md", {"worlds": 1.0}), figures)
-    assert all(part in made for part in ("## Planted circuits", "### What the two forms share", "| in front of 0 |"))
+    assert all(
+        part in made
+        for part in ("## Planted circuits", "### What the two forms share", "| scene → last |", "| in front of 0 |")
+    )
     assert made.count("![") == 3 and all((tmp_path / f"circuits-{name}.png").exists() for name in figures)
     assert "nan" not in made
 

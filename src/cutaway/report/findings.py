@@ -234,6 +234,7 @@ def _circuits(model: Model, _: Model, __: Found, ___: list[int], ____: Callable[
     return {
         "worlds": (model, findings_circuits.worlds),
         "circuits": (model, findings_circuits.circuits),
+        "flow": (model, findings_circuits.flow),
         "back": (model, findings_circuits.back),
     }
 

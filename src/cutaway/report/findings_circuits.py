@@ -18,14 +18,14 @@ from torch import Tensor
 from cutaway.bench.worlds import WORLDS, World
 from cutaway.data import Pair, Question, Scene, description, pairs, questions
 from cutaway.data.claims import OPPOSITE
-from cutaway.methods import edge_attribution, faithfulness
+from cutaway.methods import attention_knockout, edge_attribution, faithfulness
 from cutaway.methods.causal_tracing import EdgeAttribution, Graph
 from cutaway.model.edits import Edit, Patch
 from cutaway.model.inputs import Inputs
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.model.run import Run
-from cutaway.model.targets import Target
+from cutaway.model.targets import Target, log_prob
 from cutaway.model.tokens import Where
 from cutaway.model.words import next_scores, token_id
 from cutaway.report.findings_asked import TOWER, Posed, posed
@@ -35,6 +35,7 @@ from cutaway.report.findings_scenes import TOLD, resampled
 HOWS = ("exact", "eap-ig", "eap-ig-activations", "eap", "random", "untrained")
 EDGES = (5, 10, 20, 50, 100, 200, 500, 1000)
 TOPS = (20, 50, 100, 200)
+WAYS = (("scene", "question"), ("scene", "last"), ("question", "last"))
 WORLD_PAIRS, DRAWS, TRIES = 64, 2, 60
 
 
@@ -249,6 +250,31 @@ def _layer(receiver: str) -> int:
 
 def _jaccard(one: set[Any], other: set[Any]) -> float:
     return len(one & other) / len(one | other) if one | other else float("nan")
+
+
+# --- which way it comes -----------------------------------------------------------------------------------------------
+
+
+def flow(model: Model, n: int, seed: int, told: TOLD) -> xarray.Dataset:
+    """The same questions with edges of attention cut, two layers at a time and in all.
+
+    `lost` (form, edge, layer): by what share the probability of the answer falls (1: all of it), with its interval over
+    questions (`low`, `high`); `random`: when the same positions lose as many others by chance.
+    """
+    made = []
+    for form in FORMS:
+        told(f"which way it comes, by {form}")
+        asked, _ = exchanged(model, max(24, n // 10), seed, told=form == FORMS[1])
+        own = torch.from_numpy(asked.inputs.tokens[TOWER].kind != "pad")
+        question = own & (asked.context.int().cumsum(1) == asked.context.sum(1, keepdim=True)) & ~asked.context
+        spans = {"scene": asked.context, "question": question & ~asked.last, "last": asked.last}
+        found = attention_knockout(
+            model, asked.inputs, log_prob([one.answer for one in asked.questions]), spans=spans, wide=2, seed=seed,
+            edges=[f"{one}->{other}" for one, other in WAYS], progress=False,
+        )  # fmt: skip
+        lost = {"lost": "relative", "low": "relative_high", "high": "relative_low", "random": "random_relative"}
+        made.append(xarray.Dataset({name: -found[one] for name, one in lost.items()}))
+    return xarray.concat(made, "form").assign_coords(form=list(FORMS))
 
 
 # --- late states of the picture, earlier ------------------------------------------------------------------------------

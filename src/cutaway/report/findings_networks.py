@@ -18,6 +18,7 @@ from cutaway.report.findings_words import interval, listed, markdown, percent
 Found = dict[str, xarray.Dataset]
 METHODS = HOWS[:4]
 GOOD, MEET, SHOWN = 0.9, 0.75, 100
+FELT, SILENT = 0.25, 0.05  # shares of a probability: what is lost where something comes through, and where nothing does
 COLOURS = {"picture": "#2563eb", "words": "#d97706", "forms": "#16a34a"}
 NAMES = {"picture": "picture, two halves", "words": "words, two halves", "forms": "picture and words"}
 
@@ -35,7 +36,16 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
         f"# Circuits: planted ones found again, and one question asked by picture and in words\n\n{numbered}\n\n*Where "
         f"two numbers stand with a slash between them, the same was measured on two sets of pairs.*\n\n{shown}"
     )
-    parts = [front, _made(about), _planted(found), _curves(found), _overlap(found), _back(found), _limits()]
+    parts = [
+        front,
+        _made(about),
+        _planted(found),
+        _curves(found),
+        _overlap(found),
+        _flow(found),
+        _back(found),
+        _limits(),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -44,7 +54,13 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
 
 def sentences(found: Found) -> list[str]:
     """What a reader should know first."""
-    return [_recovered(found["worlds"]), _carried(found["circuits"]), _meet(found["circuits"]), _moved(found["back"])]
+    return [
+        _recovered(found["worlds"]),
+        _carried(found["circuits"]),
+        _meet(found["circuits"]),
+        _way(found["flow"]),
+        _moved(found["back"]),
+    ]
 
 
 def _recovered(one: xarray.Dataset) -> str:
@@ -97,6 +113,24 @@ def _meet(one: xarray.Dataset) -> str:
             f"form, edges into layer {_name(min(high))} and after at least {percent(MEET)} % as often."
         )
     return f"**Picture and words share a part of their circuit**: {told}."
+
+
+def _way(one: xarray.Dataset) -> str:
+    """Whether the answer comes over the question, in both forms."""
+    every, windows = one.sel(layer="all"), one.isel(layer=one["layer"].values != "all")
+    there = windows["lost"].where(windows["low"] > windows["random"]).max("layer")
+    over, direct = ("scene->question", "question->last"), every["lost"].sel(edge="scene->last")
+    sure = bool((there.sel(edge=list(over)) > FELT).all()) and bool((direct < SILENT).all())
+    told = "; ".join(
+        f"{'by picture' if form == 'picture' else 'in words'} the last position loses nothing of the scene "
+        f"({_hundred(direct.sel(form=form))} of 100 of the answer's probability, all layers cut), the question "
+        f"{_hundred(there.sel(form=form, edge=over[0]))}, and the last position of the question "
+        f"{_hundred(there.sel(form=form, edge=over[1]))} (at the worst two layers)"
+        for form in FORMS
+    )
+    if not sure:
+        return "**That the answer comes over the words of the question can not be said of both forms** (see the table)."
+    return f"**The answer comes from the scene to the words of the question, and from there to the end**: {told}."
 
 
 def _moved(one: xarray.Dataset) -> str:
@@ -170,6 +204,24 @@ def _overlap(found: Found) -> str:
         + markdown(["k", "picture", "words", "both forms", "chance"], top)
         + f"\n\nOf the {SHOWN} best, by the layer of the receiver:\n\n"
         + markdown(["layer", "picture", "words", "both forms"], layers)
+    )
+
+
+def _flow(found: Found) -> str:
+    one = found["flow"]
+    layers = [str(layer) for layer in one["layer"].values]
+    rows = [
+        [form, str(edge).replace("->", " → "),
+         *(f"{_hundred(mine['lost'])} ({_hundred(mine['random'])})" for layer in layers
+           for mine in [one.sel(form=form, edge=edge, layer=layer)])]
+        for form in FORMS for edge in one["edge"].values
+    ]  # fmt: skip
+    return (
+        "### Which way it comes\n\nBy how many of 100 the probability of the answer falls when the later span no "
+        "longer sees the earlier one, in two layers or in all; in brackets, when the same positions lose as many "
+        "others by chance (a span that is most of what a position sees leaves chance little else). *scene*: the "
+        "picture, or the words that tell it; *question*: what follows.\n\n"
+        + markdown(["asked by", "edge", *(f"layers {layer}" for layer in layers)], rows)
     )
 
 
