@@ -51,7 +51,7 @@ def _checked(*, typechecker: Callable[..., Any]) -> Callable[..., Any]:
     bound = _bound(typechecker=typechecker)
 
     def decorate(made: Any) -> Any:
-        if not inspect.isfunction(made):
+        if not inspect.isfunction(made) or "<locals>" in made.__qualname__:  # beartype keeps what it has decorated
             return bound(made)
         words = set(re.findall(r"\w+", " ".join(map(str, made.__annotations__.values()))))
         return bound(made) if words & (SHAPES | _unresolved(made.__code__.co_filename)) else typechecker(made)
