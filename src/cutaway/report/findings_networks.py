@@ -220,7 +220,8 @@ def _flow(found: Found) -> str:
         "### Which way it comes\n\nBy how many of 100 the probability of the answer falls when the later span no "
         "longer sees the earlier one, in two layers or in all; in brackets, when the same positions lose as many "
         "others by chance (a span that is most of what a position sees leaves chance little else). *scene*: the "
-        "picture, or the words that tell it; *question*: what follows.\n\n"
+        "picture, or the words that tell it; *question*: what follows. Questions of another kind take another way: "
+        "[causal tracing](../causal-tracing.md).\n\n"
         + markdown(["asked by", "edge", *(f"layers {layer}" for layer in layers)], rows)
     )
 
