@@ -151,6 +151,8 @@ def test_a_fit_leaves_the_weights_of_the_model_as_they_were_and_takes_positions_
     )
     assert np.allclose(last["margin"], by_meaning["margin"], equal_nan=True)
     assert all(weight.grad is None for weight in one.module.parameters())
+    every = distributed_alignment_search(one, *rows, logit_diff("dog", "cat"), at=-1, **{**options, "dims": 32})
+    assert np.isclose(every["margin"].sel(kind="das"), every["margin"].sel(kind="whole"), atol=1e-5)
     with pytest.raises(MethodError, match="33 dimensions"):
         distributed_alignment_search(one, *rows, logit_diff("dog", "cat"), **{**options, "dims": 33})
     with pytest.raises(MethodError, match="2 labels"):

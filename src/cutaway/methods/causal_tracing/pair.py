@@ -60,8 +60,9 @@ class Pair:
         return list(found)
 
     def unrelated(self) -> Pair | None:
-        """The same pairs, each with the counterfactual of another one; None of a single pair."""
-        if len(self.values) < 2:
+        """The same pairs, each with the counterfactual of another one; None of one pair, or of several pictures a row."""
+        rows = len(self.values)
+        if rows < 2 or any(len(value) != rows for value in self.corrupt.activations.values()):
             return None
         moved = {name: value.roll(1, 0) for name, value in self.corrupt.activations.items()}
         return replace(self, corrupt=replace(self.corrupt, activations=moved), corrupted=self.corrupted.roll(1))
