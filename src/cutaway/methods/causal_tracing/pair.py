@@ -60,7 +60,7 @@ class Pair:
         return list(found)
 
     def unrelated(self) -> Pair | None:
-        """The same pairs, each with the counterfactual of another one; None of one pair, or of several pictures a row."""
+        """The same pairs, each with the counterfactual of another; None of one pair, or of several pictures a row."""
         rows = len(self.values)
         if rows < 2 or any(len(value) != rows for value in self.corrupt.activations.values()):
             return None
