@@ -194,7 +194,7 @@ def test_it_opens_with_the_library_alone(name, kind):
 
 
 def test_a_denoiser_of_two_streams():
-    """All that its end reads exchanged is the other drawing; an edge out of the text by hand; a head through its gate."""
+    """All that its end reads exchanged is the other drawing; an edge out of the text, and a head, by hand."""
     pipeline = planted_mmdit.untrained()
     pipeline.to(torch.float64)
     exchange, values = Exchange(Model(pipeline), planted_mmdit.PLANT), planted_mmdit.PLANT.draw(0, 6)
