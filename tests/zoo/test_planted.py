@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoProcessor, CLIPModel, LlamaForCausalLM
+from transformers import AutoProcessor, CLIPModel, LlamaForCausalLM, LlavaForConditionalGeneration
 
 import cutaway
 from cutaway.model.edits import Add, Patch, Set
@@ -166,6 +166,7 @@ def test_the_connector_is_a_node_and_a_receiver():
     ("name", "kind"),
     [
         ("planted-text", LlamaForCausalLM),
+        ("planted-llava", LlavaForConditionalGeneration),
         ("planted-clip", CLIPModel),
     ],
 )

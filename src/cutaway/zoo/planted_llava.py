@@ -39,10 +39,11 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Recipe(siit.Recipe):
-    """How to plant: briefly; a longer start leaves habits that exchanges do not break."""
+    """How to plant: briefly. With seed 0 and 2,500 steps a head told one place by looking away, and an edge failed."""
 
     steps: int = 1000
     alone: int = 300
+    seed: int = 1
 
 
 @cache
