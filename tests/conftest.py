@@ -1,7 +1,15 @@
 """Set-up for every test: shapes and types checked at run time, no network, one thread."""
 
+import ast
+import inspect
 import os
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+import jaxtyping
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -17,5 +25,39 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 # Must run before anything imports cutaway, and stays for the session: every annotated call in the package is checked.
-# An int passes for a float, as it does for mypy.
+# An int passes for a float, as it does for mypy. Only where shapes stand in the annotations (or a name that is there
+# for mypy alone) are they bound to one another, which takes most of the time of a call.
+SHAPES = {"Float", "Int", "UInt8", "Bool", "Num", "Shaped"}
+_bound = jaxtyping.jaxtyped
+
+
+@cache
+def _unresolved(file: str) -> set[str]:
+    """Names that a module imports for mypy alone."""
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    tests = [one for one in ast.walk(tree) if isinstance(one, ast.If) and ast.unparse(one.test) == "TYPE_CHECKING"]
+    named = [
+        name
+        for one in tests
+        for line in one.body
+        if isinstance(line, ast.Import | ast.ImportFrom)
+        for name in line.names
+    ]
+    return {(name.asname or name.name).split(".")[0] for name in named}
+
+
+def _checked(*, typechecker: Callable[..., Any]) -> Callable[..., Any]:
+    """The decorator that the import hook puts on everything."""
+    bound = _bound(typechecker=typechecker)
+
+    def decorate(made: Any) -> Any:
+        if not inspect.isfunction(made):
+            return bound(made)
+        words = set(re.findall(r"\w+", " ".join(map(str, made.__annotations__.values()))))
+        return bound(made) if words & (SHAPES | _unresolved(made.__code__.co_filename)) else typechecker(made)
+
+    return decorate
+
+
+jaxtyping.jaxtyped = _checked
 CHECKED_TYPES = install_import_hook("cutaway", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

@@ -3,6 +3,7 @@
 import numpy as np
 
 from cutaway.views.films import Gallery, Strip
+from cutaway.views.graphs import Layered, Link, Node
 from cutaway.views.kinds import (
     Axis,
     Bar,
@@ -197,8 +198,29 @@ def grid() -> WordGrid:
     )  # fmt: skip
 
 
+def network() -> Layered:
+    """Two towers of two heads and an MLP each, a connector between them, and a true graph of four links."""
+    nodes = []
+    for tower in ("vision", "text"):
+        nodes.append(Node(f"{tower}.embed", tower, 0, "embedding", "begin"))
+        nodes += [Node(f"{tower}.0.attn[{head}]", tower, 1, str(head), "head", 0, head) for head in range(2)]
+        nodes.append(Node(f"{tower}.0.mlp", tower, 2, "MLP", "MLP", 0))
+        ends = {"vision": Node(EVIL, "connector", 0, EVIL), "text": Node("text.end", tower, 3, "end", "end")}
+        nodes.append(ends[tower])
+    links = (
+        Link(0, 1, 2.0, 0, "values", True), Link(1, 4, 1.5, 1, "", True), Link(4, 6, -1.0, 2, "keys", False),
+        Link(6, 9, 0.75, 3, "", True), Link(5, 9, -0.5, 4, "", False), Link(0, 3, None, 9, "", True),
+    )  # fmt: skip
+    carried = np.array([0.0, 0.25, 0.9, 1.0], np.float32)
+    return Layered(
+        **said("Network"), nodes=tuple(nodes), links=links, total=10, sizes=(0, 2, 4, 10), carried=carried,
+        low=carried - 0.125, high=carried + 0.125, chance=carried / 4, unit="share of the gap", score="loss", shown=1,
+    )  # fmt: skip
+
+
 def every() -> list[View]:
-    return [overlay(), lens(), strip(), gallery(), heads(), bars(), patching(), tokens(), curve(), grid(), table()]
+    views = [overlay(), lens(), strip(), gallery(), heads(), bars(), patching(), tokens(), curve(), grid(), table()]
+    return [*views, network()]
 
 
 def nothing() -> list[View]:
@@ -250,6 +272,17 @@ def nothing() -> list[View]:
         ),
         Curve(**said("No lines"), x=none, lines=(), unit="u"),
         Curve(**said("One hole in a line"), x=axis, lines=(Line("a", hole[0]),), unit="u"),
+        Layered(**said("No parts"), nodes=(), links=(), total=0, sizes=(0,), carried=np.zeros(1), unit="u", score="s"),
+        Layered(
+            **said("No links"),
+            nodes=(Node("a", "text", 0, "a"),),
+            links=(),
+            total=0,
+            sizes=(0,),
+            carried=np.full(1, np.nan),
+            unit="u",
+            score="s",
+        ),
         Table(**said("No rows"), columns=("a",), cells=()),
         Table(**said("No columns"), columns=(), cells=()),
     ]

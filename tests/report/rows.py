@@ -7,6 +7,7 @@ from functools import singledispatch
 import numpy as np
 
 from cutaway.views.films import Gallery, Strip
+from cutaway.views.graphs import Layered
 from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Matrix, Overlay, Table, View, WordGrid
 
 Row = list[object]
@@ -96,3 +97,15 @@ def _(view: WordGrid) -> Iterator[Row]:
 def _(view: Table) -> Iterator[Row]:
     yield list(view.columns)
     yield from ([str(c).lower() if isinstance(c, bool) else c for c in row] for row in view.cells)
+
+
+@told.register
+def _(view: Layered) -> Iterator[Row]:
+    yield ["what", "from", "to", "as", "rank", view.score, "true", "edges", view.unit, "low", "high", "by chance"]
+    for link in view.links:
+        names = view.nodes[link.start].name, view.nodes[link.end].name
+        true = None if link.true is None else str(link.true).lower()
+        yield ["edge", *names, link.role, link.rank + 1, link.score, true, *[None] * 5]
+    for at, size in enumerate(view.sizes):
+        bounds = (float(one[at]) for one in (view.carried, view.low, view.high, view.chance))
+        yield ["size", *[None] * 6, size, *bounds]

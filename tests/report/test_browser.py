@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "nothing.html", "Nothing", examples.nothing())
     opened = [examples.overlay(), examples.seeing_heads(), examples.words()]
     write(folder / "opening.html", "Opening", opened, opening=examples.opening())
+    led = [examples.network(), replace(examples.seeing_heads(), tower="vision")]
+    write(folder / "led.html", "Led", led)
     write(folder / "big.html", "Big", large(24, 24, 8, 16))
     return folder
 
@@ -260,6 +263,68 @@ def test_lines_can_be_switched_and_walked(every: Page) -> None:
     every.click("#v-curve .lines button")
     assert every.run("document.querySelectorAll('#v-curve .chart path').length") < paths
     assert every.run("document.querySelector('#v-curve .lines button').getAttribute('aria-pressed')") == "false"
+
+
+def kinds(page: Page) -> list[str]:
+    """How the links that are drawn in the network stand, in their order."""
+    script = "[...document.querySelectorAll('#v-network .link[visibility=visible]')].map((e) => e.classList[1])"
+    found = page.run(script)
+    assert isinstance(found, list)
+    return found
+
+
+def test_a_slider_keeps_links_and_its_curve_follows(every: Page) -> None:
+    """Of six links two are kept at first; of what is true, the others are missed."""
+    count = "#v-network .side .count"
+    assert kinds(every) == ["right", "right", "missed", "missed"]
+    assert texts(every, count)[0] == "2 of 10 edges kept: 25.0% [12.5%, 37.5%] of the gap"
+    every.run("document.querySelector('#v-network input[type=range]').focus()")
+    every.key("ArrowRight")
+    assert kinds(every) == ["right", "right", "false", "right", "missed"]
+    assert texts(every, "#v-network .lines .number")[-2:] == ["90.0% [77.5%, 102.5%]", "22.5%"]
+    every.click("#v-network .chart", 0.999, 0.5)
+    assert every.run("document.querySelector('#v-network input[type=range]').value") == "3"
+    assert texts(every, count)[0].startswith("10 of 10 edges kept, the best 6 drawn: 100.0%")
+    every.click("#v-network .check input")  # colours of the sign
+    assert kinds(every) == ["above", "above", "below", "above", "below", "above"]
+    assert texts(every, "#v-network .signs span") == ["speaks for the answer", "speaks against it"]
+
+
+def test_keys_and_mouse_tell_of_parts_and_links(every: Page) -> None:
+    every.run("document.querySelector('#v-network .network').focus()")
+    every.key("ArrowDown")
+    assert said(every, "network") == "text, end"  # the highest that is used, by a true link that is missed
+    every.key("ArrowDown", 2)
+    assert said(every, "network") == f"connector, {examples.EVIL}"
+    every.key("ArrowDown", 2)
+    assert said(every, "network") == "vision, layer 0, head 0"
+    assert said(every, "network", "span").startswith("reads along 1 of these edges, writes along 1")
+    every.key("Enter")
+    listed = texts(every, "#v-network .ofpart button")
+    assert listed == ["fromvision, embedding (values)2.000", f"toconnector, {examples.EVIL}1.500"]
+    every.run("document.querySelector('#v-network .ofpart button').focus()")
+    assert (said(every, "network"), said(every, "network", "span")) == (
+        "2.000", "vision, embedding → vision, layer 0, head 0 (values)\nrank 1 of 10",
+    )  # fmt: skip
+    assert every.run("document.querySelectorAll('#v-network .link.chosen').length") == 1
+    every.run("document.querySelector('#v-network .network').focus()")
+    every.key("Escape")
+    assert texts(every, "#v-network .ofpart button") == []
+    every.hover("#v-network [data-node='3'] rect")
+    assert said(every, "network") == "vision, layer 0, MLP"
+    every.click("#v-network tbody tr:nth-child(2) td")  # a row of the table stands out in the graph
+    assert said(every, "network") == "1.500"
+
+
+def test_a_chosen_head_leads_to_its_own_view(tab: Page, folder: Path) -> None:
+    tab.show(folder / "led.html", *WIDE)
+    tab.click("#v-network [data-node='1'] rect")
+    assert texts(tab, "#v-network .ofpart a") == ["This head in “Seeing heads”"]
+    tab.click("#v-network .ofpart a")
+    assert texts(tab, "#v-seeing-heads h3")[0].startswith("Layer 0, head 0")
+    assert tab.run("location.hash") == "#v-seeing-heads"
+    tab.click("#v-network [data-node='6'] rect")  # of another tower
+    assert texts(tab, "#v-network .ofpart a") == []
 
 
 def test_the_csv_has_every_number(every: Page, tmp_path: Path) -> None:

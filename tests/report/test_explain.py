@@ -164,6 +164,16 @@ def steered_by_hand(full):
     }  # fmt: skip
 
 
+def circuit_by_hand(full):
+    """What is said of the circuit: what the first edges carry that are half of the gap and can be drawn, both runs."""
+    found, question = full.shown.made("circuit"), full.shown.question
+    there = [at for at, size in enumerate(found["edges"].values) if size <= 300]
+    at = next((at for at in there if found["faithfulness"].values[at] >= 0.5), there[-1])
+    shares = [float(found[name].mean("draw")[at] if name == "random" else found[name][at])
+              for name in ("faithfulness", "random")]  # fmt: skip
+    return {"The circuit: which edges carry it": [*shares, question.counterpart.value, question.value]}
+
+
 def found_by_hand(full):
     """What the sentence of each view must say, from the arrays alone, in the order of the sentence."""
     shown, own, question = full.shown, direct(full), full.shown.question
@@ -193,7 +203,7 @@ def found_by_hand(full):
     near_bank = float((bank @ wanted).abs().max())
     strong = np.unravel_index(abs(heads).argmax(), heads.shape)
     fed = sorted(own.feeding().values[strong] * np.sign(heads[strong]), reverse=True)
-    return by_word | steered_by_hand(full) | {
+    return by_word | steered_by_hand(full) | circuit_by_hand(full) | {
         "What each patch adds": [patches.sum(), margin, *both(patches), strongest],
         "Heads": [lead, lead / margin, fits.flat[(side * heads).argmax()],
                   float(spans["random_fit"].isel(pick=0).mean()), *[near_bank] * (near_bank < 0.5)],
@@ -206,7 +216,21 @@ def found_by_hand(full):
         "Nearest texts": [near[0], near[2:].max()],
         "The embedding as a few texts": [float(shown.made("splice")[name].values[0]) for name in ("cosine", "random")],
         "Beside chance": [margin],
+        **flow_by_hand(shown),
     }  # fmt: skip
+
+
+def flow_by_hand(shown):
+    """What is said of windows that were put back, and of edges that were cut."""
+    cut = shown.made("knockout").data
+    whole, inside = cut.sel(layer="all"), cut["change"].isel(layer=cut["layer"].values != "all").values
+    order = np.argsort(-abs(whole["change"].values), kind="stable")
+    edges = [float(whole[name][at]) for at in order for name in ("change", "random")]
+    return {
+        "Windows of attention and of MLPs": shown.made("tracing_windows")["mean"].max("layer").values.tolist(),
+        "Which way it takes through attention": edges,
+        "Edges of attention, cut": [inside.flat[abs(inside).argmax()]],
+    }
 
 
 def by_word_by_hand(full, text):
@@ -403,7 +427,7 @@ def test_overwrite_replaces_every_file_of_an_earlier_report_and_nothing_else(tmp
     assert {"counterfactual.png", "bank.txt", "patching_head.nc"} <= before <= {*explain.FILES, "mine.nc"}
     explain.explain("tiny:clip", tmp_path / "new" / "picture.png", ["a dog"], out=tmp_path / "new", overwrite=True)
     after = {file.name for file in (tmp_path / "new").iterdir()}
-    assert after == {"report.html", "picture.png", "decomposition.nc", "lens.nc", "mine.nc"}
+    assert after == {"report.html", "picture.png", "decomposition.nc", "knockout.nc", "lens.nc", "mine.nc"}
     assert (tmp_path / "new" / "mine.nc").read_text() == "not a report's"
 
 

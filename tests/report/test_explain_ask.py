@@ -140,7 +140,7 @@ def test_without_a_picture_there_is_no_map(pages):
 
 
 def test_the_curve_ends_at_the_models_own_number(made):
-    view, lens = of(made, Curve), made.shown.made("word_lens")
+    view, lens = of(made, Curve, "Where the answer"), made.shown.made("word_lens")
     own, *_, chance = view.lines
     assert own.values[-1] == pytest.approx(made.shown.question.value, abs=1e-4)
     logits = lens["word_logit"].values[0, :, -1]
@@ -157,7 +157,7 @@ def test_the_curve_ends_at_the_models_own_number(made):
 
 
 def test_the_words_of_each_layer_are_those_of_the_lens(made):
-    view, lens = of(made, Table), made.shown.made("word_lens").data.isel(prompt=0, token=-1)
+    view, lens = of(made, Table, "The words of each"), made.shown.made("word_lens").data.isel(prompt=0, token=-1)
     for at, (_, first, *told) in enumerate(view.cells):
         here = lens.isel(layer=at)
         assert first.startswith(f"“{str(here['top'].values[0]).strip()}” {number(float(here['top_probability'][0]))}")

@@ -15,6 +15,7 @@ from cutaway.errors import CutawayError, InputError
 from cutaway.methods.table import METHODS
 from cutaway.report import page
 from cutaway.views import kinds as views
+from cutaway.views.graphs import Layered, Link
 from cutaway.views.known import KINDS, from_json
 from cutaway.views.picture import Picture
 from cutaway.views.words import number
@@ -93,6 +94,10 @@ def wrong() -> dict[str, tuple[type, dict[str, object]]]:
         "patches": (views.WordGrid, vars(examples.grid()) | {"picture": None}),
         "line": (views.Curve, vars(examples.curve()) | {"lines": (line,)}),
         "row": (views.Table, vars(examples.table()) | {"cells": (("dog",),)}),
+        "links": (Layered, vars(examples.network()) | {"links": (Link(0, 99, 1.0, 0),)}),
+        "ranks": (Layered, vars(examples.network()) | {"links": (Link(0, 1, 1.0, 0), Link(0, 2, 1.0, 0))}),
+        "sizes": (Layered, vars(examples.network()) | {"sizes": (0, 2, 2, 10)}),
+        "carried": (Layered, vars(examples.network()) | {"carried": np.zeros(3)}),
         "no title": (views.Table, vars(examples.table()) | {"title": " "}),
         "no limits": (views.Table, vars(examples.table()) | {"limits": ""}),
     }

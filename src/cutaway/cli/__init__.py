@@ -216,6 +216,9 @@ def findings(
     out: Annotated[Path, typer.Option(metavar="FILE.md", help="The page to write.")] = Path("reports/findings.md"),
     n: Annotated[int, typer.Option(help="How many scenes a set; n / 16 to n / 4 pairs a factor.")] = 640,
     seed: Annotated[int, typer.Option(help="Other scenes: the two sets are of this seed and the next.")] = 0,
+    circuits: Annotated[
+        bool, typer.Option("--circuits", help="Circuits by picture and in words, and planted.")
+    ] = False,
     work: Annotated[Path | None, typer.Option(metavar="DIR", help="Where finished sections are kept.")] = None,
 ) -> None:
     """Which heads carry what, what happens without them, where factors are readable and where they are used: one page.
@@ -227,7 +230,7 @@ def findings(
     """
     from cutaway.report.findings import write_findings
 
-    typer.echo(f"wrote {write_findings(model, out, n, seed, work=work)}")
+    typer.echo(f"wrote {write_findings(model, out, n, seed, circuits=circuits, work=work)}")
 
 
 # --- explaining -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,18 @@
 """The methods of the taxonomy, a folder a row: `from cutaway.methods import logit_lens` gives the function."""
 
-from cutaway.methods.causal_tracing import activation_patching, drawing_tracing
+from cutaway.methods.causal_tracing import (
+    Circuit,
+    activation_patching,
+    attention_knockout,
+    attribution_patching,
+    causal_tracing,
+    distributed_alignment_search,
+    drawing_tracing,
+    edge_attribution,
+    faithfulness,
+    head_attribution,
+    path_patching,
+)
 from cutaway.methods.cross_attention import (
     attend_and_excite,
     attention_rollout,
@@ -42,20 +54,28 @@ from cutaway.methods.task_vectors import (
 from cutaway.methods.text_explanation import head_texts, picture_texts, splice, text_span
 
 __all__ = [
+    "Circuit",
     "activation_patching",
     "attend_and_excite",
+    "attention_knockout",
     "attention_lens",
     "attention_rollout",
+    "attribution_patching",
+    "causal_tracing",
     "combined",
     "concept_attention",
     "cross_attention",
     "diffusion_lens",
+    "distributed_alignment_search",
     "drawing_steering",
     "drawing_tracing",
+    "edge_attribution",
     "embedding_bank",
     "embedding_lens",
     "erase",
+    "faithfulness",
     "function_vector",
+    "head_attribution",
     "head_relevance",
     "head_texts",
     "hide_words",
@@ -64,6 +84,7 @@ __all__ = [
     "linear_probing",
     "logit_decomposition",
     "logit_lens",
+    "path_patching",
     "picture_texts",
     "prompt_to_prompt",
     "prompt_to_prompt_drawings",

@@ -158,10 +158,10 @@ class Applied:
     def call(self) -> str:
         """The call as it was made, an expression."""
         known = inspect.signature(self.method.function).parameters
-        given = []
-        for parameter, part in self.method.taken(self.question).items():
-            plain = known[parameter].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-            given.append(f"question.{part}" if plain else f"{parameter}=question.{part}")
+        taken, given = self.method.taken(self.question), []
+        for at, parameter in enumerate(name for name in known if name in taken):
+            plain = known[parameter].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and list(known)[at] == parameter
+            given.append(f"{'' if plain else f'{parameter}='}question.{taken[parameter]}")
         given += [f"{name}={value!r}" for name, value in self.options.items()]
         call = f"{self.method.name}({', '.join(given)})"
         return call if len(call) <= 92 else f"{self.method.name}(\n    {', '.join(given)},\n)"

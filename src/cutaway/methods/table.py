@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cutaway.errors import MethodError, near
+from cutaway.methods.causal_tracing import circuits_declared as circuits
 from cutaway.methods.causal_tracing import declared as causal_tracing
 from cutaway.methods.cross_attention import declared as cross_attention
 from cutaway.methods.linear_probing import declared as linear_probing
@@ -16,7 +17,7 @@ from cutaway.methods.text_explanation import declared as text_explanation
 
 # In the order in which a report shows them: what adds up, where it appears, what it is called, what it takes.
 METHODS: tuple[Method, ...] = (
-    *representation_decomposition.METHODS, *text_explanation.METHODS, *causal_tracing.METHODS,
+    *representation_decomposition.METHODS, *text_explanation.METHODS, *causal_tracing.METHODS, *circuits.METHODS,
     *cross_attention.METHODS, *logit_lens.METHODS, *task_vectors.METHODS, *linear_probing.METHODS,
 )  # fmt: skip
 

@@ -73,6 +73,9 @@ class _Axis:
 
     def window(self) -> tuple[Tensor, Tensor, Tensor]:
         """(local positions, where a whole value has them, their rank among the chosen)."""
+        if self.chosen is None and self.own is None:
+            local = torch.arange(self.size)
+            return local, local + self.offset if self.offset else local, local
         absolute = self.chosen if self.chosen is not None else torch.arange(self.offset, self.offset + self.size)
         rank = torch.arange(len(absolute))
         inside = (absolute >= self.offset) & (absolute < self.offset + self.size)

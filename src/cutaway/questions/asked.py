@@ -44,7 +44,7 @@ class Brings(NamedTuple):
 
 # What of a question models of a kind never have, so that a method which needs it is never one for them.
 NEVER: Mapping[str, tuple[str, ...]] = {
-    "diffusion": ("texts", "space", "end", "voice", "bank", "contexts", "others", "tasks"),
+    "diffusion": ("texts", "space", "end", "voice", "bank", "contexts", "others", "tasks", "streams"),
     "contrastive": ("voice", "contexts", "tasks", "drawing"),
     "generative": ("texts", "space", "end", "bank", "drawing"),
 }

@@ -51,6 +51,7 @@ LACKS = {
     "others": ("other inputs whose answers should stay, of a model that matches or answers", "--pictures FOLDER"),
     "drawing": ("a prompt to draw, for a model that draws", "--prompt TEXT"),
     "tasks": ("tasks told by examples, as prompts", "open zoo:emoji-llava, or `told=` in Python"),
+    "streams": ("towers whose blocks add to one stream, as transformers have", "open zoo:emoji-clip, say"),
     "voice": ("a model that writes, such as a LLaVA or a language model", "open zoo:emoji-llava, say"),
 }  # fmt: skip
 
@@ -159,6 +160,15 @@ class Question:
         if self.inputs is not None and self.inputs.call.drawing:
             return None
         return next(iter(speaking(self.model.engine)), None)
+
+    @property
+    def streams(self) -> tuple[str, ...] | None:
+        """The towers that the inputs run through and whose blocks add to one stream; None where there is none."""
+        if self.inputs is None or self.model.family.kind == "diffusion":
+            return None
+        begun = (site for site in self.model.sites if site.layer == 0 and site.part == "resid_pre")
+        found = (site.tower for site in begun if site.axes[:2] == ("batch", "token"))
+        return tuple(tower for tower in found if tower in self.inputs.tokens) or None
 
     @property
     def tokens(self) -> tuple[str | int, ...]:

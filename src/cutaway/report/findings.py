@@ -23,12 +23,14 @@ from cutaway.model.model import Model
 from cutaway.questions.given import check_folder
 from cutaway.report import (
     findings_answers,
+    findings_circuits,
     findings_drawings,
     findings_drawn,
     findings_heads,
     findings_layers,
     findings_lens,
     findings_looks,
+    findings_networks,
     findings_scenes,
     findings_spots,
     findings_strips,
@@ -43,19 +45,20 @@ SMALLEST = 48  # scenes: fewer leave a class without items
 SETS = 2  # of scenes: what is said must hold in both, and heads picked on one are tried on the other
 SAYING = {  # these measure nothing
     f"findings_{name}"
-    for name in ("answers", "claims", "drawings", "inside", "page", "plots", "strips", "tables", "words")
+    for name in ("answers", "claims", "drawings", "inside", "networks", "page", "plots", "strips", "tables", "words")
 }
 Found = dict[str, xarray.Dataset]
 Steps = dict[str, tuple[Model, Callable[..., xarray.Dataset]]]
 
 
 def write_findings(
-    model: Source | str, out: str | Path, n: int = 640, seed: int = 0, *, work: str | Path | None = None,
-    console: Console | None = None,
+    model: Source | str, out: str | Path, n: int = 640, seed: int = 0, *, circuits: bool = False,
+    work: str | Path | None = None, console: Console | None = None,
 ) -> Path:  # fmt: skip
     """Measure a model of the zoo and its untrained floor, and write a Markdown page with figures beside it.
 
-    What it is about follows from what the model is asked: which text a picture matches, an answer in words, a drawing.
+    What it is about follows from what the model is asked: which text a picture matches, an answer in words, a drawing;
+    with `circuits`, for a model that answers, the circuits of one question in two forms and those of planted worlds.
     Everything is measured on two sets of scenes, of `seed` and `seed` + 1. `n` is the number of scenes of each; pairs
     are n / 4 to n / 16 for each factor. `work` keeps each section as netCDF, so that an interrupted call goes on where
     it was (by default the user's cache folder); the page is written anew each time.
@@ -87,6 +90,12 @@ def write_findings(
             exists=", ".join(one.title for one in TRAINED.values() if one.asked != "nothing" and one != spec),
             do="name one of these",
         )  # fmt: skip
+    if circuits and spec.asked != "answer":
+        raise InputError(
+            f"circuits of one question by picture and in words, of '{model_name}'", expected="a model that answers",
+            exists=", ".join(one.title for one in TRAINED.values() if one.asked == "answer"), do="name one of these",
+        )  # fmt: skip
+    asked = CIRCUITS if circuits else asked
     check_folder(out.parent)
     opened, floor = load(source), load(replace(source, name=spec.floor))
     return write(opened, floor, out, n, seed, asked, work=work, console=console)
@@ -221,9 +230,18 @@ def _draw(model: Model, floor: Model, _: Found, __: list[int], ___: Callable[[Mo
     return {**made, "layers": (model, findings_drawn.layers)}
 
 
+def _circuits(model: Model, _: Model, __: Found, ___: list[int], ____: Callable[[Model], Path]) -> Steps:
+    return {
+        "worlds": (model, findings_circuits.worlds),
+        "circuits": (model, findings_circuits.circuits),
+        "back": (model, findings_circuits.back),
+    }
+
+
 MATCH = Asked(_match, draw_all, page)
 ANSWER = Asked(_answer, findings_answers.draw_all, findings_answers.page)
 DRAW = Asked(_draw, findings_strips.draw_all, findings_drawings.page)
+CIRCUITS = Asked(_circuits, findings_networks.draw_all, findings_networks.page)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------

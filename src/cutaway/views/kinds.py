@@ -156,7 +156,7 @@ class HeadTable(View):
     """Attention heads as a map (layer × head) and as a table. `effect` and `direct` name what the numbers are.
 
     A chosen head opens its pattern over `picture`: `patterns` (layer, head, row, column), what `reader` attends to; and
-    of `pictures` those that move it most.
+    of `pictures` those that move it most. Views of heads of the same `tower` lead here.
     """
 
     heads: tuple[Head, ...]
@@ -166,6 +166,7 @@ class HeadTable(View):
     patterns: np.ndarray | None = None
     reader: str = "class token"
     pictures: tuple[Picture, ...] = ()
+    tower: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 import xarray
-from jaxtyping import Float
 from matplotlib.axes import Axes
-from numpy import ndarray
-from torch import Tensor
 
 from cutaway.errors import MethodError
+from cutaway.methods.causal_tracing.patched import DRAWS, Places, Runs, axis_of, table
 from cutaway.methods.grid import folded
 from cutaway.methods.result import Provenance, Result, heat, labels
-from cutaway.model.edits import Ablate, Edit, Patch
-from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.run import Run
 from cutaway.model.sites import Site
-from cutaway.model.targets import Target, numbers, of_rows
+from cutaway.model.targets import Target
 from cutaway.model.tokens import Positions
-from cutaway.questions.pairs import batches, one_length, same_positions, sides
+from cutaway.questions.pairs import sides
 from cutaway.questions.rows import Rows
-from cutaway.store.reducers import Mean
 
 METHOD = "activation_patching"
 SOURCE = "Vig et al. 2020, arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262; Zhang, Nanda 2023, arXiv 2309.16042"
 Mode = Literal["denoise", "noise"]
 How = Literal["patch", "mean", "zero", "resample"]
 OVER = ("token", "head")
-DRAWS = 2000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,9 +115,9 @@ class Patching(Result):
 
 def activation_patching(
     model: Model, clean: Rows, counterfactual: Rows | None = None, target: Target | None = None, *,
-    sites: str | Sequence[str] | None = None, over: str | Sequence[str] = "token", at: Positions | None = None,
-    mode: Mode = "denoise", how: How = "patch", least: float = 0.25, seed: int = 0,
-    batch: int = 16, progress: bool = True,
+    sites: str | Sequence[str] | None = None, wide: int = 1, over: str | Sequence[str] = "token",
+    at: Positions | None = None, mode: Mode = "denoise", how: How = "patch", least: float = 0.25,
+    seed: int = 0, batch: int = 16, progress: bool = True,
 ) -> Patching:  # fmt: skip
     """Move one activation at a time between the two runs of a minimal pair, and see how much of the answer follows.
 
@@ -133,10 +125,10 @@ def activation_patching(
     counterfactual with a_c <- a_c(clean): is this place enough? `noise` runs the clean input with
     a_c <- a_c(counterfactual): is it needed? A place c is a site, and one value of each axis in `over` (`token`,
     `head`; () for whole sites); `sites` are by default the residual stream, or the heads' results, of the tower that
-    the model ends in (of pictures, for a model that matches); `at` limits c to positions, such as Where("cls"). Other
-    `how` ablate a_c in the clean run: `zero`; `mean` over all rows given; `resample`, another row's value. `clean` is a
-    list of pictures, scenes or texts, or prepared Inputs, and `counterfactual` its equal in number; of pairs of
-    EmojiWorld `questions.apart` makes both and the target.
+    the model ends in (of pictures, for a model that matches), `wide` layers in a row at once; `at` limits c to
+    positions, such as Where("cls"). Other `how` ablate a_c in the clean run: `zero`; `mean` over all rows given;
+    `resample`, another row's value. `clean` is a list of pictures, scenes or texts, or prepared Inputs, and
+    `counterfactual` its equal in number; of pairs of EmojiWorld `questions.apart` makes both and the target.
 
     Units: shares of the gap (`recovery`) and the target's own (`effect`). Pairs with |m_clean - m_corrupted| below
     `least` times its median are left out of shares and counted in `left_out`. Source: Vig et al. 2020, arXiv
@@ -162,15 +154,15 @@ def activation_patching(
     over = (over,) if isinstance(over, str) else tuple(over)
     sites = usual_sites(model, over) if sites is None else sites
     chosen = model.sites[sites] if isinstance(sites, str) else model.sites.select(sites)
-    _check_options(chosen, over, at, mode, how, least)
+    check_options(chosen, over, at, mode, how, least)
+    places = Places.of(chosen, wide)
     removes = how != "patch"
     one, other, aim = sides(model, clean, counterfactual, target, chosen[0].tower)
-    runs = _Runs(model, chosen, over, at, mode, how, seed, batch)
-    whole, maps = runs(one, other, aim)
-    data = _table(whole, chosen, over, maps, least, mode == "noise" or removes, seed)
+    whole, maps = Runs(model, places, over, at, mode, how, seed, batch)(one, other, aim)
+    data = table(whole, places, over, maps, least, mode == "noise" or removes, seed)
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, sites=tuple(str(site) for site in chosen), seed=seed,
-        over=list(over), at=repr(at), mode="ablate the clean run" if removes else mode, how=how, least=least,
+        over=list(over), wide=wide, at=repr(at), mode="ablate the clean run" if removes else mode, how=how, least=least,
         target=repr(aim), unit=aim.unit,
         pairs=data.sizes["pair"], left_out=int((~data["used"]).sum()), bootstrap=DRAWS,
     )  # fmt: skip
@@ -185,64 +177,11 @@ def usual_sites(model: Model, over: Sequence[str] = ("token",)) -> str:
     return f"{tower}.*.{'attn.z' if 'head' in over else 'resid_post'}"
 
 
-# --- what is run ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """The options of one call, and the loop over batches."""
-
-    model: Model
-    sites: list[Site]
-    over: tuple[str, ...]
-    at: Any
-    mode: str
-    how: str
-    seed: int
-    batch: int
-
-    def __call__(self, one: Any, other: Any, aim: Target) -> tuple[dict[str, ndarray], list[Any]]:
-        """The target of every run, rows last, and the token map of every batch."""
-        tower, record = self.sites[0].tower, [str(site) for site in self.sites]
-        average = self._average(one, other) if self.how == "mean" else {}
-        found: dict[str, list[ndarray]] = {name: [] for name in ("patched", "random", "clean", "corrupted")}
-        maps: list[Any] = []
-        for start, stop, here, there in batches(self.model, one, other, tower, self.batch):
-            same_positions(here, there, tower, start)
-            if "token" in self.over:
-                one_length(here, self.sites[0])
-            m = of_rows(aim, start, stop) if stop else aim
-            clean, corrupted = (self.model.run(inputs, record=record) for inputs in (here, there))
-            found["clean"].append(_plain(numbers(m, clean)))
-            found["corrupted"].append(_plain(numbers(m, corrupted)))
-            swap = self.mode == "noise" or self.how != "patch"
-            base, source = (here, corrupted) if swap else (there, clean)
-            axes = {axis: range(_size(self.sites, source, axis)) for axis in self.over}
-            donor = corrupted if swap and self.how == "patch" else clean
-            edits = _prototypes(
-                record, self.how, source, average, _shifted(donor, self.sites, self.seed + start), self.at
-            )
-            for name, several in edits.items():
-                found[name].append(_swept(self.model, base, several, axes, m))
-            maps.append(here.tokens.get(tower))
-        return {name: np.concatenate(parts, -1) for name, parts in found.items() if parts}, maps
-
-    def _average(self, one: Any, other: Any) -> dict[str, Tensor]:
-        """The mean of every site over the rows of both sides."""
-        means = {str(site): Mean() for site in self.sites}
-        for *_, here, there in batches(self.model, one, other, self.sites[0].tower, self.batch):
-            for inputs in (here, there):
-                run = self.model.run(inputs, record=list(means))
-                for site in self.sites:
-                    means[str(site)].add(run[site].movedim(site.axes.index("batch"), 0))
-        rows = {str(site): site.axes.index("batch") for site in self.sites}
-        return {name: mean.value.unsqueeze(rows[name]) for name, mean in means.items()}
-
-
-def _check_options(
+def check_options(
     sites: Sequence[Site], over: Sequence[str], at: Any, mode: str, how: str, least: float
 ) -> None:  # fmt: skip
-    bad = [axis for axis in over if axis not in OVER or any(_axis(site, axis) not in site.axes for site in sites)]
+    """Refuse what cannot be gone over, before anything runs."""
+    bad = [axis for axis in over if axis not in OVER or any(axis_of(site, axis) not in site.axes for site in sites)]
     if bad or len({site.tower for site in sites}) > 1:
         raise MethodError(
             f"cannot go over {', '.join(bad) or 'several towers at once'}", exists=f"{sites[0]} has {sites[0].axes}",
@@ -259,125 +198,3 @@ def _check_options(
             expected="denoise or noise; patch, mean, zero or resample; a share of the median gap below 1",
             do="the defaults are denoise, patch and the least gap of the docstring",
         )
-
-
-def _axis(site: Site, axis: str) -> str:
-    """An axis by its name at a site: keys and values may have fewer heads, in an axis of their own."""
-    return site.head_axis or axis if axis == "head" else axis
-
-
-def _size(sites: Sequence[Site], run: Run, axis: str) -> int:
-    sizes = {run[site].shape[site.axes.index(_axis(site, axis))] for site in sites}
-    if len(sizes) > 1:
-        raise MethodError(
-            f"these sites have {sizes} values of '{axis}'", expected="as many at each site", do="name sites of one size"
-        )
-    return int(sizes.pop())
-
-
-def _shifted(run: Run, sites: Sequence[Site], seed: int) -> dict[str, Tensor] | None:
-    """The activations with rows exchanged, none left in place; None when there is only one row."""
-    found: dict[str, Tensor] = {}
-    for site in sites:
-        axis, value = site.axes.index("batch"), run[site]
-        rows = value.shape[axis]
-        if rows < 2:
-            return None
-        order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
-        moved = torch.empty_like(order)
-        moved[order] = order.roll(1)
-        found[str(site)] = value.index_select(axis, moved.to(value.device))
-    return found
-
-
-def _prototypes(
-    names: list[str], how: str, source: Run, average: Mapping[str, Tensor], unrelated: dict[str, Tensor] | None, at: Any
-) -> dict[str, list[Edit]]:
-    """For the method and its baseline, one edit for each site, still without the axes that are gone over."""
-    where = {} if at is None else {"token": at}
-    strange = [Patch(name, unrelated, **where) for name in names] if unrelated else []
-    if how == "resample" and not strange:
-        raise MethodError("resampling needs a second row", expected="two pairs at least", do="give more pairs")
-    made: list[Edit] = list(strange)
-    if how == "patch":
-        made = [Patch(name, source.activations, **where) for name in names]
-    elif how == "mean":
-        made = [Ablate(name, "mean", average, **where) for name in names]
-    elif how == "zero":
-        made = [Ablate(name, **where) for name in names]
-    return {"patched": made, **({"random": [*strange]} if strange else {})}
-
-
-def _swept(
-    model: Model, inputs: Inputs, prototypes: Sequence[Edit], axes: Mapping[str, range], target: Target
-) -> Float[ndarray, "site *over row"]:
-    """The target of every cell: each prototype, of one site, at each combination of values of the axes."""
-    cells = model.grid(list(prototypes), **axes)
-    found = model.sweep(inputs, cells, target, progress=False).values.values
-    return np.asarray(found).reshape(len(prototypes), *(len(values) for values in axes.values()), -1)
-
-
-def _plain(values: Float[Tensor, "row"]) -> Float[ndarray, "row"]:
-    return np.asarray(values.detach().double().cpu().numpy())
-
-
-# --- what comes out ---------------------------------------------------------------------------------------------------
-
-
-def _table(
-    found: dict[str, ndarray], sites: Sequence[Site], over: tuple[str, ...], maps: list[Any], least: float,
-    from_clean: bool, seed: int,
-) -> xarray.Dataset:  # fmt: skip
-    clean, corrupted = found["clean"], found["corrupted"]
-    gap = clean - corrupted
-    moves = abs(gap) > 1e-6 * max(abs(clean).max(), abs(corrupted).max())
-    if not moves.any():
-        raise MethodError(
-            f"the target does not move: {clean.mean():.3g} clean, {corrupted.mean():.3g} corrupted",
-            expected="a target on which the two inputs of a pair differ",
-            do="check that it reads what the pairs change, and that the model takes note of it",
-        )
-    used = moves & (abs(gap) >= least * np.median(abs(gap[moves])))
-    first = "layer" if len({site.part for site in sites}) == 1 and sites[0].layer is not None else "site"
-    dims = (first, *over)
-    data = xarray.Dataset({"clean": ("pair", clean), "corrupted": ("pair", corrupted), "used": ("pair", used)})
-    patched = np.moveaxis(found["patched"], -1, 0)
-    scale = np.where(used, gap, np.nan).reshape(-1, *[1] * (patched.ndim - 1))
-
-    def shares(values: ndarray) -> ndarray:
-        return (values - corrupted.reshape(scale.shape)) / scale
-
-    data["recovery"] = (("pair", *dims), shares(patched))
-    data["effect"] = (dims, (patched - (clean if from_clean else corrupted).reshape(scale.shape)).mean(0))
-    random = np.moveaxis(found["random"], -1, 0) if "random" in found else np.full_like(patched, np.nan)
-    for three, values in ((("mean", "low", "high"), patched), (("random", "random_low", "random_high"), random)):
-        for name, value in zip(three, _interval(shares(values)[used], seed), strict=True):
-            data[name] = (dims, value)
-    names = {"layer": [site.layer for site in sites], "site": [str(site) for site in sites]}
-    data = data.assign_coords({first: names[first], "pair": range(len(clean))})
-    if first == "layer":
-        data = data.assign_coords(site=("layer", names["site"]))
-    return _placed(data, maps)
-
-
-def _interval(values: Float[ndarray, "pair *cells"], seed: int) -> tuple[ndarray, ndarray, ndarray]:
-    """Mean over pairs and the 2.5 and 97.5 % points of the means of resampled pairs; one pair has no interval."""
-    flat, n = values.reshape(len(values), -1), len(values)
-    if n < 2:
-        return values.mean(0), np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS) / n
-    low, high = np.quantile(weights @ flat, (0.025, 0.975), axis=0)
-    return values.mean(0), low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
-
-
-def _placed(data: xarray.Dataset, maps: list[Any]) -> xarray.Dataset:
-    """Say what each position is, where it is the same in every row."""
-    if "token" not in data.sizes or any(known is None or len(known) != data.sizes["token"] for known in maps):
-        return data
-    columns = {"token_kind": "kind", "row": "row", "col": "col"}
-    for name, column in columns.items():
-        every = np.concatenate([getattr(known, column) for known in maps])
-        if (every == every[0]).all():
-            plain = every[0].astype(str) if column == "kind" else every[0]
-            data = data.assign_coords({name: ("token", plain)})
-    return data

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.errors import SiteError
-from cutaway.methods.causal_tracing import drawing_views
+from cutaway.errors import MethodError, SiteError
+from cutaway.methods.causal_tracing import drawing_views, flow_views
 from cutaway.methods.causal_tracing.activation_patching import activation_patching, usual_sites
+from cutaway.methods.causal_tracing.attention_knockout import attention_knockout, usual_edges
+from cutaway.methods.causal_tracing.causal_tracing import causal_tracing
 from cutaway.methods.causal_tracing.drawing_tracing import drawing_tracing
 from cutaway.methods.causal_tracing.places import layers_of, steps_of
 from cutaway.methods.causal_tracing.views import show, tell
@@ -75,6 +77,32 @@ def _over(axis: str) -> Callable[[Question], bool]:
 def _has(name: str) -> Callable[[Question], bool]:
     """Whether the model has a place of that kind."""
     return lambda question: name in {f"{site.tower}.{site.part}" for site in question.model.sites}
+
+
+def _traceable(question: Question) -> str:
+    """A counterpart that the model tells apart; without one a word is swapped, or noise put in."""
+    return _apart(question) if question.counterpart is not None else ""
+
+
+def _whole(question: Question, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Whole sites of a denoiser, whose maps grow and shrink."""
+    return {"over": ()} if _drawn(question) and given.get("over") is None else {}
+
+
+def _adds(question: Question) -> bool:
+    """Whether there is a counterpart, and attention and MLPs of which windows can be put back."""
+    tower = usual_sites(question.model).partition(".")[0]
+    there = all(_has(f"{tower}.{part}")(question) for part in ("attn.out", "mlp.out"))
+    return there and question.counterpart is not None and not _drawn(question)
+
+
+def _attends(question: Question) -> str:
+    """Attention, and positions whose edges can be cut."""
+    try:
+        found = question.inputs is not None and usual_edges(question.model, question.inputs)
+    except MethodError as error:
+        return error.failed
+    return "" if found else "no span of its positions is known by name"
 
 
 def _other_prompt(question: Question) -> str:
@@ -146,6 +174,44 @@ METHODS = (
         ),
         show=show,
         tell=tell,
+    ),
+    Method(
+        function=causal_tracing,
+        row="causal tracing and circuits",
+        takes={"model": "model", "clean": "inputs", "target": "target"},
+        also={"counterfactual": "counterpart.inputs", "pool": "contexts"},
+        fitting=_traceable,
+        chosen=_whole,
+        options={
+            "corruption": "pair: the counterfactual; swap: a word for another; noise: Gaussian noise, a known-bad "
+            "baseline.",
+            "swap": "Which word becomes which: dog=cat.", "where": "Where noise goes: picture, question, pixels.",
+            "what": "What is put back: residual, attention, mlp, head or neuron.",
+            "wide": "How many layers in a row at a time.", "at": "At which positions alone: last, class, a word.",
+            "mode": "denoise: put clean places into the corrupted run; noise: the other way round.",
+        },
+        cannot="A place that brings the answer back need not be one that the model needs, nor the best one to edit.",
+        reported=(
+            Entry(name=flow_views.WINDOWS, options={"what": ("attention", "mlp"), "over": ()}, when=_adds),
+        ),
+        show=flow_views.show_windows,
+        tell=flow_views.tell_windows,
+    ),
+    Method(
+        function=attention_knockout,
+        row="causal tracing and circuits",
+        takes={"model": "model", "inputs": "inputs", "target": "target"},
+        fitting=_attends,
+        options={
+            "edges": "Edges to cut, such as picture->last,question->last; by default those from picture to answer.",
+            "tower": "Whose attention is cut; by default that of the tower the answer comes out of.",
+            "wide": "How many layers in a row at a time.", "draws": "How many sets of random edges.",
+        },
+        cannot="What flows, only that something does; what one edge no longer brings another may bring.",
+        reported=(Entry(name=flow_views.KNOCKOUT),),
+        beside=True,
+        show=flow_views.show_knockout,
+        tell=flow_views.tell_knockout,
     ),
     Method(
         function=drawing_tracing,

@@ -56,7 +56,7 @@ def heads(page: Page, own: Direct) -> HeadTable:
         heads=tuple(rows), effect="direct effect", direct="share of all", code=_code(page),
         provenance=origin(own.parts if spans is None else spans), picture=page.picture,
         reader="average patch" if own.all_read else own.reader,
-        patterns=own.attention().transpose("layer", "head", "row", "col").values, pictures=pictures,
+        patterns=own.attention().transpose("layer", "head", "row", "col").values, pictures=pictures, tower="vision",
     )  # fmt: skip
 
 

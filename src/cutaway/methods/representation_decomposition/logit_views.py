@@ -174,6 +174,7 @@ def heads(page: Page, found: LogitDecomposition, name: str) -> HeadTable:
         heads=tuple(rows), effect="direct effect", direct="share of all", provenance=origin(found),
         folded=name != "heads",
         code=look.code,
+        tower=(page.question.voice or "") if name == "heads" else "",
     )  # fmt: skip
 
 

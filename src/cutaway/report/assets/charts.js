@@ -38,7 +38,7 @@ function lineChart({ name, labels, lines, unit, at, onPick = () => {} }, stage) 
   const size = sizeOf(extent(...lines.flatMap(arrays)));
   const hidden = new Set(),
     height = 260,
-    pad = { left: 52, right: 10, top: 12, bottom: 40 };
+    pad = { left: 52, right: Math.max(10, (labels.at(-1) ?? "").slice(0, 14).length * 4), top: 12, bottom: 40 };
   const state = { at: at ?? labels.length - 1, picked: at ?? labels.length - 1, strong: null };
   const drawing = make("svg", { "aria-hidden": "true", height });
   const node = make(

@@ -179,6 +179,16 @@ DRAW.HeadTable = (view, stage) => {
     stage,
   );
   choose(at.get(strongest(data)));
+  HEADS.push({
+    tower: view.tower,
+    title: view.title,
+    id: stage.closest("section").id,
+    has: (layer, head) => at.has(layer * width + head) && head < width,
+    show(layer, head) {
+      choose(at.get(layer * width + head));
+      map.pick([layer, head]);
+    },
+  });
 };
 
 TABLES.HeadTable = (view) => {

@@ -1,0 +1,138 @@
+"""What circuits take, need and can not tell: edges, how much they carry, paths, and places to first order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cutaway.errors import MethodError
+from cutaway.methods.causal_tracing import circuit_views
+from cutaway.methods.causal_tracing.attribution_patching import attribution_patching
+from cutaway.methods.causal_tracing.edges import edge_attribution
+from cutaway.methods.causal_tracing.faithfulness import SHARES, faithfulness
+from cutaway.methods.causal_tracing.graph import readers
+from cutaway.methods.causal_tracing.head_attribution import head_attribution
+from cutaway.methods.causal_tracing.path_patching import path_patching
+from cutaway.methods.method import Entry, Method
+from cutaway.questions.pairs import same_positions
+from cutaway.questions.question import Question
+
+ROW = "causal tracing and circuits"
+TAKES = {"model": "model", "clean": "inputs", "counterfactual": "counterpart.inputs", "target": "target"}
+MANY = 250  # receivers of a graph on a page: each may need a copy of the inputs in every run
+
+
+def _fits(question: Question) -> str:
+    """Why a pair has no graph that tells it apart: positions, blocks, then the model's own numbers; "" where it has."""
+    other = question.counterpart
+    if question.inputs is None or other is None or other.inputs is None:
+        return ""
+    try:
+        for tower in question.streams or ():
+            same_positions(question.inputs, other.inputs, tower, 0)
+        readers(question.model, question.inputs)
+    except MethodError as error:
+        return error.failed
+    return question.alike and f"{question.alike}, so nothing can be shared out"
+
+
+def _routes(question: Question) -> str:
+    """The same for what runs the rows several times side by side."""
+    packed = [tower for tower in question.streams or () if question.model.towers[tower].packed]
+    return _fits(question) or (f"the rows of '{packed[0]}' lie behind one another" if packed else "")
+
+
+def _page(question: Question) -> str:
+    """The same for what a page has of it, where every receiver may need a copy of the inputs."""
+    why = _routes(question)
+    count = 0 if why or question.inputs is None else readers(question.model, question.inputs)
+    much = f"its graph has {count} receivers, more than a page takes; `cutaway run faithfulness` keeps its best edges"
+    return why or (much if count > MANY else "")
+
+
+def _lines_up(question: Question) -> str:
+    """Why places of the two inputs can not be compared: positions, or the model's own numbers; "" where they can."""
+    other = question.counterpart
+    if question.inputs is None or other is None or other.inputs is None:
+        return ""
+    try:
+        for tower in question.inputs.tokens:
+            same_positions(question.inputs, other.inputs, tower, 0)
+    except MethodError as error:
+        return error.failed
+    return question.alike and f"{question.alike}, so nothing can be shared out"
+
+
+def _copies(_: Question, given: Mapping[str, Any]) -> str:
+    """How many circuits are run."""
+    return f"{(1 + given.get('draws', 3)) * len(given.get('shares', SHARES))} circuits"
+
+
+METHODS = (
+    Method(
+        function=edge_attribution,
+        row=ROW,
+        takes=TAKES,
+        needs=("streams",),
+        fitting=_fits,
+        options={
+            "how": "eap, eap-ig or eap-ig-activations: by gradients; exact: every edge by a run of its own.",
+            "points": "At how many points between the two inputs gradients are taken.",
+        },
+        cannot="Edges are judged one at a time: copies that stand in for one another all look unneeded, and a gradient "
+        "does not see what a softmax does over a long way.",
+    ),
+    Method(
+        function=faithfulness,
+        row=ROW,
+        takes=TAKES,
+        needs=("streams",),
+        fitting=_page,
+        cost=_copies,
+        options={
+            "signed": "Rank edges by score, not by size: those that speak for the answer first.",
+            "draws": "How many orders by chance stand beside it.",
+        },
+        cannot="Measured on the pairs that made the order it flatters the order, and a faithful circuit need not be "
+        "the only one, or minimal.",
+        reported=(Entry(name="circuit", options={"draws": 1}),),
+        show=circuit_views.show,
+        tell=circuit_views.tell,
+    ),
+    Method(
+        function=path_patching,
+        row=ROW,
+        takes=TAKES,
+        needs=("streams",),
+        fitting=_routes,
+        options={
+            "senders": "Who is heard otherwise: a name or pattern, such as text.*.mlp.",
+            "receivers": "By whom: a name or pattern, such as text.2.attn*.q; *.end gives direct effects.",
+        },
+        cannot="What several senders do together, and whether a receiver would have heard the same elsewhere.",
+    ),
+    Method(
+        function=head_attribution,
+        row=ROW,
+        takes=TAKES,
+        fitting=_lines_up,
+        cost=lambda _, given: f"{given.get('draws', 256)} runs with some heads as in the other input",
+        options={
+            "draws": "How many random sets of heads.", "share": "How many of all heads are in a set.",
+            "sites": "Heads of which sites; by default of the tower that the answer comes out of.",
+        },
+        cannot="Who stands in for whom: the surrogate is linear, and weights depend on how many heads are gone.",
+    ),
+    Method(
+        function=attribution_patching,
+        row=ROW,
+        takes=TAKES,
+        fitting=_lines_up,
+        options={
+            "over": "Score by head, token or unit.", "sites": "Sites to score; by default what fits --over.",
+            "points": "At how many points between the two inputs gradients are taken; 0: at this one alone.",
+        },
+        cannot="How far the first order holds: behind a saturated softmax or beside a copy a place that matters can "
+        "score nothing.",
+    ),
+)  # fmt: skip

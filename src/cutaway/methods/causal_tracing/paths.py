@@ -1,0 +1,94 @@
+"""What follows when receivers, and they alone, hear senders as they were in another run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from cutaway.methods.causal_tracing.graph import Graph, Sender
+from cutaway.methods.causal_tracing.pair import Pair
+from cutaway.model.edits import Edit, Patch
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
+from cutaway.model.run import Run
+from cutaway.model.sites import Site
+
+MEMORY = 2**29  # bytes of what receivers make, held at once
+
+
+def swept_edges(model: Model, graph: Graph, pair: Pair) -> Float[ndarray, "row sender receiver"]:
+    """What the target loses when an edge carries the counterfactual, every edge alone: one cell of a sweep each."""
+    found = np.zeros((len(pair.values), *graph.edges.shape))
+    rows = pair.values.numpy()
+    for senders, made in _made(model, graph, pair):
+        cells: list[list[Edit]] = []
+        names: list[tuple[int, int]] = []
+        for share, at in enumerate(senders):
+            for to in np.flatnonzero(graph.edges[at]).tolist():
+                edit = _heard(graph, pair, to, made, share, len(senders))
+                if edit is not None:
+                    cells.append([edit])
+                    names.append((at, to))
+        if not cells:
+            continue
+        values = model.sweep(pair.here, cells, pair.target, progress=False, memory=MEMORY).values.values
+        for (at, to), value in zip(names, values, strict=True):
+            found[:, at, to] = rows - value
+    return found
+
+
+def _made(model: Model, graph: Graph, pair: Pair) -> Iterator[tuple[Sequence[int], Run]]:
+    """What every receiver makes when all it reads has one sender as in the counterfactual run, some senders at a time.
+
+    Every state is put in place at every layer, so one run of several copies of the rows serves all receivers: nothing
+    that one of them makes reaches another.
+    """
+    states = {site: time for receiver in graph.receivers for site, time in receiver.reads}
+    held = sum(pair.clean[name].numel() * pair.clean[name].element_size() for name in graph.record)
+    packed = any(model.towers[tower].packed for tower in graph.towers)
+    step = 1 if packed else max(1, MEMORY // max(1, held))
+    made = [*dict.fromkeys(str(receiver.site) for receiver in graph.receivers)]
+    for start in range(0, len(graph.senders), step):
+        some = range(start, min(start + step, len(graph.senders)))
+        edits = [
+            Patch(site, torch.cat([_moved(graph, pair, site, time, graph.senders[at]) for at in some]))
+            for site, time in states.items()
+        ]
+        yield some, model.run(copies(pair.here, len(some)), record=made, edits=edits)
+
+
+def copies(inputs: Inputs, n: int) -> Inputs:
+    """The same rows n times over."""
+    return inputs if n == 1 else Inputs.stack([inputs] * n)
+
+
+def _moved(graph: Graph, pair: Pair, site: Site, time: int, sender: Sender) -> Tensor:
+    """A state of the clean run with what a sender wrote before it as in the counterfactual run."""
+    if sender.tower != site.tower or sender.time >= time:
+        return pair.clean[site]
+    other, own = graph.writes(sender, pair.corrupt, pair.there), graph.writes(sender, pair.clean, pair.here)
+    return pair.clean[site] + other - own
+
+
+def _heard(graph: Graph, pair: Pair, receiver: int, made: Run, share: int, of: int) -> Edit | None:
+    """The edit that lets a receiver make what it makes in a copy of the rows; None where that is what it made.
+
+    From the first position on at which it is anything else: a sweep need not run those before.
+    """
+    one = graph.receivers[receiver]
+    rows = len(made[one.site]) // of
+    value = made[one.site][share * rows : (share + 1) * rows]
+    where: dict[str, Any] = {} if one.head is None else {"head": one.head}
+    own, there = (x if one.head is None else x[..., one.head, :] for x in (pair.clean[one.site], value))
+    moved = (own != there).any(-1).any(0).nonzero().flatten()
+    if not len(moved):
+        return None
+    if pair.here.own(one.site, "token") is None and int(moved[0]):
+        where["token"] = slice(int(moved[0]), None)
+    return Patch(one.site, value, **where)

@@ -1,0 +1,157 @@
+"""What was planted is found again: edges, heads, states that carry a variable; not before training, nor by chance."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+import cutaway
+from cutaway.bench.worlds import world
+from cutaway.errors import MethodError
+from cutaway.methods import (
+    Circuit,
+    activation_patching,
+    distributed_alignment_search,
+    edge_attribution,
+    faithfulness,
+    head_attribution,
+)
+from cutaway.methods.causal_tracing import Graph
+from cutaway.model.targets import logit_diff
+from cutaway.model.tokens import Where
+from world import opened
+
+WORLD = "planted-text"
+
+
+@cache
+def model(trained: bool = True):
+    one = world(WORLD)
+    return cutaway.load(one.model if trained else one.floor)
+
+
+@cache
+def pairs(trained: bool = True, seed: int = 0, n: int = 32, differ: tuple[str, ...] = ()):
+    return world(WORLD).pairs(n, seed, differ=differ, model=model(trained))
+
+
+@cache
+def scored(trained: bool = True, how: str = "eap-ig"):
+    return edge_attribution(model(trained), *pairs(trained), how=how, progress=False)
+
+
+def auroc(found) -> float:
+    graph = Graph.of(model(), pairs().clean)
+    truth = graph.mask(world(WORLD).circuit.edges)[graph.edges]
+    return float(roc_auc_score(truth, abs(found["score"].values[graph.edges])))
+
+
+# --- edges ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.checks("edge_attribution", "truth")
+@pytest.mark.parametrize("how", ["exact", "eap-ig", "eap-ig-activations"])
+def test_planted_edges_stand_before_all_others(how):
+    assert auroc(scored(how=how)) >= 0.95
+
+
+@pytest.mark.checks("edge_attribution", "floor")
+def test_before_training_they_do_not():
+    assert auroc(scored(False, "exact")) < 0.9
+    assert abs(scored(False, "exact")["score"]).max() < 0.01 * abs(scored(how="exact")["score"]).max()
+
+
+@pytest.mark.checks("faithfulness", "truth")
+def test_the_planted_circuit_alone_answers_and_each_of_its_edges_is_needed():
+    true = list(world(WORLD).circuit.edges)
+    given, total = pairs(seed=1), int(Graph.of(model(), pairs().clean).edges.sum())
+
+    def f(edges) -> float:
+        found = faithfulness(model(), *given, order=Circuit.of(WORLD, edges), draws=0, progress=False)
+        return float(found["faithfulness"].sel(share=len(edges) / total))
+
+    assert f(true) == pytest.approx(1, abs=0.02)
+    assert all(f([other for other in true if other != one]) < 0.9 for one in true)
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def heads(trained: bool = True):
+    given = pairs(trained, differ=("place",))
+    return head_attribution(model(trained), *given, draws=96, progress=False)
+
+
+@pytest.mark.checks("head_attribution", "truth")
+def test_the_planted_heads_have_the_largest_weights_and_alone_lose_what_patching_does():
+    found = heads()
+    best = found.summary()
+    assert {(row["layer"], row["head"]) for _, row in best.head(2).iterrows()} == {(0, 1), (2, 2)}
+    patched = activation_patching(
+        model(), *pairs(differ=("place",)), sites="text.*.attn.z", over="head", mode="noise", progress=False
+    )
+    assert np.allclose(found["alone"], -patched["effect"], atol=1e-3)
+
+
+@pytest.mark.checks("head_attribution", "baseline")
+def test_their_weights_are_beyond_what_shuffled_runs_give():
+    found = heads()
+    assert (found["weight"].sel(layer=[0, 2], head=[1, 2]).values.diagonal() > 2 * float(found["chance"])).all()
+
+
+@pytest.mark.checks("head_attribution", "floor")
+def test_before_training_no_head_weighs_anything():
+    assert abs(heads(False)["weight"]).max() < 0.01 * abs(heads()["weight"]).max()
+
+
+def test_heads_are_refused_where_there_are_none():
+    with pytest.raises(MethodError, match="sites with one number of heads"):
+        head_attribution(model(), *pairs(), sites="text.*.mlp.out", progress=False)
+
+
+# --- states that carry a variable -------------------------------------------------------------------------------------
+
+
+@cache
+def aligned(head: int, trained: bool = True, dims: int = 3):
+    """The place that is asked for, taken over at a head of the first layer: answered as the other input asks."""
+    given = pairs(trained, n=64, differ=("place",))
+    other = world(WORLD).values(64, 0, differ=("place",))[1]
+    towards = logit_diff(given.target.other, given.target.word)
+    return distributed_alignment_search(
+        model(trained), given.clean, given.other, towards, site="text.0.attn.z", head=head, at=-1, dims=dims,
+        labels=other["place"].tolist(), steps=80, progress=False,
+    )  # fmt: skip
+
+
+def test_a_subspace_of_the_planted_head_carries_the_place_and_none_of_another_head():
+    found = aligned(1)["iia"]
+    assert found.sel(kind="das") >= 0.95 and found.sel(kind="whole") == 1 and found.sel(kind="none") == 0
+    assert found.sel(kind="difference of means") >= 0.95
+    assert found.sel(kind="random") < 0.5
+    assert aligned(2)["iia"].sel(kind=["das", "whole"]).max() < 0.1
+    directions = torch.from_numpy(aligned(1)["directions"].values)
+    assert torch.allclose(directions @ directions.T, torch.eye(3, dtype=torch.float64), atol=1e-5)
+
+
+def test_before_training_no_subspace_does():
+    assert aligned(1, False)["iia"].sel(kind="das") < 0.8
+
+
+def test_a_fit_leaves_the_weights_of_the_model_as_they_were_and_takes_positions_by_meaning():
+    one = opened("llama")
+    rows = ["a red dog", "a red cat", "a blue dog"], ["a blue dog", "a blue cat", "a red dog"]
+    options = {"site": "text.1.resid_post", "steps": 2, "progress": False, "dims": 2}
+    last, by_meaning = (
+        distributed_alignment_search(one, *rows, logit_diff("dog", "cat"), at=at, **options)
+        for at in (-1, Where(text=["dog", "cat"]))
+    )
+    assert np.allclose(last["margin"], by_meaning["margin"], equal_nan=True)
+    assert all(weight.grad is None for weight in one.module.parameters())
+    with pytest.raises(MethodError, match="33 dimensions"):
+        distributed_alignment_search(one, *rows, logit_diff("dog", "cat"), **{**options, "dims": 33})
+    with pytest.raises(MethodError, match="2 labels"):
+        distributed_alignment_search(one, *rows, logit_diff("dog", "cat"), labels=["a", "b"], **options)

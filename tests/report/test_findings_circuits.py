@@ -1,0 +1,96 @@
+"""The page on circuits: what it says of planted numbers, of numbers by chance, and of one set alone."""
+
+import numpy as np
+import pytest
+import xarray
+
+from cutaway.report import findings_circuits as measured
+from cutaway.report.findings_networks import draw_all, page, sentences
+from cutaway.report.findings_page import About
+
+SETS = {"set": [0, 1]}
+
+
+def worlds(own: float, before: float = 0.7) -> xarray.Dataset:
+    hows = list(measured.HOWS)
+    edges = np.full((2, 2, len(hows)), own)
+    edges[..., hows.index("random")], edges[..., hows.index("untrained")] = 0.5, before
+    table = ("set", "world", "how")
+    data = dict.fromkeys(("edges", "nodes", "alone"), (table, edges)) | {"fewest": (table, 10 * edges)}
+    data |= {"planted": (table[:2], np.full((2, 2), 6)), "possible": (table[:2], np.full((2, 2), 262))}
+    return xarray.Dataset(data, coords={**SETS, "world": ["one", "two"], "how": hows})
+
+
+def circuits(by_layer: np.ndarray, f: np.ndarray) -> xarray.Dataset:
+    forms, k, of = ["picture", "words"], list(measured.EDGES), list(measured.OF)
+    curve = np.broadcast_to(f, (2, 2, len(k)))
+    names = ("f", "f_low", "f_high", "f_own", "f_other")
+    data = dict.fromkeys(names, (("set", "form", "k"), curve))
+    data |= dict.fromkeys(("f_random", "f_any"), (("set", "form", "k"), 0 * curve))
+    data |= {name: (("set", "form"), np.ones((2, 2))) for name in ("right", "gap")} | {"scenes": ("set", [12, 12])}
+    shared = np.broadcast_to([0.7, 0.8, 0.4, 0.02], (2, len(measured.TOPS), 4))
+    data |= {"shared": (("set", "top", "of"), shared), "by_layer": (("set", "layer", "pair"), by_layer)}
+    coords = {**SETS, "form": forms, "k": k, "top": list(measured.TOPS), "of": of}
+    return xarray.Dataset(data, coords={**coords, "layer": [0, 1, 2, 1000], "pair": of[:3]})
+
+
+def back(gain: float, low: float) -> xarray.Dataset:
+    numbers = {"right": 0.7, "gain": gain, "low": low, "high": 0.2}
+    data = {name: ("set", [value] * 2) for name, value in numbers.items()}
+    moved = (("set", "to", "after"), np.full((2, 2, 2), 0.7))
+    return xarray.Dataset({**data, "moved": moved, "questions": ("set", [50, 50])}, coords={**SETS, "to": [0, 1]})
+
+
+def layers(across: list[float]) -> np.ndarray:
+    table = np.full((2, 4, 3), 0.8)
+    table[..., 2] = across
+    return table
+
+
+RISING = np.linspace(0, 1.02, len(measured.EDGES))
+PLANTED = {"worlds": worlds(0.99), "circuits": circuits(layers([0.1, 0.1, 0.7, 0.8]), RISING), "back": back(0.1, 0.05)}
+CHANCE = {
+    "worlds": worlds(0.6),
+    "circuits": circuits(layers([0.4, 0.3, 0.4, 0.3]), 0 * RISING),
+    "back": back(0.0, -0.1),
+}
+
+
+def test_planted_numbers_are_said():
+    said = " ".join(sentences(PLANTED))
+    assert "are found again" in said and "meet at its layer 2" in said and "help when they come earlier**" in said
+    assert "AUROC of at least 0.99/0.99" in said and f"the {measured.EDGES[-1]} best" in said
+
+
+def test_numbers_by_chance_are_not():
+    said = " ".join(sentences(CHANCE))
+    assert "are not all found" in said and "share a part" in said and "can not be said" in said
+    assert "meet at" not in said and "none of the sizes tried" in said
+
+
+@pytest.mark.parametrize("name", ["worlds", "circuits", "back"])
+def test_what_one_set_alone_shows_is_not_said(name):
+    mixed = xarray.concat([PLANTED[name].isel(set=0), CHANCE[name].isel(set=1)], "set")
+    said = " ".join(sentences({**PLANTED, name: mixed}))
+    absent = {"worlds": "are found again", "circuits": "meet at its layer", "back": "come earlier**:"}
+    assert absent[name] not in said or "can not be said" in said
+
+
+def test_the_page_has_every_table_and_picture(tmp_path):
+    figures = draw_all(PLANTED, tmp_path, "circuits")
+    made = page(PLANTED, About("zoo:emoji-llava", 240, 0, "circuits.md", {"worlds": 1.0}), figures)
+    assert all(part in made for part in ("## Planted circuits", "### What the two forms share", "| in front of 0 |"))
+    assert made.count("![") == 3 and all((tmp_path / f"circuits-{name}.png").exists() for name in figures)
+    assert "nan" not in made
+
+
+def test_pairs_of_scenes_exchange_their_things_and_line_up_in_both_forms():
+    import cutaway
+
+    model = cutaway.load("zoo:emoji-llava")
+    for told in (False, True):
+        one, other = measured.exchanged(model, 3, 0, told=told)
+        kinds = [side.inputs.tokens["text"].kind for side in (one, other)]
+        assert (kinds[0] == kinds[1]).all()
+        values = one.target(model.run(one.inputs)), one.target(model.run(other.inputs))
+        assert (values[0] > 0).all() and (values[1] < 0).all()
