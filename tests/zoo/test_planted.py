@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 from transformers import AutoProcessor, CLIPModel, LlamaForCausalLM, LlavaForConditionalGeneration
 
 import cutaway
@@ -192,6 +193,24 @@ def test_it_opens_with_the_library_alone(name, kind):
         given = tools(images=planted_clip.pictures(values), text=texts, return_tensors="pt", padding=True)
         best = texts[model(**given).logits_per_image[0].argmax()]
         assert best == planted_clip.texts(values, seen=True)[0]
+
+
+def test_a_drawing_with_the_library_alone():
+    """Of one step from plain noise: the pattern of the thing at the place; with empty positions of a T5 none."""
+    folder = trained.TRAINED["planted-mmdit"].found()
+    assert sum(file.stat().st_size for file in folder.glob("**/*.safetensors")) < 2e6
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    values = planted_mmdit.PLANT.draw(7, 8)
+    wanted = planted_mmdit.drawn(planted_mmdit.PLANT.solve(values)["answer"])
+    asked = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent", "latents": values["noise"]}
+    off = {}
+    for empty in (0, 256):
+        made = pipeline(planted_mmdit.texts(values), max_sequence_length=empty, **asked).images
+        off[empty] = (made - wanted).square().flatten(1).mean(1).sqrt()
+    assert off[0].max() < 0.01 and off[256].min() > planted_mmdit.NEAR
 
 
 def test_a_denoiser_of_two_streams():
