@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 from transformers import AutoProcessor, CLIPModel, LlamaForCausalLM, LlavaForConditionalGeneration
 
 import cutaway
 from cutaway.model.edits import Add, Patch, Set
 from cutaway.model.model import Model
 from cutaway.model.weights import head_weights
-from cutaway.zoo import planted_clip, planted_llava, planted_text, siit, trained
+from cutaway.model.writes import picture_writes
+from cutaway.zoo import planted_clip, planted_llava, planted_mmdit, planted_text, siit, trained
 from cutaway.zoo.exchange import Exchange
 from cutaway.zoo.planted import Edge, Swap
 from cutaway.zoo.wiring import Wiring
@@ -191,3 +193,55 @@ def test_it_opens_with_the_library_alone(name, kind):
         given = tools(images=planted_clip.pictures(values), text=texts, return_tensors="pt", padding=True)
         best = texts[model(**given).logits_per_image[0].argmax()]
         assert best == planted_clip.texts(values, seen=True)[0]
+
+
+def test_a_drawing_with_the_library_alone():
+    """Of one step from plain noise: the pattern of the thing at the place; with empty positions of a T5 none."""
+    folder = trained.TRAINED["planted-mmdit"].found()
+    assert sum(file.stat().st_size for file in folder.glob("**/*.safetensors")) < 2e6
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    values = planted_mmdit.PLANT.draw(7, 8)
+    wanted = planted_mmdit.drawn(planted_mmdit.PLANT.solve(values)["answer"])
+    asked = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent", "latents": values["noise"]}
+    off = {}
+    for empty in (0, 256):
+        made = pipeline(planted_mmdit.texts(values), max_sequence_length=empty, **asked).images
+        off[empty] = (made - wanted).square().flatten(1).mean(1).sqrt()
+    assert off[0].max() < 0.01 and off[256].min() > planted_mmdit.NEAR
+
+
+def test_a_denoiser_of_two_streams():
+    """All that its end reads exchanged is the other drawing; an edge out of the text, and a head, by hand."""
+    pipeline = planted_mmdit.untrained()
+    pipeline.to(torch.float64)
+    exchange, values = Exchange(Model(pipeline), planted_mmdit.PLANT), planted_mmdit.PLANT.draw(0, 6)
+    run, plain = exchange.clean(values)
+    source, wiring = torch.arange(6).roll(1), exchange.wiring
+    every = wiring.seen[-1].expand(6, -1)
+    told = exchange.edges(run, plain.expected, every, source, {"denoiser.image.end": torch.ones(6, 1).bool()})
+    assert torch.allclose(told.verdict.scores, plain.verdict.scores[source], atol=1e-10)
+    for name, stream, receiver in (
+        ("denoiser.text.embed", "text", "denoiser.1.attn[2].k"),
+        ("denoiser.0.image.attn[3]", "image", "denoiser.1.attn[0].q"),
+    ):
+        chosen = torch.zeros(6, len(wiring.nodes), dtype=torch.bool)
+        chosen[:, wiring.number[name]] = True
+        point, which = wiring.at[receiver]
+        heard = {point: torch.zeros(6, 12, dtype=torch.bool)}
+        heard[point][:, which] = True
+        told = exchange.edges(run, plain.expected, chosen, source, heard)
+        writes = picture_writes(exchange.model)[0]
+        z, gate, words = (run[site][0, 0] for site in (writes.z, writes.gate, "denoiser.0.text.resid_pre"))
+        change = (
+            (z[source] - z)[:, :, 3] @ writes.weight[3] * gate[:, None] if stream == "image" else words[source] - words
+        )
+        site, head = f"denoiser.1.attn.{receiver[-1]}", int(receiver[-4])
+        add = Add(f"denoiser.1.{stream}.resid_pre", change)
+        there = exchange.model.run(run.inputs, record=site, edits=add)[site][0, 0, :, :, head]
+        given = exchange.model.run(run.inputs, edits=Set(site, there, head=head))
+        expected = planted_mmdit.judge(given, plain.expected).scores
+        assert torch.allclose(told.verdict.scores, expected, atol=1e-10)
+        assert not torch.allclose(expected, plain.verdict.scores, atol=1e-5)

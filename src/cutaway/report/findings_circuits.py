@@ -48,12 +48,13 @@ def worlds(_: Model, __: int, seed: int, told: TOLD) -> xarray.Dataset:
     `edges`, `nodes` (world, how): AUROC; nodes score as their best edge. `planted` (world), `possible` (world): how
     many edges. `alone` (world, how): f of as many of the best edges as were planted, on other pairs; `fewest` (world,
     how): the fewest with f >= 0.9. `random` is the mean of several orders, `untrained` the exact scores of the floor.
+    The world that draws is left out: the scores do not know denoisers yet.
     """
-    made = []
-    for name, one in WORLDS.items():
+    made, known = [], {name: one for name, one in WORLDS.items() if "denoiser" not in one.sides}
+    for name, one in known.items():
         told(f"planted circuits, {name}")
         made.append(xarray.concat([_sided(one, side, seed) for side in one.sides], "side").mean("side"))
-    return xarray.concat(made, "world").assign_coords(world=list(WORLDS))
+    return xarray.concat(made, "world").assign_coords(world=list(known))
 
 
 def _sided(one: World, side: str, seed: int) -> xarray.Dataset:

@@ -27,7 +27,7 @@ def print_zoo(console: Console | None = None) -> None:
             continue
         measured = model.measured()
         best = next(iter(measured["rows"]), None)
-        size = sum(file.stat().st_size for file in model.folder.glob("*.safetensors")) / 1e6
+        size = sum(file.stat().st_size for file in model.folder.rglob("*.safetensors")) / 1e6
         said = f"{best['measure']}, {best['of']}: {100 * best['value']:.1f} %" if best else "nothing"
         table.add_row(model.title, f"{measured['parameters'] / 1e6:.2f} M", f"{size:.1f} MB", model.about, said)
     (console or Console(emoji=False)).print(table)

@@ -18,6 +18,7 @@ from cutaway.zoo import (
     parted,
     planted_clip,
     planted_llava,
+    planted_mmdit,
     planted_text,
 )  # fmt: skip
 from cutaway.zoo.spec import UNTRAINED, Spec
@@ -25,6 +26,7 @@ from cutaway.zoo.spec import UNTRAINED, Spec
 # To add a model: a module with its `SPEC`, the template of its card (`.md`) beside it, and its name here.
 _MADE = (
     emoji_clip, emoji_llava, emoji_judge, emoji_vae, emoji_sd, emoji_mmdit, planted_text, planted_llava, planted_clip,
+    planted_mmdit,
 )  # fmt: skip
 TRAINED = {module.SPEC.name: module.SPEC for module in _MADE}
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from cutaway.bench.worlds.shown import CLIP, LLAVA, TEXT
+from cutaway.bench.worlds.shown import CLIP, LLAVA, MMDIT, TEXT
 from cutaway.bench.worlds.world import World
 from cutaway.errors import InputError, near
-from cutaway.zoo import parted, planted_clip, planted_llava, planted_text
+from cutaway.zoo import parted, planted_clip, planted_llava, planted_mmdit, planted_text
 
 _EVERY = (
     World(planted_text.PLANT, {"text": TEXT}),
     World(planted_llava.PLANT, {"both": LLAVA}),
     World(planted_clip.PLANT, CLIP),
+    World(planted_mmdit.PLANT, {"denoiser": MMDIT}),
 )
 WORLDS = {one.name: one for one in _EVERY}
 
