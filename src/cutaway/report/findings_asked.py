@@ -129,13 +129,13 @@ def _of_kind(kind: str, n: int, seed: int) -> Iterator[tuple[Scene, Question]]:
 
 def sided(model: Model, n: int, seed: int, *, told: bool = False) -> Posed:
     """`n` questions which of left and right, each about a held-out scene of two things."""
-    known = ((pair.a, _side(pair)) for pair in pairs("binding place", TRIES * n, seed=seed))
+    known = ((pair.a, side_of(pair)) for pair in pairs("binding place", TRIES * n, seed=seed))
     some = list(islice(((scene, one) for scene, one in known if one), n))
     return Posed(model, [scene for scene, _ in some], [one for _, one in some],
                  [OPPOSITE[one.answer] for _, one in some], told)  # fmt: skip
 
 
-def _side(pair: Pair) -> Question | None:
+def side_of(pair: Pair) -> Question | None:
     """The first question about left and right of the first scene of a pair."""
     known = questions(pair.a, kinds=("side",))
     return next((one for one in known if one.answer in ("left", "right")), None)

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from cutaway.bench.worlds import WORLDS, World
-from cutaway.data import Pair, Question, Scene, description, pairs, questions
+from cutaway.data import Pair, Question, Scene, description, pairs
 from cutaway.data.claims import OPPOSITE
 from cutaway.methods import attention_knockout, edge_attribution, faithfulness
 from cutaway.methods.causal_tracing import EdgeAttribution, Graph
@@ -28,7 +28,7 @@ from cutaway.model.run import Run
 from cutaway.model.targets import Target, log_prob
 from cutaway.model.tokens import Where
 from cutaway.model.words import next_scores, token_id
-from cutaway.report.findings_asked import TOWER, Posed, posed
+from cutaway.report.findings_asked import TOWER, Posed, posed, side_of
 from cutaway.report.findings_looks import FORMS
 from cutaway.report.findings_scenes import TOLD, resampled
 
@@ -130,8 +130,7 @@ def _apart(model: Model, tries: int, seed: int) -> Iterator[tuple[Pair, Question
         return len(model.tokenizer(description(scene, 1).text)["input_ids"])
 
     for pair in pairs("binding place", tries, seed=seed):
-        known = questions(pair.a, kinds=("side",))
-        question = next((one for one in known if one.answer in ("left", "right")), None)
+        question = side_of(pair)
         if question is not None and length(pair.a) == length(pair.b):
             yield pair, question
 

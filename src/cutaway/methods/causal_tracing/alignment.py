@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.errors import MethodError
+from cutaway.methods.causal_tracing.patched import DRAWS, interval
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.edits import Add
 from cutaway.model.inputs import Inputs
@@ -31,7 +32,7 @@ SOURCE = (
     "Geiger et al. 2023, arXiv 2303.02536 (DAS); Geiger et al. 2021, arXiv 2106.02997 (interchange); MIB, 2504.13151"
 )
 KINDS = ("das", "difference of means", "probe", "whole", "random", "none")
-BOOTSTRAP, DRAWS = 2000, 5
+CHANCES = 5
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -121,7 +122,7 @@ def distributed_alignment_search(
     data = _table(margins, directions, losses, seed)
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, sites=(str(place),), seed=seed, at=repr(at), dims=dims,
-        steps=steps, rate=rate, fitted=len(fitted), held=len(kept), target=repr(aim), draws=DRAWS, bootstrap=BOOTSTRAP,
+        steps=steps, rate=rate, fitted=len(fitted), held=len(kept), target=repr(aim), draws=CHANCES, bootstrap=DRAWS,
     )  # fmt: skip
     return Alignment(data, told)
 
@@ -236,7 +237,7 @@ def _margins(
 ) -> dict[str, Float[ndarray, "draw row"]]:
     """The target of the held-out rows for every kind."""
     dice = torch.Generator().manual_seed(seed + 1)
-    by_chance = [torch.linalg.qr(torch.randn(width, dims, generator=dice)).Q for _ in range(DRAWS)]
+    by_chance = [torch.linalg.qr(torch.randn(width, dims, generator=dice)).Q for _ in range(CHANCES)]
     every: dict[str, list[Tensor | None]] = {
         **{name: [span] for name, span in spans.items()},
         "whole": [None], "random": [*by_chance], "none": [torch.zeros(width, 1)],
@@ -252,7 +253,6 @@ def _margins(
 def _table(
     margins: dict[str, Float[ndarray, "draw row"]], directions: Tensor, losses: list[float], seed: int
 ) -> xarray.Dataset:
-    dice = np.random.default_rng(seed)
     found: dict[str, list[float]] = {name: [] for name in ("iia", "low", "high", "margin")}
     for kind in KINDS:
         if kind not in margins:
@@ -260,9 +260,8 @@ def _table(
                 values.append(float("nan"))
             continue
         right = (margins[kind] > 0).mean(0)
-        again = right[dice.integers(0, len(right), (BOOTSTRAP, len(right)))].mean(1)
-        low, high = np.quantile(again, (0.025, 0.975))
-        for name, value in zip(found, (right.mean(), low, high, margins[kind].mean()), strict=True):
+        mean, low, high = interval(right, seed)
+        for name, value in zip(found, (mean, low, high, margins[kind].mean()), strict=True):
             found[name].append(float(value))
     data: dict[str, Any] = {name: ("kind", values) for name, values in found.items()}
     data |= {"directions": (("dim", "unit"), directions.T.double().numpy()), "loss": ("step", losses)}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.activation_patching import usual_sites
+from cutaway.methods.causal_tracing.patched import DRAWS, interval
 from cutaway.methods.result import Provenance, Result, heat
 from cutaway.model.edits import Edit, Patch
 from cutaway.model.inputs import Inputs
@@ -30,7 +31,6 @@ SOURCE = (
     "Nanda 2023 (attribution patching); Kramár et al. 2024, arXiv 2403.00745 (AtP*); Nikankin et al. 2025, 2506.09047"
 )
 OVER = ("token", "head", "unit")
-BOOTSTRAP = 2000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,7 +108,7 @@ def attribution_patching(
     data = _table({name: np.concatenate(parts) for name, parts in found.items() if parts}, chosen, over, seed)
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, sites=tuple(map(str, chosen)), seed=seed, over=list(over),
-        points=points, correct=correct, target=repr(aim), unit=aim.unit, bootstrap=BOOTSTRAP,
+        points=points, correct=correct, target=repr(aim), unit=aim.unit, bootstrap=DRAWS,
     )  # fmt: skip
     return Attribution(data, told)
 
@@ -205,14 +205,10 @@ def _table(found: dict[str, ndarray], sites: Sequence[Site], over: tuple[str, ..
     kinds = {site.part for site in sites}
     first, names = ("layer", [site.layer for site in sites]) if len(kinds) == 1 else ("site", [str(s) for s in sites])
     score, dims = found["score"], (first, *over)
-    low, high = (np.full(score.shape[1:], np.nan) for _ in range(2))
-    if len(score) > 1:
-        again = np.random.default_rng(seed).integers(0, len(score), (BOOTSTRAP, len(score)))
-        weights = np.stack([np.bincount(some, minlength=len(score)) for some in again]) / len(score)
-        low, high = np.quantile(np.tensordot(weights, score, 1), (0.025, 0.975), axis=0)
+    mean, low, high = interval(score, seed)
     random = found["random"].mean(0) if "random" in found else np.full(score.shape[1:], np.nan)
     data: dict[str, Any] = {
-        "score": (("pair", *dims), score), "mean": (dims, score.mean(0)), "low": (dims, low), "high": (dims, high),
+        "score": (("pair", *dims), score), "mean": (dims, mean), "low": (dims, low), "high": (dims, high),
         "random": (dims, random), "clean": ("pair", found["clean"]), "corrupted": ("pair", found["corrupted"]),
     }  # fmt: skip
     return xarray.Dataset(data, coords={first: names})

@@ -18,6 +18,7 @@ from cutaway.methods.causal_tracing.circuit import Circuit
 from cutaway.methods.causal_tracing.edges import EdgeAttribution, edge_attribution
 from cutaway.methods.causal_tracing.graph import Graph
 from cutaway.methods.causal_tracing.pair import pairs_of
+from cutaway.methods.causal_tracing.patched import DRAWS
 from cutaway.methods.causal_tracing.routes import routed
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.model import Model
@@ -29,7 +30,6 @@ SOURCE = (
     "Mueller et al. 2025, arXiv 2504.13151 (MIB); Wang et al. 2022, arXiv 2211.00593; Hanna et al. 2024, 2403.17806"
 )
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-BOOTSTRAP = 2000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -158,7 +158,7 @@ def faithfulness(
     data = data.assign(score=(("sender", "receiver"), np.where(graph.edges, scores, np.nan))).assign_coords(told_of)
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, seed=seed, signed=signed, draws=draws, target=repr(target),
-        unit=getattr(target, "unit", ""), order=repr(order), bootstrap=BOOTSTRAP,
+        unit=getattr(target, "unit", ""), order=repr(order), bootstrap=DRAWS,
     )  # fmt: skip
     return Faithfulness(data, told)
 
@@ -239,7 +239,7 @@ def _table(
         )  # fmt: skip
     f = (made.mean(-1) - corrupted.mean()) / gap
     dice = np.random.default_rng(seed)
-    again = dice.integers(0, len(values), (BOOTSTRAP, len(values)))
+    again = dice.integers(0, len(values), (DRAWS, len(values)))
     low, high = np.full((2, len(counts)), np.nan)
     if len(values) > 1:
         base = corrupted[again].mean(1)

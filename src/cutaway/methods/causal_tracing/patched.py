@@ -252,7 +252,7 @@ def table(
     data["effect"] = (dims, (patched - (clean if from_clean else corrupted).reshape(scale.shape)).mean(0))
     random = np.moveaxis(found["random"], -1, 0) if "random" in found else np.full_like(patched, np.nan)
     for three, values in ((("mean", "low", "high"), patched), (("random", "random_low", "random_high"), random)):
-        for name, value in zip(three, _interval(shares(values)[used], seed), strict=True):
+        for name, value in zip(three, interval(shares(values)[used], seed), strict=True):
             data[name] = (dims, value)
     return _placed(data.assign_coords({"pair": range(len(clean)), **places.coords}), maps)
 
@@ -269,7 +269,7 @@ def moving(clean: Float[ndarray, " pair"], corrupted: Float[ndarray, " pair"]) -
     return moves
 
 
-def _interval(values: Float[ndarray, "pair *cells"], seed: int) -> tuple[ndarray, ndarray, ndarray]:
+def interval(values: Float[ndarray, "pair *cells"], seed: int) -> tuple[ndarray, ndarray, ndarray]:
     """Mean over pairs and the 2.5 and 97.5 % points of the means of resampled pairs; one pair has no interval."""
     flat, n = values.reshape(len(values), -1), len(values)
     if n < 2:

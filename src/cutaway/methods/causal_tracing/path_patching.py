@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from cutaway.methods.causal_tracing.graph import Graph, checked
 from cutaway.methods.causal_tracing.pair import pairs_of
+from cutaway.methods.causal_tracing.patched import DRAWS, interval
 from cutaway.methods.causal_tracing.routes import Mask, routed
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.model import Model
@@ -22,7 +23,7 @@ from cutaway.questions.rows import Rows
 
 METHOD = "path_patching"
 SOURCE = "Goldowsky-Dill et al. 2023, arXiv 2304.05969; Wang et al. 2022, arXiv 2211.00593, section 3.1"
-BOOTSTRAP, SHOWN = 2000, 16
+SHOWN = 16
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,7 +105,7 @@ def path_patching(
     loss = np.concatenate(losses)
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, seed=seed, senders=wanted, receivers=others,
-        target=repr(target), unit=getattr(target, "unit", ""), bootstrap=BOOTSTRAP,
+        target=repr(target), unit=getattr(target, "unit", ""), bootstrap=DRAWS,
     )  # fmt: skip
     return PathPatching(_table(loss, strange, ends, names, seed), told)
 
@@ -119,14 +120,11 @@ def _without(graph: Graph, sender: int, receivers: list[int]) -> Mask:
 def _table(
     loss: ndarray, strange: list[ndarray], ends: list[tuple[ndarray, ndarray]], names: list[str], seed: int
 ) -> xarray.Dataset:
-    low, high = np.full((2, loss.shape[1]), np.nan)
-    if len(loss) > 1:
-        again = np.random.default_rng(seed).integers(0, len(loss), (BOOTSTRAP, len(loss)))
-        low, high = np.quantile(loss[again].mean(1), (0.025, 0.975), axis=0)
+    mean, low, high = interval(loss, seed)
     random = np.concatenate(strange).mean(0) if strange else np.full(loss.shape[1], np.nan)
     clean, corrupted = (np.concatenate(side) for side in zip(*ends, strict=True))
     data = {
-        "loss": (("pair", "sender"), loss), "mean": ("sender", loss.mean(0)), "low": ("sender", low),
+        "loss": (("pair", "sender"), loss), "mean": ("sender", mean), "low": ("sender", low),
         "high": ("sender", high), "random": ("sender", random),
         "clean": ("pair", clean), "corrupted": ("pair", corrupted),
     }  # fmt: skip
