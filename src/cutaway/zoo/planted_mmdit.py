@@ -31,11 +31,15 @@ _SPECIALS = ("<unk>", "<|startoftext|>", "<|endoftext|>")
 
 @dataclass(frozen=True)
 class Recipe(siit.Recipe):
-    """How to plant: in smaller batches, for each row says a whole latent."""
+    """How to plant: in smaller batches, for each row says a whole latent; what carries nothing is made louder.
+
+    With a `level` of 0.5 it holds as well, but the nodes of the circuit were known by how loud they are (AUC 0.98).
+    """
 
     steps: int = 1500
     batch: int = 64
     alone: int = 250
+    level: float = 2.5
 
 
 @cache
