@@ -271,12 +271,12 @@ def moving(clean: Float[ndarray, " pair"], corrupted: Float[ndarray, " pair"]) -
 
 def interval(values: Float[ndarray, "pair *cells"], seed: int) -> tuple[ndarray, ndarray, ndarray]:
     """Mean over pairs and the 2.5 and 97.5 % points of the means of resampled pairs; one pair has no interval."""
-    flat, n = values.reshape(len(values), -1), len(values)
+    flat, n, mean = values.reshape(len(values), -1), len(values), np.asarray(values.mean(0))
     if n < 2:
-        return values.mean(0), np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
+        return mean, np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS) / n
     low, high = np.quantile(weights @ flat, (0.025, 0.975), axis=0)
-    return values.mean(0), low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
+    return mean, low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
 
 
 def _placed(data: xarray.Dataset, maps: list[Any]) -> xarray.Dataset:
