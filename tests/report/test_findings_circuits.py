@@ -60,27 +60,30 @@ RISING = np.linspace(0, 1.02, len(measured.EDGES))
 PLANTED = {
     "worlds": worlds(0.99),
     "circuits": circuits(layers([0.1, 0.1, 0.7, 0.8]), RISING),
-    "flow": flow(),
+    "flow": flow(0.0),
     "back": back(0.1, 0.05),
 }
 CHANCE = {
     "worlds": worlds(0.6),
     "circuits": circuits(layers([0.4, 0.3, 0.4, 0.3]), 0 * RISING),
+    "flow": flow(0.4),
     "back": back(0.0, -0.1),
 }
 
 
 def test_planted_numbers_are_said():
     said = " ".join(sentences(PLANTED))
-    assert "are found again" in said and "meet at its layer 2" in said and "help when they come earlier**" in said
+    assert (
+        "are found again" in said and "come together by its layer 2" in said and "help when they come earlier**" in said
+    )
     assert "AUROC of at least 0.99/0.99" in said and f"the {measured.EDGES[-1]} best" in said
-    assert "from there to the end**: by picture the last position loses nothing" in said
+    assert "from there to the end**: by picture the probability of the answer loses" in said
 
 
 def test_numbers_by_chance_are_not():
     said = " ".join(sentences(CHANCE))
     assert "are not all found" in said and "share a part" in said and "can not be said" in said
-    assert "meet at" not in said and "none of the sizes tried" in said
+    assert "come together" not in said and "none of the sizes tried" in said
 
 
 @pytest.mark.parametrize("name", ["worlds", "circuits", "flow", "back"])
@@ -89,7 +92,7 @@ def test_what_one_set_alone_shows_is_not_said(name):
     said = " ".join(sentences({**PLANTED, name: mixed}))
     absent = {
         "worlds": "are found again",
-        "circuits": "meet at its layer",
+        "circuits": "come together by",
         "flow": "there to the end",
         "back": "come earlier**:",
     }
