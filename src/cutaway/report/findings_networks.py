@@ -90,7 +90,7 @@ def _carried(one: xarray.Dataset) -> str:
     ]
     rest, (picture, words) = one["f_random"].sel(k=EDGES[-1]), found.values()
     fewer = words is not None and (picture is None or words < picture)
-    begins = "Told in words the answer hangs on fewer edges than seen" if fewer else "How many edges an answer hangs on"
+    begins = "Told in words the answer hangs on fewer edges" if fewer else "How many edges an answer hangs on"
     return (
         f"**{begins}**: {told[0]} and {told[1]} keep {percent(GOOD)} % of the difference of the answers on other pairs; "
         f"{EDGES[-1]} edges by chance keep {percent(float(rest.max()))} %."
