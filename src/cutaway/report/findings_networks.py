@@ -92,8 +92,8 @@ def _carried(one: xarray.Dataset) -> str:
     fewer = words is not None and (picture is None or words < picture)
     begins = "Told in words the answer hangs on fewer edges" if fewer else "How many edges an answer hangs on"
     return (
-        f"**{begins}**: {told[0]} and {told[1]} keep {percent(GOOD)} % of the difference of the answers on other pairs; "
-        f"{EDGES[-1]} edges by chance keep {percent(float(rest.max()))} %."
+        f"**{begins}**: {told[0]} and {told[1]} keep {percent(GOOD)} % of the difference of the answers on other "
+        f"pairs; {EDGES[-1]} edges by chance keep {percent(float(rest.max()))} %."
     )
 
 
