@@ -5,7 +5,7 @@
 
 The second needs transformer-lens 3.0 in the same environment (`pip install --no-deps transformer-lens==3.0.0 better_abc
 fancy_einsum einops`); its `device='cuda'` is read as the CPU's. Where `make real` has fetched SmolLM2-135M, all of its
-edges are scored too. Every contestant gives the same numbers, which is checked before the clock starts.
+edges are scored too. Exact scores are checked against the hooks, and `eap` against their code, before the clock starts.
 """
 
 from __future__ import annotations
