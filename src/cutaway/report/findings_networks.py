@@ -42,7 +42,7 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
         _planted(found),
         _curves(found),
         _overlap(found),
-        _flow(found),
+        _flow(found, about),
         _back(found),
         _limits(),
     ]
@@ -238,8 +238,8 @@ def _overlap(found: Found) -> str:
         + f"\n\nOf the {SHOWN} best, by the layer of the receiver:\n\n"
         + markdown(["layer", "picture", "words", "both forms"], layers)
         + "\n\nHere *both forms* is one of two pairings of sets, and some rows hold few edges. Edges of the connector "
-        "count as outside the decoder, and by picture no edge from the embedding of words can score, so layer 0 says nothing "
-        "of both forms, and sets that count the connector as the picture's embedding share somewhat more."
+        "count as outside the decoder, and by picture no edge from the embedding of words can score, so layer 0 says "
+        "nothing of both forms, and sets that count the connector as the picture's embedding share somewhat more."
     )
 
 
