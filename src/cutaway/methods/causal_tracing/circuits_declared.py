@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cutaway.errors import MethodError
@@ -22,18 +22,34 @@ TAKES = {"model": "model", "clean": "inputs", "counterfactual": "counterpart.inp
 MANY = 250  # receivers of a graph on a page: each may need a copy of the inputs in every run
 
 
-def _fits(question: Question) -> str:
-    """Why a pair has no graph that tells it apart: positions, blocks, then the model's own numbers; "" where it has."""
+def _uneven(question: Question, towers: Iterable[str]) -> str:
+    """Why positions of the two inputs do not line up; "" where they do, or where there are not two."""
     other = question.counterpart
     if question.inputs is None or other is None or other.inputs is None:
         return ""
     try:
-        for tower in question.streams or ():
+        for tower in towers:
             same_positions(question.inputs, other.inputs, tower, 0)
-        readers(question.model, question.inputs)
     except MethodError as error:
         return error.failed
+    return ""
+
+
+def _same(question: Question) -> str:
+    """Why there is nothing between the two to share out: the model's own numbers."""
     return question.alike and f"{question.alike}, so nothing can be shared out"
+
+
+def _fits(question: Question) -> str:
+    """Why a pair has no graph that tells it apart: positions, blocks, then the model's own numbers; "" where it has."""
+    if why := _uneven(question, question.streams or ()):
+        return why
+    try:
+        if question.inputs is not None:
+            readers(question.model, question.inputs)
+    except MethodError as error:
+        return error.failed
+    return _same(question)
 
 
 def _routes(question: Question) -> str:
@@ -52,15 +68,7 @@ def _page(question: Question) -> str:
 
 def _lines_up(question: Question) -> str:
     """Why places of the two inputs can not be compared: positions, or the model's own numbers; "" where they can."""
-    other = question.counterpart
-    if question.inputs is None or other is None or other.inputs is None:
-        return ""
-    try:
-        for tower in question.inputs.tokens:
-            same_positions(question.inputs, other.inputs, tower, 0)
-    except MethodError as error:
-        return error.failed
-    return question.alike and f"{question.alike}, so nothing can be shared out"
+    return _uneven(question, () if question.inputs is None else question.inputs.tokens) or _same(question)
 
 
 def _copies(_: Question, given: Mapping[str, Any]) -> str:

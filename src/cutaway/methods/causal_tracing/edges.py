@@ -198,7 +198,7 @@ def _path(graph: Graph, pair: Pair, how: str, points: int) -> Iterator[tuple[lis
 def slopes(
     model: Model, graph: Graph, pair: Pair, edits: Sequence[Edit] = ()
 ) -> Iterator[tuple[list[int], str, Float[Tensor, "receiver row token d_model"], int]]:
-    """D target / d x_r under these edits: for receivers that make one site, by state that they read.
+    """The slopes d target / d x_r under these edits: for receivers that make one site, by state that they read.
 
     Gives the numbers of the receivers, their tower, the slopes, and the time before which senders are in that state.
     """
