@@ -99,6 +99,30 @@ def test_towards_directions_it_holds_products_and_no_vectors(name, tower):
         towards.effect(-directions)
 
 
+@pytest.mark.parametrize(("name", "tower"), TOWERS)
+def test_towards_itself_it_holds_shares_and_no_vectors(name, tower):
+    whole, own = (made(name, tower, by_token=True, batch=2, **more) for more in ({}, {"towards": "itself"}))
+    assert float(abs(own.shares() - whole.shares()).max()) < 1e-10 and float(own["error"].max()) < 1e-10
+    assert float(abs(own.shares().sum("term") - 1).max()) < 1e-10
+    tokens = own.effect(of="head_tokens").isel(text=0).sum("token")
+    assert float(abs(tokens - own.effect(of="heads").isel(text=0)).max()) < 1e-10
+    assert np.allclose(own.summary()["all"], whole.summary()["all"]) and list(own.summary()) == list(whole.summary())
+    assert all("joint" not in own[part].dims for part in ("embed", "heads", "head_tokens", "biases", "mlps", "offset"))
+    with pytest.raises(MethodError, match="no direction but each item's own"):
+        own.effect(torch.ones(1, whole["embedding"].sizes["joint"], dtype=torch.float64))
+    with pytest.raises(MethodError, match="Towards 'me'"):
+        made(name, tower, towards="me")
+
+
+def test_a_question_without_texts_is_taken_apart_towards_itself(tmp_path):
+    question = questions.match(opened("clip"), PICTURES[0])
+    applied = method("representation_decomposition").apply(question)
+    assert applied.result.own and "towards='itself'" in applied.call
+    back = type(applied.result).load(applied.result.save(tmp_path / "own.nc"))
+    assert back.own and back.to_dataframe()["share"].sum() == pytest.approx(1)
+    assert back.plot().get_title() == made().plot().get_title()
+
+
 def test_a_crowd_is_seen_towards_its_texts():
     """A batch of a crowd holds a number a head and text; so does the one picture of a page, by patch."""
     question = questions.match(opened("clip"), PICTURES[0], TEXTS[:2], crowd=PICTURES)

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 
 from cutaway.errors import MethodError
-from cutaway.methods.representation_decomposition.representation_decomposition import SOURCE, Decomposition
+from cutaway.methods.representation_decomposition.embedding_terms import SOURCE
+from cutaway.methods.representation_decomposition.representation_decomposition import Decomposition
 from cutaway.methods.result import Provenance, Result
 from cutaway.questions.bank import TextBank
 

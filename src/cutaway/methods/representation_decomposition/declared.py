@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from cutaway.errors import MethodError, SiteError
 from cutaway.methods.method import Entry, Method
 from cutaway.methods.representation_decomposition import logit_views, velocity_views
+from cutaway.methods.representation_decomposition.embedding_terms import ITSELF
 from cutaway.methods.representation_decomposition.logit_decomposition import logit_decomposition
 from cutaway.methods.representation_decomposition.logit_terms import check_model, check_target
 from cutaway.methods.representation_decomposition.representation_decomposition import representation_decomposition
@@ -26,6 +30,11 @@ def a_sum(question: Question) -> str:
     return ""
 
 
+def _of_itself(question: Question, _: Mapping[str, Any]) -> dict[str, str]:
+    """Without texts, shares are what there is to say, and no vector of a head is needed for them."""
+    return {"towards": ITSELF} if question.texts is None else {}
+
+
 def a_velocity(question: Question) -> str:
     """Why what is predicted is no sum over the parts of this denoiser; "" where it is one."""
     try:
@@ -43,6 +52,7 @@ METHODS = (
         takes={"model": "model", "rows": "pictures"},
         also={"towards": "texts"},
         needs=("end",),
+        chosen=_of_itself,
         options={"by_token": "Split every head by the token that it reads."},
         cannot="Direct effects only: what an early layer prepares for a later one counts for nothing.",
         reported=(Entry(name=ENTRY, options={"by_token": True}, when=lambda question: question.texts is not None),),

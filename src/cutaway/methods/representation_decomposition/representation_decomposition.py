@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,17 +15,12 @@ from torch import Tensor
 
 from cutaway.errors import MethodError
 from cutaway.methods.grid import folded
+from cutaway.methods.representation_decomposition.embedding_terms import Reading, Towards, aimed
 from cutaway.methods.representation_decomposition.layers import axes_for, bars, by_layer
-from cutaway.methods.result import Provenance, Result, heat
-from cutaway.model.inputs import Inputs
+from cutaway.methods.result import Result, heat
 from cutaway.model.model import Model
-from cutaway.model.run import Run
-from cutaway.model.weights import Readout, head_weights
 from cutaway.questions.bank import TextBank, same_space
-from cutaway.questions.rows import Rows, ended, feed, unit
-
-METHOD = "representation_decomposition"
-SOURCE = "Gandelsman, Efros, Steinhardt 2023, arXiv 2310.05916"
+from cutaway.questions.rows import Rows, unit
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,7 +33,7 @@ class Decomposition(Result):
     entry of its difference from the sum of the terms.
 
     Made `towards` directions, every term has `text` in the place of `joint`: its product with each of them, which are
-    kept as `towards` (text, joint), of length 1.
+    kept as `towards` (text, joint), of length 1. Made towards "itself", the one direction is that of each item.
     """
 
     main: ClassVar[str] = "share"
@@ -47,14 +41,19 @@ class Decomposition(Result):
     @property
     def along(self) -> str:
         """What the terms are told along: `joint`, whole vectors, or `text`, what of them is towards directions."""
-        return "text" if "towards" in self.data else "joint"
+        return "text" if "text" in self.data["heads"].dims else "joint"
+
+    @property
+    def own(self) -> bool:
+        """Whether every item is told along its own embedding."""
+        return self.along == "text" and "towards" not in self.data
 
     def vectors(self, name: str) -> xarray.DataArray:
         """A variable whose vectors are needed whole; MethodError where only what is towards directions was kept."""
         if self.along == "text":
             raise MethodError(
                 f"this decomposition has no vectors of its {name}", expected="one that was made without `towards`",
-                exists=f"what is towards {self.data.sizes['text']} directions",
+                exists="what is towards itself" if self.own else f"{self.data.sizes['text']} directions",
                 do="make it again without `towards`",
             )  # fmt: skip
         return self[name]
@@ -70,8 +69,8 @@ class Decomposition(Result):
         if "pool_mlp" in self.data:
             found.append(self["pool_mlp"].values[:, None])
             names.append("pool_mlp")
-        constants = np.stack([self["norm_bias"].values, self["offset"].values])
-        found.append(np.broadcast_to(constants, (len(found[0]), *constants.shape)))
+        constants = np.stack([self["norm_bias"].values, self["offset"].values], -2)
+        found.append(np.broadcast_to(constants, (len(found[0]), *constants.shape[-2:])))
         return xarray.DataArray(
             np.concatenate(found, 1), dims=("item", "term", self.along),
             coords={"term": [*names, "norm_bias", "offset"]},
@@ -87,6 +86,8 @@ class Decomposition(Result):
         a variable, such as `heads` or `head_tokens`; the last dimension becomes `text`. A decomposition made `towards`
         directions knows these and no others: unless they are given, those are meant.
         """
+        if self.own and directions is None:
+            return self._over(self.terms() if of == "terms" else self[of], cosine)
         if directions is None or self.along == "text":
             towards = self._kept(directions)
         else:
@@ -94,7 +95,10 @@ class Decomposition(Result):
             towards = xarray.DataArray(given.numpy(force=True), dims=("text", "joint"), coords={"text": names})
         values = self.terms() if of == "terms" else self[of]
         effect = values if "text" in values.dims else xarray.dot(values, towards, dim="joint")
-        return (effect / self._length() if cosine else effect).assign_coords(text=towards["text"])
+        return self._over(effect, cosine).assign_coords(text=towards["text"])
+
+    def _over(self, effect: xarray.DataArray, cosine: bool) -> xarray.DataArray:
+        return effect / self._length() if cosine else effect
 
     def _kept(self, directions: TextBank | Float[Tensor, "text joint"] | None) -> xarray.DataArray:
         """The directions it was made towards; MethodError where it was made towards none, or others are given."""
@@ -102,6 +106,11 @@ class Decomposition(Result):
             raise MethodError(
                 "effects on nothing: this decomposition holds whole vectors", expected="directions", do="give a bank"
             )
+        if self.own:
+            raise MethodError(
+                "this decomposition knows no direction but each item's own embedding", expected="no directions",
+                do="make it `towards` these",
+            )  # fmt: skip
         kept = self["towards"]
         if directions is not None:
             given = aimed(directions, self.data.sizes["joint"], self.provenance.model)[0].to(torch.float64)
@@ -133,6 +142,8 @@ class Decomposition(Result):
 
     def shares(self) -> xarray.DataArray:
         """The share of each term in the squared length of the embedding, <term, y> / |y|^2; they sum to 1."""
+        if self.own:
+            return self.effect().isel(text=0, drop=True)
         self.vectors("embed")
         return xarray.dot(self.terms(), self["embedding"], dim="joint") / self._length() ** 2
 
@@ -141,7 +152,7 @@ class Decomposition(Result):
 
         Made `towards` directions: the mean effect of the parts of each layer on each of them, a cosine.
         """
-        if self.along == "text":
+        if self.along == "text" and not self.own:
             return by_layer(self.effect())
         mean = self.shares().mean("item")
         table: dict[str, list[Any]] = {
@@ -163,26 +174,31 @@ class Decomposition(Result):
         """A variable as a tidy table; by default the `share` of each term, or its `effect` towards directions."""
         if name:
             return super().to_dataframe(name)
-        found = self.shares().rename("share") if self.along == "joint" else self.effect().rename("effect")
+        towards = self.along == "text" and not self.own
+        found = self.effect().rename("effect") if towards else self.shares().rename("share")
         return found.to_dataframe().reset_index()
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the mean share of each head in the squared length, or the effects towards directions by layer."""
-        return super().plot(axes_for(self.summary()) if ax is None and self.along == "text" else ax)
+        wide = self.along == "text" and not self.own
+        return super().plot(axes_for(self.summary()) if ax is None and wide else ax)
 
     def _length(self) -> xarray.DataArray:
         return (self["embedding"] ** 2).sum("joint") ** 0.5
 
     def _draw(self, ax: Axes) -> None:
-        if self.along == "text":
+        if self.along == "text" and not self.own:
             bars(ax, self.summary())
             return
-        direct = xarray.dot(self["heads"], self["embedding"], dim="joint") / self._length() ** 2
+        if self.own:
+            direct = self.effect(of="heads").isel(text=0, drop=True)
+        else:
+            direct = xarray.dot(self["heads"], self["embedding"], dim="joint") / self._length() ** 2
         heat(ax, direct.mean("item"), "mean share of the squared length", diverging=True)
 
 
 def representation_decomposition(
-    model: Model, rows: Rows, *, towards: TextBank | Float[Tensor, "text joint"] | None = None, tower: str = "vision",
+    model: Model, rows: Rows, *, towards: Towards = None, tower: str = "vision",
     by_token: bool = False, batch: int = 32, progress: bool = True,
 ) -> Decomposition:  # fmt: skip
     """Write the embedding of each row as a sum of what every component of a tower adds to it directly.
@@ -192,6 +208,7 @@ def representation_decomposition(
     y = sum_k M x_k / s + P b + c over all components x_k, with M = P diag(g) (1 - 11'/d). A head splits further by
     source token j: a_lh = sum_j A_lh[i, j] v_lh[j] W_lh. The sum is exact; a gap beyond rounding is an error.
     `towards` directions t, M becomes (t/|t|)' M, and no vector of a head is ever made: texts in place of joint.
+    `towards="itself"` that is each row's own embedding: all that shares of its length need.
 
     Where an attention head pools all positions (SigLIP), its pattern is held as well: with a_ki the share of position i
     in its head k, M_k = W_O W_V diag(g)(1 - 11'/d), y = sum_k sum_i a_ki M_k x_i / s_i + constants + its MLP's output,
@@ -216,15 +233,15 @@ def representation_decomposition(
     >>> bool(made["error"].max() < 1e-10), made["heads"].dims
     (True, ('item', 'layer', 'head', 'joint'))
     """
-    reading, parts, last = _Reading.of(model, tower, by_token, towards), [], None
+    reading, parts, last = Reading.of(model, tower, by_token, towards), [], None
     for part, inputs in reading.terms(rows, batch, progress):
         parts.append(part)
         last = inputs
-    return reading.whole(parts, last)
+    return Decomposition(*reading.whole(parts, last))
 
 
 def decompositions(
-    model: Model, rows: Rows, *, towards: TextBank | Float[Tensor, "text joint"] | None = None, tower: str = "vision",
+    model: Model, rows: Rows, *, towards: Towards = None, tower: str = "vision",
     by_token: bool = False, batch: int = 32, progress: bool = True,
 ) -> Iterator[Decomposition]:  # fmt: skip
     """The same, a batch at a time: a stream for what needs no more of it than sums, such as `text_span`.
@@ -235,155 +252,6 @@ def decompositions(
     >>> [part.data.sizes["item"] for part in stream]
     [2, 2, 1]
     """
-    reading = _Reading.of(model, tower, by_token, towards)
+    reading = Reading.of(model, tower, by_token, towards)
     for part, inputs in reading.terms(rows, batch, progress):
-        yield reading.whole([part], inputs)
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """What is read of each run, and what becomes of it."""
-
-    model: Model
-    end: Readout
-    weights: list[tuple[Tensor, Tensor]]
-    sites: list[str]
-    by_token: bool
-    started: float
-    towards: tuple[Float[Tensor, "text joint"], list[Any]] | None = None
-
-    @classmethod
-    def of(
-        cls, model: Model, tower: str, by_token: bool, towards: TextBank | Float[Tensor, "text joint"] | None
-    ) -> _Reading:
-        started, end = time.perf_counter(), ended(model, tower)
-        weights = [head_weights(model, tower, layer) for layer in range(model.sites.towers()[tower])]
-        sites = [f"{tower}.*.attn.z", f"{tower}.*.mlp.out", *end.sites]
-        sites += [f"{tower}.*.attn.pattern", f"{tower}.*.attn.v"] if by_token else []
-        aims = None if towards is None else aimed(towards, len(end.offset), model.name)
-        return cls(model, end if aims is None else _contracted(end, aims[0]), weights, sites, by_token, started, aims)
-
-    def terms(self, rows: Rows, batch: int, progress: bool) -> Iterator[tuple[dict[str, Tensor], Inputs]]:
-        """The terms of each batch, and the batch."""
-        for inputs in feed(self.model, rows, self.end.tower, batch=batch, what="decomposing", progress=progress):
-            found = _terms(self.model.run(inputs, record=self.sites), self.end, self.weights, self.by_token)
-            if self.towards is not None and "pool_mlp" in found:
-                found["pool_mlp"] = found["pool_mlp"] @ self.towards[0].to(found["pool_mlp"]).T
-            yield {name: value.cpu() for name, value in found.items()}, inputs
-
-    def whole(self, parts: list[dict[str, Tensor]], inputs: Inputs | None) -> Decomposition:
-        """Batches as one result, whose sum is checked."""
-        data = _dataset(parts, self.end, inputs, self.towards)
-        _check(data, self.model.dtype)
-        told = Provenance.of(
-            METHOD, SOURCE, started=self.started, model=self.model, sites=tuple(self.sites), tower=self.end.tower,
-            by_token=self.by_token, space=self.end.space, read_at=self.end.at,
-            **({} if self.towards is None else {"towards": len(self.towards[1])}),
-        )  # fmt: skip
-        return Decomposition(data, told)
-
-
-def _contracted(end: Readout, directions: Float[Tensor, "text joint"]) -> Readout:
-    """The end of a tower with its linear parts multiplied by directions t: t' P_k and t' c, a number each for `joint`.
-
-    Its norm is as before; its pool is no part of this.
-    """
-    accurate = torch.promote_types(end.weight.dtype, torch.float32)
-    t = directions.to(end.weight.device, accurate)
-    return replace(end, weight=torch.einsum("tj,kjd->ktd", t, end.weight.to(accurate)), offset=t @ end.offset.to(t))
-
-
-def _terms(run: Run, end: Readout, weights: list[tuple[Tensor, Tensor]], by_token: bool) -> dict[str, Tensor]:
-    """The terms of one batch, rows first."""
-    tower = end.tower
-    accurate = torch.promote_types(run[f"{tower}.0.resid_pre"].dtype, torch.float32)
-    matrices = end.matrices.to(accurate)  # what lies on other devices is brought to theirs
-    taken = end.weights(run).to(matrices)
-
-    def gathered(x: Tensor) -> Tensor:
-        """What the model reads of a state: (batch, token, …) to (batch, k, …)."""
-        return torch.einsum("bkt,bt...->bk...", taken, x.to(matrices))
-
-    def read(site: str) -> Tensor:
-        return torch.einsum("bkd,kcd->bc", gathered(run[site]), matrices)
-
-    head, bias, mlp, token = [], [], [], []
-    for layer, (weight, offset) in enumerate(weights):
-        written = torch.einsum("hed,kcd->khec", weight.to(matrices), matrices)
-        head.append(torch.einsum("bkhe,khec->bhc", gathered(run[f"{tower}.{layer}.attn.z"]), written))
-        bias.append(torch.einsum("bk,kcd,d->bc", taken.sum(-1), matrices, offset.to(matrices)))
-        mlp.append(read(f"{tower}.{layer}.mlp.out"))
-        if by_token:
-            pattern = gathered(run[f"{tower}.{layer}.attn.pattern"].transpose(1, 2))  # batch, k, head, source
-            values = run[f"{tower}.{layer}.attn.v"].to(matrices)
-            token.append(torch.einsum("bkhj,bjhe,khec->bhjc", pattern, values, written))
-    space = run[end.space].to(matrices)
-    if space.dim() == 3:
-        space = space[torch.arange(len(space)), end.positions(run.inputs)]
-    found = {
-        "embed": read(f"{tower}.0.resid_pre"), "heads": torch.stack(head, 1), "biases": torch.stack(bias, 1),
-        "mlps": torch.stack(mlp, 1), "embedding": space,
-    }  # fmt: skip
-    if end.pool is not None:
-        found["pool_mlp"] = run[f"{tower}.pool.mlp.out"].to(matrices)[:, 0]
-    return found | ({"head_tokens": torch.stack(token, 1)} if by_token else {})
-
-
-def aimed(
-    directions: TextBank | Float[Tensor, "text joint"], width: int, model: str
-) -> tuple[Float[Tensor, "text joint"], list[Any]]:
-    """Directions of length 1 and their names; MethodError where they are not of this space."""
-    if isinstance(directions, TextBank):
-        return unit(same_space(directions, width, model)), [*directions.texts]
-    if directions.shape[1] != width:
-        raise MethodError(f"directions of length {directions.shape[1]}", expected=f"length {width}")
-    return unit(directions), list(range(len(directions)))
-
-
-def _dataset(
-    parts: list[dict[str, Tensor]], end: Readout, inputs: Inputs | None,
-    towards: tuple[Float[Tensor, "text joint"], list[Any]] | None,
-) -> xarray.Dataset:  # fmt: skip
-    along = "joint" if towards is None else "text"
-    axes = {
-        "embed": ("item", along), "pool_mlp": ("item", along), "embedding": ("item", "joint"),
-        "heads": ("item", "layer", "head", along), "biases": ("item", "layer", along), "mlps": ("item", "layer", along),
-        "head_tokens": ("item", "layer", "head", "token", along),
-    }  # fmt: skip
-    whole = {name: (axes[name], _joined([part[name] for part in parts]).numpy()) for name in parts[0]}
-    accurate = parts[0]["embed"].dtype
-    constants = {"norm_bias": end.norm_bias.to(accurate), "offset": end.offset.to(accurate)}
-    data = xarray.Dataset({**whole, **{name: ((along,), value.numpy(force=True)) for name, value in constants.items()}})
-    if towards is not None:
-        data["towards"] = ("text", "joint"), towards[0].to(accurate).numpy(force=True)
-        data = data.assign_coords(text=towards[1])
-    data = data.assign_coords(layer=np.arange(data.sizes["layer"]), head=np.arange(data.sizes["head"]))
-    total = data["embed"] + data["heads"].sum(("layer", "head")) + (data["biases"] + data["mlps"]).sum("layer")
-    total = total + data["pool_mlp"] if "pool_mlp" in data else total
-    model = data["embedding"] if towards is None else xarray.dot(data["embedding"], data["towards"], dim="joint")
-    data["error"] = abs(total + data["norm_bias"] + data["offset"] - model).max(along)
-    if "token" in data.sizes and inputs is not None:
-        known = inputs.tokens[end.tower]
-        size = data.sizes["token"]
-        columns = {"token_kind": known.kind[0].astype(str), "row": known.row[0], "col": known.col[0]}
-        if len(known) == size and (known.row[0] >= 0).any():
-            data = data.assign_coords({name: ("token", column) for name, column in columns.items()})
-    return data
-
-
-def _joined(found: list[Tensor]) -> Tensor:
-    """Batches behind one another; where texts have different lengths, absent tokens contribute zero."""
-    if found[0].dim() < 5:
-        return torch.cat(found)
-    longest = max(part.shape[3] for part in found)
-    return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[3])) for part in found])
-
-
-def _check(data: xarray.Dataset, dtype: torch.dtype) -> None:
-    """Refuse a decomposition whose terms do not add up: the tower then is not what its table row says."""
-    error, size = float(data["error"].max()), float(abs(data["embedding"]).max())
-    if not error <= min(1e4 * torch.finfo(dtype).eps, 0.1) * max(size, 1.0):
-        raise MethodError(
-            f"the terms miss the embedding by {error:.2g}", expected=f"rounding only, of numbers up to {size:.2g}",
-            do="report this: a component of this architecture is not in the sum",
-        )  # fmt: skip
+        yield Decomposition(*reading.whole([part], inputs))
