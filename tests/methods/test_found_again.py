@@ -13,10 +13,12 @@ from cutaway.errors import MethodError
 from cutaway.methods import (
     Circuit,
     activation_patching,
+    completeness,
     distributed_alignment_search,
     edge_attribution,
     faithfulness,
     head_attribution,
+    minimality,
 )
 from cutaway.methods.causal_tracing import Graph
 from cutaway.model.targets import logit_diff
@@ -74,6 +76,87 @@ def test_the_planted_circuit_alone_answers_and_each_of_its_edges_is_needed():
 
     assert f(true) == pytest.approx(1, abs=0.02)
     assert all(f([other for other in true if other != one]) < 0.9 for one in true)
+
+
+def true() -> Circuit:
+    return Circuit.of(WORLD, world(WORLD).circuit.edges)
+
+
+def chosen(n: int) -> list[tuple[str, str]]:
+    """Some edges by chance."""
+    graph = Graph.of(model(), pairs().clean)
+    rows, columns = np.nonzero(graph.edges)
+    some = np.random.default_rng(0).choice(len(rows), n, replace=False)
+    return [(graph.names[0][rows[i]], graph.names[1][columns[i]]) for i in some]
+
+
+@cache
+def cut(trained: bool = True):
+    given = pairs(trained, seed=1, n=8)
+    return completeness(model(trained), *given, circuit=true(), cut=(0, 0.5, 1), draws=1, progress=False)
+
+
+@pytest.mark.checks("completeness", "truth")
+def test_with_part_of_the_planted_circuit_gone_as_much_is_left_as_in_the_model():
+    found = cut()
+    assert found.incompleteness < 0.05
+    assert float(abs(found["circuit"].sel(cut=1)).max()) < 1e-4
+    assert float(abs(found["model"].sel(cut=0) - 1).max()) < 1e-4
+
+
+@pytest.mark.checks("completeness", "baseline")
+def test_what_is_outside_edges_by_chance_does_all_they_do():
+    assert float(cut()["chance"].min()) > 0.5
+
+
+@pytest.mark.checks("completeness", "floor")
+def test_before_training_the_same_edges_are_not_all_there_is():
+    assert cut(False).incompleteness > 0.5
+
+
+@cache
+def lessened(trained: bool = True):
+    idle = [edge for edge in chosen(4) if edge not in true().edges]
+    both = Circuit.of(WORLD, [*true().edges, *idle])
+    given = pairs(trained, seed=1, n=8)
+    found = minimality(model(trained), *given, circuit=both, parts=1, draws=8, progress=False)
+    return found, len(true().edges)
+
+
+@pytest.mark.checks("minimality", "truth")
+def test_planted_edges_are_needed_and_idle_ones_beside_them_are_not():
+    found, count = lessened()
+    assert bool(found.needed[:count].all()) and float(found["loss"][:count].min()) > 0.1
+    assert float(abs(found["loss"][count:]).max()) < 0.02 and list(found.summary()["most"]) == sorted(found["most"])
+
+
+@pytest.mark.checks("minimality", "baseline")
+def test_edges_by_chance_add_nothing_to_the_planted_circuit():
+    found, _ = lessened()
+    assert found.bar < 0.02 and "edges change f" in found.note()
+
+
+@pytest.mark.checks("minimality", "floor")
+def test_before_training_edges_of_the_circuit_are_needed_less():
+    found, count = lessened(False)
+    assert float(found["loss"][:count].mean()) < 0.5 * float(lessened()[0]["loss"][:count].mean())
+
+
+def test_a_circuit_is_taken_from_its_file_or_found(tmp_path):
+    path = true().save(tmp_path / "circuit.json")
+    given = pairs(seed=1, n=8)
+    named = faithfulness(model(), *given, order=path, draws=0, progress=False)
+    assert named["edges"].values.tolist() == faithfulness(
+        model(), *given, order=true(), draws=0, progress=False
+    )["edges"].values.tolist()  # fmt: skip
+    assert minimality(model(), *given, circuit=str(path), parts=0, draws=1, progress=False).data.sizes["edge"] == len(
+        true().edges
+    )
+    with pytest.raises(MethodError, match="holds no circuit"):
+        completeness(model(), *given, circuit=tmp_path / "no.json", progress=False)
+    for wrong in ({"cut": (2,)}, {"draws": 0}):
+        with pytest.raises(MethodError, match="shares from 0 to 1"):
+            completeness(model(), *given, circuit=true(), progress=False, **wrong)
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------

@@ -6,22 +6,26 @@ from cutaway.methods.causal_tracing.attention_knockout import Flow, attention_kn
 from cutaway.methods.causal_tracing.attribution_patching import Attribution, attribution_patching
 from cutaway.methods.causal_tracing.causal_tracing import Traced, causal_tracing
 from cutaway.methods.causal_tracing.circuit import Circuit
+from cutaway.methods.causal_tracing.completeness import Completeness, completeness
 from cutaway.methods.causal_tracing.drawing_tracing import Tracing, drawing_tracing
 from cutaway.methods.causal_tracing.edges import EdgeAttribution, edge_attribution
 from cutaway.methods.causal_tracing.faithfulness import Faithfulness, faithfulness
 from cutaway.methods.causal_tracing.graph import Graph
 from cutaway.methods.causal_tracing.head_attribution import HeadAttribution, head_attribution
+from cutaway.methods.causal_tracing.minimality import Minimality, minimality
 from cutaway.methods.causal_tracing.path_patching import PathPatching, path_patching
 
 __all__ = [
     "Alignment",
     "Attribution",
     "Circuit",
+    "Completeness",
     "EdgeAttribution",
     "Faithfulness",
     "Flow",
     "Graph",
     "HeadAttribution",
+    "Minimality",
     "Patching",
     "PathPatching",
     "Traced",
@@ -30,10 +34,12 @@ __all__ = [
     "attention_knockout",
     "attribution_patching",
     "causal_tracing",
+    "completeness",
     "distributed_alignment_search",
     "drawing_tracing",
     "edge_attribution",
     "faithfulness",
     "head_attribution",
+    "minimality",
     "path_patching",
 ]

@@ -8,10 +8,12 @@ from typing import Any
 from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing import circuit_views
 from cutaway.methods.causal_tracing.attribution_patching import attribution_patching
+from cutaway.methods.causal_tracing.completeness import completeness
 from cutaway.methods.causal_tracing.edges import edge_attribution
 from cutaway.methods.causal_tracing.faithfulness import SHARES, faithfulness
 from cutaway.methods.causal_tracing.graph import readers
 from cutaway.methods.causal_tracing.head_attribution import head_attribution
+from cutaway.methods.causal_tracing.minimality import minimality
 from cutaway.methods.causal_tracing.path_patching import path_patching
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.pairs import same_positions
@@ -98,6 +100,7 @@ METHODS = (
         fitting=_page,
         cost=_copies,
         options={
+            "order": "A circuit in a file, whose edges are measured; else the best of this pair.",
             "signed": "Rank edges by score, not by size: those that speak for the answer first.",
             "draws": "How many orders by chance stand beside it.",
         },
@@ -106,6 +109,31 @@ METHODS = (
         reported=(Entry(name="circuit", options={"draws": 1}),),
         show=circuit_views.show,
         tell=circuit_views.tell,
+    ),
+    Method(
+        function=completeness,
+        row=ROW,
+        takes=TAKES,
+        needs=("streams",),
+        fitting=_routes,
+        options={
+            "circuit": "A circuit in a file; else the fewest edges that keep 90 % on this pair.",
+            "draws": "How many parts of it are cut at each share.",
+        },
+        cannot="A part of the circuit that no draw cuts may still have a stand-in outside.",
+    ),
+    Method(
+        function=minimality,
+        row=ROW,
+        takes=TAKES,
+        needs=("streams",),
+        fitting=_routes,
+        options={
+            "circuit": "A circuit in a file; else the fewest edges that keep 90 % on this pair.",
+            "parts": "How many halves of it each edge is also taken from.",
+            "draws": "How many edges by chance are added in comparison.",
+        },
+        cannot="An edge whose copy no drawn part takes away counts as not needed.",
     ),
     Method(
         function=path_patching,

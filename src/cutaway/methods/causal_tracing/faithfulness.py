@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,12 +15,11 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 
 from cutaway.errors import MethodError
+from cutaway.methods.causal_tracing.carried import Carried, Mask, carried, opened
 from cutaway.methods.causal_tracing.circuit import Circuit
 from cutaway.methods.causal_tracing.edges import EdgeAttribution, edge_attribution
 from cutaway.methods.causal_tracing.graph import Graph
-from cutaway.methods.causal_tracing.pair import pairs_of
 from cutaway.methods.causal_tracing.patched import DRAWS
-from cutaway.methods.causal_tracing.routes import routed
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.model import Model
 from cutaway.model.targets import Target
@@ -105,7 +105,7 @@ class Faithfulness(Result):
 
 def faithfulness(
     model: Model, clean: Rows, counterfactual: Rows | None = None, target: Target | None = None, *,
-    order: EdgeAttribution | Circuit | None = None, shares: Sequence[float] = SHARES, signed: bool = False,
+    order: EdgeAttribution | Circuit | str | Path | None = None, shares: Sequence[float] = SHARES, signed: bool = False,
     draws: int = 3, seed: int = 0, batch: int = 8, progress: bool = True,
 ) -> Faithfulness:  # fmt: skip
     """How much of an answer the k best edges of a graph carry, all others as in the counterfactual run.
@@ -113,8 +113,8 @@ def faithfulness(
     f(k) = (m(C_k) - m(C_0)) / (m(N) - m(C_0)), m the mean target over pairs, C_k the k edges of largest |score| in
     `order` (largest score, if `signed`), C_0 none of them (the counterfactual run), N all (the clean run). Every
     receiver of a cut edge reads what that sender wrote in the counterfactual run, and what it makes of that goes on. Of
-    a `Circuit` the sizes are its own edges, best first, and then all. Without an `order` it is made of these very
-    pairs, by `edge_attribution`. `shares`: which k, as shares of all edges.
+    a `Circuit` (or the file it was saved in) the sizes are its own edges, best first, and then all. Without an `order`
+    it is made of these very pairs, by `edge_attribution`. `shares`: which k, as shares of all edges.
 
     Units: shares of the gap, and of edges. Source: Mueller et al. 2025 (2504.13151), section 3 (CPR, CMD), who cut in
     the same way; the areas over log k, intervals over pairs and the curve by chance (`draws` orders) are ours: with
@@ -138,29 +138,37 @@ def faithfulness(
     started = time.perf_counter()
     if order is None:
         order = edge_attribution(model, clean, counterfactual, target, batch=batch, progress=progress)
-    dice = np.random.default_rng(seed)
-    masks: list[Bool[ndarray, "sender receiver"]] = []
-    counts: list[int] = []
-    found: list[Float[ndarray, "circuit row"]] = []
-    ends: list[tuple[ndarray, ndarray]] = []
-    for graph, pair in pairs_of(model, clean, counterfactual, target, batch, progress=progress):
-        if not masks:
-            scores = scores_in(graph, order)
-            counts = _counts(graph, order, shares)
-            orders = [_ranked(graph, scores, signed), *(dice.permutation(_listed(graph)) for _ in range(draws))]
-            masks = [_first(graph, some, k) for some in orders for k in counts]
-        found.append(routed(model, graph, pair, masks))
-        ends.append((pair.values.numpy(), pair.corrupted.numpy()))
-    values, corrupted = (np.concatenate(side) for side in zip(*ends, strict=True))
-    made = np.concatenate(found, 1).reshape(1 + draws, len(counts), -1)
-    data = _table(made, counts, int(graph.edges.sum()), values, corrupted, seed)
+    elif not isinstance(order, EdgeAttribution):
+        order = opened(order)
+    known = order
+
+    def circuits(graph: Graph) -> list[Mask]:
+        dice, scores = np.random.default_rng(seed), scores_in(graph, known)
+        orders = [_ranked(graph, scores, signed), *(dice.permutation(_listed(graph)) for _ in range(draws))]
+        return [_first(graph, some, k) for some in orders for k in _counts(graph, known, shares)]
+
+    found = carried(model, clean, counterfactual, target, circuits, batch=batch, progress=progress)
+    graph = found.graph
+    data = _table(found, _counts(graph, order, shares), seed)
     told_of = dict(zip(("sender", "receiver"), graph.names, strict=True))
-    data = data.assign(score=(("sender", "receiver"), np.where(graph.edges, scores, np.nan))).assign_coords(told_of)
+    scores = np.where(graph.edges, scores_in(graph, order), np.nan)
+    data = data.assign(score=(("sender", "receiver"), scores)).assign_coords(told_of)
     told = Provenance.of(
         METHOD, SOURCE, started=started, model=model, seed=seed, signed=signed, draws=draws, target=repr(target),
         unit=getattr(target, "unit", ""), order=repr(order), bootstrap=DRAWS,
     )  # fmt: skip
     return Faithfulness(data, told)
+
+
+def found_circuit(
+    model: Model, clean: Rows, counterfactual: Rows | None, target: Target | None, circuit: Circuit | str | Path | None,
+    batch: int, *, progress: bool,
+) -> Circuit:  # fmt: skip
+    """A circuit that is given, as it is or as a file, or the fewest edges that keep 90 % of the gap of these pairs."""
+    if circuit is not None:
+        return opened(circuit)
+    found = faithfulness(model, clean, counterfactual, target, draws=0, batch=batch, progress=progress)
+    return found.circuit()
 
 
 # --- which edges ------------------------------------------------------------------------------------------------------
@@ -223,21 +231,9 @@ def _first(graph: Graph, order: ndarray, count: int) -> Bool[ndarray, "sender re
 # --- what comes out ---------------------------------------------------------------------------------------------------
 
 
-def _table(
-    made: Float[ndarray, "order share pair"],
-    counts: list[int],
-    total: int,
-    values: ndarray,
-    corrupted: ndarray,
-    seed: int,
-) -> xarray.Dataset:
-    gap = values.mean() - corrupted.mean()
-    if abs(gap) < 1e-12:
-        raise MethodError(
-            "the counterfactuals move the target by nothing on average, so there is nothing to share out",
-            expected="pairs that move it one way", do="choose the sides so that the clean one has the larger target",
-        )  # fmt: skip
-    f = (made.mean(-1) - corrupted.mean()) / gap
+def _table(found: Carried, counts: list[int], seed: int) -> xarray.Dataset:
+    values, corrupted = found.values, found.corrupted
+    made, f = (x.reshape(-1, len(counts), *x.shape[1:]) for x in (found.made, found.f))
     dice = np.random.default_rng(seed)
     again = dice.integers(0, len(values), (DRAWS, len(values)))
     low, high = np.full((2, len(counts)), np.nan)
@@ -251,7 +247,7 @@ def _table(
     }  # fmt: skip
     if len(made) > 1:
         data["random"] = (("draw", "share"), f[1:])
-    return xarray.Dataset(data, coords={"share": np.array(counts) / total})
+    return xarray.Dataset(data, coords={"share": np.array(counts) / int(found.graph.edges.sum())})
 
 
 def _areas(shares: ndarray, heights: ndarray) -> dict[str, float]:
