@@ -35,6 +35,7 @@ CLEAN = ["a red dog on the grass", "a blue dog on the grass"] * 4
 OTHER = ["a red cat on the grass", "a blue cat on the grass"] * 4
 TARGET = logit_diff("dog", "cat")
 POINTS = 5
+TOGETHER = 64  # copies of the pairs in one forward without edits: what the numbers alone cost
 REAL = Path("real/smollm2-135m")
 NAMES = (("Mary", "John"), ("Sarah", "Tom"), ("Emma", "James"), ("Alice", "Paul"))
 Pair = tuple[Inputs, Inputs]
@@ -105,7 +106,7 @@ class Hooked:
 
 
 def exactly(quick: bool) -> Iterator[Race]:
-    """Every edge, by plain hooks and by sweeps."""
+    """Every edge, by plain hooks and by sweeps; and what as many forwards in batches cost, to all layers, unedited."""
     for layers, width, heads in ((3, 32, 4), *(() if quick else ((6, 64, 8),))):
         config = LlamaConfig(
             vocab_size=cutaway.load("tiny:llama").module.config.vocab_size, hidden_size=width, num_hidden_layers=layers,
@@ -118,12 +119,21 @@ def exactly(quick: bool) -> Iterator[Race]:
         def ours(model: Model = model, pair: Pair = pair) -> Any:
             return edge_attribution(model, *pair, TARGET, how="exact", progress=False)
 
+        def bare(model: Model = model, pair: Pair = pair, cells: int = int(plain.graph.edges.sum())) -> None:
+            ids = pair[0].tensors["input_ids"]
+            for start in range(0, cells, TOGETHER):
+                model.module(input_ids=ids.repeat(min(TOGETHER, cells - start), 1))
+
         there, own = plain.scores(), torch.from_numpy(ours()["score"].values).float()
         assert torch.allclose(there, own, atol=1e-4, equal_nan=True)
         count = int(plain.graph.edges.sum())
         yield (
             f"every edge exactly: {layers} layers of {width}, {count} edges, {len(CLEAN)} pairs",
-            [Contestant("plain hooks", plain.scores), Contestant("cutaway, exact", ours, goal=1 / 20)],
+            [
+                Contestant("plain hooks", plain.scores),
+                Contestant("cutaway, exact", ours, goal=1 / 20),
+                Contestant("as many rows without an edit", bare),
+            ],
             QUICK if not quick else 1,
         )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Targets are the library's own numbers."""
 
 import pickle
+from copy import deepcopy
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import cutaway
 from cutaway import Scale, targets
 from cutaway.errors import TargetError
+from cutaway.model.words import token_of
 from cutaway.zoo import tiny
 from world import PT, given, opened
 
@@ -21,6 +23,16 @@ def test_words_are_read_off_the_next_token():
     assert torch.equal(targets.logit_diff("dog", "cat")(run), last[:, dog] - last[:, cat])
     assert torch.allclose(targets.log_prob("dog")(run).exp(), last.softmax(-1)[:, dog])
     assert torch.equal(targets.logit(dog, position=2)(run), run.outputs.logits[:, 2, dog])
+
+
+def test_words_that_are_added_later_are_found():
+    tokenizer = deepcopy(opened("llama").tokenizer)
+    for _ in range(2):
+        with pytest.raises(TargetError, match="not one token"):
+            token_of(tokenizer, "wyvern")
+    known = token_of(tokenizer, "dog")
+    tokenizer.add_tokens([" wyvern"])
+    assert token_of(tokenizer, "wyvern") == len(tokenizer) - 1 and token_of(tokenizer, "dog") == known
 
 
 def test_a_target_tells_its_words_and_where_it_reads_the_last_state():

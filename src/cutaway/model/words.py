@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,7 @@ from cutaway.model.sites import Site
 
 Word = str | int | Sequence[str | int]
 BLANKS = ("Ġ", "▁", " ")  # how tokenizers mark that a token begins with a blank
+_found: WeakKeyDictionary[Any, dict[tuple[str, int], int]] = WeakKeyDictionary()  # words looked up before
 
 
 def token_id(run: Run, word: str | int) -> int:
@@ -45,6 +47,13 @@ def token_of(tokenizer: Any, word: str | int) -> int:
         return number(word, None, "token")
     if tokenizer is None:
         raise TargetError(f"'{word}' needs a tokenizer", do="give the token id as a number, or load with `processor=`")
+    found, key = _found.setdefault(tokenizer, {}), (word, len(tokenizer))  # its length tells whether tokens were added
+    if key not in found:
+        found[key] = _looked_up(tokenizer, word)
+    return found[key]
+
+
+def _looked_up(tokenizer: Any, word: str) -> int:
     spaced, bare = (tokenizer.encode(form, add_special_tokens=False) for form in (f" {word.lstrip()}", word))
     for ids in (spaced, bare):
         piece = str(tokenizer.convert_ids_to_tokens(ids)[0]) if len(ids) == 1 else ""
