@@ -51,8 +51,10 @@ def _checked(*, typechecker: Callable[..., Any]) -> Callable[..., Any]:
     bound = _bound(typechecker=typechecker)
 
     def decorate(made: Any) -> Any:
-        if not inspect.isfunction(made) or "<locals>" in made.__qualname__:  # beartype keeps what it has decorated
+        if not inspect.isfunction(made):
             return bound(made)
+        if "<locals>" in made.__qualname__:  # made anew with every call, and so would be its check: mypy has seen it
+            return made
         words = set(re.findall(r"\w+", " ".join(map(str, made.__annotations__.values()))))
         return bound(made) if words & (SHAPES | _unresolved(made.__code__.co_filename)) else typechecker(made)
 
