@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 import cutaway
 from cutaway import questions
 from cutaway.data.prompts import prompt
-from cutaway.errors import InputError, MethodError
+from cutaway.errors import InputError, MethodError, SiteError
 from cutaway.methods import cross_attention, hide_words
 from cutaway.methods.cross_attention.cross_attention import AXES, Adding
 from cutaway.methods.cross_attention.spoken import words
@@ -200,7 +200,7 @@ def test_what_cannot_be_asked_says_so(sd):
         cross_attention(clip, clip.inputs(text=["a dog"]), progress=False)
     with pytest.raises(MethodError, match="'layers' cannot be kept apart"):
         cross_attention(sd, sd.inputs(prompt="a dog", steps=1), apart=("layers",))
-    with pytest.raises(MethodError, match="No call of the denoiser had a guidance row 'uncond'"):
+    with pytest.raises(SiteError, match="no guidance row 'uncond' ran"):
         cross_attention(sd, sd.inputs(prompt="a dog", steps=1, guidance=1), guidance="uncond", progress=False)
 
 

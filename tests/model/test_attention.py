@@ -65,7 +65,7 @@ def read(module, call, *kinds, **writes):
         set(writes),
         set(kinds),
         lambda kind, tensor, _: tensor * writes[kind],
-        lambda kind, tensor: seen.update({kind: tensor}),
+        lambda kind, tensor, _: seen.update({kind: tensor}),
     )
     with torch.no_grad(), tapped(module, tap):
         return call(module), seen

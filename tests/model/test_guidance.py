@@ -6,7 +6,7 @@ import torch
 
 import cutaway
 from cutaway import Add, Patch, Scale
-from cutaway.errors import EditError, SiteError
+from cutaway.errors import EditError, InputError, SiteError
 from cutaway.model.engine import joined
 from cutaway.model.steps import steps_of
 from cutaway.zoo import tiny
@@ -213,3 +213,35 @@ def test_a_patch_from_a_run_without_guidance_says_which_row_it_is():
     base = model.run(guided, record=SITE, output="latent")[SITE]
     made = model.run(guided, edits=Patch(SITE, donor, guidance="cond"), record=SITE, output="latent")[SITE]
     assert torch.equal(made[:, 0], base[:, 0]) and torch.equal(made[:, 1], donor[SITE][:, 0])
+
+
+READ = {
+    "sd": ("denoiser.1.cross.pattern", "denoiser.1.cross.q", "denoiser.1.cross.out", "text.1.resid_post"),
+    "sd3": ("denoiser.0.attn.pattern", "denoiser.0.attn.scores", "denoiser.0.image.resid_post"),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_one_guidance_row_is_read_as_it_stands_among_all(name):
+    model = opened(name)
+    inputs = model.inputs(prompt=["a red dog", "a cat"], steps=2, guidance=3.0, seed=0)
+    for scale in ((), (Scale(READ[name][0], 0.5),)):  # written patterns are read behind what was written
+        whole = model.run(inputs, record=READ[name], edits=scale, output="latent")
+        for row in ("uncond", "cond"):
+            one = model.run(inputs, record=READ[name], edits=scale, guidance=row, output="latent")
+            assert one.guidance == dict.fromkeys(READ[name], (row,))
+            assert torch.equal(one.outputs.images, whole.outputs.images)
+            for site in READ[name]:
+                axis = one.sites[site].axes.index("guidance")
+                at = whole.guidance[site].index(row)
+                assert one[site].shape[axis] == 1 and torch.equal(one[site], whole[site].narrow(axis, at, 1))
+
+
+def test_a_guidance_row_that_does_not_run_is_no_row_to_read():
+    model = opened("sd")
+    alone = model.inputs(prompt="a red dog", steps=1, guidance=1, seed=0)
+    with pytest.raises(SiteError, match="no guidance row 'uncond' ran"):
+        model.run(alone, record=SITE, guidance="uncond")
+    assert model.run(alone, record=SITE, guidance="cond", output="latent")[SITE].shape[1] == 1
+    with pytest.raises(InputError, match="No recorded site has a guidance row"):
+        opened("clip").run(opened("clip").inputs(text=["a dog"]), record="text.0.mlp.out", guidance="cond")

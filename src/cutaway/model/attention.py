@@ -25,18 +25,26 @@ from cutaway.model.wrapped import core, present
 NAME = "cutaway"
 Original = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 Change = Callable[[str, Tensor, int], Tensor]
+Take = Callable[[str, Tensor, bool], None]
+Asked = Callable[[int], slice | None]
+
+
+def _all(_: int) -> None:
+    """All rows of a call are read."""
 
 
 class AttentionTap:
     """The reads and writes asked of one attention module; one `attend` per call, `finish` once the module is done.
 
-    `write(kind, tensor, offset)` returns the changed tensor, `read(kind, tensor)` takes it. A packed tower attends one
-    picture at a time: its calls are put together again (tokens behind one another, patterns block-diagonal).
+    `write(kind, tensor, offset)` returns the changed tensor, `read(kind, tensor, cut)` takes it: of so many rows those
+    that `asked` names, and `cut` says whether these were fewer. A packed tower attends one picture at a time: its calls
+    are put together again (tokens behind one another, patterns block-diagonal).
     """
 
-    def __init__(self, writes: set[str], reads: set[str], write: Change, read: Callable[[str, Tensor], None]) -> None:
+    def __init__(self, writes: set[str], reads: set[str], write: Change, read: Take, asked: Asked = _all) -> None:
         self.writes, self.reads = writes, reads
-        self._write, self._read = write, read
+        self._write, self._read, self._asked = write, read, asked
+        self._rows: slice | None = None  # those of this call that are read; None: all
         self._parts: dict[str, list[Tensor]] = {}
         self._offset = 0
         self.query = torch.empty(0)  # of the last call, as it was changed
@@ -62,22 +70,31 @@ class AttentionTap:
         that takes the softmax `by_hand` gives its pattern too: it is used, not computed again, and scores are rounded
         as there; a kernel keeps them in float32.
         """
+        self._rows = self._asked(len(q))
         q, k, v = self._change("q", q), self._change("k", k), self._change("v", v)
         self.query = q
+        written = {"scores", "pattern"} & self.writes
+        few = None if written else self._rows  # no more is computed than what is read
+
+        def some(x: Any) -> Any:
+            return x if few is None or x is None or x.dim() < 4 or len(x) == 1 else x[few]
 
         def scores() -> Tensor:
-            made = attention_scores(q, k, mask=mask, scale=scale, causal=causal, softcap=softcap, bias=bias)
-            return self._change("scores", _narrowed(made, q.dtype) if by_hand else made, q.dtype)
+            made = attention_scores(
+                some(q), some(k), mask=some(mask), scale=scale, causal=causal, softcap=softcap, bias=some(bias)
+            )
+            made = _narrowed(made, q.dtype) if by_hand else made
+            return self._change("scores", made, q.dtype, cut=few is not None)
 
-        written = {"scores", "pattern"} & self.writes
         anew = "scores" in written or (written and not by_hand)
         out, pattern = (q, None) if anew else original(q, k, v)
+        cut = few is not None and pattern is None
         if pattern is None and (written or "pattern" in self.reads):
-            pattern = _pattern(scores(), mask, v.dtype)
+            pattern = _pattern(scores(), some(mask), v.dtype)
         elif "scores" in self.reads:
             scores()
         if pattern is not None:
-            pattern = self._change("pattern", pattern)
+            pattern = self._change("pattern", pattern, cut=cut)
             out = F.dropout(pattern, dropout, dropout > 0) @ repeat_heads(v, q.shape[1]) if written else out
         self._offset += q.shape[2]
         return out
@@ -86,14 +103,15 @@ class AttentionTap:
         """Hand over what was read, once the module has returned."""
         for kind, parts in self._parts.items():
             whole = parts[0] if len(parts) == 1 else torch.cat(parts, 2) if kind in ("q", "k", "v") else diagonal(parts)
-            self._read(kind, whole)
+            self._read(kind, whole, self._rows is not None)
         self._parts, self._offset, self.query = {}, 0, torch.empty(0)
 
-    def _change(self, kind: str, tensor: Tensor, kept: torch.dtype | None = None) -> Tensor:
+    def _change(self, kind: str, tensor: Tensor, kept: torch.dtype | None = None, *, cut: bool = False) -> Tensor:
         if kind in self.writes:
             tensor = self._write(kind, tensor, self._offset)
         if kind in self.reads:
-            self._parts.setdefault(kind, []).append(tensor if kept is None else _narrowed(tensor, kept))
+            part = tensor if cut or self._rows is None else tensor[self._rows]
+            self._parts.setdefault(kind, []).append(part if kept is None else _narrowed(part, kept))
         return tensor
 
 

@@ -184,13 +184,15 @@ class Model:
         grad: bool = False,
         stop: bool = False,
         into: Callable[[Reading], None] | None = None,
+        guidance: str = "",
         output: Literal["pil", "pt", "latent"] = "pil",
     ) -> Run:
         """Run once, with edits, and keep the recorded sites.
 
         `keep`, `dtype`, `tokens`, `heads`, `copy` say how activations are kept; `stop` ends the forward after the last
         of them (outputs are None then); `grad` keeps the autograd graph. `into` is called with every reading the moment
-        it is there, step by step, and then none is kept. `output` is what a pipeline returns.
+        it is there, step by step, and then none is kept. `guidance` names the one guidance row of a drawing (cond,
+        uncond) that is read, and no more is computed for it. `output` is what a pipeline returns.
         Raises SiteError for a site that did not run, EditError for an edit that does not fit or never acted.
         """
         _check_inputs(inputs)
@@ -199,12 +201,17 @@ class Model:
                 f"a whole {inputs.call} runs without gradients", expected="one evaluation of the denoiser",
                 do="`model.inputs(prompt=…, step=3)` makes its inputs",
             )  # fmt: skip
-        if grad and (keep != "device" or any(one is not None for one in (dtype, tokens, heads, into))):
+        if grad and (guidance or keep != "device" or any(one is not None for one in (dtype, tokens, heads, into))):
             raise InputError(
                 "what is kept on the graph is the whole activation as it is",
-                do="leave out keep, dtype, tokens, heads, into",
+                do="leave out keep, dtype, tokens, heads, into, guidance",
             )
-        how = Recording(keep, dtype, tokens, heads, copy, grad, stop and bool(record), into)
+        if guidance and not any("guidance" in site.axes for site in self.sites.select(record)):
+            raise InputError(
+                f"no recorded site has a guidance row '{guidance}'", expected="sites of a denoiser or prompt encoder",
+                do="leave out `guidance`",
+            )  # fmt: skip
+        how = Recording(keep, dtype, tokens, heads, copy, grad, stop and bool(record), into, guidance)
         return self.engine.run(inputs, record, edits, how, **({} if output == "pil" else {"output": output}))
 
     def gradients(

@@ -49,7 +49,8 @@ class Reading:
 class Recording:
     """How to keep what is read: where (`device`: as it comes), in which dtype, which tokens and heads, copied.
 
-    With `into` nothing is kept: each reading is handed on the moment it is there.
+    With `into` nothing is kept: each reading is handed on the moment it is there. `guidance` names the one guidance row
+    that is read where there are several; "" for all.
     """
 
     keep: Literal["device", "cpu"] = "device"
@@ -60,6 +61,7 @@ class Recording:
     grad: bool = False
     stop: bool = False
     into: Callable[[Reading], None] | None = None
+    guidance: str = ""
 
 
 @dataclass
@@ -90,6 +92,7 @@ class Session:
         self._versions: list[tuple[str, Tensor, int]] = []
         self._fired: set[int] = set()
         self._lacking: dict[int, str] = {}
+        self._missed: dict[str, str] = {}
         self.windows = Windows(self.root, self.inputs, self.open_ended)
         self._stack = ExitStack()
 
@@ -143,6 +146,12 @@ class Session:
                 f"{edit!r} never acted: its site did not run, or its step or positions never came",
                 do="check `step=` and `token=` against the input; `model.sites` says which sites are dead",
             )
+        if missed := {name: names for name, names in self._missed.items() if name not in self.read}:
+            raise SiteError(
+                f"nothing of '{next(iter(missed))}' was read: no guidance row '{self.recording.guidance}' ran",
+                expected="a row that runs: one without the prompt needs guidance above 1",
+                exists=next(iter(missed.values())), do="name another row",
+            )  # fmt: skip
         silent = [str(seat.site) for seat in self.record if str(seat.site) not in self.read]
         if silent:
             raise SiteError(
@@ -263,9 +272,17 @@ class Session:
         scale = norm_scale(norm, entering)
         return self._changed([seat], scale) if any(s.site == seat.site for s, _ in self.edits) else scale
 
-    def _keep(self, seat: Seat, raw: Float[Tensor, "..."]) -> None:
+    def _keep(self, seat: Seat, raw: Float[Tensor, "..."], cut: bool = False) -> None:
+        """Take what a site holds in this call; `cut`: of the guidance rows it is only the one that was asked for."""
         how, name = self.recording, str(seat.site)
-        seen = self.windows.view(seat, raw)
+        names = self.windows.guidance(seat.tower)
+        if how.guidance and names and how.guidance not in names:
+            self._missed[name] = ", ".join(names)
+            return
+        seen = self.windows.view(seat, raw, cut)
+        if how.guidance and names:
+            seen = seen if cut else seen.narrow(0, names.index(how.guidance), 1)
+            names = (how.guidance,)
         if how.tokens is not None or how.heads is not None:
             axes = axes_of(seat.site)
             chosen = {"token": how.tokens, "head": how.heads, "kv_head": how.heads}
@@ -273,14 +290,14 @@ class Session:
             seen, self.part[name] = part_of(seen, axes, chosen, own, name)
         seen = seen.detach()
         if how.into is not None:
-            how.into(Reading(seat.site, self.windows.step, self.windows.guidance(seat.tower), seen))
+            how.into(Reading(seat.site, self.windows.step, names, seen))
             self._read(name, None)
             return
         kept = seen.to("cpu" if how.keep == "cpu" else seen.device, how.dtype or seen.dtype)
         kept = kept.clone() if how.copy and kept.data_ptr() == raw.data_ptr() else kept
         if not kept.is_inference():  # such tensors do not count their changes
             self._versions.append((name, kept, kept._version))
-        self._read(name, kept, self.windows.guidance(seat.tower))
+        self._read(name, kept, names)
 
     def _read(self, name: str, kept: Tensor | None, guidance: tuple[str, ...] = ()) -> None:
         """Note what a site held, if it is kept; stop behind the last one if that was asked for."""
@@ -301,7 +318,8 @@ class Session:
             set(writes),
             set(reads),
             lambda kind, tensor, offset: self._changed([writes[kind]], tensor, offset),  # type: ignore[index]
-            lambda kind, tensor: self._keep(reads[kind], tensor),  # type: ignore[index]
+            lambda kind, tensor, cut: self._keep(reads[kind], tensor, cut),  # type: ignore[index]
+            lambda rows: self.windows.row(inside[0], rows, self.recording.guidance) if inside else None,
         )
         self._stack.enter_context(tapped(module, tap))
 

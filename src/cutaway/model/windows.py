@@ -149,9 +149,22 @@ class Windows:
             return ("cond",) if self._clocks[tower.name].calls < 2 else ("uncond",)
         return self.schedule.names(self._clocks[tower.name].rows) if tower.stepped and self.schedule else ()
 
-    def view(self, seat: Seat, raw: Tensor) -> Tensor:
-        """A raw tensor through the axes of its site."""
+    def row(self, seat: Seat, rows: int, guidance: str) -> slice | None:
+        """Which of so many rows of a call belong to a guidance row of this name; None where it holds others than all.
+
+        None as well for no name, or where there is one guidance row at most.
+        """
+        names = self.guidance(seat.tower)
+        if guidance not in names or len(names) < 2 or rows != self._clocks[seat.tower.name].rows:
+            return None
+        each = rows // len(names)
+        return slice(names.index(guidance) * each, (names.index(guidance) + 1) * each)
+
+    def view(self, seat: Seat, raw: Tensor, cut: bool = False) -> Tensor:
+        """A raw tensor through the axes of its site; `cut`: it holds one of the guidance rows."""
         rows, guidance = self._clocks[seat.tower.name].rows, self.guidance(seat.tower)
+        if cut:
+            return seat.view.get(raw, rows // len(guidance), 1)
         if len(guidance) > 1 and len(raw) != rows:
             raise SiteError(
                 f"'{seat.site}' holds {len(raw)} of the {rows} rows of this call: the pipeline computes its guidance "

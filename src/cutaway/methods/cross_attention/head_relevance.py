@@ -106,7 +106,7 @@ def head_relevance(
         next(bar, None)
         counted.add(reading)
 
-    model.run(inputs, record=[f"{site}q" for site in sites], into=add, output="pt")
+    model.run(inputs, record=[f"{site}q" for site in sites], into=add, guidance=guidance, output="pt")
     return HeadRelevance(
         counted.data(list(named)),
         Provenance.of(

@@ -70,7 +70,7 @@ def attention_rollout(
         next(bar, None)
         rolled.add(reading)
 
-    outputs = model.run(inputs, record=sites, into=add).outputs
+    outputs = model.run(inputs, record=sites, into=add, guidance=guidance).outputs
     data = rolled.data()
     data = data.assign(drawn(outputs))
     return WordMaps(
