@@ -9,7 +9,7 @@ import torch
 import cutaway
 from cutaway import questions
 from cutaway.data.prompts import prompt
-from cutaway.errors import InputError, MethodError
+from cutaway.errors import InputError, MethodError, SiteError
 from cutaway.methods import concept_attention
 from cutaway.methods.cross_attention.concept_attention import Kept, scores_at, two_streams
 from cutaway.methods.result import load
@@ -40,8 +40,8 @@ def drawing(model, **more):
 def test_given_the_prompt_for_concepts_it_is_the_stream_of_the_text(model, pictures):
     """Every position of each row's own text, against the products of what the drawing recorded."""
     inputs, layers = drawing(model, pictures=pictures), two_streams(model)
-    kept = Kept(layers, "cond", None)
-    model.run(inputs, record=kept.sites, into=kept.add)
+    kept = Kept(layers, None)
+    model.run(inputs, record=kept.sites, into=kept.add, guidance="cond")
     text = model.run(inputs, record=[f"denoiser.{layer}.text.attn.z" for layer in layers])
     states = model.inputs(prompt=PROMPTS, seed=3, steps=2, size=(16, 24), step=1, guidance=1.0, pictures=pictures)
     given = states.tensors["encoder_hidden_states"]
@@ -115,9 +115,9 @@ def test_what_cannot_be_asked_says_so():
     for asked, why in (
         ({"concepts": "dog"}, "two at least"),
         ({"layers": [1]}, "not both streams"),
-        ({"guidance": "image"}, "no call of the denoiser"),
+        ({"guidance": "image"}, "no guidance row 'image' ran"),
     ):
-        with pytest.raises(MethodError, match=f"(?i){why}"):
+        with pytest.raises((MethodError, SiteError), match=f"(?i){why}"):
             concept_attention(sd3, inputs, **{"concepts": CONCEPTS, **asked}, progress=False)
     with pytest.raises(InputError, match="whole drawing"):
         concept_attention(sd3, sd3.inputs(prompt="a dog", steps=1, step=0), CONCEPTS, progress=False)

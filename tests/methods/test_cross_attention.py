@@ -200,8 +200,11 @@ def test_what_cannot_be_asked_says_so(sd):
         cross_attention(clip, clip.inputs(text=["a dog"]), progress=False)
     with pytest.raises(MethodError, match="'layers' cannot be kept apart"):
         cross_attention(sd, sd.inputs(prompt="a dog", steps=1), apart=("layers",))
-    with pytest.raises(SiteError, match="no guidance row 'uncond' ran"):
-        cross_attention(sd, sd.inputs(prompt="a dog", steps=1, guidance=1), guidance="uncond", progress=False)
+    for error, apart in ((MethodError, ("step",)), (SiteError, ())):
+        with pytest.raises(error, match="guidance row 'uncond'"):
+            cross_attention(
+                sd, sd.inputs(prompt="a dog", steps=1, guidance=1), guidance="uncond", apart=apart, progress=False
+            )
 
 
 def test_it_answers_a_question_and_shows_itself():

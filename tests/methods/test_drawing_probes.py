@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.errors import MethodError
+from cutaway.errors import MethodError, SiteError
 from cutaway.methods import linear_probing
 from cutaway.methods.linear_probing import DrawnProbes
 from cutaway.methods.linear_probing.drawn_states import drawn_states
@@ -127,7 +127,7 @@ def test_it_keeps_and_draws_itself_and_refuses_nonsense(sd, asked, tmp_path):
         ([step], {}, "not a whole drawing"), ([3], {}, "nothing to draw"),
         (one, {"sites": "denoiser.8.attn.pattern"}, "pairs of positions"),
     ):  # fmt: skip
-        with pytest.raises(MethodError, match=said):
+        with pytest.raises((MethodError, SiteError), match=said):
             probed(sd, rows, {"a": TRUTH}, **options)
     with pytest.raises(MethodError, match="one for each of 1 pictures"):
         probed(sd, one, {"a": TRUTH[:5]}, steps=1)

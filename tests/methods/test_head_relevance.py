@@ -6,7 +6,7 @@ import torch
 
 import cutaway
 from cutaway import questions
-from cutaway.errors import MethodError
+from cutaway.errors import MethodError, SiteError
 from cutaway.methods import head_relevance, weaken_heads
 from cutaway.methods.table import method
 from cutaway.model.edits import Scale, Set
@@ -97,7 +97,7 @@ def test_what_cannot_be_asked_says_so(sd):
     inputs = sd.inputs(prompt="a red dog", seed=3, steps=1)
     with pytest.raises(MethodError, match="nothing to be told apart"):
         head_relevance(sd, inputs, "dog", progress=False)
-    with pytest.raises(MethodError, match="guidance row 'perturbed'"):
+    with pytest.raises(SiteError, match="guidance row 'perturbed'"):
         head_relevance(sd, inputs, WORDS, guidance="perturbed", progress=False)
     with pytest.raises(MethodError, match="none of the concepts"):
         head_relevance(sd, inputs, "dog, red", progress=False).order("cat")

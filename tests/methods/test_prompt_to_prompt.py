@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.errors import MethodError
+from cutaway.errors import MethodError, SiteError
 from cutaway.methods import prompt_to_prompt, prompt_to_prompt_drawings
 from cutaway.methods.cross_attention.prompt_to_prompt import columns
 from cutaway.model.edits import Knockout, Patch
@@ -97,8 +97,10 @@ def test_what_is_not_two_drawings_of_prompts_is_refused(sd, both):
         prompt_to_prompt(sd, both[0], longer, kind="replace")
     with pytest.raises(MethodError, match="not a word of the prompt"):
         prompt_to_prompt(sd, *both, share=0.0, weights={"zebra": 2.0})
-    for bad in ({"share": 1.5}, {"own": -1.0}, {"guidance": "perturbed"}):
-        with pytest.raises(MethodError):
+    for error, bad in (
+        (MethodError, {"share": 1.5}), (MethodError, {"own": -1.0}), (SiteError, {"guidance": "perturbed"}),
+    ):  # fmt: skip
+        with pytest.raises(error):
             prompt_to_prompt(sd, *both, **bad)
     step = sd.inputs(prompt=OWN, seed=3, steps=2, step=0)
     with pytest.raises(MethodError, match="whole drawings"):

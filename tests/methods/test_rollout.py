@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.errors import MethodError
+from cutaway.errors import MethodError, SiteError
 from cutaway.methods import attention_rollout, cross_attention
 from cutaway.methods.cross_attention.spoken import words
 from cutaway.model.edits import Knockout, Set
@@ -85,5 +85,5 @@ def test_what_cannot_be_rolled_out_says_so(sd, joint, drawing):
         attention_rollout(sd, sd.inputs(prompt="a dog", steps=1), progress=False)
     with pytest.raises(MethodError, match="'head' cannot be kept apart"):
         attention_rollout(joint, drawing, apart=("head",), progress=False)
-    with pytest.raises(MethodError, match="guidance row 'perturbed'"):
+    with pytest.raises(SiteError, match="guidance row 'perturbed'"):
         attention_rollout(joint, drawing, guidance="perturbed", progress=False)

@@ -154,7 +154,6 @@ class Adding:
     apart: tuple[str, ...]
     guidance: str
     total: dict[Site, dict[int, Float[Tensor, "picture word head row col"]]] = field(default_factory=dict)
-    beside: dict[Site, dict[int, Float[Tensor, "picture head"]]] = field(default_factory=dict)
     calls: dict[tuple[Site, int], int] = field(default_factory=dict)
     laid: dict[tuple[Site, torch.Size], Laid] = field(default_factory=dict)
     spoken: list[list[Word]] = field(default_factory=list)
@@ -170,7 +169,6 @@ class Adding:
         maps = folded(pattern if "head" in self.apart else pattern.mean(1, keepdim=True), *laid)
         step = reading.step if "step" in self.apart else 0
         _added(self.total.setdefault(site, {}), step, maps.cpu())
-        _added(self.beside.setdefault(site, {}), step, (1 - maps.flatten(3).sum(1).mean(-1)).cpu())
         self.calls[site, step] = self.calls.get((site, step), 0) + 1
 
     def _laid(self, site: Site, pattern: Float[Tensor, "picture head query key"]) -> Laid:
@@ -200,21 +198,21 @@ class Adding:
             )  # fmt: skip
         maps, aside = [], []
         for site in ran:
-            means = [self._mean(self.total, site, step, heads, 2) for step in steps]
+            means = [self._mean(site, step, heads) for step in steps]
             fine = [up(one, (grid[0], grid[1])) for one in means]
             maps.append(torch.stack(fine, 2))
-            aside.append(torch.stack([self._mean(self.beside, site, step, heads, 1) for step in steps], 1))
+            aside.append(torch.stack([1 - one.sum(1).mean((-1, -2)) for one in means], 1))
         if "layer" not in self.apart:
             maps, aside = [torch.stack(maps).nanmean(0)], [torch.stack(aside).nanmean(0)]
         return self._labelled(torch.stack(maps, 3), torch.stack(aside, 2), steps, ran)
 
-    def _mean(self, of: Any, site: Site, step: int, heads: int, axis: int) -> Tensor:
+    def _mean(self, site: Site, step: int, heads: int) -> Float[Tensor, "picture word head row col"]:
         """What a layer gave at a step, for as many heads as the layer with the most has; NaN for none."""
-        like = next(iter(of[site].values()))
-        found = of[site].get(step, torch.full_like(like, torch.nan)) / self.calls.get((site, step), 1)
-        lacking = heads - found.shape[axis]
-        shape = [*found.shape[:axis], lacking, *found.shape[axis + 1 :]]
-        return torch.cat([found, found.new_full(shape, torch.nan)], axis) if lacking else found
+        there = self.total[site]
+        found = there.get(step, torch.full_like(next(iter(there.values())), torch.nan))
+        found = found / self.calls.get((site, step), 1)
+        lacking = found.new_full((*found.shape[:2], heads - found.shape[2], *found.shape[3:]), torch.nan)
+        return torch.cat([found, lacking], 2)
 
     def _labelled(self, maps: Tensor, aside: Tensor, steps: list[int], ran: list[Site]) -> xarray.Dataset:
         dims = ["picture", "place", "step", "layer", "head", "row", "col"]

@@ -99,7 +99,7 @@ def head_relevance(
             exists="joint attention" if inputs.call.loops else str(inputs.call), do="take a UNet, such as zoo:emoji-sd",
         )  # fmt: skip
     spoken = list(dict.fromkeys(word for words in named.values() for word in words))
-    counted = _Counted(guidance, _keys(model, inputs, spoken, sites), spoken, list(named.values()), seed)
+    counted = _Counted(_keys(model, inputs, spoken, sites), spoken, list(named.values()), seed)
     bar = tracked(range(int(inputs.tensors.get("num_inference_steps", 1)) * len(sites)), "drawing", show=progress)
 
     def add(reading: Reading) -> None:
@@ -186,7 +186,6 @@ def _keys(
 class _Counted:
     """In how many calls of each head each concept came first."""
 
-    guidance: str
     keys: Mapping[str, list[Tensor]]
     spoken: list[str]
     concepts: list[list[str]]
@@ -204,10 +203,8 @@ class _Counted:
 
     def add(self, reading: Reading) -> None:
         """One call of one layer."""
-        if self.guidance not in reading.guidance:
-            return
         site = str(reading.site).removesuffix("q")
-        queries = reading.value[reading.guidance.index(self.guidance)].double()
+        queries = reading.value[0].double()
         won = []
         for places in self.deals:
             share = self._shares(queries, site, [int(self.dice.choice(some)) for some in places])
@@ -230,11 +227,6 @@ class _Counted:
 
     def data(self, names: list[str]) -> xarray.Dataset:
         """Shares of calls, of all heads."""
-        if not self.counts:
-            raise MethodError(
-                f"no call of the denoiser had a guidance row '{self.guidance}'",
-                expected="cond, or uncond with guidance", do="name a row that runs",
-            )  # fmt: skip
         shares = torch.cat([made.double() / self.calls[site] for site, made in self.counts.items()], -1).numpy()
         heads = [f"{site.split('.')[1]}.{at}" for site, made in self.counts.items() for at in range(made.shape[-1])]
         return xarray.Dataset(

@@ -63,7 +63,7 @@ def attention_rollout(
             "of layers adds nothing to their maps",
             expected="joint attention (SD3, Flux)", do="`cross_attention` has its maps",
         )  # fmt: skip
-    rolled = _Rolled(inputs, guidance, "step" in apart, "layer" in apart, sites)
+    rolled = _Rolled(inputs, "step" in apart, "layer" in apart, sites)
     bar = tracked(range(int(inputs.tensors.get("num_inference_steps", 1)) * len(sites)), "drawing", show=progress)
 
     def add(reading: Reading) -> None:
@@ -87,7 +87,6 @@ class _Rolled:
     """The product so far within a step, and the sums of what it gave."""
 
     inputs: Inputs
-    guidance: str
     by_step: bool
     by_layer: bool
     sites: list[Site]
@@ -99,10 +98,8 @@ class _Rolled:
 
     def add(self, reading: Reading) -> None:
         """One call of one layer; layers come in their order."""
-        if self.guidance not in reading.guidance:
-            return
         at = self.sites.index(reading.site)
-        pattern = reading.value[reading.guidance.index(self.guidance)]
+        pattern = reading.value[0]
         seen = sides(self.inputs, reading.site, pattern)
         self.positions = pattern.shape[-1]
         self.spoken = self.spoken or rows_of(seen.said, len(pattern))
@@ -125,11 +122,6 @@ class _Rolled:
 
     def data(self) -> xarray.Dataset:
         """The means over calls, with the axes that are kept apart."""
-        if not self.total:
-            raise MethodError(
-                f"no call of the denoiser had a guidance row '{self.guidance}'",
-                expected="cond, or uncond with guidance", do="name a row that runs",
-            )  # fmt: skip
         steps, layers = (sorted({key[axis] for key in self.total}) for axis in (0, 1))
         grids = [
             torch.stack([torch.stack([self._mean(step, layer)[which] for layer in layers]) for step in steps])

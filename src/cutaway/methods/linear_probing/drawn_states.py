@@ -60,8 +60,8 @@ def drawn_states(
         count, before = len(inputs.drawn) * inputs.copies, chosen
         chosen = _chosen(inputs, steps, before)
         where = np.stack([np.random.default_rng((seed, len(prompts) + at)).random((points, 2)) for at in range(count)])
-        taking = _Taking(inputs, chosen, guidance, torch.from_numpy(where), spotted)
-        run = model.run(inputs, record=list(sites), into=taking.add, output="pt")
+        taking = _Taking(inputs, chosen, torch.from_numpy(where), spotted)
+        run = model.run(inputs, record=list(sites), into=taking.add, guidance=guidance, output="pt")
         prompts += inputs.named(count)["prompt"]
         parts["points"].append(where)
         for name, one in read.items():
@@ -72,11 +72,6 @@ def drawn_states(
     labels |= {name: np.concatenate(parts["label", name]) for name in read}
     mean, spots = ({key[1:]: torch.cat(some).double().numpy() for key, some in parts.items() if key[0] == what}
                    for what in ("mean", "spots"))  # fmt: skip
-    if not mean:
-        raise MethodError(
-            f"no call of the denoiser had a guidance row '{guidance}'", expected="cond, or uncond with guidance",
-            do="name a row that runs",
-        )  # fmt: skip
     return Drawn(chosen, tuple(prompts), np.concatenate(parts["points"]), labels, mean, spots)
 
 
@@ -137,7 +132,6 @@ class _Taking:
 
     inputs: Inputs
     steps: tuple[int, ...]
-    guidance: str
     points: Float[Tensor, "picture point 2"]
     spotted: bool
     mean: dict[tuple[str, str, int], Float[Tensor, "picture unit"]] = field(default_factory=dict)
@@ -145,10 +139,9 @@ class _Taking:
 
     def add(self, reading: Reading) -> None:
         """One call at one site."""
-        if reading.step not in self.steps or self.guidance not in reading.guidance:
+        if reading.step not in self.steps:
             return
-        value = reading.value[reading.guidance.index(self.guidance)]
-        states, (height, width) = _patches(value, reading.site, self.inputs)
+        states, (height, width) = _patches(reading.value[0], reading.site, self.inputs)
         key = str(reading.site), reading.step
         self.mean["mean", *key] = states.mean(1).float().cpu()
         if self.spotted:
