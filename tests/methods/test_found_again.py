@@ -13,6 +13,7 @@ from cutaway.errors import MethodError
 from cutaway.methods import (
     Circuit,
     activation_patching,
+    agreement,
     completeness,
     distributed_alignment_search,
     edge_attribution,
@@ -157,6 +158,23 @@ def test_a_circuit_is_taken_from_its_file_or_found(tmp_path):
     for wrong in ({"cut": (2,)}, {"draws": 0}):
         with pytest.raises(MethodError, match="shares from 0 to 1"):
             completeness(model(), *given, circuit=true(), progress=False, **wrong)
+
+
+def test_orders_of_other_pairs_agree_and_those_by_chance_do_not():
+    others = edge_attribution(model(), *pairs(seed=1), how="eap-ig", progress=False)
+    score = scored()["score"]
+    dealt = score.copy(data=np.where(score.isnull(), np.nan, np.random.default_rng(0).random(score.shape)))
+    chance = type(others)(others.data.assign(score=dealt), others.provenance)
+    found = agreement([scored(), others, chance, scored(False)], ["own", "others", "chance", "untrained"], top=(6, 20))
+    rank, shared = found["rank"].sel(one="own"), found["shared"].sel(one="own", top=6)
+    assert float(rank.sel(other="own")) == 1 and float(shared.sel(other="own")) == 1
+    assert float(rank.sel(other="others")) > 0.8 and abs(float(rank.sel(other="chance"))) < 0.2
+    assert float(shared.sel(other="others")) > 0.7 > 0.3 > float(shared.sel(other="untrained"))
+    assert float(found["chance"][0]) == 6 / (2 * int(found["edges"]) - 6) and len(found.summary()) == 6
+    assert found.plot() is not None and "correlate" in found.note()
+    for orders, names in (([scored()], ()), ([scored()] * 2, ["one"])):
+        with pytest.raises(MethodError, match="two orders at least"):
+            agreement(orders, names)
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from cutaway.methods.causal_tracing import (
     Circuit,
     activation_patching,
+    agreement,
     attention_knockout,
     attribution_patching,
     causal_tracing,
@@ -58,6 +59,7 @@ from cutaway.methods.text_explanation import head_texts, picture_texts, splice, 
 __all__ = [
     "Circuit",
     "activation_patching",
+    "agreement",
     "attend_and_excite",
     "attention_knockout",
     "attention_lens",

@@ -1,6 +1,7 @@
 """Causal tracing and circuits: what follows when activations are moved, replaced or cut, and along which edges."""
 
 from cutaway.methods.causal_tracing.activation_patching import Patching, activation_patching
+from cutaway.methods.causal_tracing.agreement import Agreement, agreement
 from cutaway.methods.causal_tracing.alignment import Alignment, distributed_alignment_search
 from cutaway.methods.causal_tracing.attention_knockout import Flow, attention_knockout
 from cutaway.methods.causal_tracing.attribution_patching import Attribution, attribution_patching
@@ -16,6 +17,7 @@ from cutaway.methods.causal_tracing.minimality import Minimality, minimality
 from cutaway.methods.causal_tracing.path_patching import PathPatching, path_patching
 
 __all__ = [
+    "Agreement",
     "Alignment",
     "Attribution",
     "Circuit",
@@ -31,6 +33,7 @@ __all__ = [
     "Traced",
     "Tracing",
     "activation_patching",
+    "agreement",
     "attention_knockout",
     "attribution_patching",
     "causal_tracing",
