@@ -14,7 +14,7 @@ from chores import Failing, Locked, Noted, Told, swept
 import cutaway
 from cutaway import Ablate, jobs, targets
 from cutaway.errors import CutawayError, MethodError, SiteError
-from cutaway.jobs.cluster import ALONE, reached
+from cutaway.jobs.cluster import ALONE, MODE, reached
 from cutaway.jobs.worker import Opening
 from cutaway.methods import activation_patching
 
@@ -47,7 +47,7 @@ def crew():
         assert time.monotonic() < end, f"left behind: {[Path(f'/proc/{pid}/cmdline').read_text() for pid in left]}"
         time.sleep(0.1)
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert not set(ALONE) & set(os.environ)
+    assert not {*ALONE, MODE} & set(os.environ)
 
 
 def test_a_sweep_gives_the_same_numbers_bit_for_bit(crew, tmp_path):

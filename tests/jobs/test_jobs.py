@@ -9,17 +9,25 @@ import numpy as np
 import pytest
 import torch
 from chores import Failing, Noted, Told, swept
+from typer.testing import CliRunner
 
 import cutaway
-from cutaway import jobs
+from cutaway import jobs, questions
+from cutaway.cli import app
 from cutaway.errors import LoadError, MethodError, SiteError
+from cutaway.jobs import Crew
 from cutaway.jobs.cluster import Layout, counted, laid_out, reached
 from cutaway.jobs.spread import Sweeping
 from cutaway.jobs.worker import Opening, Worker
 from cutaway.methods import activation_patching
+from cutaway.methods.table import METHODS, method
 from cutaway.model.cells import Cells
 from cutaway.source import Source
+from cutaway.zoo import tiny
 from world import fresh, opened
+
+SWEEPING = {"activation_patching": {"over": "head"}, "attention_knockout": {"draws": 1}, "head_attribution": {}}
+run = CliRunner(env={"COLUMNS": "160"}).invoke
 
 
 def test_chunks_come_in_order_and_once(tmp_path):
@@ -172,3 +180,36 @@ def test_a_forecast_lies_between_its_bounds():
         chunks = [draw.expovariate(1) for _ in range(200)]
         told = replace(jobs.forecast(chunks, workers))
         assert sum(chunks) / workers <= told.seconds + 1e-9 <= sum(chunks) / workers + max(chunks) + 2e-9
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+class Counting(Crew):
+    """A crew of this process that counts its chunks."""
+
+    count = 0
+
+    def run(self, work, chunks, **shown):
+        self.count += len(chunks)
+        return ((chunk, work.do(self.model, chunk)) for chunk in chunks)
+
+
+def test_methods_that_say_they_sweep_leave_their_runs_to_workers():
+    given = {"image": tiny.picture(), "counterfactual": tiny.picture(seed=1), "text": "what is this"}
+    question = questions.asked("tiny:llava", **given)
+    assert [one.name for one in METHODS if one.sweeps] == [*SWEEPING]
+    for name, options in SWEEPING.items():
+        some = Counting(question.model, ("one",))
+        found = method(name).apply(question, workers=some, **options).result
+        assert some.count > 1 and np.isfinite(found[found.main].values).all()
+    with pytest.raises(MethodError, match="makes no sweeps that workers could share"):
+        method("edge_attribution").apply(question, workers=2)
+
+
+def test_the_command_line_has_workers_where_they_work():
+    told = {name: run(app, ["run", name, "--help"]).stdout for name in ("activation-patching", "logit-lens")}
+    assert "--workers" in told["activation-patching"] and "--workers" not in told["logit-lens"]
+    files = ["--image", "a.png", "--counterfactual", "b.png", "--text", "a dog", "--text", "a cat"]
+    wrong = run(app, ["run", "activation-patching", "tiny:clip", *files, "--workers", "many"])
+    assert wrong.exit_code and "0 works in this process" in str(wrong.exception or wrong.output)

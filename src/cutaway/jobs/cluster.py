@@ -18,6 +18,7 @@ from cutaway.errors import MethodError
 
 SAID = "a number of processes here, `ray://HOST:10001` or `auto` (a cluster; `ray://HOST:10001#8` takes 8 of it)"
 
+MODE = "RAY_AUTH_MODE"
 ALONE = {  # for a Ray of this machine
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # how the next version will be, without a warning
@@ -98,7 +99,7 @@ def _connected(ray: Any, address: str, workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before, mode = signal.getsignal(signal.SIGTERM), os.environ.get(MODE)
     folder = None if address else tempfile.mkdtemp(prefix="ray-", dir=_short())
     try:
         if folder is not None:
@@ -110,6 +111,8 @@ def _connected(ray: Any, address: str, workers: int) -> Iterator[None]:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+        if mode is None:  # Ray asks for a token from here on, for its own processes
+            os.environ.pop(MODE, None)
         if threading.current_thread() is threading.main_thread():  # Ray puts its own there
             signal.signal(signal.SIGTERM, before)
 
@@ -130,7 +133,8 @@ def _join(ray: Any, address: str) -> None:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise MethodError(
             f"no Ray could be reached at '{address}' ({reason[0]})", expected=SAID,
-            do="start one (`ray start --head`), with the same versions of Python and Ray as here; see docs/jobs.md",
+            do="start one (`ray start --head`), with the same versions of Python and Ray as here; where it asks for a "
+            "token, RAY_AUTH_MODE=token is set here as well; see docs/jobs.md",
         ) from error  # fmt: skip
 
 
