@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cutaway.store.harvesting import Estimate, estimate, harvest
     from cutaway.store.sources import Dataset, Lines, Pictures, Scenes, read_data
-    from cutaway.store.stored import Batch, Index, Store, open  # noqa: A004, `store.open` reads as it should
+    from cutaway.store.stored import Batch, Index, Store, open
 
 _HOMES = {
     "harvesting": ("Estimate", "estimate", "harvest"),
@@ -20,7 +20,20 @@ _HOMES = {
     "stored": ("Batch", "Index", "Store", "open"),
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = [*_LAZY]  # noqa: PLE0604, the names are those above
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Estimate",
+    "Index",
+    "Lines",
+    "Pictures",
+    "Scenes",
+    "Store",
+    "estimate",
+    "harvest",
+    "open",
+    "read_data",
+]
 
 
 def __getattr__(name: str) -> Any:

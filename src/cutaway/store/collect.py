@@ -1,4 +1,4 @@
-"""The rows of one batch: the model runs once, and of every reading that is asked for the rows are kept, nothing else."""
+"""The rows of one batch: the model runs once, and of every reading only the rows that are asked for are kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cutaway.store.spec import Kept
 
 @dataclass(frozen=True)
 class How:
-    """Which rows are kept, and in which dtype: kinds, positions or `Where`s; denoising steps; guidance rows; none: all."""
+    """Which rows are kept, in which dtype: kinds, positions or `Where`s; denoising steps; guidance rows; none: all."""
 
     keep: tuple[Filter, ...] = ()
     steps: tuple[int, ...] = ()
@@ -113,7 +113,12 @@ class _Taker:
         dtype = self.how.dtype or value.dtype
         whole = len(flat) == len(value)
         part = (value if whole else value.index_select(0, flat.to(value.device))).to("cpu", dtype, copy=whole)
-        if dtype == torch.float16 and value.dtype != dtype and bool(part.isinf().any()) and not bool(value.isinf().any()):
+        if (
+            dtype == torch.float16
+            and value.dtype != dtype
+            and bool(part.isinf().any())
+            and not bool(value.isinf().any())
+        ):
             raise StoreError(
                 f"'{name}' holds numbers up to {float(value.abs().max()):.3g}", expected="at most 65504 in float16",
                 do="keep it in bfloat16 or float32 (`dtype=`)",
@@ -160,4 +165,3 @@ def _rows(value: Float[Tensor, "..."], axes: Sequence[str]) -> Float[Tensor, "pl
     order = [axes.index(axis) for axis in (*front, *(axis for axis in axes if axis not in front))]
     moved = value.permute(order)
     return moved.reshape(-1, *moved.shape[len(front) :])
-

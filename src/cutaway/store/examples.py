@@ -69,11 +69,13 @@ class Examples:
 
     def inputs(self, model: Model, towers: Sequence[str], start: int, stop: int) -> Inputs:
         """Items `start` to `stop` as one batch of the model, with what the `towers` read."""
-        given: dict[str, list[Any]] = {}
+        given: dict[str, Any] = {}
         for name in wanted(model, towers):
             column = [self.example(at, name, model) for at in range(start, stop)]
             if any(one is not None for one in column):
-                given[name] = [[] if one is None else one for one in column] if name == "image" else column
+                given[name] = (
+                    [_several(one) for one in column] if name == "image" and model.family.image_tokens else column
+                )
         more = dict(self.more)
         if model.engine.pipeline is not None:
             more["seed"] = int(more.get("seed", 0)) * 10_000 + start  # other noise for each batch
@@ -83,6 +85,13 @@ class Examples:
                 expected=", ".join(wanted(model, towers)), do="name what it has, or give other data",
             )  # fmt: skip
         return model.inputs(**given, **more)
+
+
+def _several(pictures: Any) -> list[Any]:
+    """The pictures of one prompt."""
+    if pictures is None:
+        return []
+    return list(pictures) if isinstance(pictures, list | tuple) else [pictures]
 
 
 def wanted(model: Model, towers: Sequence[str]) -> tuple[str, ...]:
@@ -245,4 +254,3 @@ def _whole(row: Any) -> Any:
     if isinstance(row, Mapping):
         return {name: _whole(value) for name, value in row.items()}
     return [_whole(one) for one in row] if isinstance(row, list | tuple) else row
-

@@ -74,8 +74,8 @@ def harvest(
     `data`: pictures, scenes, texts (prompts of a model that draws), examples with names, ready `Inputs`, a torch data
     set, or `Scenes`, `Pictures`, `Lines`, `Dataset` of `cutaway.store`; `asked` goes to `model.inputs` with all of
     them. `where`: kinds (`"image"`), positions (-1: the last of each row) or `Where`s, of which a row meets one;
-    `steps` and `guidance` of a drawing; none: all. `dtype`: what is kept, else what the model computes in. `batch` items
-    (32) run together, `items` go to a shard (64 MiB of them unless given). A harvest that was stopped, however it was, is
+    `steps` and `guidance` of a drawing; none: all. `dtype`: what is kept, else what the model computes in. `batch` items (32)
+    run together, `items` go to a shard (64 MiB of them unless given). A harvest that was stopped, however it was, is
     taken up by the same call; a folder that holds another one is refused.
 
     Only what the sites need is run, and shards are written while the next one runs. Memory: about two shards.

@@ -45,11 +45,13 @@ def in_order(
 def mixed(
     store: Store, sites: Sequence[str], table: str, batch: int, buffer: int, seed: int, where: Mapping[str, Any]
 ) -> Iterator[Batch]:  # fmt: skip
-    """Each row once, in an order by chance: runs of 64 rows come in an order by chance into a buffer, from which rows
-    are drawn by chance; half of it is drawn before it is filled up again.
+    """Each row once, in an order by chance.
 
-    The same `seed` gives the same order. With a buffer as large as the table any order is equally likely; with a smaller
-    one, rows of one run meet more often than by chance, the more so the smaller it is.
+    Runs of 64 rows come in an order by chance into a buffer, from which rows are drawn by chance; half of it is drawn
+    before it is filled up again.
+
+    The same `seed` gives the same order. With a buffer as large as the table any order is equally likely; with a
+    smaller one, rows of one run meet more often than by chance, the more so the smaller it is.
     """
     _check(batch, buffer)
     draw = np.random.default_rng(seed)
@@ -103,9 +105,9 @@ MANY = 64
 def _read(file: Any, site: str, part: slice | ndarray) -> Tensor:
     """Rows of a site: a stretch, or those of these numbers."""
     if isinstance(part, slice):
-        return file.read(site, part.start, part.stop)  # type: ignore[no-any-return]
+        return file.read(site, part.start, part.stop)
     first, last = int(part[0]), int(part[-1]) + 1
-    return file.read(site, first, last)[torch.from_numpy(part - first)]  # type: ignore[no-any-return]
+    return file.read(site, first, last)[torch.from_numpy(part - first)]
 
 
 def _some(batch: Batch, chosen: ndarray) -> Batch:

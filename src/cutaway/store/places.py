@@ -63,14 +63,14 @@ class _Axis:
     known: TokenMap
     item: ndarray  # row, position; counted in the batch
     image: ndarray
+    tile: ndarray
     copy: ndarray
     number: ndarray
     own: ndarray
 
     def column(self, name: str) -> ndarray:
         """A column of the token map for every row of the batch."""
-        values = getattr(self.known, name)
-        return values if len(values) == len(self.item) else values.repeat(len(self.item) // len(values), 0)
+        return _repeated(getattr(self.known, name), len(self.item))
 
 
 def table_of(site: Site, inputs: Inputs, sizes: Sizes) -> str:
@@ -79,7 +79,8 @@ def table_of(site: Site, inputs: Inputs, sizes: Sizes) -> str:
     if not axes:
         return f"{site.tower}.whole"
     names = [_source(site, axis, inputs, sizes) for axis in axes]
-    return names[0] if len(names) == 1 else ".".join([*dict.fromkeys(names), "pairs"])
+    other = [name.removeprefix(site.tower).lstrip(".") for name in names[1:] if name not in (names[0], site.tower)]
+    return names[0] if len(names) == 1 else ".".join([names[0], *other, "pairs"])
 
 
 def _source(site: Site, axis: str, inputs: Inputs, sizes: Sizes) -> str:
@@ -103,7 +104,7 @@ def places(
     model: Model, inputs: Sequence[tuple[str, Inputs]], site: Site, sizes: Sizes, *, start: int, keep: Sequence[Filter],
     words: Words,
 ) -> Places:  # fmt: skip
-    """The rows of one reading: `inputs` of each guidance row ("" where there is none), `start` the number of the first item.
+    """The rows of one reading: `inputs` of each guidance row ("" for none), `start` the number of the first item.
 
     `keep`: kinds, positions (negative ones from the end of a row) and `Where`s, any of which may be met; none: all.
     """
@@ -134,9 +135,9 @@ def _columns(each: Sequence[_Axis], kept: ndarray, words: Words) -> tuple[ndarra
         row, at, key = np.nonzero(both)
     else:
         (row, at), both = np.nonzero(kept), kept
-    numbers = {name: getattr(first, name)[row, at] for name in ("item", "image", "copy")}
+    numbers = {name: getattr(first, name)[row, at] for name in ("item", "image", "tile", "copy")}
     numbers |= {"position": first.number[row, at]}
-    numbers |= {name: first.column(name)[row, at] for name in ("tile", "row", "col")}
+    numbers |= {name: first.column(name)[row, at] for name in ("row", "col")}
     columns = {name: np.asarray(value, np.int32) for name, value in numbers.items()}
     columns["kind"] = _coded(first.column("kind")[row, at])
     columns["text"] = words(first.column("text")[row, at])
@@ -158,12 +159,9 @@ def _axis(model: Model, inputs: Inputs, site: Site, axis: str, sizes: Sizes) -> 
     owners = _owners(inputs, site, batch)
     copies = batch // len(owners)
     row = np.arange(batch) // copies
-    if own is None or len(own) * copies != batch:
-        own = np.ones((batch, len(known)), bool)
-    else:
-        own = own[row]
+    own = own[row] if own is not None and len(own) * copies == batch else np.ones((batch, len(known)), bool)
     shape = (batch, len(known))
-    image = known.image if len(known.image) == batch else known.image[np.arange(batch) * len(known.image) // batch]
+    image, tile = (_repeated(one, batch) for one in _pictures(model, inputs, site, known))
     if model.towers[site.tower].packed and axis != "whole":
         item = _packed_owners(inputs, image)
     else:
@@ -172,7 +170,22 @@ def _axis(model: Model, inputs: Inputs, site: Site, axis: str, sizes: Sizes) -> 
     for one in np.unique(item):
         first[one] = image[(item == one) & (image >= 0)].min(initial=image.max())
     copy = np.broadcast_to((np.arange(batch) % copies)[:, None], shape) if copies > 1 else np.full(shape, -1)
-    return _Axis(known, item, np.where(image >= 0, image - first[item], -1), copy, _numbered(own, item), own)
+    image = np.where(image >= 0, image - first[item], -1)
+    return _Axis(known, item, image, tile, copy, _numbered(own, item), own)
+
+
+def _repeated(values: ndarray, batch: int) -> ndarray:
+    """A row of a token map for every row of a batch, in which copies lie next to one another."""
+    return values if len(values) == batch else values.repeat(batch // len(values), 0)
+
+
+def _pictures(model: Model, inputs: Inputs, site: Site, known: TokenMap) -> tuple[ndarray, ndarray]:
+    """Picture and crop of every position; where a row of a tower is one picture, of its class token too."""
+    seen = inputs.tokens.get(site.tower)
+    if seen is None or model.towers[site.tower].tokens != "patches":
+        return known.image, known.tile
+    whole = (seen.image.max(1)[:, None], seen.tile.max(1)[:, None])
+    return tuple(np.broadcast_to(one, (len(one), len(known))) for one in whole)  # type: ignore[return-value]
 
 
 def _known(inputs: Inputs, site: Site, axis: str, sizes: Sizes) -> tuple[TokenMap, ndarray | None]:
@@ -269,4 +282,4 @@ def _met(axis: _Axis, where: Where) -> ndarray:
         found = where.resolve(axis.known).numpy()
     except InputError:  # none here
         return np.zeros(axis.item.shape, bool)
-    return found if len(found) == len(axis.item) else found.repeat(len(axis.item) // len(found), 0)
+    return _repeated(found, len(axis.item))

@@ -52,7 +52,9 @@ def pieces(tensors: Mapping[str, Sequence[Shaped[Tensor, "..."]]], told: Mapping
 
 def as_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
     """The memory of a tensor, copied only where it does not lie in order on the CPU."""
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    flat = tensor.detach().cpu().reshape(-1)
+    plain = flat if flat.stride(0) == 1 else flat.new_empty(flat.shape).copy_(flat)  # one number of an expanded tensor
+    return plain.view(torch.uint8).numpy().data
 
 
 class Shard:
@@ -101,7 +103,7 @@ class Shard:
         made = torch.empty(max(0, stop - start), *shape, dtype=DTYPES[entry["dtype"]])
         if made.numel():
             width = math.prod(shape) * made.dtype.itemsize
-            into = memoryview(made.reshape(-1).view(torch.uint8).numpy())
+            into = made.reshape(-1).view(torch.uint8).numpy().data
             try:
                 with self.path.open("rb", buffering=0) as file:
                     file.seek(self._laid[1] + entry["data_offsets"][0] + start * width)

@@ -67,7 +67,9 @@ class Pictures(Examples):
 
     def __post_init__(self) -> None:
         if not Path(self.folder).is_dir():
-            raise StoreError(f"there is no folder '{self.folder}'", expected="a folder of pictures", do="check the path")
+            raise StoreError(
+                f"there is no folder '{self.folder}'", expected="a folder of pictures", do="check the path"
+            )
         if not self.files:
             raise StoreError(
                 f"'{self.folder}' holds no picture", expected=f"files that end in {' '.join(SUFFIXES)}",
@@ -181,7 +183,9 @@ class Dataset(Examples):
 
     def told(self) -> str:
         """How many, and where."""
-        return f"{len(self)} items of the data set '{Path(self.folder).name}'" + (f" ({self.split})" if self.split else "")
+        return f"{len(self)} items of the data set '{Path(self.folder).name}'" + (
+            f" ({self.split})" if self.split else ""
+        )
 
 
 @cache
@@ -191,7 +195,7 @@ def _on_disk(folder: str, split: str | None) -> Any:
     except ImportError as error:
         raise StoreError(
             f"'{folder}' is a Hugging Face data set, and the library that opens it is not installed",
-            expected="the package datasets", do="pip install datasets",
+            expected="the package datasets", do="install it: pip install datasets",
         ) from error  # fmt: skip
     found: Any = load_from_disk(folder)
     if isinstance(found, Mapping):
@@ -230,4 +234,3 @@ def read_data(
         expected=f"'{EMOJIWORLD}', a folder of pictures, a text file with an item a line, or a data set on disk",
         do="give the folder that holds it" if path.is_file() else "check the path",
     )  # fmt: skip
-

@@ -40,8 +40,8 @@ class Kept:
 class Spec:
     """All that the bytes of a store depend on. `content` is the data's; `items` of them, `shard` to a file.
 
-    `batch` items run together; `keep`, `steps` and `guidance` say which positions, denoising steps and guidance rows are
-    kept (none named: all).
+    `batch` items run together; `keep`, `steps` and `guidance` say which positions, denoising steps and guidance rows
+    are kept (none named: all).
     """
 
     on: Origin
@@ -99,7 +99,8 @@ class Spec:
                 for site, one in told["kept"].items()
             }
             known = {one.name: told[one.name] for one in fields(cls)}
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+            listed: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in known.items()}
+            return cls(**listed)
         except (KeyError, TypeError) as error:
             raise StoreError(
                 f"'{folder / SPEC}' lacks {error}", expected="the file that `harvest` wrote", do="copy it again"
@@ -170,8 +171,10 @@ class Entry:
         try:
             return cls(**{one.name: told[one.name] for one in fields(cls)})
         except KeyError as error:
-            raise StoreError(f"'{path}' lacks {error}", do="run the same harvest again: it makes this shard anew",
-                             expected="the file that `harvest` wrote", exists="the other shards") from error  # fmt: skip
+            raise StoreError(
+                f"'{path}' lacks {error}", expected="the file that `harvest` wrote", exists="the other shards",
+                do="run the same harvest again: it makes this shard anew",
+            ) from error  # fmt: skip
 
     def whole(self, folder: Path) -> bool:
         """Whether the file of the shard is there in its length; its content is not read."""

@@ -44,7 +44,9 @@ class Index:
     def __getitem__(self, name: str) -> ndarray:
         """A column as a user reads it: kinds and texts in words."""
         if name not in self.columns:
-            raise StoreError(f"rows have no '{name}'", expected="a column", exists=", ".join(self.columns), do="name one")
+            raise StoreError(
+                f"rows have no '{name}'", expected="a column", exists=", ".join(self.columns), do="name one"
+            )
         column = self.columns[name]
         if name in CODED:
             return np.array(KINDS, object)[column]
@@ -65,8 +67,11 @@ class Index:
         met = np.ones(len(self), bool)
         for name, wanted in named.items():
             values = [wanted] if isinstance(wanted, str | int | float) else list(wanted)
-            met &= np.isin(self[name].astype(str), list(map(str, values))) if name in (*WORDS, *CODED) else np.isin(
-                self[name], values)
+            met &= (
+                np.isin(self[name].astype(str), list(map(str, values)))
+                if name in (*WORDS, *CODED)
+                else np.isin(self[name], values)
+            )
         return met
 
     @staticmethod
@@ -208,7 +213,9 @@ class Store:
             f"{table}: {self.count(table)} rows of {', '.join(sites[:3])}"
             + (f" and {len(sites) - 3} more" if sites[3:] else "") for table, sites in self.tables.items()
         ]  # fmt: skip
-        return f"Store({len(self)} items{done} of '{self.model.model}'; {'; '.join(parts)}; {self.size / 2**20:.1f} MiB)"
+        return (
+            f"Store({len(self)} items{done} of '{self.model.model}'; {'; '.join(parts)}; {self.size / 2**20:.1f} MiB)"
+        )
 
     def check_model(self, model: Model) -> None:
         """Raise StoreError unless this very model made it: the same weights, dtype, configuration and tokenizer."""
@@ -221,7 +228,7 @@ class Store:
             )  # fmt: skip
 
     def check(self, told: Callable[[int], None] | None = None) -> int:
-        """Read every shard and hold it against its checksum; how many there are. StoreError names those that changed."""
+        """Hold every shard against its checksum; how many there are. StoreError names those that changed."""
         bad = []
         for shard, entry in self.entries.items():
             if checksum(self.path / Entry.names(shard)[0]) != entry.checksum:
@@ -329,6 +336,6 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def open(path: str | Path, model: Model | None = None) -> Store:  # noqa: A001, `store.open` reads as it should
+def open(path: str | Path, model: Model | None = None) -> Store:
     """A store that `harvest` wrote; with a `model`, an error unless that made it."""
     return Store(path, model)
