@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from cutaway.store.stored import Store
 BATCH = 32
 SHARD = 2**26  # bytes of a shard, unless `items=` says otherwise
 Where = Filter | Sequence[Filter] | None
+Spread = Callable[[WriteShard, Sequence[int]], Iterable[tuple[int, Entry]]]
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,20 @@ def estimate(
 def harvest(
     model: Model, data: Any, sites: Record, out: str | Path, *, where: Where = None, steps: Sequence[int] = (),
     guidance: str | Sequence[str] = (), dtype: torch.dtype | str | None = None, items: int | None = None,
-    batch: int | None = None, asked: Mapping[str, Any] | None = None, progress: bool = True,
+    batch: int | None = None, asked: Mapping[str, Any] | None = None, spread: Spread | None = None,
+    progress: bool = True,
 ) -> Store:  # fmt: skip
     """Write the activations of sites over data into a folder, and open it.
 
     `data`: pictures, scenes, texts (prompts of a model that draws), examples with names, ready `Inputs`, a torch data
     set, or `Scenes`, `Pictures`, `Lines`, `Dataset` of `cutaway.store`; `asked` goes to `model.inputs` with all of
     them. `where`: kinds (`"image"`), positions (-1: the last of each row) or `Where`s, of which a row meets one;
-    `steps` and `guidance` of a drawing; none: all. `dtype`: what is kept, else what the model computes in. `batch` items (32)
-    run together, `items` go to a shard (64 MiB of them unless given). A harvest that was stopped, however it was, is
-    taken up by the same call; a folder that holds another one is refused.
+    `steps` and `guidance` of a drawing; none: all. `dtype`: what is kept, else what the model computes in. `batch`
+    items (32) run together, `items` go to a shard (64 MiB of them unless given). A harvest that was stopped in any way
+    is taken up by the same call; a folder that holds another one is refused.
 
-    Only what the sites need is run, and shards are written while the next one runs. Memory: about two shards.
+    Only what the sites need is run, and shards are written while the next one runs. Memory: about two shards. `spread`
+    makes shards elsewhere: given the work and the numbers that are missing, it gives each as it is committed.
     Raises StoreError for another model, other data or options, a second writer, a disk without room.
 
     What it can NOT tell: a store holds what this model computed on these data, in these batches; another batch size or
@@ -112,7 +115,7 @@ def harvest(
             spec.write(folder)
         sweep_up(folder)
         work = WriteShard(str(folder), spec, found, how)
-        _write(model, work, missing(folder, spec), head, progress)
+        _write(model, work, missing(folder, spec), head, spread, progress)
     return Store(folder)
 
 
@@ -129,11 +132,15 @@ def _committed(folder: Path, number: int) -> bool:
     return entry is not None and entry.whole(folder)
 
 
-def _write(model: Model, work: WriteShard, todo: list[int], head: Collected | None, progress: bool) -> None:
-    """Make shards one after the other, each written while the next one is made."""
+def _write(
+    model: Model, work: WriteShard, todo: list[int], head: Collected | None, spread: Spread | None, progress: bool
+) -> None:
+    """Make shards one after the other, each written while the next one is made; or have them made."""
     folder, waiting = Path(work.folder), None
     with _told(work.spec, todo, progress) as done, ThreadPoolExecutor(1, "store") as writer:
-        for number in todo:
+        for _, entry in () if spread is None else spread(work, todo):
+            done(entry)
+        for number in todo if spread is None else ():
             made = work.made(model, number, head if number == 0 else None)
             head = None if number == 0 else head
             if waiting is not None:

@@ -115,6 +115,8 @@ class Spec:
         before, now = (str(_asked(one, differs)) for one in (self, other))
         if differs == "on":
             before, now = str(self.on), str(other.on)
+        elif differs == "kept":
+            before, now = (", ".join(sorted(_odd(*pair))) or "fewer" for pair in ((self, other), (other, self)))
         elif differs == "content":
             before, now = (f"{one.told} ({one.content[:8]})" for one in (self, other))
         raise StoreError(
@@ -135,6 +137,14 @@ _SAID = {
     "batch": ("items that ran in batches of another size", "leave `batch=` as it was, or give another folder"),
     "shard": ("another number of items to a shard", "leave `items=` as it was, or give another folder"),
 }
+
+
+def _odd(one: Spec, other: Spec) -> list[str]:
+    """The sites of one that the other has not, or keeps in another way; five of them at most."""
+    odd = [
+        site for site, kept in one.kept.items() if other.kept.get(site) not in (kept, None) or site not in other.kept
+    ]
+    return odd[:5]
 
 
 def _asked(spec: Spec, name: str) -> Any:
