@@ -26,7 +26,7 @@ def write_whole(path: Path, pieces: Iterable[Piece]) -> str:
     Whoever stops in between leaves the other name at most. A full disk is a StoreError, and that file is gone.
     """
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
-    digest, size = hashlib.blake2b(digest_size=16), 0
+    digest, size = hashlib.sha256(), 0
     try:
         with unfinished.open("wb") as file:
             for piece in pieces:
@@ -81,8 +81,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def checksum(path: Path) -> str:
-    """The checksum of a file as it is now."""
-    digest = hashlib.blake2b(digest_size=16)
+    """The checksum of a file as it is now: SHA-256, in hexadecimal digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(PIECE):
             digest.update(piece)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def as_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
 
 
 class Shard:
-    """A file that `pieces` wrote, read by rows: what is asked for is read, and nothing else held."""
+    """A file that `pieces` wrote, read by rows: what is asked for is read, and nothing else held. For one thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,23 +96,32 @@ class Shard:
         """Of a tensor, rows first."""
         return tuple(self._entry(name)["shape"])
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Shaped[Tensor, "row *shape"]:
-        """Rows of a tensor, from the disk into memory of their own."""
+    def read(
+        self, name: str, start: int = 0, stop: int | None = None, into: Shaped[Tensor, "row *shape"] | None = None
+    ) -> Shaped[Tensor, "row *shape"]:
+        """Rows of a tensor, from the disk into memory of their own, or into that of a tensor of their shape."""
         entry = self._entry(name)
         rows, *shape = entry["shape"]
         start, stop, _ = slice(start, stop).indices(rows)
-        made = torch.empty(max(0, stop - start), *shape, dtype=DTYPES[entry["dtype"]])
+        made = torch.empty(max(0, stop - start), *shape, dtype=DTYPES[entry["dtype"]]) if into is None else into
         if made.numel():
             width = math.prod(shape) * made.dtype.itemsize
-            into = made.reshape(-1).view(torch.uint8).numpy().data
+            memory = made.reshape(-1).view(torch.uint8).numpy().data
             try:
-                with self.path.open("rb", buffering=0) as file:
-                    file.seek(self._laid[1] + entry["data_offsets"][0] + start * width)
-                    if _fill(file, into) < len(into):
-                        raise self._damaged("it ends before its tensors do")
+                self._file.seek(self._laid[1] + entry["data_offsets"][0] + start * width)
+                if _fill(self._file, memory) < len(memory):
+                    raise self._damaged("it ends before its tensors do")
             except OSError as error:
                 raise self._damaged(error.strerror or str(error)) from error
         return made
+
+    @cached_property
+    def _file(self) -> FileIO:
+        return FileIO(self.path)
+
+    def __del__(self) -> None:
+        if "_file" in vars(self):
+            self._file.close()
 
     def _entry(self, name: str) -> dict[str, Any]:
         if name not in self._laid[0]:
@@ -126,7 +136,7 @@ class Shard:
         )  # fmt: skip
 
 
-def _fill(file: Any, into: memoryview) -> int:
+def _fill(file: FileIO, into: memoryview) -> int:
     """Read until there is no more to fill, or to read."""
     done = 0
     while done < len(into) and (got := file.readinto(into[done:])):
