@@ -61,6 +61,22 @@ def test_a_sweep_gives_the_same_numbers_bit_for_bit(crew, tmp_path):
     assert [one.ran for one in ran] == [len(cells), 0] and (ran[1].values.values == alone.values.values).all()
 
 
+def test_a_store_has_the_same_bytes_whoever_makes_its_shards(crew, tmp_path):
+    how = {"items": 2, "batch": 2, "progress": False}
+    data = [f"a red dog on mat {at}" for at in range(9)]
+    alone = jobs.harvest(MODEL, data, "text.*.resid_post", tmp_path / "alone", **how)
+    made = jobs.harvest(MODEL, data, "text.*.resid_post", tmp_path / "made", workers=crew, **how)
+    files = sorted(path.name for path in alone.path.iterdir())
+    assert files == sorted(path.name for path in made.path.iterdir()) and len(files) > 10 and made.complete
+    for name in files:
+        assert (made.path / name).read_bytes() == (alone.path / name).read_bytes(), name
+    next(made.path.glob("*1.safetensors")).unlink()  # what is missing is made again, and nothing else
+    kept = {path.name: path.stat().st_mtime_ns for path in made.path.iterdir()}
+    again = jobs.harvest(MODEL, data, "text.*.resid_post", tmp_path / "made", workers=crew, **how)
+    changed = [path.name for path in made.path.iterdir() if kept.get(path.name) != path.stat().st_mtime_ns]
+    assert again.complete and len(changed) == 2
+
+
 def test_methods_take_a_model_whose_sweeps_are_spread(crew):
     with jobs.spread(MODEL, crew) as wide:
         found = activation_patching(wide, *PAIR, progress=False)

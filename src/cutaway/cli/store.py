@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cutaway.cli.options import Overwrite, opens
+from cutaway.cli.options import Overwrite, Workers, opens
 from cutaway.source import Source
 
 store = typer.Typer(help="Activations on disk: what is in a store, and whether it is whole.", no_args_is_help=True)
@@ -42,6 +42,7 @@ def harvest(
     at: Annotated[list[int] | None, typer.Option("--at", help="Keep these denoising steps only.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How strongly a drawing follows its prompt.")] = None,
     row: Annotated[list[str] | None, typer.Option("--row", help="Keep these guidance rows only: cond, uncond.")] = None,
+    workers: Workers = "0",
     dry: Annotated[bool, typer.Option("--dry", help="Say how many bytes it will be, and write nothing.")] = False,
 ) -> None:
     """Write the activations of sites over many items to disk, to be read in order or shuffled.
@@ -54,7 +55,8 @@ def harvest(
     asked = {"steps": steps, "guidance": guidance}
     told = harvested(
         model, sites, data, out, n=n, seed=seed, split=split, text=text, where=where or [], dtype=keep, batch=batch,
-        items=items, at=at or [], rows=row or [], dry=dry, asked={k: v for k, v in asked.items() if v is not None},
+        items=items, at=at or [], rows=row or [], dry=dry, workers=workers,
+        asked={name: value for name, value in asked.items() if value is not None},
     )  # fmt: skip
     typer.echo(told)
 

@@ -10,13 +10,15 @@ import numpy as np
 from rich.console import Console
 
 from cutaway.errors import InputError
+from cutaway.jobs.cluster import counted
+from cutaway.jobs.harvests import harvest
 from cutaway.model.load import load
 from cutaway.questions.given import check_file
 from cutaway.report import page
 from cutaway.report.run import show
 from cutaway.report.tables import amount
 from cutaway.source import Source
-from cutaway.store.harvesting import estimate, harvest
+from cutaway.store.harvesting import estimate
 from cutaway.store.measures import by_patch, measured
 from cutaway.store.sources import read_data
 from cutaway.store.stored import Store
@@ -30,9 +32,12 @@ def harvested(
     name: Source | str, sites: Sequence[str], data: str, out: Path, *, n: int | None = None, seed: int = 0,
     split: str | None = None, text: str | None = None, where: Sequence[str] = (), dtype: str | None = None,
     batch: int | None = None, items: int | None = None, at: Sequence[int] = (), rows: Sequence[str] = (),
-    dry: bool = False, asked: Mapping[str, Any] | None = None,
+    dry: bool = False, asked: Mapping[str, Any] | None = None, workers: int | str = 0,
 ) -> str:  # fmt: skip
     """Harvest as a command line asks for it, and say what lies there; with `dry` what would."""
+    workers = counted(workers)
+    if dry and workers != 0:
+        raise InputError("an estimate runs one batch, here", expected="--dry or --workers", do="leave one of them out")
     options = {**(asked or {}), **({"seed": seed} if seed else {})}
     found = read_data(data, n=n, split=split, seed=seed, text=text)
     model = load(name)
@@ -51,7 +56,7 @@ def harvested(
         counts = ", ".join(f"{count} rows in '{table}'" for table, count in guess.rows.items())
         return f"{guess.items} items, {len(guess.by_site)} sites: {amount(guess.total)}; {counts}"
     before = _there(out)
-    made = harvest(model, found, sites, out, items=items, batch=batch, **how)
+    made = harvest(model, found, sites, out, items=items, batch=batch, workers=workers, **how)
     again = f", of which {before} items were there" if before else ""
     return f"wrote {out}: {made}{again} (open it with cutaway.store.open)"
 
