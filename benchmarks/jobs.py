@@ -2,9 +2,10 @@
 
 python benchmarks/jobs.py [--json FILE] [--rounds N] [--threads N] [--quick] [--offload]
 
-One worker and two are timed in turn, in every round once each, on the clock of the wall, since their work is in other
-processes; each worker has one thread. What is run is a decoder of 12 layers of width 512 with random weights, the
-residual stream patched at every layer and position. Their numbers must be those of `model.sweep`, bit for bit.
+One worker and two are timed in turn, in every round once each; each has one thread. What counts is processor time: that
+of the worker, or of the busier of two, its own clean run included, which is the time on the wall where processors are
+free. The wall is printed beside it. What is run is a decoder of 8 layers of width 256 with random weights, the residual
+stream patched at every layer and many positions. The numbers must be those of `model.sweep`, bit for bit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import json
 import os
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,7 +35,8 @@ from cutaway.model.cells import Cells
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 
-WORDS = 128
+WORDS = 96
+MEMORY = 2**26
 MANY = (2, 4, 8, 16, 64)
 SHARES = (1.0, 0.5, 0.1)  # of the weights in memory
 
@@ -40,7 +44,7 @@ SHARES = (1.0, 0.5, 0.1)  # of the weights in memory
 def decoder(folder: Path, quick: bool) -> None:
     """A decoder with random weights, as a folder that workers open."""
     torch.manual_seed(0)
-    size = {"hidden_size": 64, "num_hidden_layers": 3} if quick else {"hidden_size": 512, "num_hidden_layers": 12}
+    size = {"hidden_size": 64, "num_hidden_layers": 3} if quick else {"hidden_size": 256, "num_hidden_layers": 8}
     config = LlamaConfig(
         vocab_size=1000, intermediate_size=4 * size["hidden_size"], num_attention_heads=8, num_key_value_heads=8, **size
     )
@@ -53,69 +57,91 @@ def asked(model: Model, quick: bool) -> tuple[Inputs, Cells, Any]:
     ids = torch.randint(0, 1000, (2, words), generator=torch.Generator().manual_seed(1))
     inputs, other = (model.inputs(input_ids=row[None], attention_mask=torch.ones(1, words).long()) for row in ids)
     source = model.run(other, record="text.*.resid_post", copy=True)
-    cells = model.grid(Patch("text.*.resid_post", source), token=range(1, words, 2 if quick else 12))
+    cells = model.grid(Patch("text.*.resid_post", source), token=range(1, words, 5))
     return inputs, cells, targets.logit(7)
 
 
-def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
-    """How long a call takes on the wall, and what it gives."""
-    started = time.perf_counter()
+def seconds(call: Callable[[], Any]) -> tuple[float, float, Any]:
+    """How long a call takes on the wall and in processor time of this process, and what it gives."""
+    started = time.perf_counter(), time.process_time()
     found = call()
-    return time.perf_counter() - started, found
+    return time.perf_counter() - started[0], time.process_time() - started[1], found
 
 
-def scaling(folder: Path, quick: bool, rounds: int) -> dict[str, Any]:
-    """One worker and two in turn; the chunks, the start and the turn one by one."""
-    model = cutaway.load(str(folder))
-    inputs, cells, target = asked(model, quick)
-    alone_seconds, alone = seconds(lambda: model.sweep(inputs, cells, target, progress=False, memory=2**26))
-    many = {"memory": 2**26, "progress": False}
-    taken: dict[int, list[float]] = {1: [], 2: []}
-    starts = {}
-    with jobs.crew(model, 2) as both:
-        starts[2] = seconds(lambda: list(both.run(_Nothing(), range(2), progress=False)))[0]
-        one = jobs.Crew(model, both.actors[:1])
-        for crew in (one, both):
-            made = jobs.sweep(model, inputs, cells, target, workers=crew, **many)
-            assert (made.values.values == alone.values.values).all()
-        for at in range(rounds):
-            for crew in (one, both)[:: 1 if at % 2 else -1]:
-                took, _ = seconds(lambda crew=crew: jobs.sweep(model, inputs, cells, target, workers=crew, **many))
-                taken[len(crew.actors)].append(took)
-        turn = min(seconds(lambda: list(one.run(_Nothing(), range(200), progress=False)))[0] / 200 for _ in range(3))
-    work = Sweeping(inputs, Cells.of(cells), target, 2**26)
-    clean = seconds(lambda: work.do(model, 0))[0]
-    numbers = range(len(alone.plan.chunks))
-    chunks = [median(seconds(lambda at=at: work.do(model, at))[0] for _ in range(3)) for at in numbers]
-    ratios = [b / a for a, b in zip(taken[1], taken[2], strict=True)]
-    return {
-        "cells": len(cells), "chunks": chunks, "alone": alone_seconds, "one": median(taken[1]), "two": median(taken[2]),
-        "ratio": median(ratios), "ratios": sorted(ratios), "clean": clean - chunks[0], "open": starts[2], "turn": turn,
-    }  # fmt: skip
+@dataclass(frozen=True)
+class Clocked:
+    """Work of another kind, with who did it and the processor time that it took."""
+
+    work: Any
+
+    def do(self, model: Model, chunk: int) -> tuple[int, float, Any]:
+        _, taken, found = seconds(lambda: self.work.do(model, chunk))
+        return os.getpid(), taken, found
 
 
-class _Nothing:
+class Nothing:
     """Work that is none."""
 
     def do(self, model: Model, chunk: int) -> int:
         return chunk
 
 
+def busiest(told: dict[int, tuple[int, float, Any]]) -> float:
+    """The processor time of the worker that had most of it."""
+    spent: dict[int, float] = defaultdict(float)
+    for who, taken, _ in told.values():
+        spent[who] += taken
+    return max(spent.values())
+
+
+def scaling(folder: Path, quick: bool, rounds: int) -> dict[str, Any]:
+    """One worker and two in turn; the chunks, the start and the turn one by one."""
+    model = cutaway.load(str(folder))
+    inputs, cells, target = asked(model, quick)
+    alone = model.sweep(inputs, cells, target, progress=False, memory=MEMORY)
+    plan, values = alone.plan, alone.values.values.reshape(len(cells), -1)
+    order = sorted(range(len(plan.chunks)), key=lambda at: -plan.chunks[at].flops)
+    taken: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    with jobs.crew(model, 2) as both:
+        opening, *_ = seconds(lambda: list(both.run(Nothing(), range(2), progress=False)))
+        one = jobs.Crew(model, both.actors[:1])
+        for at in range(rounds + 1):  # the first for nothing
+            for crew in (one, both)[:: 1 if at % 2 else -1]:
+                work = Clocked(Sweeping(inputs, cells, target, MEMORY))
+                wall, _, told = seconds(lambda crew=crew, work=work: dict(crew.run(work, order, progress=False)))
+                assert all((found == values[list(plan.chunks[n].cells)]).all() for n, (*_, found) in told.items())
+                taken[len(crew.actors)].append((busiest(told), wall))
+        turn = min(seconds(lambda: list(one.run(Nothing(), range(200), progress=False)))[0] / 200 for _ in range(3))
+    work = Sweeping(inputs, cells, target, MEMORY)
+    _, clean, _ = seconds(lambda: work.do(model, 0))
+    chunks = [median(seconds(lambda at=at: work.do(model, at))[1] for _ in range(3)) for at in range(len(order))]
+    found = {
+        "cells": len(cells), "chunks": chunks, "clean": clean - chunks[0], "open": opening, "turn": turn,
+    }  # fmt: skip
+    for at, name in enumerate(("cpu", "wall")):
+        ratios = sorted(b[at] / a[at] for a, b in zip(taken[1][1:], taken[2][1:], strict=True))
+        one_, two = (median(times[at] for times in taken[many][1:]) for many in (1, 2))
+        found[name] = {"one": one_, "two": two, "ratio": median(ratios), "ratios": ratios}
+    return found
+
+
 def offloaded(folder: Path, quick: bool, rounds: int) -> list[dict[str, Any]]:
-    """A run and a sweep with all weights in memory, with some of them, with few: in turn, and what they need."""
+    """Processor time of a run and a sweep with all weights in memory, with some of them, with few: in turn."""
     whole = cutaway.load(str(folder))
     bytes_ = sum(one.numel() * one.element_size() for one in whole.module.parameters())
     models = {1.0: whole}
     for share in SHARES[1:]:
         models[share] = cutaway.load(str(folder), device_map="auto", max_memory={"cpu": int(share * bytes_)})
     inputs, cells, target = asked(whole, quick)
-    run = {share: [] for share in models}
+    run: dict[float, list[float]] = {share: [] for share in models}
     swept: dict[float, list[float]] = {share: [] for share in models}
     values = {}
     for _ in range(rounds):
         for share, model in models.items():
-            run[share].append(seconds(lambda model=model: model.run(inputs))[0])
-            took, made = seconds(lambda model=model: model.sweep(inputs, cells, target, progress=False, memory=2**26))
+            run[share].append(seconds(lambda model=model: model.run(inputs))[1])
+            _, took, made = seconds(
+                lambda model=model: model.sweep(inputs, cells, target, progress=False, memory=MEMORY)
+            )
             swept[share].append(took)
             values[share] = made.values.values
     rows = []
@@ -150,14 +176,15 @@ def main() -> None:
 
 def tell(found: dict[str, Any]) -> None:
     """The scaling as lines, and the forecast beside what was measured."""
-    chunks, ratios = found["chunks"], found["ratios"]
-    start = found["clean"]
+    chunks = found["chunks"]
     spent = f"{min(chunks):.2f} to {max(chunks):.2f} s, {sum(chunks):.1f} s in all"
     print(f"{found['cells']} cells in {len(chunks)} chunks of {spent}")
-    print(f"in this process {found['alone']:.2f} s; one worker {found['one']:.2f} s; two {found['two']:.2f} s")
-    quarter = len(ratios) // 4
-    print(f"two / one {found['ratio']:.3f} ({ratios[quarter]:.3f}-{ratios[-1 - quarter]:.3f}), {len(ratios)} rounds")
-    print(f"until two workers have the model {found['open']:.1f} s; clean run and plan {start:.2f} s; "
+    for name in ("cpu", "wall"):
+        one, two, ratio, ratios = found[name].values()
+        spread = f"{ratios[len(ratios) // 4]:.2f}-{ratios[-1 - len(ratios) // 4]:.2f}, {len(ratios)} rounds"
+        print(f"{name}: one worker {one:.2f} s, the busier of two {two:.2f} s; ratio {ratio:.2f} ({spread})")
+    start = found["clean"]
+    print(f"two workers have the model after {found['open']:.1f} s on the wall; clean run and plan {start:.2f} s; "
           f"a turn {1000 * found['turn']:.1f} ms")  # fmt: skip
     for workers in (1, *MANY):
         warm = jobs.forecast(chunks, workers, start=start, turn=found["turn"])
