@@ -2,9 +2,10 @@
 
 python benchmarks/store.py [--json FILE] [--rounds N] [--threads N] [--quick]
 
-Speed with random weights (it does not depend on them) at the size of CLIP ViT-B/32, float32, and with the trained model of
-the zoo; contestants in turn in one process, the first row of each table is the baseline. Files lie where --folder says;
-what was written lately is read from the system's own memory, so reading is held against reading the same files whole.
+Speed with random weights (it does not depend on them) at the size of CLIP ViT-B/32, float32, and with the trained model
+of the zoo; contestants in turn in one process, the first row of each table is the baseline. Files lie where --folder
+says; what was written lately is read from the system's own memory, so reading is held against reading the same files
+whole.
 Memory: the largest resident size of a process of its own, which harvests so many items and reads them back shuffled.
 """
 
@@ -39,8 +40,9 @@ import resource, sys, tempfile, cutaway
 from cutaway import store
 model = cutaway.load("zoo:emoji-clip")
 with tempfile.TemporaryDirectory(dir=sys.argv[2]) as folder:
-    kept = store.harvest(model, store.Scenes(int(sys.argv[1])), "vision.*.resid_post", folder, items=128, progress=False)
-    rows = sum(len(batch) for batch in kept.shuffled("vision.*.resid_post", batch=1024, buffer=2**14))
+    every, scenes = "vision.*.resid_post", store.Scenes(int(sys.argv[1]))
+    kept = store.harvest(model, scenes, every, folder, items=128, progress=False)
+    rows = sum(len(batch) for batch in kept.shuffled(every, batch=1024, buffer=2**14))
     assert rows == kept.count("vision")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, kept.size / 1e6)
 """

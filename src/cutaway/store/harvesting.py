@@ -60,7 +60,7 @@ def estimate(
 
     >>> import cutaway
     >>> estimate(cutaway.load("tiny:clip"), ["a red dog", "a cat"] * 50, "text.*.resid_post", dtype="float16")
-    Estimate(0.1 MiB: 100 items, 2 sites; rows: 500 in 'text')
+    Estimate(0.1 MiB: 100 items, 3 sites; rows: 450 in 'text')
     """
     return _begun(model, as_data(data, **(asked or {})), sites, _how(where, steps, guidance, dtype), batch)[1]
 
@@ -89,9 +89,8 @@ def harvest(
 
     >>> import cutaway, tempfile
     >>> model = cutaway.load("tiny:clip")
-    >>> store = harvest(model, ["a red dog", "a cat"], "text.*.resid_post", tempfile.mkdtemp(), progress=False)
-    >>> store
-    Store(2 items of 'tiny:clip'; text: 10 rows of text.0.resid_post, text.1.resid_post; 0.0 MiB)
+    >>> harvest(model, ["a red dog", "a cat"], "text.[01].resid_post", tempfile.mkdtemp(), progress=False)
+    Store(2 items of 'tiny:clip'; text: 9 rows of text.0.resid_post, text.1.resid_post; 0.0 MiB)
     """
     found, how, folder = as_data(data, **(asked or {})), _how(where, steps, guidance, dtype), Path(out)
     if model.engine.held is not None:

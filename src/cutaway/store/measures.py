@@ -86,7 +86,7 @@ def measured(
     >>> model, folder = cutaway.load("tiny:clip"), tempfile.mkdtemp()
     >>> store = harvest(model, ["a red dog", "a cat"], "text.1.resid_post", folder, progress=False)
     >>> list(measured(store)[["kind", "rows"]].itertuples(index=False, name=None))
-    [('bos', 2), ('eos', 2), ('text', 6)]
+    [('bos', 2), ('eos', 2), ('text', 5)]
     """
     import pandas
 

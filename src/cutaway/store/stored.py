@@ -124,9 +124,9 @@ class Store:
     >>> model, folder = cutaway.load("tiny:clip"), tempfile.mkdtemp()
     >>> store = harvest(model, ["a red dog", "a cat"], "text.*.resid_post", folder, progress=False)
     >>> [tuple(batch.x.shape) for batch in store.rows("text.1.resid_post", batch=6)]
-    [(6, 32), (4, 32)]
+    [(6, 32), (3, 32)]
     >>> list(store.index("text").query("item == 1")["text"])
-    ['<bos>', 'a', 'cat', '<eos>']
+    ['<|startoftext|>', 'a', 'cat', '<|endoftext|>']
     """
 
     def __init__(self, path: str | Path, model: Model | None = None) -> None:
