@@ -213,3 +213,13 @@ def test_the_command_line_has_workers_where_they_work():
     files = ["--image", "a.png", "--counterfactual", "b.png", "--text", "a dog", "--text", "a cat"]
     wrong = run(app, ["run", "activation-patching", "tiny:clip", *files, "--workers", "many"])
     assert wrong.exit_code and "0 works in this process" in str(wrong.exception or wrong.output)
+
+
+def test_a_harvest_goes_through_workers_and_an_estimate_does_not(tmp_path):
+    model = opened("llama")
+    some, data = Counting(model, ("one",)), ["a red dog", "a cat", "a mat"]
+    made = jobs.harvest(model, data, "text.1.resid_post", tmp_path / "made", workers=some, items=1, progress=False)
+    assert some.count == 3 and made.complete
+    asked = ["harvest", "tiny:llama", "--sites", "text.1.resid_post", "--data", "x.txt", "--out", str(tmp_path / "a")]
+    told = run(app, [*asked, "--dry", "--workers", "2"])
+    assert told.exit_code and "leave one of them out" in str(told.exception or told.output).lower()

@@ -28,7 +28,7 @@ def harvest(
     >>> import cutaway, tempfile
     >>> model, folder = cutaway.load("tiny:clip"), tempfile.mkdtemp()
     >>> harvest(model, ["a red dog", "a cat"], "text.1.resid_post", folder, progress=False)
-    Store(2 items of 'tiny:clip'; text: 10 rows of text.1.resid_post; 0.0 MiB)
+    Store(2 items of 'tiny:clip'; text: 9 rows of text.1.resid_post; 0.0 MiB)
     """
     with crew(model, workers) as some:
 
