@@ -28,15 +28,16 @@ _HOMES = {
     "cutaway.model.tokens": ("TokenMap", "Where"),
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = [*_LAZY, "targets"]
+_MODULES = {"store": "cutaway.store", "targets": "cutaway.model.targets"}
+__all__ = [*_LAZY, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     """Import the home of a public name when it is first asked for: `import cutaway` itself loads nothing heavy."""
     import importlib
 
-    if name == "targets":
-        return importlib.import_module("cutaway.model.targets")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'cutaway' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")

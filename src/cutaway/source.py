@@ -17,6 +17,8 @@ class Source:
     revision: str | None = None
     attn: str | None = None
     trust_remote_code: bool = False
+    device_map: Any = None
+    max_memory: Any = None
 
     def __str__(self) -> str:
         return self.name

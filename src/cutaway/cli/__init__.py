@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cutaway.cli.options import Bank, Device, Dtype, Overwrite, Pictures, Raw, SkipBad, Texts, opens
+from cutaway.cli.store import harvest, store
 from cutaway.source import Source
 
 OURS = Source("zoo:emoji-clip")
@@ -50,6 +51,8 @@ app.add_typer(data, name="data")
 
 zoo = typer.Typer(help="The trained models inside the package, and how they were made.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
+app.command()(harvest)
+app.add_typer(store, name="store")
 
 
 def _version(wanted: bool) -> bool:

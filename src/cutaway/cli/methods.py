@@ -20,6 +20,7 @@ from cutaway.cli.options import (
     Raw,
     SkipBad,
     Texts,
+    Workers,
     opens,
 )
 from cutaway.methods.method import Method
@@ -73,7 +74,8 @@ def _command(one: Method) -> Callable[..., None]:
         options["many"] = (Count, one.many)
     own = inspect.signature(one.function).parameters
     mine = {name: _option(own[name], told) for name, told in one.options.items()}
-    files = {"out": (Out, None), "plot": (Plot, None), "overwrite": (Overwrite, False)}
+    files: dict[str, tuple[Any, Any]] = {"out": (Out, None), "plot": (Plot, None), "overwrite": (Overwrite, False)}
+    files |= {"workers": (Workers, "0")} if one.sweeps else {}
     shown = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, (kind, default) in {**options, **mine, **files}.items()

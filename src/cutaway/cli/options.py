@@ -40,6 +40,12 @@ Count = Annotated[int, typer.Option("--count", min=3, help="How many pictures at
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="Where to run: cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str | None, typer.Option(metavar="DTYPE", help="Open the weights in: float32, bfloat16, float16, …")]
 Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub model.")]
+Workers = Annotated[
+    str,
+    typer.Option(
+        metavar="N", help="How many processes share its runs, on Ray; or a cluster: ray://HOST:10001, auto. 0: none."
+    ),
+]
 OPENING = {"device": Device, "dtype": Dtype, "revision": Revision}
 
 

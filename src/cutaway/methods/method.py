@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 
 from cutaway.errors import MethodError, near
+from cutaway.jobs.crew import Workers
+from cutaway.jobs.spread import spread
 from cutaway.methods.look import Look, imported, looked, summary
 from cutaway.methods.result import Result
 from cutaway.questions.question import Question
@@ -60,7 +62,8 @@ class Method:
     part; `needs` parts that must be there besides; `fitting` says
     why a question that has all of them is not worth asking, "" where it is. `chosen` are options that follow from the
     question and those given; `cost` says in words what it will take, where that is worth saying beforehand; `options`
-    those of the command line, with a line of help each; `many` how large a crowd is unless said; `example` the model
+    those of the command line, with a line of help each; `sweeps` says that its work is sweeps of `model`, which workers
+    can share (`cutaway.jobs`); `many` how large a crowd is unless said; `example` the model
     that its help names, where the first of its family has not what it needs. `table` and `plot` make what the command
     line prints and draws, where that is more than the result alone can.
 
@@ -79,6 +82,7 @@ class Method:
     chosen: Callable[[Question, Mapping[str, Any]], Mapping[str, Any]] = _nothing
     cost: Callable[[Question, Mapping[str, Any]], str] = _cheap
     options: Mapping[str, str] = field(default_factory=dict)
+    sweeps: bool = False
     many: int = 256
     example: str = ""
     table: Callable[[Any, Question], Any] | None = None
@@ -127,8 +131,11 @@ class Method:
         if why:
             raise MethodError(f"'{self.name}' does not fit this question: {why}", do="see `cutaway methods --needs`")
 
-    def apply(self, question: Question, *, progress: bool = False, **options: Any) -> Applied:
-        """Answer a question; options are those of the function. Raises MethodError where a part is lacking."""
+    def apply(self, question: Question, *, progress: bool = False, workers: Workers = 0, **options: Any) -> Applied:
+        """Answer a question; options are those of the function, `workers` make its sweeps, where that is its work.
+
+        Raises MethodError where a part is lacking, and for workers that would have nothing to do.
+        """
         known = inspect.signature(self.function).parameters
         own = [name for name in known if name not in {*self.takes, *self.also}]
         for name in options:
@@ -138,11 +145,18 @@ class Method:
                     exists=near(name, own), do=f"see help({self.name})",
                 )  # fmt: skip
         self.check(self.lacks(question))
+        if workers != 0 and not self.sweeps:
+            raise MethodError(
+                f"'{self.name}' makes no sweeps that workers could share", expected="a method that does, or workers=0",
+                do="leave `workers` out",
+            )  # fmt: skip
         seed = {"seed": question.seed} if "seed" in known and question.seed else {}
         given = {**seed, **self.chosen(question, options), **options}
         taken = {parameter: question.part(part) for parameter, part in self.taken(question).items()}
         shown = {"progress": progress} if "progress" in known else {}
-        return Applied(self, question, given, self.function(**taken, **given, **shown))
+        with spread(question.model, workers) as model:
+            taken |= {parameter: model for parameter in taken if taken[parameter] is question.model}
+            return Applied(self, question, given, self.function(**taken, **given, **shown))
 
 
 @dataclass(frozen=True, eq=False)

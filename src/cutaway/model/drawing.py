@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -64,17 +64,36 @@ def prepare_drawing(pipeline: Any, towers: dict[str, Tower], given: Mapping[str,
         call |= {"height": height, "width": width}
     call |= _pictures(takes, given, images, asked, (width, height))
     grid = (height // factor // patch, width // factor // patch)
-    maps: dict[str, TokenMap] = {}
-    joint, longest = towers["denoiser"].row.joint, None
+    picture_map = TokenMap.patches(len(asked.rows), *grid)
+    maps = {"denoiser": picture_map}
     if "prompt" in takes:
         longest = longest_prompt(pipeline, towers) if given["length"] is None else int(given["length"])
         call |= {"max_sequence_length": longest} if longest is not None else {}
-        maps = prompt_maps(pipeline, towers, list(asked.rows), longest)
-    maps["denoiser"] = TokenMap.patches(len(asked.rows), *grid)
+        maps = _maps(pipeline, towers, list(asked.rows), picture_map, longest)
+    return Inputs(call, maps, tuple(images), Pipeline(), grid, drawn=asked.rows, copies=asked.copies)
+
+
+def _maps(
+    pipeline: Any, towers: dict[str, Tower], prompts: list[str], picture_map: TokenMap, longest: int | None
+) -> dict[str, TokenMap]:
+    """The token maps of the encoders of these prompts and of the picture, and of both where a denoiser joins them."""
+    maps = {**prompt_maps(pipeline, towers, prompts, longest), "denoiser": picture_map}
+    joint = towers["denoiser"].row.joint
     if joint and "text" in maps:
         gap = bool(joint.gap) and getattr(pipeline, joint.gap) is None
         join(maps, joint, (own_length(pipeline) if longest is None else longest) if gap else 0)
-    return Inputs(call, maps, tuple(images), Pipeline(), grid, drawn=asked.rows, copies=asked.copies)
+    return maps
+
+
+def against(pipeline: Any, towers: dict[str, Tower], inputs: Inputs) -> Inputs:
+    """The inputs of a drawing with the token maps of what its guidance is against: negative prompts, or empty ones."""
+    call = inputs.tensors
+    if "prompt" not in call or "denoiser" not in inputs.tokens:
+        return inputs
+    prompts = list(call.get("negative_prompt") or [""] * len(inputs.drawn))
+    return replace(
+        inputs, tokens=_maps(pipeline, towers, prompts, inputs.tokens["denoiser"], call.get("max_sequence_length"))
+    )
 
 
 def taken(pipeline: Any) -> tuple[str, ...]:

@@ -130,7 +130,8 @@ def _(value: Tensor) -> Spelled:
     flat = value.detach().resolve_conj().resolve_neg().reshape(-1)
     digest = hashlib.blake2b(digest_size=32)
     for piece in flat.split(PIECE):
-        digest.update(piece.cpu().contiguous().view(torch.uint8).numpy().data)
+        plain = torch.empty(piece.shape, dtype=piece.dtype).copy_(piece) if piece.stride(0) != 1 else piece.cpu()
+        digest.update(plain.view(torch.uint8).numpy().data)
     return "tensor", str(value.dtype), tuple(value.shape), digest.digest()
 
 

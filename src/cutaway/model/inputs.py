@@ -64,7 +64,7 @@ class Inputs:
 
     def map_for(self, site: Site, axis: str, size: int) -> TokenMap:
         """The token map of one position axis of a site that holds `size` positions."""
-        name = _map_name(site, axis, self.tokens)
+        name = map_name(site, axis, self.tokens)
         if name not in self.tokens:
             raise InputError(f"nothing is known of the {axis} axis of '{site}'", exists=near(name, self.tokens))
         found = self.tokens[name]
@@ -80,7 +80,7 @@ class Inputs:
 
         Padding that no mask hides (SigLIP's texts, the prompts of a pipeline) is read by the model and counts.
         """
-        name = _map_name(site, axis, self.tokens)
+        name = map_name(site, axis, self.tokens)
         spoken = {"encoder", "audio"} & set(self.tokens)
         mask = self.tensors.get("decoder_attention_mask" if name == "text" and spoken else "attention_mask")
         known = self.tokens.get(name)
@@ -154,7 +154,8 @@ class Inputs:
         return f"Inputs({self.call}; {', '.join(said)}; {', '.join(towers)})"
 
 
-def _map_name(site: Site, axis: str, known: Mapping[str, TokenMap]) -> str:
+def map_name(site: Site, axis: str, known: Mapping[str, TokenMap]) -> str:
+    """What the token map of one position axis of a site is called among those known."""
     if site.part.startswith("cross.") and (axis == "key" or site.part in ("cross.k", "cross.v")):
         sources = {"denoiser": "text", "connector": "vision", "text": "audio" if "audio" in known else "encoder"}
         return sources.get(site.tower, site.tower)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -42,6 +42,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
     device_map: Any = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
     attn: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -51,8 +52,10 @@ def load(
     `source`: a hub id; a folder with `config.json` or `model_index.json` and safetensors weights; `tiny:clip` (a random
     model) or `zoo:emoji-clip` (a trained one, in the package; `zoo:emoji-clip@untrained` is its floor); any of these in
     a `Source`, with its options; or a loaded transformers model or diffusers pipeline (then give its `processor`).
-    `attn` is `sdpa` or `eager`. Raises LoadError, also for an option that would have no effect (`revision` of a `zoo:`
-    name, `device` beside `device_map`); pickle checkpoints are refused.
+    `attn` is `sdpa` or `eager`. `device_map="auto"` puts the layers of a large model where there is room, at most
+    `max_memory` (`{"cpu": "20GiB"}`) of each place, and leaves the rest on disk (docs/jobs.md). Raises LoadError, also
+    for an option that would have no effect (`revision` of a `zoo:` name, `device` beside `device_map`); pickle
+    checkpoints are refused.
 
     A loaded object stays as it is, dtype, device and mode included: runs put it into eval mode and give its mode back.
     Of a `DataParallel`, `torch.compile` or PEFT wrapper the model inside is opened, adapters in place: `model.module`.
@@ -66,14 +69,17 @@ def load(
     dtype, device = dtype_of(dtype), device_of(device)
     if not isinstance(source, str | Path):
         asked = {"dtype": dtype, "device": device, "device_map": device_map, "attn": attn, "revision": revision}
+        asked |= {"max_memory": max_memory}
         return _loaded(source, processor, {name: value for name, value in asked.items() if value is not None})
     name = str(source)
-    options = {"revision": revision, "device_map": device_map, "trust_remote_code": trust_remote_code}
-    options = {key: value for key, value in options.items() if value}
+    options = {"revision": revision, "device_map": device_map, "max_memory": max_memory}
+    options = {key: value for key, value in (options | {"trust_remote_code": trust_remote_code}).items() if value}
     _check_options(name, device, options)
+    again = _again(name, dtype, device, attn, options)
     if parted(name)[0]:
         with _said(name):
-            return _embedded(name, dtype or torch.float32, device, attn)
+            module, tools = _embedded(name, dtype or torch.float32, attn)
+        return Model(module if device is None else module.to(device), tools, name=name, source=again)
     folder = Path(name)
     if folder.exists():
         _check_folder(folder)
@@ -88,7 +94,15 @@ def load(
     if device is not None:
         module = module.to(device)
     module = module.eval() if isinstance(module, nn.Module) else module
-    return Model(module, tools, name=name, revision=revision or "")
+    return Model(module, tools, name=name, revision=revision or "", source=None if processor else again)
+
+
+def _again(
+    name: str, dtype: torch.dtype | None, device: torch.device | None, attn: str | None, options: dict[str, Any]
+) -> Source:
+    """How another process opens the same."""
+    precision = None if dtype is None else str(dtype).removeprefix("torch.")
+    return Source(name, None if device is None else str(device), precision, attn=attn, **options)
 
 
 def _check_options(name: str, device: torch.device | None, options: dict[str, Any]) -> None:
@@ -100,6 +114,11 @@ def _check_options(name: str, device: torch.device | None, options: dict[str, An
             f"`{first}={options[first]}` means nothing for '{name}', which comes with the package",
             expected="options that such a model is opened by", exists="dtype, device, attn",
             do=f"leave `{first}` out, or name a model of the hub or a folder",
+        )  # fmt: skip
+    if "max_memory" in options and "device_map" not in options:
+        raise LoadError(
+            f"`max_memory={options['max_memory']}` limits the places of a `device_map`, and there is none",
+            expected="`device_map` beside it", do='`device_map="auto"`, or leave `max_memory` out',
         )  # fmt: skip
     if device is not None and "device_map" in options:
         raise LoadError(
@@ -206,7 +225,7 @@ def _is_so(model: Model, name: str, value: Any) -> bool:
     return name == "attn" and getattr(getattr(model.module, "config", None), "_attn_implementation", None) == value
 
 
-def _embedded(name: str, dtype: torch.dtype, device: Any, attn: str | None) -> Model:
+def _embedded(name: str, dtype: torch.dtype, attn: str | None) -> tuple[Any, Any]:
     """A model that comes with the package: `tiny:NAME` (random), `zoo:NAME` (trained), `zoo:NAME@untrained`."""
     from cutaway.zoo import tiny, trained
 
@@ -217,8 +236,7 @@ def _embedded(name: str, dtype: torch.dtype, device: Any, attn: str | None) -> M
             do="`tiny:clip` is a good start; tiny models are never trained, so they have no `@untrained`"
             if "@" in wanted else "`tiny:clip` is a good start",
         )  # fmt: skip
-    module, processor = (tiny if kind == "tiny" else trained).build(wanted, dtype=dtype, attn=attn)
-    return Model(module.to(device) if device is not None else module, processor, name=name)
+    return (tiny if kind == "tiny" else trained).build(wanted, dtype=dtype, attn=attn)
 
 
 # --- folders and hub --------------------------------------------------------------------------------------------------
@@ -260,7 +278,7 @@ def _pretrained(
     import transformers
 
     chosen |= {"attn_implementation": attn} if attn else {}
-    shared = {key: value for key, value in options.items() if key != "device_map"}
+    shared = {key: value for key, value in options.items() if key not in ("device_map", "max_memory")}
     config = transformers.AutoConfig.from_pretrained(name, **shared)
     kind = _class_of(config, bool(options.get("trust_remote_code")))
     module, told = kind.from_pretrained(

@@ -27,8 +27,9 @@ from cutaway.model.run import Generation, Run
 from cutaway.model.seats import Seat, Tower
 from cutaway.model.session import Reading, Recording
 from cutaway.model.sites import SiteTable
-from cutaway.model.sweep import Sweep, sweep
+from cutaway.model.sweep import By, Sweep, sweep
 from cutaway.model.table import Family
+from cutaway.source import Source
 
 
 class Model:
@@ -41,13 +42,11 @@ class Model:
     32
     """
 
-    def __init__(self, module: Any, processor: Any = None, *, name: str = "", revision: str = "") -> None:
-        self.module, self.processor, self.name, self.revision = (
-            module,
-            processor,
-            name or type(module).__name__,
-            revision,
-        )
+    def __init__(
+        self, module: Any, processor: Any = None, *, name: str = "", revision: str = "", source: Source | None = None
+    ) -> None:
+        self.module, self.processor, self.revision = module, processor, revision
+        self.name, self.source = name or type(module).__name__, source  # how another process opens the same
         self.engine = Engine(module, processor)
 
     # --- what there is ------------------------------------------------------------------------------------------------
@@ -290,13 +289,14 @@ class Model:
         memory: int = 2**30,
         resume: str | Path | None = None,
         told: Callable[[Plan], None] | None = None,
+        by: By | None = None,
     ) -> Sweep:
         """Run every cell and read the target, exactly as `model.run(inputs, edits=…)` would, far faster.
 
         Blocks below an edit and towers it cannot reach are not run again, cells share batched rows within `memory`
         bytes, a causal decoder re-runs the positions from the edit on. `progress` prints the plan and a bar, `told`
         hears the plan before anything runs; `resume` is a file in which values are kept, so that an interrupted sweep
-        goes on. Raises as `run` does.
+        goes on; `by` makes the chunks of the plan elsewhere (`cutaway.jobs`). Raises as `run` does.
 
         >>> import cutaway
         >>> model = cutaway.load("tiny:llama")
@@ -308,7 +308,9 @@ class Model:
         """
         _check_inputs(inputs)
         with self.engine.taken():
-            return sweep(self.engine, inputs, cells, target, progress=progress, memory=memory, resume=resume, told=told)
+            return sweep(
+                self.engine, inputs, cells, target, progress=progress, memory=memory, resume=resume, told=told, by=by
+            )
 
 
 def _check_inputs(inputs: Any) -> None:

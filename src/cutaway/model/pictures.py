@@ -19,7 +19,13 @@ from cutaway.model.modality import Asked, Modality
 from cutaway.model.picture_prompts import around_pictures, picture_prompts
 
 SMALLEST, LARGEST = 2, 64_000_000
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 GREY = "pass grey levels as bytes, as uint16 or as floats in [0, 1]"
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The files of a folder that end as pictures do, by name."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def picture(source: Any) -> Image.Image:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.errors import EditError, InputError
@@ -25,6 +27,9 @@ from cutaway.model.targets import numbers
 
 if TYPE_CHECKING:
     import xarray
+
+Values = tuple[int, np.ndarray]  # the number of a chunk in the plan, and the target of each of its cells and rows
+By = Callable[[Plan, Sequence[int]], Iterable[Values]]  # makes these chunks of a plan, in any order
 
 
 @dataclass(frozen=True)
@@ -67,29 +72,54 @@ def sweep(
     memory: int = 2**30,
     resume: str | Path | None = None,
     told: Callable[[Plan], None] | None = None,
+    by: By | None = None,
 ) -> Sweep:
     """`model.sweep`: see there."""
     started = time.perf_counter()
     cells = Cells.of(cells)
-    if not len(cells):
-        raise InputError("a sweep over no cells", expected="at least one edit", do="`model.grid(edit, token=…)`")
-    _check_lengths(engine, inputs, cells)
+    check_cells(engine, inputs, cells)
     store = Chunks(Path(resume), _content(engine, inputs, cells, target)) if resume else None
-    replay = Replay(engine, inputs, cells, last_logits=last_logits_only(target), memory=memory)
+    begun = Begun(engine, inputs, cells, target, memory)
+    plan = begun.plan
     if told:
-        told(replay.plan)
-    clean = numbers(target, Run(replay.known.outputs, inputs, context=engine)).detach().double().cpu()
+        told(plan)
+    clean = begun.clean
     values = store.values(len(cells), len(clean)) if store else np.full((len(cells), len(clean)), np.nan)
-    ran = 0
-    for chunk in _shown(replay.plan, progress, values):
-        if np.isnan(values[list(chunk.cells)]).any():
-            ran += len(chunk.cells)
-            for cell, run in zip(chunk.cells, replay.run(chunk), strict=True):
-                values[cell] = numbers(target, run, finite=False).detach().double().cpu().numpy()
-            if store:
-                store.save(values)
-    made, alone = _labelled(cells, values, clean, inputs.named(len(clean)))
-    return Sweep(made, alone, replay.plan, time.perf_counter() - started, replay.clean_seconds, ran)
+    todo = [number for number, chunk in enumerate(plan.chunks) if np.isnan(values[list(chunk.cells)]).any()]
+    made = by(plan, todo) if by else ((number, begun.values(number)) for number in todo)
+    ran = sum(len(plan.chunks[number].cells) for number in todo)
+    for number, found in _shown(plan, progress, made, len(cells) - ran):
+        values[list(plan.chunks[number].cells)] = found
+        if store:
+            store.save(values)
+    done, alone = _labelled(cells, values, clean, inputs.named(len(clean)))
+    return Sweep(done, alone, plan, time.perf_counter() - started, begun.replay.clean_seconds, ran)
+
+
+class Begun:
+    """A sweep whose clean run is made: its plan, the target without edits, and the values of any chunk of the plan."""
+
+    def __init__(
+        self, engine: Engine, inputs: Inputs, cells: Cells, target: Callable[[Run], Tensor], memory: int
+    ) -> None:
+        self.target = target
+        self.replay = Replay(engine, inputs, cells, last_logits=last_logits_only(target), memory=memory)
+
+    @property
+    def plan(self) -> Plan:
+        """Which cells run together."""
+        return self.replay.plan
+
+    @cached_property
+    def clean(self) -> Float[Tensor, "row"]:
+        """The target without any edit."""
+        run = Run(self.replay.known.outputs, self.replay.inputs, context=self.replay.engine)
+        return numbers(self.target, run).detach().double().cpu()
+
+    def values(self, number: int) -> Float[np.ndarray, "cell row"]:
+        """The target of every cell of a chunk, by the number of the chunk in the plan."""
+        runs = self.replay.run(self.plan.chunks[number])
+        return np.stack([numbers(self.target, run, finite=False).detach().double().cpu().numpy() for run in runs])
 
 
 def last_logits_only(target: Any) -> bool:
@@ -117,24 +147,26 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1000:.2g} ms" if seconds < 0.1 else f"{seconds:.2g} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
-def _shown(plan: Plan, progress: bool, values: np.ndarray) -> Iterator[Any]:
-    """The chunks of a plan, under the plan itself and a bar that counts cells."""
+def _shown(plan: Plan, progress: bool, made: Iterable[Values], kept: int) -> Iterator[Values]:
+    """What is made of a plan's chunks, under the plan itself and a bar that counts cells."""
     if not progress:
-        yield from plan.chunks
+        yield from made
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"), TimeRemainingColumn())
     with Progress(*columns, transient=True) as bar:
         bar.console.print(repr(plan), markup=False, highlight=False)
-        task = bar.add_task("", total=len(values))
-        for chunk in plan.chunks:
-            yield chunk
-            bar.advance(task, len(chunk.cells))
+        task = bar.add_task("", total=len(plan.needs), completed=kept)
+        for number, found in made:
+            yield number, found
+            bar.advance(task, len(plan.chunks[number].cells))
 
 
-def _check_lengths(engine: Engine, inputs: Inputs, cells: Cells) -> None:
-    """Refuse patches from a run whose positions are not those of these inputs."""
+def check_cells(engine: Engine, inputs: Inputs, cells: Cells) -> None:
+    """Refuse no cells, and patches from a run whose positions are not those of these inputs."""
+    if not len(cells):
+        raise InputError("a sweep over no cells", expected="at least one edit", do="`model.grid(edit, token=…)`")
     for edit in (edit for edits in cells.edits for edit in edits):
         if not isinstance(edit, Patch) or not isinstance(edit.source, dict):
             continue

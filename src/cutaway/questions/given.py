@@ -18,12 +18,11 @@ from cutaway.data import worlds
 from cutaway.errors import InputError
 from cutaway.model.load import load
 from cutaway.model.model import Model
-from cutaway.model.pictures import picture
+from cutaway.model.pictures import SUFFIXES, picture, pictures_in
 from cutaway.questions.bank import TextBank, emoji_bank, emoji_texts, file_bank, file_texts
 from cutaway.zoo.trained import spec_of
 
 EMOJIWORLD = worlds.EMOJIWORLD
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 # --- model ------------------------------------------------------------------------------------------------------------
@@ -100,11 +99,6 @@ def read_picture(source: Any) -> Image.Image:
             expected="a whole PNG, JPEG, WebP, …",
             do="open it in a viewer and save it again",
         ) from error
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The files of a folder that end as pictures do, by name."""
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def readable(file: Path) -> bool:

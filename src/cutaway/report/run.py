@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from rich.console import Console
 from rich.table import Column, Table
 
+from cutaway.jobs.cluster import counted
 from cutaway.methods.method import Method
 from cutaway.methods.result import Result
 from cutaway.questions.asked import BRINGS, asked
@@ -26,10 +27,11 @@ ROWS = 40  # of a table
 
 def answer(
     method: Method, model: Source | str, given: Mapping[str, Any], options: Mapping[str, Any], *,
-    out: Path | None = None, plot: Path | None = None, overwrite: bool = False,
+    out: Path | None = None, plot: Path | None = None, overwrite: bool = False, workers: int | str = 0,
 ) -> None:  # fmt: skip
-    """Ask the question that is given, apply the method, print its table, write its files."""
+    """Ask the question that is given, apply the method (its sweeps by workers), print its table, write its files."""
     check_files(out, plot, overwrite)
+    workers = counted(workers)
     asking = {name: value for name, value in given.items() if value is not None}
     if "labels" in method.parts and not asking.get("labels"):
         asking["labels"] = ("place",) if asking.get("pictures", EMOJIWORLD) == EMOJIWORLD else ("folder",)
@@ -38,7 +40,7 @@ def answer(
         if wanted and not any(asking.get(name) for name in wanted):
             method.check(lacking(part))
     question = asked(model, **asking, floor="floor" in method.parts)
-    made = method.apply(question, progress=True, **options).result
+    made = method.apply(question, progress=True, workers=workers, **options).result
     finish(
         made, out, plot, overwrite, None if method.table is None else method.table(made, question),
         None if method.plot is None or plot is None else method.plot(made, question),
