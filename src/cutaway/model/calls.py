@@ -168,19 +168,17 @@ class Denoise(Forward):
     step: int
     steps: int
     truth: Float[Tensor, "row *latent"] | None = None
+
     def __call__(self, module: Any, tensors: Mapping[str, Any], **options: Any) -> Any:
         """What the denoiser returns."""
         return getattr(module, self.part)(**tensors, **_known(self, options))
 
     def joined(self, calls: Sequence[Forward]) -> Forward | None:
         """The same step of the same denoiser, with the truth of all rows where that is known of all."""
-        truths = []
-        for call in calls:
-            if not isinstance(call, Denoise) or (call.part, call.step, call.steps) != (self.part, self.step, self.steps):
-                return None
-            truths.append(call.truth)
-        known = [truth for truth in truths if truth is not None]
-        if len(known) not in (0, len(truths)):
+        every = [call for call in calls if isinstance(call, Denoise)]
+        same = [call for call in every if (call.part, call.step, call.steps) == (self.part, self.step, self.steps)]
+        known = [call.truth for call in same if call.truth is not None]
+        if len(same) < len(calls) or len(known) not in (0, len(calls)):
             return None
         return replace(self, truth=torch.cat(known) if known else None)
 

@@ -137,6 +137,7 @@ class Inputs:
                     "these inputs do not line up in one batch", expected=f"tensors like {shapes[0]}", exists=f"{shape}",
                     do="pad the texts to one length (`model.inputs` with a list of texts), or run them one by one",
                 )  # fmt: skip
+        assert call is not None
         tensors = rows_joined([bundle.tensors for bundle in bundles])
         maps = {name: _stacked([b.tokens[name] for b in bundles]) for name in head.tokens}
         pictures, drawn = (tuple(one for b in bundles for one in getattr(b, name)) for name in ("pictures", "drawn"))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from cutaway.errors import MethodError
-from cutaway.methods.causal_tracing.graph import Graph
+from cutaway.model.graph import Graph
 
 FORMAT = "cutaway-circuit/1"
 Edge = tuple[str, str]

@@ -12,9 +12,9 @@ import pandas
 
 from cutaway.methods.causal_tracing.circuit import Circuit
 from cutaway.methods.causal_tracing.faithfulness import Faithfulness
-from cutaway.methods.causal_tracing.graph import CONNECTOR
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
+from cutaway.model.streams import CONNECTOR
 from cutaway.views.graphs import DRAWN, Layered, Link, Node
 from cutaway.views.words import signed
 
