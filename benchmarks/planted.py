@@ -31,7 +31,7 @@ def main() -> None:
         world = WORLDS[name]
         model = cutaway.load(world.floor if chosen.untrained else world.model)
         possible = world.possible(model)
-        print(f"\n## {model.name}: {len(world.circuit.nodes)} of {len(possible.nodes)} nodes, "
+        print(f"\n## {model.name}: {len(world.circuit.senders)} of {len(possible.senders)} nodes, "
               f"{len(world.circuit.edges)} of {len(possible.edges)} edges")  # fmt: skip
         for seed in chosen.seeds:
             found = planted(world, model, n=chosen.rows, each=chosen.each, seed=seed)

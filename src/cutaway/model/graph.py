@@ -86,6 +86,11 @@ class Graph:
         """The numbers of the senders into a stream."""
         return [i for i, sender in enumerate(self.senders) if sender.stream == stream]
 
+    def named(self, edges: Bool[np.ndarray, "sender receiver"]) -> list[tuple[str, str]]:
+        """The names of some edges, sender and receiver, receiver by receiver."""
+        senders, receivers = self.names
+        return [(senders[at], receivers[to]) for to, at in np.argwhere(edges.T)]
+
     def mask(self, edges: Iterable[tuple[str, str]]) -> Bool[np.ndarray, "sender receiver"]:
         """The edges of these names; MethodError for one that is not there."""
         found = np.zeros_like(self.edges)

@@ -68,8 +68,8 @@ def _recovered(one: xarray.Dataset) -> str:
     worst, before = one["edges"].min("world"), one["edges"].sel(how="untrained")
     kept = one["alone"].min("world")
     told = (
-        f"in {one.sizes['world']} worlds (the one that draws can not be scored yet) the lowest AUROC of planted edges "
-        f"against all others is {_floor(worst.sel(how='exact'))} by exact scores and {_floor(worst.sel(how='eap-ig'))} "
+        f"in {one.sizes['world']} worlds the lowest AUROC of planted edges against "
+        f"all others is {_floor(worst.sel(how='exact'))} by exact scores and {_floor(worst.sel(how='eap-ig'))} "
         f"by `eap-ig` (orders by chance {_two(one['edges'].sel(how='random').mean('world'))}, exact scores before "
         f"training up to {_two(before.max('world'))}); as many of the best edges as were planted keep at least "
         f"{_hundred(kept.sel(how='exact'))} % of the difference by exact scores, {_hundred(kept.sel(how='eap-ig'))} % "
@@ -201,7 +201,8 @@ def _planted(found: Found) -> str:
         "*Fewest*: the fewest edges tried from which on f stays at 0.9 (all, where none does; tried: each up to twice "
         "as many as planted, then 20, 50, 100, 200). *random*: the mean of two orders by chance. *untrained*: the "
         "order by exact scores of the model before training; its f is of the trained model. A mean over the two towers "
-        "of the CLIP.\n\n" + markdown(header, rows)
+        "of the CLIP. Pairs of `planted-mmdit` have one noise, so edges out of the picture's embedding carry the same "
+        "in both: they are left out, the planted one among them.\n\n" + markdown(header, rows)
     )
 
 

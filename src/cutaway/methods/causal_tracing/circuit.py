@@ -20,7 +20,7 @@ Edge = tuple[str, str]
 
 @dataclass(frozen=True)
 class Circuit:
-    """Edges (sender, receiver) with their scores, of a model; `about`: how they were found, as JSON can hold it.
+    """Edges (sender, receiver) with their scores, of a model: found, or known; `about`: how they were found, as JSON.
 
     >>> one = Circuit("tiny:llama", {("text.embed", "text.0.attn[1].v"): 0.5, ("text.0.attn[1]", "text.end"): 0.75})
     >>> one
