@@ -27,6 +27,25 @@ PICTURED = ("image", "query")  # positions of a text that a connector writes
 ROUNDING, SINGLE = 1e4, 1e-5  # how many roundings the sums of a stream may be off; what libraries keep in float32
 
 
+@dataclass(frozen=True)
+class Point:
+    """Where receivers read the same: all heads of a layer, an MLP, a connector, an end.
+
+    `streams`: by stream, the state that is read. `seen`: the senders in it, by number. Of heads each has its queries,
+    keys and values next to one another.
+    """
+
+    name: str
+    streams: Mapping[str, Site]
+    seen: tuple[int, ...]
+    receivers: tuple[Receiver, ...]
+
+    @property
+    def ends(self) -> bool:
+        """Whether it is an end, from which the answer is read."""
+        return self.receivers[0].ends
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """Senders and receivers of a model on some inputs; `edges[s, r]` where r reads what s writes.
@@ -85,6 +104,30 @@ class Graph:
     def into(self, stream: str) -> list[int]:
         """The numbers of the senders into a stream."""
         return [i for i, sender in enumerate(self.senders) if sender.stream == stream]
+
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """The receivers by where they read, in order."""
+        found: dict[str, list[int]] = {}
+        for at, one in enumerate(self.receivers):
+            found.setdefault(one.name.partition("[")[0], []).append(at)
+        made = []
+        for name, members in found.items():
+            ours = sorted(members, key=lambda at: self.receivers[at].head or 0)
+            read = {stream_of(site): site for site, _ in self.receivers[ours[0]].reads}
+            seen = tuple(np.flatnonzero(self.edges[:, ours[0]]).tolist())
+            made.append(Point(name, read, seen, tuple(self.receivers[at] for at in ours)))
+        return tuple(made)
+
+    @cached_property
+    def at(self) -> dict[str, tuple[Point, int]]:
+        """By name of a receiver, its point and its place there."""
+        return {one.name: (point, place) for point in self.points for place, one in enumerate(point.receivers)}
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        """The senders by name."""
+        return {name: at for at, name in enumerate(self.names[0])}
 
     def named(self, edges: Bool[np.ndarray, "sender receiver"]) -> list[tuple[str, str]]:
         """The names of some edges, sender and receiver, receiver by receiver."""
