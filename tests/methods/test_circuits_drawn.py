@@ -12,7 +12,8 @@ from torch import Tensor
 
 import cutaway
 from cutaway.errors import InputError, MethodError
-from cutaway.methods import activation_patching, edge_attribution, faithfulness, path_patching
+from cutaway.methods import Circuit, activation_patching, edge_attribution, faithfulness, path_patching
+from cutaway.methods.causal_tracing.circuit_views import layered
 from cutaway.model.asides import in_words_of
 from cutaway.model.graph import Graph
 from cutaway.model.targets import distance
@@ -188,6 +189,34 @@ def test_scores_are_those_of_plain_hooks_and_first_order_scores_their_slope(send
     by_step = [by_hand(layer, receiver, stream, moved * at).mean() for at in (-step, step)]
     slope = float(by_step[0] - by_step[1]) / (2 * step)
     assert float(scores("eap")["score"].sel(edge)) == pytest.approx(slope, rel=1e-5, abs=1e-9)
+
+
+# --- kept, and shown --------------------------------------------------------------------------------------------------
+
+
+def test_a_circuit_of_two_streams_is_kept_and_shown_with_each_head_once(tmp_path):
+    edges = [("denoiser.text.embed", "denoiser.0.attn[1].v"), ("denoiser.0.image.attn[1]", "denoiser.image.end"),
+             ("denoiser.0.text.attn", "denoiser.0.text.mlp")]  # fmt: skip
+    known = Circuit.of("tiny:sd3", edges)
+    assert Circuit.load(known.save(tmp_path / "one.json")) == known
+    parts = {(one["source"], one["target"]) for one in known.to_json()["edges"] if one["kind"] == "part"}
+    assert parts == {
+        ("denoiser.0.attn[1].v", sender) for sender in ("denoiser.0.image.attn[1]", "denoiser.0.text.attn")
+    }
+    found = faithfulness(opened("sd3"), *sides(), order=scores("eap"), shares=(0.1, 1.0), draws=0, progress=False)
+    view = layered(found, true=known, title="A circuit", seen="Its best edges.", limits="Whether others would do.")
+    names = [node.name for node in view.nodes]
+    assert len(names) == 15 and {node.tower for node in view.nodes} == {"denoiser"}
+    assert [node.label for node in view.nodes if node.layer is None] == [
+        "embedding, image",
+        "embedding, text",
+        "end, image",
+    ]
+    heads = [node.name for node in view.nodes if node.kind == "head"]
+    assert heads == [f"denoiser.{layer}.attn[{head}]" for layer in (0, 1) for head in range(4)]
+    assert sum(bool(link.true) for link in view.links) == 3
+    levels = {node.name: node.level for node in view.nodes}
+    assert levels["denoiser.0.attn[1]"] < levels["denoiser.0.text.mlp"] == levels["denoiser.0.image.mlp"]
 
 
 # --- what has no graph ------------------------------------------------------------------------------------------------

@@ -122,4 +122,5 @@ def _part_of(receiver: str, sender: str, shared: int) -> bool:
     if part not in ("q", "k", "v") or not head:
         return False
     group = 1 if part == "q" else shared
+    sender = sender.replace(".image.attn", ".attn").replace(".text.attn", ".attn")  # one head reads both streams
     return sender == layer or sender in {f"{layer}[{int(head) * group + at}]" for at in range(group)}
