@@ -98,6 +98,16 @@ def test_along_the_path_what_leaves_the_words_adds_up_to_the_whole_difference():
     assert not begun.sel(sender="denoiser.image.embed").fillna(0).any()  # the same noise in both
 
 
+def test_words_reach_the_picture_through_keys_and_values_alone():
+    """All edges kept but those from the words to these, in every layer: nothing of the difference is left."""
+    graph = Graph.of(opened("sd3"), sides()[0])
+    kept = [(s, r) for s, r in graph.named(graph.edges) if "text" not in s or r[-1] not in "kv"]
+    found = faithfulness(
+        opened("sd3"), *sides(), order=Circuit.of("", kept), shares=(), draws=0, progress=False
+    )  # fmt: skip
+    assert 100 < len(kept) < 150 and float(found["faithfulness"][1]) == pytest.approx(0, abs=1e-9)
+
+
 @pytest.mark.checks("path_patching", "truth")
 def test_to_all_receivers_the_paths_of_a_layer_are_its_patch():
     every = path_patching(opened("sd3"), *sides(), senders="denoiser.0.image.mlp", receivers="*", progress=False)

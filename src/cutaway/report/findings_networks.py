@@ -9,6 +9,7 @@ import xarray
 from matplotlib.figure import Figure
 
 from cutaway import __version__
+from cutaway.report import findings_worded
 from cutaway.report.findings_circuits import EDGES, HOWS, OF, TOPS
 from cutaway.report.findings_looks import FORMS
 from cutaway.report.findings_page import About
@@ -33,8 +34,9 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
     )
     shown = "\n\n".join(f"![{said}]({figures[name]})" for said, name in pictures)
     front = (
-        f"# Circuits: planted ones found again, and one question asked by picture and in words\n\n{numbered}\n\n*Where "
-        f"two numbers stand with a slash between them, the same was measured on two sets of pairs.*\n\n{shown}"
+        "# Circuits: planted ones found again, one question asked by picture and in words, a word in a drawing\n\n"
+        f"{numbered}\n\n*Where two numbers stand with a slash between them, the same was measured on two sets of "
+        f"pairs.*\n\n{shown}"
     )
     parts = [
         front,
@@ -44,6 +46,7 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
         _overlap(found),
         _flow(found, about),
         _back(found),
+        findings_worded.section(found["word"]),
         _limits(),
     ]
     return "\n\n".join(parts) + "\n"
@@ -60,6 +63,7 @@ def sentences(found: Found) -> list[str]:
         _meet(found["circuits"]),
         _way(found["flow"]),
         _moved(found["back"]),
+        findings_worded.sentence(found["word"]),
     ]
 
 
