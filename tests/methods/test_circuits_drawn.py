@@ -18,7 +18,7 @@ from cutaway.model.asides import in_words_of
 from cutaway.model.graph import Graph
 from cutaway.model.targets import distance
 from cutaway.model.writes import picture_writes
-from world import opened
+from world import fresh, opened
 
 CALL = {"step": 1, "steps": 3, "size": (16, 16), "guidance": 1.0, "length": 4}
 
@@ -50,21 +50,23 @@ def alone(order, shares) -> np.ndarray:
 # --- sums -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tiny:sd3", "zoo:planted-mmdit"])
+@pytest.mark.parametrize("name", ["tiny:sd3", "tiny:flux", "zoo:planted-mmdit"])
 def test_what_is_written_into_each_stream_adds_up_to_its_end(name):
     """In float64, and of each run alone: what heads and MLPs write, and the biases, is the end less the start."""
     model = cutaway.load(name, dtype="float64")
     planted = name.startswith("zoo")
     prompts = ["star southeast", "ring northwest"] if planted else ["a red dog", "a cat"]
-    inputs = model.inputs(prompt=prompts, step=0, steps=1, guidance=1.0, length=0 if planted else 4)
+    inputs = model.inputs(prompt=prompts, **({**CALL, "length": 0, "size": None} if planted else CALL))
     graph = Graph.of(model, inputs)
     run = model.run(inputs, record=graph.record)
-    assert graph.streams == ["denoiser.image", "denoiser.text"]
-    biases = sum(run[one.gate][0, 0, :, None] * one.bias for one in picture_writes(model))
-    last = max(site.layer for site in model.sites if site.tower == "denoiser" and site.layer is not None)
+    blocks = picture_writes(model)
+    biases = {"image": blocks, "text": [one for one in blocks[:-1] if one.mlp_weight is not None]}  # others telescope
+    last = blocks[-1].layer
     ends = {"image": f"denoiser.{last}.image.resid_post", "text": f"denoiser.{last}.text.resid_pre"}
+    assert graph.streams == ["denoiser.image", "denoiser.text"]
     for stream, end in ends.items():
-        written = graph.written(run, f"denoiser.{stream}").sum(0) + (biases if stream == "image" else 0)
+        written = graph.written(run, f"denoiser.{stream}").sum(0)
+        written = written + sum(run[one.gate][0, 0, :, None] * one.bias for one in biases[stream])
         assert torch.allclose(written, run[end][0, 0], rtol=0, atol=1e-10), stream
 
 
@@ -201,6 +203,46 @@ def test_scores_are_those_of_plain_hooks_and_first_order_scores_their_slope(send
     assert float(scores("eap")["score"].sel(edge)) == pytest.approx(slope, rel=1e-5, abs=1e-9)
 
 
+def test_a_block_of_one_stream_writes_to_both_and_reads_both():
+    """Of a Flux: all edges and none, and a head of a late block that hears other words, by plain hooks."""
+    model = opened("flux")
+    one, other = (asked("flux", f"a red {word}", f"a blue {word}") for word in ("dog", "cat"))
+    other = in_words_of(one, other)
+    target = distance(model.run(asked("flux", "a fox", "a mat", seed=3)).outputs.sample)
+    found = faithfulness(
+        model, one, other, target, order=Circuit.of("", [("denoiser.text.embed", "denoiser.2.mlp")]), shares=(),
+        draws=0, progress=False,
+    )  # fmt: skip
+    assert np.allclose(found["target"][-1], found["clean"], atol=1e-10)
+    assert np.allclose(found["target"][0], found["corrupted"], atol=1e-10)
+    runs = [model.run(given, record="denoiser.2.*") for given in (one, other)]
+    weight = model.module.transformer.single_transformer_blocks[0].proj_out.weight[:, 8:16]
+    words = runs[0]["denoiser.2.text.resid_pre"].shape[-2]
+    wrote = [
+        run["denoiser.2.attn.z"][0, 0, :, :words, 1] @ weight.T * run["denoiser.2.gate"][0, 0, :, None] for run in runs
+    ]
+    block, seen = model.module.transformer.single_transformer_blocks[1], {}
+
+    def note(_, __, given):
+        seen.update(given)
+
+    def heard(_, __, out):
+        states = torch.cat([seen["encoder_hidden_states"] + wrote[1] - wrote[0], seen["hidden_states"]], 1)
+        entering, values = block.norm(states, emb=seen["temb"])[0], block.attn.to_v
+        there = torch.nn.functional.linear(entering, values.weight, values.bias)
+        return torch.cat([out[..., :16], there[..., 16:24], out[..., 24:]], -1)
+
+    with ExitStack() as stack, torch.no_grad():
+        stack.callback(block.register_forward_pre_hook(note, with_kwargs=True).remove)
+        stack.callback(block.attn.to_v.register_forward_hook(heard).remove)
+        made = model.module.transformer(**one.tensors).sample
+    by_hand_ = (made - target.reference).flatten(1).pow(2).mean(1)
+    edge = {"senders": "denoiser.2.text.attn[1]", "receivers": "denoiser.3.attn[2].v"}
+    lost = path_patching(model, one, other, target, **edge, progress=False)
+    assert np.allclose(lost["loss"][:, 0], lost["clean"] - by_hand_.numpy(), atol=1e-10)
+    assert float(abs(lost["loss"]).min()) > 1e-9
+
+
 # --- kept, and shown --------------------------------------------------------------------------------------------------
 
 
@@ -233,13 +275,13 @@ def test_a_circuit_of_two_streams_is_kept_and_shown_with_each_head_once(tmp_path
 
 
 def test_a_drawing_whole_and_blocks_of_another_kind_say_so():
-    for name, options, why in (
-        ("sd3", {"step": None}, "whole drawing"),
-        ("flux", {}, r"Block 2 of the denoiser \(FluxSingle"),
-        ("sd", {"length": None}, "No stream"),
-    ):
+    for name, options, why in (("sd3", {"step": None}, "whole drawing"), ("sd", {"length": None}, "No stream")):
         with pytest.raises(MethodError, match=why):
             Graph.of(opened(name), asked(name, "a dog", **options))
+    twice = fresh("sd3")  # as in SD3.5, whose picture attends a second time to itself
+    twice.module.transformer.transformer_blocks[1].attn2 = torch.nn.Identity()
+    with pytest.raises(MethodError, match=r"Block 1 of the denoiser \(JointTransformerBlock\)"):
+        Graph.of(twice)
 
 
 def test_what_goes_by_the_way_of_the_timestep_is_refused_with_the_way_out():

@@ -169,8 +169,10 @@ class Graph:
         value, *more = (by_row(held[str(site)], site) for site in sender.sites)
         if sender.between is not None:
             return value - more[0]
-        if sender.head is not None:
-            value = value[..., sender.head, :] @ self.weights[str(sender.site)][sender.head].to(value)
+        value = sender.own(value, inputs)
+        if sender.head is not None or (sender.order and str(sender.site) in self.weights):
+            at = sender.head or 0
+            value = (value if sender.head is None else value[..., at, :]) @ self.weights[str(sender.site)][at].to(value)
         if sender.gate is not None:
             value = value * more[0][:, None]
         if sender.time == 0 and CONNECTOR in self.names[0] and sender.stream == "text":

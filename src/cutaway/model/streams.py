@@ -16,6 +16,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import STREAMS, Site
 from cutaway.model.weights import head_weights, norms_behind
+from cutaway.model.writes import Writes, picture_writes
 
 LAST = 1 << 30  # behind every layer
 CONNECTOR, DENOISER = "connector", "denoiser"
@@ -29,7 +30,7 @@ class Sender:
 
     `site` holds what it writes, `head` which part of it; `time` counts the sublayers before it. `gate`: what that is
     multiplied by before it is added. `between`: the states of the stream behind it and before it, where what it writes
-    is read off these.
+    is read off these. `order`: the streams whose positions lie behind one another at its site, where it holds several.
     """
 
     name: str
@@ -39,11 +40,20 @@ class Sender:
     head: int | None = None
     gate: Site | None = None
     between: tuple[Site, Site] | None = None
+    order: tuple[str, ...] = ()
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """All that has to be known of a run to say what it wrote; the last of them to come about is the first."""
         return (*(self.between or (self.site,)), *([self.gate] if self.gate else []))
+
+    def own(self, value: Float[Tensor, "row token *axes"], inputs: Inputs) -> Float[Tensor, "row own *axes"]:
+        """What its site holds at the positions of its stream."""
+        if not self.order:
+            return value
+        sizes = [len(inputs.tokens[stream]) for stream in self.order]
+        at = self.order.index(self.stream)
+        return value.narrow(1, sum(sizes[:at]), sizes[at])
 
     @property
     def begins(self) -> bool:
@@ -210,8 +220,9 @@ class Stream(_Layers):
 class Joint(_Layers):
     """The two streams of a denoiser of joint attention, whose heads read both.
 
-    A head writes to the picture alone: what a block writes to the words is two senders, all its heads and its MLP, for
-    what these are multiplied by has no site.
+    A head of a block with two streams writes to the picture alone: what the block writes to the words is two senders,
+    all its heads and its MLP, for what these are multiplied by has no site. In a block of one stream (Flux) each head,
+    and the MLP, which reads both streams as well, writes to either.
     """
 
     def __init__(self, model: Model) -> None:
@@ -222,42 +233,69 @@ class Joint(_Layers):
             raise MethodError(
                 f"block {odd} of the denoiser ({type(model.towers[DENOISER].blocks[odd]).__name__}) writes otherwise "
                 "than the graph knows",
-                expected="blocks of joint attention alone, with a stream for words and one for the picture, as in SD3",
-                do=OVER,
+                expected="blocks of joint attention alone, as in SD3 and Flux", do=OVER,
             )  # fmt: skip
-        for layer in self.layers:
-            self.weights[str(self.site(layer, "image.attn.z"))] = head_weights(model, DENOISER, layer, "image.attn")[0]
+        self.blocks = picture_writes(model)
+        for block in self.blocks:
+            self.weights[str(block.z)] = block.weight
+            if block.mlp_weight is not None:
+                self.weights[str(block.mlp)] = block.mlp_weight[None]
 
     def _fits(self, layer: int) -> bool:
         """Whether a block adds one attention and one MLP to the picture, and the same, or nothing, to the words."""
-        alone: Any = self.model.towers[DENOISER].blocks[layer]
-        return self.has(layer, "image.attn.gate") and getattr(alone, "attn2", None) is None
+        block: Any = self.model.towers[DENOISER].blocks[layer]
+        known = self.has(layer, "image.attn.gate") or self.has(layer, "gate")
+        return known and getattr(block, "attn2", None) is None
 
     def senders(self) -> list[Sender]:
         """What writes, in order, the picture's first."""
-        streams = {one: f"{DENOISER}.{one}" for one in STREAMS}
-        found = [Sender(f"{name}.embed", name, 0, self.site(0, f"{one}.resid_pre")) for one, name in streams.items()]
-        for layer in self.layers:
-            here, time = f"{DENOISER}.{layer}", 2 * layer + 1
-            z, gate = (self.site(layer, f"image.attn.{part}") for part in ("z", "gate"))
-            heads = range(len(self.weights[str(z)]))
-            found += [Sender(f"{here}.image.attn[{head}]", streams["image"], time, z, head, gate) for head in heads]
-            mlp, gate = (self.site(layer, f"image.mlp.{part}") for part in ("out", "gate"))
-            written = [Sender(f"{here}.image.mlp", streams["image"], time + 1, mlp, gate=gate)]
-            if self.has(layer, "text.resid_post"):
-                before, mid, behind = (self.site(layer, f"text.resid_{part}") for part in ("pre", "mid", "post"))
-                z, mlp = self.site(layer, "text.attn.z"), self.site(layer, "text.mlp.out")
-                found.append(Sender(f"{here}.text.attn", streams["text"], time, z, between=(mid, before)))
-                written.append(Sender(f"{here}.text.mlp", streams["text"], time + 1, mlp, between=(behind, mid)))
-            found += written
+        begun = {one: self.site(0, f"{one}.resid_pre") for one in STREAMS}
+        found = [Sender(f"{DENOISER}.{one}.embed", f"{DENOISER}.{one}", 0, site) for one, site in begun.items()]
+        for block in self.blocks:
+            found += self._two(block) if block.mlp_weight is None else self._one(block)
         return found
+
+    def _two(self, block: Writes) -> list[Sender]:
+        """What a block with a stream each for picture and words writes."""
+        here, time = f"{DENOISER}.{block.layer}", 2 * block.layer + 1
+        image, text = (f"{DENOISER}.{one}" for one in STREAMS)
+        found = [
+            Sender(f"{here}.image.attn[{head}]", image, time, block.z, head, block.gate)
+            for head in range(len(block.weight))
+        ]
+        mlps = [Sender(f"{here}.image.mlp", image, time + 1, block.mlp, gate=block.mlp_gate)]
+        if self.has(block.layer, "text.resid_post"):
+            before, mid, behind = (self.site(block.layer, f"text.resid_{part}") for part in ("pre", "mid", "post"))
+            z, mlp = self.site(block.layer, "text.attn.z"), self.site(block.layer, "text.mlp.out")
+            found.append(Sender(f"{here}.text.attn", text, time, z, between=(mid, before)))
+            mlps.append(Sender(f"{here}.text.mlp", text, time + 1, mlp, between=(behind, mid)))
+        return [*found, *mlps]
+
+    def _one(self, block: Writes) -> list[Sender]:
+        """What a block of one stream writes to the picture and, where anything reads them behind it, to the words."""
+        joint = self.model.towers[DENOISER].row.joint
+        order = STREAMS if joint is None or joint.first == STREAMS[0] else STREAMS[::-1]
+        told = STREAMS[:1] if block.layer == self.layers[-1] else STREAMS
+        names, time = tuple(f"{DENOISER}.{one}" for one in order), 2 * block.layer + 1
+        found, mlps = [], []
+        for one in told:
+            here, stream = f"{DENOISER}.{block.layer}.{one}", f"{DENOISER}.{one}"
+            mlps.append(Sender(f"{here}.mlp", stream, time + 1, block.mlp, gate=block.gate, order=names))
+            found += [
+                Sender(f"{here}.attn[{head}]", stream, time, block.z, head, block.gate, order=names)
+                for head in range(len(block.weight))
+            ]
+        return [*found, *mlps]
 
     def receivers(self, inputs: Inputs | None) -> list[Receiver]:
         """What is made of them, in order."""
         found: list[Receiver] = []
         for layer in self.layers:
             time = 2 * layer + 1
-            found += self.heads(layer, tuple((self.site(layer, f"{one}.resid_pre"), time) for one in STREAMS))
+            reads = tuple((self.site(layer, f"{one}.resid_pre"), time) for one in STREAMS)
+            found += self.heads(layer, reads)
+            if self.has(layer, "mlp.pre"):
+                found.append(Receiver(f"{DENOISER}.{layer}.mlp", reads, self.site(layer, "mlp.pre")))
             for one in STREAMS:
                 if self.has(layer, f"{one}.resid_mid"):
                     read, out = (self.site(layer, f"{one}.{part}") for part in ("resid_mid", "mlp.out"))

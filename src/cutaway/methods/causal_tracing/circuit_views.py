@@ -173,7 +173,7 @@ def _groups(receivers: Sequence[str]) -> dict[str, bool]:
 def _owner(name: str, groups: Mapping[str, bool]) -> str:
     """The node that a sender or receiver belongs to: a head has queries, keys and values, unless heads share keys."""
     role = _parsed(name)["role"]
-    own = name.removesuffix(f".{role}") if role else name.replace(".image.attn[", ".attn[")  # who reads both streams
+    own = name.removesuffix(f".{role}") if role else re.sub(r"\.(image|text)\.attn\[", ".attn[", name)
     return f"{own}.kv" if role in ("k", "v") and groups[name.partition("[")[0]] else own
 
 
