@@ -78,15 +78,16 @@ def edge_attribution(
     patching of every edge, Goldowsky-Dill et al.). `eap`: its first order, <c_s - c_s', dm / dx_r> at the clean run.
     `eap-ig`: the gradient averaged over `points` Gauss-Legendre points between the two runs' embeddings;
     `eap-ig-activations`: between what each sublayer writes in the two, sublayer by sublayer. The graph goes through all
-    towers: a LLaVA's vision tower ends in the connector, which writes into the text; a CLIP has two streams.
+    towers: a LLaVA's vision tower ends in the connector, which writes into the text; a CLIP has two streams, a denoiser
+    of joint attention too, of one evaluation (prepared Inputs: `model.inputs(prompt=…, step=3)`).
 
     `clean` and `counterfactual` are lists of inputs equal in number, or prepared Inputs; `questions.apart` makes both
     and the target of pairs of EmojiWorld. Units: those of the target. Source: Syed et al. 2023 (2310.10348), Hanna et
     al. 2024 (2403.17806), whose path is a left-hand sum where ours is Gauss-Legendre; `eap` and `exact` give the
     numbers of their code. Biases belong to no sender.
 
-    Raises MethodError for streams to which blocks do not add (UNets, cross-attention, norms behind the sums) and for
-    pairs whose positions do not line up.
+    Raises MethodError for streams to which blocks do not add (UNets, cross-attention, norms behind the sums), for pairs
+    whose positions do not line up, and where anything but words and latents differs (`asides.in_words_of`).
 
     What it can NOT tell: edges are judged one at a time, so copies that stand in for one another all look unneeded, and
     a gradient does not see what a softmax does over a long way. A score is no share. `faithfulness` says whether a set
