@@ -28,11 +28,11 @@ def sentence(one: xarray.Dataset) -> str:
     told = listed([f"layer {layer} ({_steps(after.sel(layer=layer))})" for layer in layers])
     ways, floor = (one["ways"].sel(of=of) for of in ("trained", "untrained"))
     return (
-        f"**A word becomes a thing in few layers**: in one step of `{DRAWER}`, with one name among the words as "
-        f"another, the prediction loses most, of 100 of its difference, when the heads of {told} hear the words so; "
-        f"before training these lose {_steps(before.sel(layer=layers).max('layer'))} at most, and layer "
-        f"{int(before.mean(('set', 'step')).argmax('layer'))} most. The picture hears the words as they enter "
-        f"({_steps(ways.sel(way='as they enter'))}, before training {_steps(floor.sel(way='as they enter'))}) and what "
+        f"**A word becomes a thing in layers {layers[0]} and {layers[1]} above all**: in one step of `{DRAWER}`, with "
+        "one name among the words as another, the prediction loses most, of 100 of its difference, when the heads of "
+        f"{told} hear the words so; before training every layer loses some, the least "
+        f"{_steps(before.min('layer'))}, the most {_steps(before.max('layer'))}. The picture hears the words as they "
+        f"enter ({_steps(ways.sel(way='as they enter'))}, before training {_steps(floor.sel(way='as they enter'))}) and what "
         f"their own MLPs add ({_steps(ways.sel(way='their MLPs'))}, before training "
         f"{_steps(floor.sel(way='their MLPs'))})."
     )
