@@ -32,9 +32,9 @@ def sentence(one: xarray.Dataset) -> str:
         "one name among the words as another, the prediction loses most, of 100 of its difference, when the heads of "
         f"{told} hear the words so; before training every layer loses some, the least "
         f"{_steps(before.min('layer'))}, the most {_steps(before.max('layer'))}. The picture hears the words as they "
-        f"enter ({_steps(ways.sel(way='as they enter'))}, before training {_steps(floor.sel(way='as they enter'))}) and "
-        f"what their own MLPs add ({_steps(ways.sel(way='their MLPs'))}, before training "
-        f"{_steps(floor.sel(way='their MLPs'))})."
+        f"enter ({_steps(ways.sel(way='as they enter'))}, before training "
+        f"{_steps(floor.sel(way='as they enter'))}) and what their own MLPs add "
+        f"({_steps(ways.sel(way='their MLPs'))}, before training {_steps(floor.sel(way='their MLPs'))})."
     )
 
 
