@@ -31,7 +31,7 @@ def main() -> None:
         world = WORLDS[name]
         model = cutaway.load(world.floor if chosen.untrained else world.model)
         possible = world.possible(model)
-        print(f"\n## {model.name}: {len(world.circuit.nodes)} of {len(possible.nodes)} nodes, "
+        print(f"\n## {model.name}: {len(world.circuit.senders)} of {len(possible.senders)} nodes, "
               f"{len(world.circuit.edges)} of {len(possible.edges)} edges")  # fmt: skip
         for seed in chosen.seeds:
             found = planted(world, model, n=chosen.rows, each=chosen.each, seed=seed)
@@ -52,8 +52,8 @@ def print_loudness(world: World, model: Model) -> None:
     """How well a circuit would be found by how much what a node writes differs from row to row."""
     exchange = Exchange(model, world.plant)
     run, _ = exchange.clean(world.plant.draw(2**42, 512))
-    inner = torch.tensor([node.layer >= 0 for node in exchange.wiring.nodes])  # inputs and the connector left out
-    loud = changes(exchange.wiring, run, torch.arange(512).roll(1)).detach()[inner]
+    inner = torch.tensor([node.time > 0 for node in exchange.graph.senders])  # inputs and the connector left out
+    loud = changes(model, exchange.graph, run, torch.arange(512).roll(1)).detach()[inner]
     true = exchange.planted[inner]
     inside, outside = loud[true], loud[~true]
     above = (inside[:, None] > outside).float().mean()

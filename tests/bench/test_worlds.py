@@ -95,6 +95,14 @@ def test_a_patch_in_a_denoiser():
         assert torch.allclose(heads, expected, atol=0.1)
 
 
+def test_what_pairs_can_show_of_a_circuit():
+    """All of it, but of a CLIP one tower's edges, and of a drawing not those that only the noise goes along."""
+    counts = {name: {side: len(one.shown(side).edges) for side in one.sides} for name, one in WORLDS.items()}
+    assert counts["planted-clip"] == {"vision": 4, "text": 4} and counts["planted-mmdit"] == {"denoiser": 5}
+    assert all(sum(counts[name].values()) == len(world(name).circuit.edges) for name in NAMES[:3])
+    assert [len(one.alike()) for one in WORLDS.values()] == [0, 0, 1, 1]
+
+
 def test_a_question_of_a_drawing():
     asked = world("planted-mmdit").question(differ=["thing"])
     assert asked.value > 0.9 and asked.counterpart.value < -0.9 and asked.text != asked.counterpart.text

@@ -177,6 +177,24 @@ def test_orders_of_other_pairs_agree_and_those_by_chance_do_not():
             agreement(orders, names)
 
 
+@pytest.mark.checks("edge_attribution", "truth", "floor")
+def test_a_planted_circuit_of_joint_attention_is_found_and_answers_alone():
+    """Of the world that draws: every planted edge before all others, before training not, and alone they draw."""
+    one = world("planted-mmdit")
+    found = {}
+    for name in (one.model, one.floor):
+        opened_ = cutaway.load(name)
+        given = one.pairs(8, model=opened_)
+        graph = Graph.of(opened_, given.clean)
+        asked = graph.edges & np.array([sender not in one.alike() for sender in graph.names[0]])[:, None]
+        scores = edge_attribution(opened_, *given, points=3, progress=False)["score"].values[asked]
+        found[name] = float(roc_auc_score(graph.mask(one.shown().edges)[asked], abs(scores)))
+    assert found[one.model] >= 0.95 and found[one.floor] < 0.9
+    other = one.pairs(4, 1, model=one.open())
+    alone = faithfulness(one.open(), *other, order=one.shown(), shares=(), draws=0, progress=False)["faithfulness"]
+    assert float(alone[1]) == pytest.approx(1, abs=0.02)
+
+
 # --- heads ------------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 """One evaluation of a denoiser is what the drawing computes at that step; it is batched, swept, differentiated."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -118,11 +120,27 @@ def test_refusals_name_the_way_out():
         opened("clip").inputs(text="a dog", step=1)
 
 
-def test_several_evaluations_are_one_only_from_several_prompts():
-    """What a pipeline gives its denoiser has rows in some places and none in others: they are not put together."""
-    model = opened("sdxl")
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
+def test_several_evaluations_are_one_with_the_rows_of_each(name):
+    model = opened(name)
+    words = {"guidance": 1.0, "step": 1, "image": PICTURE}
+    both = [model.inputs(prompt=prompt, **words, **CALL) for prompt in ("a red dog", "a cat")]
+    stacked = type(both[0]).stack(both)
+    assert stacked.drawn == ("a red dog", "a cat") and len(stacked.call.truth) == stacked.tokens["text"].batch == 2
+    alone = torch.cat([made(model.run(inputs)) for inputs in both])
+    assert torch.allclose(made(model.run(stacked)), alone, rtol=0, atol=1e-10)
+    assert torch.equal(stacked.call.truth, torch.cat([inputs.call.truth for inputs in both]))
+
+
+def test_evaluations_that_are_not_one_say_so():
+    model = opened("flux")
     inputs = model.inputs(prompt="a dog", step=1, **CALL)
-    with pytest.raises(InputError, match="do not line up"):
-        type(inputs).stack([inputs, inputs])
+    noisy = model.inputs(prompt="a dog", step=1, image=PICTURE, **CALL)
+    for other in (model.inputs(prompt="a dog", step=2, **CALL), noisy, model.inputs(prompt="a dog", **CALL)):
+        with pytest.raises(InputError, match="do not line up"):
+            type(inputs).stack([inputs, other])
+    moved = replace(inputs, tensors={**inputs.tensors, "img_ids": inputs.tensors["img_ids"] + 1})
+    with pytest.raises(InputError, match="'img_ids', which is one for all rows"):
+        type(inputs).stack([inputs, moved])
     with pytest.raises(InputError, match="only known after a run"):
         model.estimate(inputs, "denoiser.out")

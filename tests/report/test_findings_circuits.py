@@ -5,6 +5,7 @@ import pytest
 import xarray
 
 from cutaway.report import findings_circuits as measured
+from cutaway.report import findings_word
 from cutaway.report.findings_networks import draw_all, page, sentences
 from cutaway.report.findings_page import About
 
@@ -57,17 +58,35 @@ def layers(across: list[float]) -> np.ndarray:
 
 
 RISING = np.linspace(0, 1.02, len(measured.EDGES))
+
+
+def word(trained: list[float], second: list[float] | None = None) -> xarray.Dataset:
+    """Shares that are lost by layer, in each of two sets; before training the same in all layers."""
+    axes = ("set", "of", "step")
+    lost = np.full((2, 2, 2, 3, 3), 0.05)
+    lost[0, 0], lost[1, 0] = (np.array(one)[:, None] for one in (trained, second or trained))
+    data = {"enters": ((*axes, "layer", "part"), lost), "writes": ((*axes, "layer", "what"), lost[..., :2])}
+    data |= {"ways": ((*axes, "way"), np.full((2, 2, 2, 3), 0.3)), "moved": (axes, np.full((2, 2, 2), 0.4))}
+    data |= dict.fromkeys(("f", "random"), ((*axes, "k"), np.full((2, 2, 2, len(findings_word.KEPT)), 0.5)))
+    data |= {"pairs": ("set", [8, 8]), "edges": ("set", [160, 160])}
+    names = {"k": findings_word.KEPT, "part": findings_word.PARTS, "what": findings_word.WRITES}
+    names |= {"way": findings_word.WAYS, "of": findings_word.OF, "step": findings_word.AT, "layer": range(3)}
+    return xarray.Dataset(data, coords={**SETS, **{name: list(values) for name, values in names.items()}})
+
+
 PLANTED = {
     "worlds": worlds(0.99),
     "circuits": circuits(layers([0.1, 0.1, 0.7, 0.8]), RISING),
     "flow": flow(0.0),
     "back": back(0.1, 0.05),
+    "word": word([0.02, 0.3, 0.4]),
 }
 CHANCE = {
     "worlds": worlds(0.6),
     "circuits": circuits(layers([0.4, 0.3, 0.4, 0.3]), 0 * RISING),
     "flow": flow(0.4),
     "back": back(0.0, -0.1),
+    "word": word([0.02, 0.03, 0.04]),
 }
 
 
@@ -76,17 +95,19 @@ def test_planted_numbers_are_said():
     assert "rank above nearly all others" in said and "help when they come earlier**" in said
     assert "all others is 0.990/0.990 by exact scores" in said and f"the {measured.EDGES[-1]} best" in said
     assert "passes through the words of the question**: by picture" in said
+    assert "layer 1 (30/30 at step 3, 30/30 at step 10) and layer 2 (40/40" in said
 
 
 def test_numbers_by_chance_are_not():
     said = " ".join(sentences(CHANCE))
     assert "are not all found" in said and "none of the sizes tried" in said
     assert "of the question can not be said" in said and "earlier can not be said" in said
+    assert "becomes a thing can not be said" in said
 
 
 @pytest.mark.parametrize(
     ("name", "absent"),
-    [("worlds", "above nearly all"), ("flow", "passes through"), ("back", "earlier**:")],
+    [("worlds", "above nearly all"), ("flow", "passes through"), ("back", "earlier**:"), ("word", "above all")],
 )
 def test_what_one_set_alone_shows_is_not_said(name, absent):
     mixed = xarray.concat([PLANTED[name].isel(set=0), CHANCE[name].isel(set=1)], "set")
@@ -98,7 +119,14 @@ def test_the_page_has_every_table_and_picture(tmp_path):
     made = page(PLANTED, About("zoo:emoji-llava", 240, 0, "circuits.md", {"worlds": 1.0}), figures)
     assert all(
         part in made
-        for part in ("## Planted circuits", "### What the two forms share", "| scene → last |", "| in front of 0 |")
+        for part in (
+            "## Planted circuits",
+            "## A word in a drawing",
+            "| 2: values |",
+            "### What the two forms share",
+            "| scene → last |",
+            "| in front of 0 |",
+        )
     )
     assert made.count("![") == 3 and all((tmp_path / f"circuits-{name}.png").exists() for name in figures)
     assert "nan" not in made
@@ -114,3 +142,17 @@ def test_pairs_of_scenes_exchange_their_things_and_line_up_in_both_forms():
         assert (kinds[0] == kinds[1]).all()
         values = one.target(model.run(one.inputs)), one.target(model.run(other.inputs))
         assert (values[0] > 0).all() and (values[1] < 0).all()
+
+
+def test_one_name_among_the_words_is_all_that_two_drawings_differ_in():
+    import cutaway
+    from cutaway.model.targets import numbers
+
+    model = cutaway.load(findings_word.DRAWER)
+    one, other, target = findings_word.exchanged(model, 2, 0, 3)
+    apart = (one.tensors["encoder_hidden_states"] != other.tensors["encoder_hidden_states"]).any(-1)
+    assert all(one.tensors[name] is value for name, value in other.tensors.items() if name != "encoder_hidden_states")
+    assert all(len(set(a.split()) ^ set(b.split())) == 2 for a, b in zip(one.drawn, other.drawn, strict=True))
+    assert not apart[:, :2].any() and apart[:, 2].all()  # begin, article, name
+    values = [numbers(target, model.run(given)) for given in (one, other)]
+    assert np.allclose(values[0], 1, atol=1e-4) and np.allclose(values[1], -1, atol=1e-4)

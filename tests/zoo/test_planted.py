@@ -9,13 +9,13 @@ from transformers import AutoProcessor, CLIPModel, LlamaForCausalLM, LlavaForCon
 
 import cutaway
 from cutaway.model.edits import Add, Patch, Set
+from cutaway.model.graph import Graph
 from cutaway.model.model import Model
 from cutaway.model.weights import head_weights
 from cutaway.model.writes import picture_writes
 from cutaway.zoo import planted_clip, planted_llava, planted_mmdit, planted_text, siit, trained
 from cutaway.zoo.exchange import Exchange
 from cutaway.zoo.planted import Edge, Swap
-from cutaway.zoo.wiring import Wiring
 
 PLANT = planted_text.PLANT
 ALL = torch.ones(8, dtype=torch.bool)
@@ -44,7 +44,8 @@ def test_the_causal_model_by_hand():
 def test_the_circuit_is_what_variables_read():
     assert PLANT.nodes == ("text.embed", "text.0.attn[1]", "text.1.mlp", "text.2.attn[2]")
     assert len(PLANT.edges) == 6 and Edge("text.2.attn[2]", "text.end") in PLANT.edges
-    possible = Wiring(cutaway.load("zoo:planted-text@untrained")).edges
+    graph = Graph.of(cutaway.load("zoo:planted-text@untrained"))
+    possible = graph.named(graph.edges)
     assert set(PLANT.edges) <= set(possible) and len(possible) == len(set(possible)) == 262
 
 
@@ -70,10 +71,10 @@ def test_a_node_exchanged_is_a_patch(floor):
     """Of a head and an MLP together, in some rows alone, each from a row of its own."""
     exchange, values = Exchange(floor, PLANT), PLANT.draw(0, 8)
     run, plain = exchange.clean(values)
-    wiring, rows, one, other = exchange.wiring, ALL.clone(), torch.arange(8).roll(1), torch.arange(8).roll(3)
+    graph, rows, one, other = exchange.graph, ALL.clone(), torch.arange(8).roll(1), torch.arange(8).roll(3)
     rows[5:] = False
-    chosen = torch.zeros(8, len(wiring.nodes), dtype=torch.bool)
-    chosen[rows, wiring.number["text.1.mlp"]] = chosen[rows, wiring.number["text.1.attn[0]"]] = True
+    chosen = torch.zeros(8, len(graph.senders), dtype=torch.bool)
+    chosen[rows, graph.number["text.1.mlp"]] = chosen[rows, graph.number["text.1.attn[0]"]] = True
     told = exchange.nodes(run, plain.expected, chosen, one, other)
     z, mlp = run["text.1.attn.z"][other], run["text.1.mlp.out"][one]
     edits = [Patch("text.1.attn.z", z, head=0, batch=range(5)), Patch("text.1.mlp.out", mlp, batch=range(5))]
@@ -87,12 +88,12 @@ def test_an_edge_exchanged_by_hand(floor):
     """What a head writes in another row reaches one query alone."""
     exchange, values = Exchange(floor, PLANT), PLANT.draw(0, 8)
     run, plain = exchange.clean(values)
-    wiring, source = exchange.wiring, torch.arange(8).roll(1)
-    chosen = torch.zeros(8, len(wiring.nodes), dtype=torch.bool)
-    chosen[:, wiring.number["text.0.attn[3]"]] = True
-    point, which = wiring.at["text.2.attn[1].q"]
-    heard = {point: torch.zeros(8, 12, dtype=torch.bool)}
-    heard[point][:, which] = True
+    graph, source = exchange.graph, torch.arange(8).roll(1)
+    chosen = torch.zeros(8, len(graph.senders), dtype=torch.bool)
+    chosen[:, graph.number["text.0.attn[3]"]] = True
+    point, which = graph.at["text.2.attn[1].q"]
+    heard = {point.name: torch.zeros(8, 12, dtype=torch.bool)}
+    heard[point.name][:, which] = True
     told = exchange.edges(run, plain.expected, chosen, source, heard)
     z = run["text.0.attn.z"]
     change = (z[source] - z)[:, :, 3] @ head_weights(floor, "text", 0)[0][3]
@@ -107,7 +108,7 @@ def test_a_whole_source_at_the_end_is_the_other_run(floor):
     exchange, values = Exchange(floor, PLANT), PLANT.draw(0, 8)
     run, plain = exchange.clean(values)
     source, heard = torch.arange(8).roll(1), {"text.end": torch.ones(8, 1, dtype=torch.bool)}
-    every = torch.ones(8, len(exchange.wiring.nodes), dtype=torch.bool)
+    every = torch.ones(8, len(exchange.graph.senders), dtype=torch.bool)
     told = exchange.edges(run, plain.expected, every, source, heard)
     assert torch.allclose(told.verdict.scores, plain.verdict.scores[source], atol=1e-12)
     assert torch.equal(told.expected["answer"], plain.expected["answer"][source])
@@ -118,11 +119,11 @@ def test_exchanges_keep_the_graph():
     model = Model(planted_text.untrained(0), planted_text.processor())
     exchange = Exchange(model, PLANT)
     run, plain = exchange.clean(PLANT.draw(0, 8), grad=True)
-    chosen = torch.zeros(8, len(exchange.wiring.nodes), dtype=torch.bool)
-    chosen[:, exchange.wiring.number["text.0.attn[3]"]] = True
-    point, which = exchange.wiring.at["text.2.attn[1].v"]
-    heard = {point: torch.zeros(8, 12, dtype=torch.bool)}
-    heard[point][:, which] = True
+    chosen = torch.zeros(8, len(exchange.graph.senders), dtype=torch.bool)
+    chosen[:, exchange.graph.number["text.0.attn[3]"]] = True
+    point, which = exchange.graph.at["text.2.attn[1].v"]
+    heard = {point.name: torch.zeros(8, 12, dtype=torch.bool)}
+    heard[point.name][:, which] = True
     told = exchange.edges(run, plain.expected, chosen, torch.arange(8).roll(1), heard, grad=True)
     (told.verdict.scores - plain.verdict.scores.detach()).square().sum().backward()
     layer = model.module.model.layers[0].self_attn
@@ -150,13 +151,13 @@ def test_the_connector_is_a_node_and_a_receiver():
     model = Model(planted_llava.untrained().double(), planted_llava.processor())
     exchange, values = Exchange(model, planted_llava.PLANT), planted_llava.PLANT.draw(0, 8)
     run, plain = exchange.clean(values)
-    source, wiring = torch.arange(8).roll(1), exchange.wiring
+    source, graph = torch.arange(8).roll(1), exchange.graph
     other, _ = exchange.clean({name: value if name == "place" else value[source] for name, value in values.items()})
     expected = planted_llava.judge(other, plain.expected).scores
-    chosen = torch.zeros(8, len(wiring.nodes), dtype=torch.bool)
-    chosen[:, wiring.number["connector"]] = True
+    chosen = torch.zeros(8, len(graph.senders), dtype=torch.bool)
+    chosen[:, graph.number["connector"]] = True
     node = exchange.nodes(run, plain.expected, chosen, source, source)
-    vision = torch.tensor([node.stream == "vision" for node in wiring.nodes]).expand(8, -1)
+    vision = torch.tensor([node.stream == "vision" for node in graph.senders]).expand(8, -1)
     edges = exchange.edges(run, plain.expected, vision, source, {"connector": torch.ones(8, 1, dtype=torch.bool)})
     assert not torch.allclose(plain.verdict.scores, expected, atol=1e-6)
     for told in (node, edges):
@@ -219,19 +220,19 @@ def test_a_denoiser_of_two_streams():
     pipeline.to(torch.float64)
     exchange, values = Exchange(Model(pipeline), planted_mmdit.PLANT), planted_mmdit.PLANT.draw(0, 6)
     run, plain = exchange.clean(values)
-    source, wiring = torch.arange(6).roll(1), exchange.wiring
-    every = wiring.seen[-1].expand(6, -1)
+    source, graph = torch.arange(6).roll(1), exchange.graph
+    every = exchange.seen[-1].expand(6, -1)
     told = exchange.edges(run, plain.expected, every, source, {"denoiser.image.end": torch.ones(6, 1).bool()})
     assert torch.allclose(told.verdict.scores, plain.verdict.scores[source], atol=1e-10)
     for name, stream, receiver in (
         ("denoiser.text.embed", "text", "denoiser.1.attn[2].k"),
         ("denoiser.0.image.attn[3]", "image", "denoiser.1.attn[0].q"),
     ):
-        chosen = torch.zeros(6, len(wiring.nodes), dtype=torch.bool)
-        chosen[:, wiring.number[name]] = True
-        point, which = wiring.at[receiver]
-        heard = {point: torch.zeros(6, 12, dtype=torch.bool)}
-        heard[point][:, which] = True
+        chosen = torch.zeros(6, len(graph.senders), dtype=torch.bool)
+        chosen[:, graph.number[name]] = True
+        point, which = graph.at[receiver]
+        heard = {point.name: torch.zeros(6, 12, dtype=torch.bool)}
+        heard[point.name][:, which] = True
         told = exchange.edges(run, plain.expected, chosen, source, heard)
         writes = picture_writes(exchange.model)[0]
         z, gate, words = (run[site][0, 0] for site in (writes.z, writes.gate, "denoiser.0.text.resid_pre"))

@@ -80,6 +80,31 @@ def beside(
     return replace(inputs, tensors=tensors)
 
 
+def in_words_of(inputs: Inputs, other: Inputs) -> Inputs:
+    """One evaluation as it is, time, pooled prompt and latents, with the words of another in its text's place.
+
+    So what differs between the two goes by the stream of words alone, and not by the way of the timestep.
+
+    >>> import cutaway
+    >>> model = cutaway.load("tiny:sd3")
+    >>> here, there = (model.inputs(prompt=f"a {word}", step=0, steps=2) for word in ("dog", "cat"))
+    >>> in_words_of(here, there).drawn
+    ('a cat',)
+    """
+    name = "encoder_hidden_states"
+    shapes = [tuple(given.tensors[name].shape) if name in given.tensors else () for given in (inputs, other)]
+    if shapes[0] != shapes[1] or not shapes[0] or "denoiser.text" not in inputs.tokens:
+        raise InputError(
+            f"words of shape {shapes[1]} do not go where words of shape {shapes[0]} are",
+            expected="two evaluations of one denoiser of joint attention, with as many rows and positions",
+            exists=f"{inputs.call} and {other.call}", do="make both with `model.inputs(prompt=…, step=…)`",
+        )  # fmt: skip
+    told = {key: value for key, value in other.tokens.items() if not key.startswith("denoiser")}
+    told |= {key: other.tokens[key] for key in ("denoiser.text", "denoiser.joint")}
+    tensors = {**inputs.tensors, name: other.tensors[name]}
+    return replace(inputs, tensors=tensors, tokens={**inputs.tokens, **told}, drawn=other.drawn)
+
+
 def _asked(drawing: Inputs) -> dict[str, Any]:
     """What a drawing was asked with, in the words of `model.inputs`."""
     given = drawing.tensors

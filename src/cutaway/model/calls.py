@@ -5,7 +5,7 @@ A call says what can be done with it; nothing else asks what kind of model it is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -54,6 +54,10 @@ class Forward:
     def in_cells(self, tensors: Mapping[str, Any], n: int, rows: int) -> tuple[Forward, Mapping[str, Any]]:
         """The call and the arguments of n cells behind one another, `rows` in each."""
         return self, in_rows_all(tensors, n, rows)
+
+    def joined(self, calls: Sequence[Forward]) -> Forward | None:
+        """The one call of the inputs of several, this one first; None where that is no call."""
+        return self if self.stacks and all(call == self for call in calls) else None
 
     @property
     def drawing(self) -> int | None:
@@ -164,11 +168,19 @@ class Denoise(Forward):
     step: int
     steps: int
     truth: Float[Tensor, "row *latent"] | None = None
-    stacks: ClassVar[bool] = False  # what a pipeline gives its denoiser has rows in some places and none in others
 
     def __call__(self, module: Any, tensors: Mapping[str, Any], **options: Any) -> Any:
         """What the denoiser returns."""
         return getattr(module, self.part)(**tensors, **_known(self, options))
+
+    def joined(self, calls: Sequence[Forward]) -> Forward | None:
+        """The same step of the same denoiser, with the truth of all rows where that is known of all."""
+        every = [call for call in calls if isinstance(call, Denoise)]
+        same = [call for call in every if (call.part, call.step, call.steps) == (self.part, self.step, self.steps)]
+        known = [call.truth for call in same if call.truth is not None]
+        if len(same) < len(calls) or len(known) not in (0, len(calls)):
+            return None
+        return replace(self, truth=torch.cat(known) if known else None)
 
     @property
     def drawing(self) -> int | None:

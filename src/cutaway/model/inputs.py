@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cutaway.errors import InputError, near
 from cutaway.model.calls import Forward
+from cutaway.model.known import rows_joined
 from cutaway.model.sites import Site
 from cutaway.model.tokens import TokenMap
 
@@ -128,20 +129,19 @@ class Inputs:
         """Several inputs as one batch, rows in order; refuses what does not line up."""
         if not bundles:
             raise InputError("nothing to stack", expected="at least one Inputs")
-        head = bundles[0]
+        head, call = bundles[0], bundles[0].call.joined([bundle.call for bundle in bundles])
         shapes = [{k: tuple(v.shape[1:]) for k, v in b.tensors.items() if isinstance(v, Tensor)} for b in bundles]
         for other, shape in zip(bundles, shapes, strict=True):
-            if other.call != head.call or shape != shapes[0] or not head.call.stacks:
+            if call is None or shape != shapes[0] or other.copies != head.copies:
                 raise InputError(
                     "these inputs do not line up in one batch", expected=f"tensors like {shapes[0]}", exists=f"{shape}",
                     do="pad the texts to one length (`model.inputs` with a list of texts), or run them one by one",
                 )  # fmt: skip
-        tensors = {
-            k: torch.cat([b.tensors[k] for b in bundles]) if isinstance(v, Tensor) else v
-            for k, v in head.tensors.items()
-        }
+        assert call is not None
+        tensors = rows_joined([bundle.tensors for bundle in bundles])
         maps = {name: _stacked([b.tokens[name] for b in bundles]) for name in head.tokens}
-        return replace(head, tensors=tensors, tokens=maps, pictures=tuple(p for b in bundles for p in b.pictures))
+        pictures, drawn = (tuple(one for b in bundles for one in getattr(b, name)) for name in ("pictures", "drawn"))
+        return replace(head, tensors=tensors, tokens=maps, pictures=pictures, drawn=drawn, call=call)
 
     def __repr__(self) -> str:
         said = [

@@ -6,7 +6,7 @@ Whatever had finished before an edited module started does not depend on the edi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import lru_cache, wraps
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cutaway.errors import InputError
 from cutaway.model.seats import Seat, Tower
 
 # What towers take in which the rows of the batch are known to lie, each along its axis of `in_rows`.
@@ -304,6 +305,30 @@ def in_rows_all(given: Mapping[str, Any], n: int, rows: int) -> dict[str, Any]:
         return in_rows(name, value, n, rows) if isinstance(value, Tensor) else value
 
     return {name: fit(name, value) for name, value in given.items()}
+
+
+def rows_joined(given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows of several arguments of one call behind one another, in dictionaries among them too.
+
+    Raises InputError where they differ in a tensor that is one for all rows.
+    """
+    found: dict[str, Any] = {}
+    for name, value in given[0].items():
+        values = [one[name] for one in given]
+        if isinstance(value, Mapping):
+            found[name] = rows_joined(values)
+        elif not isinstance(value, Tensor):
+            found[name] = value
+        elif value.dim() and name not in SHARED:
+            found[name] = torch.cat(values, value.dim() - 2 if name == "position_ids" and value.dim() > 1 else 0)
+        elif any(other.shape != value.shape or bool((other != value).any()) for other in values):
+            raise InputError(
+                f"these inputs differ in '{name}', which is one for all rows", expected="the same in each",
+                do="run them one by one",
+            )  # fmt: skip
+        else:
+            found[name] = value
+    return found
 
 
 def in_guidance(x: Tensor, n: int, rows: int) -> Tensor:

@@ -34,6 +34,7 @@ from cutaway.report import (
     findings_scenes,
     findings_spots,
     findings_strips,
+    findings_word,
     findings_writes,
 )
 from cutaway.report.findings_page import About, page
@@ -45,8 +46,10 @@ SMALLEST = 48  # scenes: fewer leave a class without items
 SETS = 2  # of scenes: what is said must hold in both, and heads picked on one are tried on the other
 SAYING = {  # these measure nothing
     f"findings_{name}"
-    for name in ("answers", "claims", "drawings", "inside", "networks", "page", "plots", "strips", "tables", "words")
-}
+    for name in (
+        "answers", "claims", "drawings", "inside", "networks", "page", "plots", "strips", "tables", "worded", "words",
+    )
+}  # fmt: skip
 Found = dict[str, xarray.Dataset]
 Steps = dict[str, tuple[Model, Callable[..., xarray.Dataset]]]
 
@@ -236,6 +239,7 @@ def _circuits(model: Model, _: Model, __: Found, ___: list[int], ____: Callable[
         "circuits": (model, findings_circuits.circuits),
         "flow": (model, findings_circuits.flow),
         "back": (model, findings_circuits.back),
+        "word": (model, findings_word.word),
     }
 
 

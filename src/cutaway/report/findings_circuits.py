@@ -32,6 +32,7 @@ from cutaway.report.findings_asked import TOWER, Posed, posed, side_of
 from cutaway.report.findings_looks import FORMS
 from cutaway.report.findings_scenes import TOLD, resampled
 
+Mask = Bool[ndarray, "sender receiver"]
 HOWS = ("exact", "eap-ig", "eap-ig-activations", "eap", "random", "untrained")
 EDGES = (5, 10, 20, 50, 100, 200, 500, 1000)
 TOPS = (20, 50, 100, 200)
@@ -48,13 +49,13 @@ def worlds(_: Model, __: int, seed: int, told: TOLD) -> xarray.Dataset:
     `edges`, `nodes` (world, how): AUROC; nodes score as their best edge. `planted` (world), `possible` (world): how
     many edges. `alone` (world, how): f of as many of the best edges as were planted, on other pairs; `fewest` (world,
     how): the fewest with f >= 0.9. `random` is the mean of several orders, `untrained` the exact scores of the floor.
-    The world that draws is left out: the scores do not know denoisers yet.
+    Of the world that draws the two inputs of a pair have one noise: edges that only that goes along are left out.
     """
-    made, known = [], {name: one for name, one in WORLDS.items() if "denoiser" not in one.sides}
-    for name, one in known.items():
+    made = []
+    for name, one in WORLDS.items():
         told(f"planted circuits, {name}")
         made.append(xarray.concat([_sided(one, side, seed) for side in one.sides], "side").mean("side"))
-    return xarray.concat(made, "world").assign_coords(world=list(known))
+    return xarray.concat(made, "world").assign_coords(world=list(WORLDS))
 
 
 def _sided(one: World, side: str, seed: int) -> xarray.Dataset:
@@ -62,19 +63,19 @@ def _sided(one: World, side: str, seed: int) -> xarray.Dataset:
     model, floor = load(one.model), load(one.floor)
     first, second = (one.pairs(WORLD_PAIRS, 2 * seed + at, tower=side, model=model) for at in (0, 1))
     graph = Graph.of(model, first.clean)
-    here = set(graph.names[0]), set(graph.names[1])
-    truth = graph.mask([(a, b) for a, b in one.circuit.edges if a in here[0] and b in here[1]])
+    truth, alike = graph.mask(one.shown(side).edges), one.alike(side)
+    asked = graph.edges & np.array([name not in alike for name in graph.names[0]])[:, None]
     dice = np.random.default_rng(seed)
     scored = {how: _scores(model, first, how) for how in HOWS[:4]}
     scored["untrained"] = _scores(floor, one.pairs(WORLD_PAIRS, 2 * seed, tower=side, model=floor), "exact")
     table: dict[str, list[float]] = {name: [] for name in ("edges", "nodes", "alone", "fewest")}
     for how in HOWS:
         orders = [scored[how]] if how in scored else [_shuffled(scored["exact"], dice) for _ in range(DRAWS)]
-        parts = [_told(model, graph, truth, order, second) for order in orders]
+        parts = [_told(model, asked, truth, order, second) for order in orders]
         for at, name in enumerate(table):
             table[name].append(float(np.mean([part[at] for part in parts])))
     data: dict[str, Any] = {name: ("how", values) for name, values in table.items()}
-    data |= {"planted": int(truth.sum()), "possible": int(graph.edges.sum())}
+    data |= {"planted": int(truth.sum()), "possible": int(asked.sum())}
     return xarray.Dataset(data, coords={"how": list(HOWS)})
 
 
@@ -94,18 +95,19 @@ def reordered(like: EdgeAttribution, score: xarray.DataArray) -> EdgeAttribution
 
 
 def _told(
-    model: Model, graph: Graph, truth: Bool[ndarray, "sender receiver"], order: EdgeAttribution, given: Any
+    model: Model, asked: Mask, truth: Mask, order: EdgeAttribution, given: Any
 ) -> tuple[float, float, float, float]:
     """AUROC over edges and over nodes, f of as many edges as are true, and how many f >= 0.9 takes."""
-    size, total = abs(np.nan_to_num(order["score"].values)), int(graph.edges.sum())
+    size, total = abs(np.nan_to_num(order["score"].values)), int(order["score"].notnull().sum())
     counts = sorted({*range(1, 2 * int(truth.sum()) + 1), *(count for count in EDGES if count < total), total})
     found = faithfulness(
         model, given.clean, given.other, given.target, order=order, shares=[count / total for count in counts],
         draws=0, progress=False,
     )  # fmt: skip
     alone = float(found["faithfulness"][counts.index(int(truth.sum()))])
-    nodes = roc_auc_score(truth.any(1), np.where(graph.edges, size, 0).max(1))
-    return roc_auc_score(truth[graph.edges], size[graph.edges]), nodes, alone, float(found.smallest(0.9) or total)
+    senders, true = (np.asarray(mask.any(1)) for mask in (asked, truth))
+    nodes = roc_auc_score(true[senders], np.where(asked, size, 0).max(1)[senders])
+    return roc_auc_score(truth[asked], size[asked]), nodes, alone, float(found.smallest(0.9) or total)
 
 
 # --- one question, two forms ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import xarray
 from matplotlib.figure import Figure
 
 from cutaway import __version__
+from cutaway.report import findings_worded
 from cutaway.report.findings_circuits import EDGES, HOWS, OF, TOPS
 from cutaway.report.findings_looks import FORMS
 from cutaway.report.findings_page import About
@@ -33,8 +34,9 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
     )
     shown = "\n\n".join(f"![{said}]({figures[name]})" for said, name in pictures)
     front = (
-        f"# Circuits: planted ones found again, and one question asked by picture and in words\n\n{numbered}\n\n*Where "
-        f"two numbers stand with a slash between them, the same was measured on two sets of pairs.*\n\n{shown}"
+        "# Circuits: planted ones found again, one question asked by picture and in words, a word in a drawing\n\n"
+        f"{numbered}\n\n*Where two numbers stand with a slash between them, the same was measured on two sets of "
+        f"pairs.*\n\n{shown}"
     )
     parts = [
         front,
@@ -44,6 +46,7 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
         _overlap(found),
         _flow(found, about),
         _back(found),
+        findings_worded.section(found["word"]),
         _limits(),
     ]
     return "\n\n".join(parts) + "\n"
@@ -60,6 +63,7 @@ def sentences(found: Found) -> list[str]:
         _meet(found["circuits"]),
         _way(found["flow"]),
         _moved(found["back"]),
+        findings_worded.sentence(found["word"]),
     ]
 
 
@@ -68,8 +72,8 @@ def _recovered(one: xarray.Dataset) -> str:
     worst, before = one["edges"].min("world"), one["edges"].sel(how="untrained")
     kept = one["alone"].min("world")
     told = (
-        f"in {one.sizes['world']} worlds (the one that draws can not be scored yet) the lowest AUROC of planted edges "
-        f"against all others is {_floor(worst.sel(how='exact'))} by exact scores and {_floor(worst.sel(how='eap-ig'))} "
+        f"in {one.sizes['world']} worlds the lowest AUROC of planted edges against "
+        f"all others is {_floor(worst.sel(how='exact'))} by exact scores and {_floor(worst.sel(how='eap-ig'))} "
         f"by `eap-ig` (orders by chance {_two(one['edges'].sel(how='random').mean('world'))}, exact scores before "
         f"training up to {_two(before.max('world'))}); as many of the best edges as were planted keep at least "
         f"{_hundred(kept.sel(how='exact'))} % of the difference by exact scores, {_hundred(kept.sel(how='eap-ig'))} % "
@@ -201,7 +205,8 @@ def _planted(found: Found) -> str:
         "*Fewest*: the fewest edges tried from which on f stays at 0.9 (all, where none does; tried: each up to twice "
         "as many as planted, then 20, 50, 100, 200). *random*: the mean of two orders by chance. *untrained*: the "
         "order by exact scores of the model before training; its f is of the trained model. A mean over the two towers "
-        "of the CLIP.\n\n" + markdown(header, rows)
+        "of the CLIP. Pairs of `planted-mmdit` have one noise, so edges out of the picture's embedding carry the same "
+        "in both: they are left out, the planted one among them.\n\n" + markdown(header, rows)
     )
 
 

@@ -48,7 +48,7 @@ class Trials:
         self.exchange = Exchange(model, plant)
         self.n, self.each, self.seed = n, each or max(16, n // 20), seed
         self.values = plant.draw(HELD_OUT + seed, n)
-        self.wiring = self.exchange.wiring
+        self.graph = self.exchange.graph
 
     def behaviour(self) -> Held:
         """The share of plain inputs that are answered right."""
@@ -60,17 +60,17 @@ class Trials:
 
     def nodes(self, what: str, names: Sequence[str], *, changed: bool = True) -> Held:
         """Several at once; `changed`: only rows whose answer is another one by that."""
-        chosen = torch.zeros(len(self.wiring.nodes), dtype=torch.bool)
-        chosen[[self.wiring.number[name] for name in names]] = True
+        chosen = torch.zeros(len(self.graph.senders), dtype=torch.bool)
+        chosen[[self.graph.number[name] for name in names]] = True
         every = self._nodes(self.values, chosen.expand(self.n, -1))
         return self._told(what, every, changed)
 
     def outside_nodes(self) -> list[Held]:
         """Each node without a variable, one at a time, in rows of their own; all of them at once last."""
         free = (self.exchange.free & ~self.exchange.planted).nonzero().flatten().tolist()
-        names = [self.wiring.nodes[index].name for index in free]
+        names = [self.graph.senders[index].name for index in free]
         values = self._each(len(names))
-        chosen = torch.zeros(size(values), len(self.wiring.nodes), dtype=torch.bool)
+        chosen = torch.zeros(size(values), len(self.graph.senders), dtype=torch.bool)
         for place, index in enumerate(free):
             chosen[place :: len(names), index] = True
         single = self._by_member(names, self._nodes(values, chosen))
@@ -78,34 +78,38 @@ class Trials:
 
     def edge(self, source: str, receiver: str) -> Held:
         """One edge alone, where the answer changes by it."""
-        point, which = self.wiring.at[receiver]
-        chosen = torch.zeros(self.n, len(self.wiring.nodes), dtype=torch.bool)
-        chosen[:, self.wiring.number[source]] = True
-        heard = {point: self._hears(self.n, point, which)}
+        point, which = self.graph.at[receiver]
+        chosen = torch.zeros(self.n, len(self.graph.senders), dtype=torch.bool)
+        chosen[:, self.graph.number[source]] = True
+        heard = {point.name: self._hears(self.n, point.name, which)}
         return self._told(f"{source} → {receiver}", self._edges(self.values, chosen, heard), changed=True)
 
     def outside_edges(self) -> list[Held]:
         """Each edge that the circuit lacks, one at a time, in rows of their own."""
-        names = [edge for edge in self.wiring.edges if edge not in self.exchange.plant.edges]
+        every = [
+            (self.graph.senders[index].name, one.name) for point in self.graph.points for one in point.receivers
+            for index in point.seen
+        ]  # fmt: skip
+        names = [edge for edge in every if edge not in self.exchange.plant.edges]
         values = self._each(len(names))
         rows = size(values)
-        chosen, heard = torch.zeros(rows, len(self.wiring.nodes), dtype=torch.bool), self._deaf(rows)
+        chosen, heard = torch.zeros(rows, len(self.graph.senders), dtype=torch.bool), self._deaf(rows)
         for place, (source, receiver) in enumerate(names):
-            point, which = self.wiring.at[receiver]
-            chosen[place :: len(names), self.wiring.number[source]] = True
-            heard[point][place :: len(names), which] = True
+            point, which = self.graph.at[receiver]
+            chosen[place :: len(names), self.graph.number[source]] = True
+            heard[point.name][place :: len(names), which] = True
         return self._by_member([f"{a} → {b}" for a, b in names], self._edges(values, chosen, heard))
 
     def outside_of_each(self) -> list[Held]:
         """For each receiver all edges at once that the circuit lacks."""
         true = set(self.exchange.plant.edges)
-        names = [(point, which, one) for point in self.wiring.points for which, one in enumerate(point.receivers)]
+        names = [(point, which, one) for point in self.graph.points for which, one in enumerate(point.receivers)]
         values = self._each(len(names))
         rows = size(values)
-        chosen, heard = torch.zeros(rows, len(self.wiring.nodes), dtype=torch.bool), self._deaf(rows)
+        chosen, heard = torch.zeros(rows, len(self.graph.senders), dtype=torch.bool), self._deaf(rows)
         for place, (point, which, one) in enumerate(names):
             heard[point.name][place :: len(names), which] = True
-            seen = [index for index in point.seen if (self.wiring.nodes[index].name, one.name) not in true]
+            seen = [index for index in point.seen if (self.graph.senders[index].name, one.name) not in true]
             for index in seen:
                 chosen[place :: len(names), index] = True
         return self._by_member([one.name for _, _, one in names], self._edges(values, chosen, heard))
@@ -141,7 +145,7 @@ class Trials:
         return self.exchange.plant.draw(HELD_OUT + self.seed + 1, members * self.each)
 
     def _deaf(self, rows: int) -> dict[str, Bool[Tensor, "row receiver"]]:
-        return {one.name: torch.zeros(rows, len(one.receivers), dtype=torch.bool) for one in self.wiring.points}
+        return {one.name: torch.zeros(rows, len(one.receivers), dtype=torch.bool) for one in self.graph.points}
 
     def _hears(self, rows: int, point: str, which: int) -> Bool[Tensor, "row receiver"]:
         found = self._deaf(rows)[point]

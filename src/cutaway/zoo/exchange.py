@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from cutaway.model.graph import Graph
 from cutaway.model.model import Model
 from cutaway.model.run import Run
-from cutaway.zoo.interchange import set_edges, set_nodes
+from cutaway.zoo.interchange import set_edges, set_nodes, written
 from cutaway.zoo.planted import Edge, Plant, Swap, Values, Verdict, rows_of, size
-from cutaway.zoo.wiring import Wiring
 
 Heard = Mapping[str, Bool[Tensor, "row receiver"]]
 
@@ -36,23 +36,31 @@ class Exchange:
     plant: Plant
 
     @cached_property
-    def wiring(self) -> Wiring:
-        """The nodes and receivers of the model."""
-        return Wiring(self.model)
+    def graph(self) -> Graph:
+        """The nodes of the model, which are the senders of its graph, and its receivers."""
+        return Graph.of(self.model)
+
+    @cached_property
+    def seen(self) -> Bool[Tensor, "point node"]:
+        """Which nodes each point sees."""
+        found = torch.zeros(len(self.graph.points), len(self.graph.senders), dtype=torch.bool)
+        for index, point in enumerate(self.graph.points):
+            found[index, list(point.seen)] = True
+        return found
 
     @cached_property
     def planted(self) -> Bool[Tensor, "node"]:
         """Which nodes carry a variable."""
-        return torch.tensor([node.name in self.plant.nodes for node in self.wiring.nodes])
+        return torch.tensor([node.name in self.plant.nodes for node in self.graph.senders])
 
     @cached_property
     def free(self) -> Bool[Tensor, "node"]:
         """Which nodes are inside: what enters the first block is the input itself."""
-        return torch.tensor([node.inside for node in self.wiring.nodes])
+        return torch.tensor([not node.begins for node in self.graph.senders])
 
     def clean(self, values: Values, *, grad: bool = False) -> tuple[Run, Told]:
         """A run in which nothing is exchanged, with all that exchanges need."""
-        run = self.model.run(self.plant.inputs(self.model, values), record=self.wiring.written, grad=grad)
+        run = self.model.run(self.plant.inputs(self.model, values), record=written(self.graph), grad=grad)
         solved = self.plant.solve(values)
         still = torch.ones(size(values), dtype=torch.bool)
         return run, Told(self.plant.judge(run, solved), solved, still)
@@ -62,10 +70,10 @@ class Exchange:
         other: Int[Tensor, " row"], *, grad: bool = False,
     ) -> Told:  # fmt: skip
         """The chosen nodes of each row as they are in its source row; those without a variable as in its other one."""
-        planted, wiring, there = self.planted, self.wiring, rows_of(solved, source)
-        edits = set_nodes(wiring, clean, chosen, torch.where(planted[:, None], source, other))
+        planted, graph, there = self.planted, self.graph, rows_of(solved, source)
+        edits = set_nodes(graph, clean, chosen, torch.where(planted[:, None], source, other))
         told = self.model.run(clean.inputs, edits=edits, grad=grad)
-        swaps = {node.name: Swap(chosen[:, i], there) for i, node in enumerate(wiring.nodes) if planted[i]}
+        swaps = {node.name: Swap(chosen[:, i], there) for i, node in enumerate(graph.senders) if planted[i]}
         expected = self.plant.solve(solved, swaps)
         return Told(self.plant.judge(told, expected), expected, ~(chosen & planted).any(1))
 
@@ -74,7 +82,7 @@ class Exchange:
         *, grad: bool = False,
     ) -> Told:  # fmt: skip
         """The receivers that each row names hear its chosen nodes as they are in its source row."""
-        edits = set_edges(self.wiring, clean, chosen, source, heard, grad=grad)
+        edits = set_edges(self.model, self.graph, clean, chosen, source, heard, grad=grad)
         told = self.model.run(clean.inputs, edits=edits, grad=grad)
         swaps = self.swaps(chosen, heard, rows_of(solved, source))
         expected = self.plant.solve(solved, edges=swaps)
@@ -83,10 +91,10 @@ class Exchange:
 
     def swaps(self, chosen: Bool[Tensor, "row node"], heard: Heard, there: Values) -> dict[Edge, Swap]:
         """What an exchange of edges is to the causal model."""
-        wiring, found = self.wiring, {}
+        found: dict[Edge, Swap] = {}
         for edge in self.plant.edges:
-            point, which = wiring.at[edge.receiver]
-            told = heard.get(point)
+            point, which = self.graph.at[edge.receiver]
+            told = heard.get(point.name)
             if told is not None:
-                found[edge] = Swap(chosen[:, wiring.number[edge.source]] & told[:, which], there)
+                found[edge] = Swap(chosen[:, self.graph.number[edge.source]] & told[:, which], there)
         return found or {self.plant.edges[0]: Swap(torch.zeros(len(chosen), dtype=torch.bool), there)}

@@ -91,7 +91,12 @@ class Lesson:
         """By how much nodes without a variable write too much alike, mean square."""
         exchange = self.exchange
         idle = exchange.free & ~exchange.planted
-        return (self.recipe.level - changes(exchange.wiring, clean, others(rows))[idle]).clamp(min=0).square().mean()
+        return (
+            (self.recipe.level - changes(exchange.model, exchange.graph, clean, others(rows))[idle])
+            .clamp(min=0)
+            .square()
+            .mean()
+        )
 
     def nodes(self, clean: Run, solved: Values) -> Told:
         """Some nodes of each row, those with a variable from one row, the others from another."""
@@ -101,21 +106,21 @@ class Lesson:
 
     def edges(self, clean: Run, solved: Values) -> Told:
         """Of each row, some edges that end at one point; in a quarter of the rows a true edge alone."""
-        rows, wiring, true = size(solved), self.exchange.wiring, self.exchange.plant.edges
-        at = torch.randint(len(wiring.points), (rows,))
+        rows, graph, true = size(solved), self.exchange.graph, self.exchange.plant.edges
+        at = torch.randint(len(graph.points), (rows,))
         single, which = torch.rand(rows) < 0.25, torch.randint(len(true), (rows,))
-        chosen = some(rows, wiring.seen[at])
+        chosen = some(rows, self.exchange.seen[at])
         heard = {
             point.name: some(rows, torch.ones(len(point.receivers), dtype=torch.bool)) & (at == index)[:, None]
-            for index, point in enumerate(wiring.points)
+            for index, point in enumerate(graph.points)
         }
         for told in (chosen, *heard.values()):
             told[single] = False
         for index, (source, receiver) in enumerate(true):
             here = (single & (which == index)).nonzero().flatten()
-            point, place = wiring.at[receiver]
-            chosen[here, wiring.number[source]] = True
-            heard[point][here, place] = True
+            point, place = graph.at[receiver]
+            chosen[here, graph.number[source]] = True
+            heard[point.name][here, place] = True
         return self.exchange.edges(clean, solved, chosen, others(rows), heard, grad=True)
 
 

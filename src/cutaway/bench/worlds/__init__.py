@@ -2,6 +2,6 @@
 
 from cutaway.bench.worlds.holds import Planting, planted
 from cutaway.bench.worlds.table import WORLDS, world
-from cutaway.bench.worlds.world import Circuit, Pairs, World
+from cutaway.bench.worlds.world import Pairs, World
 
-__all__ = ["WORLDS", "Circuit", "Pairs", "Planting", "World", "planted", "world"]
+__all__ = ["WORLDS", "Pairs", "Planting", "World", "planted", "world"]

@@ -9,22 +9,16 @@ from typing import NamedTuple
 import torch
 
 from cutaway.errors import InputError
+from cutaway.methods import Circuit
+from cutaway.model.graph import Graph
 from cutaway.model.inputs import Inputs
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.model.targets import Target
 from cutaway.questions.question import Question
 from cutaway.zoo.planted import Edge, Plant, Values, rows_of, size
-from cutaway.zoo.wiring import Wiring
 
 ROUNDS = 50
-
-
-class Circuit(NamedTuple):
-    """What is true: the nodes that carry something that matters, and the edges along which it goes."""
-
-    nodes: tuple[str, ...]
-    edges: tuple[Edge, ...]
 
 
 class Pairs(NamedTuple):
@@ -67,13 +61,13 @@ class World:
 
     @property
     def circuit(self) -> Circuit:
-        """The true nodes and edges.
+        """The true edges, and so the true nodes: what sends along them.
 
         >>> from cutaway.bench.worlds import world
-        >>> print(world("planted-text").circuit.edges[0])
+        >>> print(next(iter(world("planted-text").circuit.edges)))
         text.embed → text.0.attn[1].v
         """
-        return Circuit(self.plant.nodes, self.plant.edges)
+        return Circuit(self.model, dict.fromkeys(self.plant.edges, 1.0))
 
     @property
     def alignment(self) -> Mapping[str, str]:
@@ -85,9 +79,30 @@ class World:
         return load(self.model)
 
     def possible(self, model: Model | None = None) -> Circuit:
-        """Every node and edge there could be: what a method has to choose from."""
-        wiring = Wiring(model or self.open())
-        return Circuit(tuple(node.name for node in wiring.nodes), tuple(Edge(*edge) for edge in wiring.edges))
+        """Every edge there could be: what a method has to choose from."""
+        graph = Graph.of(model or self.open())
+        return Circuit(self.model, dict.fromkeys((Edge(*edge) for edge in graph.named(graph.edges)), 1.0))
+
+    def shown(self, tower: str = "") -> Circuit:
+        """The true edges along which the two inputs of a pair may differ: what a method can find with pairs of a side.
+
+        >>> from cutaway.bench.worlds import world
+        >>> draws = world("planted-mmdit")  # both inputs of its pairs have the same noise
+        >>> len(draws.circuit.edges), len(draws.shown().edges)
+        (6, 5)
+        """
+        apart = set(self._side(tower).differ)
+        found: list[Edge] = []
+        for one in self.plant.variables:
+            heard = [edge for name, edge in one.reads.items() if one.of.get(name, name) in apart]
+            apart |= {one.name} if heard else set()
+            found += heard
+        return Circuit(self.model, dict.fromkeys(found, 1.0))
+
+    def alike(self, tower: str = "") -> tuple[str, ...]:
+        """The nodes at which nothing enters that may differ in a pair: what they send says nothing of it."""
+        apart = {self.plant.given[name] for name in self._side(tower).differ}
+        return tuple(dict.fromkeys(node for node in self.plant.given.values() if node not in apart))
 
     def pairs(
         self, n: int, seed: int = 0, *, differ: Sequence[str] = (), tower: str = "", model: Model | None = None

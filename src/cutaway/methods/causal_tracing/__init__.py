@@ -11,10 +11,10 @@ from cutaway.methods.causal_tracing.completeness import Completeness, completene
 from cutaway.methods.causal_tracing.drawing_tracing import Tracing, drawing_tracing
 from cutaway.methods.causal_tracing.edges import EdgeAttribution, edge_attribution
 from cutaway.methods.causal_tracing.faithfulness import Faithfulness, faithfulness
-from cutaway.methods.causal_tracing.graph import Graph
 from cutaway.methods.causal_tracing.head_attribution import HeadAttribution, head_attribution
 from cutaway.methods.causal_tracing.minimality import Minimality, minimality
 from cutaway.methods.causal_tracing.path_patching import PathPatching, path_patching
+from cutaway.model.graph import Graph
 
 __all__ = [
     "Agreement",

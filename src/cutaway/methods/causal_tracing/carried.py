@@ -12,9 +12,9 @@ from numpy import ndarray
 
 from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.circuit import Circuit
-from cutaway.methods.causal_tracing.graph import Graph
 from cutaway.methods.causal_tracing.pair import pairs_of
 from cutaway.methods.causal_tracing.routes import routed
+from cutaway.model.graph import Graph
 from cutaway.model.model import Model
 from cutaway.model.targets import Target
 from cutaway.questions.rows import Rows

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from cutaway.errors import MethodError
-from cutaway.methods.causal_tracing.graph import Graph
+from cutaway.model.graph import Graph
 
 FORMAT = "cutaway-circuit/1"
 Edge = tuple[str, str]
@@ -20,7 +20,7 @@ Edge = tuple[str, str]
 
 @dataclass(frozen=True)
 class Circuit:
-    """Edges (sender, receiver) with their scores, of a model; `about`: how they were found, as JSON can hold it.
+    """Edges (sender, receiver) with their scores, of a model: found, or known; `about`: how they were found, as JSON.
 
     >>> one = Circuit("tiny:llama", {("text.embed", "text.0.attn[1].v"): 0.5, ("text.0.attn[1]", "text.end"): 0.75})
     >>> one
@@ -122,4 +122,5 @@ def _part_of(receiver: str, sender: str, shared: int) -> bool:
     if part not in ("q", "k", "v") or not head:
         return False
     group = 1 if part == "q" else shared
+    sender = sender.replace(".image.attn", ".attn").replace(".text.attn", ".attn")  # one head reads both streams
     return sender == layer or sender in {f"{layer}[{int(head) * group + at}]" for at in range(group)}

@@ -12,16 +12,19 @@ import pandas
 
 from cutaway.methods.causal_tracing.circuit import Circuit
 from cutaway.methods.causal_tracing.faithfulness import Faithfulness
-from cutaway.methods.causal_tracing.graph import CONNECTOR
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
+from cutaway.model.streams import CONNECTOR
 from cutaway.views.graphs import DRAWN, Layered, Link, Node
 from cutaway.views.words import signed
 
 ENTRY, UNIT, SCORE = "circuit", "share of the gap", "loss without the edge, by gradients"
 ENOUGH = 0.5  # of the gap: the first circuit that carries so much is shown first
 ROLES = {"q": "queries", "k": "keys", "v": "values"}
-_NAME = re.compile(r"(?P<tower>\w+)(?:\.(?P<layer>\d+))?\.(?P<part>\w+)(?:\[(?P<head>\d+)\])?(?:\.(?P<role>[qkv]))?$")
+_NAME = re.compile(
+    r"(?P<tower>\w+)(?:\.(?P<layer>\d+))?(?:\.(?P<stream>image|text))?\.(?P<part>\w+)(?:\[(?P<head>\d+)\])?"
+    r"(?:\.(?P<role>[qkv]))?$"
+)
 BELOW = ("vision", CONNECTOR)  # what other towers stand upon
 _ORDER = {"keys": 0, "mixer": 1, "head": 2, "attn": 3, "mlp": 4}
 
@@ -145,7 +148,8 @@ def _still(found: Faithfulness) -> list[str]:
 
 def _parsed(name: str) -> Mapping[str, str | None]:
     found = _NAME.match(name)
-    return found.groupdict() if found else {"tower": name, "layer": None, "part": name, "head": None, "role": None}
+    plain = dict.fromkeys(("layer", "stream", "head", "role"))
+    return found.groupdict() if found else {**plain, "tower": name, "part": name}
 
 
 def _tower(name: str) -> str:
@@ -169,7 +173,7 @@ def _groups(receivers: Sequence[str]) -> dict[str, bool]:
 def _owner(name: str, groups: Mapping[str, bool]) -> str:
     """The node that a sender or receiver belongs to: a head has queries, keys and values, unless heads share keys."""
     role = _parsed(name)["role"]
-    own = name.removesuffix(f".{role}") if role else name
+    own = name.removesuffix(f".{role}") if role else re.sub(r"\.(image|text)\.attn\[", ".attn[", name)
     return f"{own}.kv" if role in ("k", "v") and groups[name.partition("[")[0]] else own
 
 
@@ -194,11 +198,12 @@ def _node(name: str) -> tuple[Node, tuple[int, int, int]]:
     one = _parsed(name.removesuffix(".kv"))
     tower, part, layer = str(one["tower"]), str(one["part"]), None if one["layer"] is None else int(one["layer"])
     number = None if one["head"] is None else int(one["head"])
+    of = f", {one['stream']}" if one["stream"] else ""
     if layer is None:
         end = part == "end"
         label = {"embed": "embedding", "end": "end", CONNECTOR: CONNECTOR}.get(part, part)
-        return Node(name, tower, 0, label, "end" if end else "begin"), (10**6 if end else -1, 0, 0)
+        return Node(name, tower, 0, label + of, "end" if end else "begin"), (10**6 if end else -1, 0, 0)
     kind = "keys" if shared else "head" if number is not None else part
-    label = {"head": str(number), "keys": f"kv {number}", "mlp": "MLP", "attn": "heads"}.get(kind, kind)
+    label = {"head": str(number), "keys": f"kv {number}", "mlp": "MLP", "attn": "heads"}.get(kind, kind) + of
     told = "MLP" if kind == "mlp" else "head" if kind == "head" else "other"
     return Node(name, tower, 0, label, told, layer, None if shared else number), (layer, _ORDER[kind], number or 0)  # type: ignore[arg-type]

@@ -11,11 +11,11 @@ from cutaway.methods.causal_tracing.attribution_patching import attribution_patc
 from cutaway.methods.causal_tracing.completeness import completeness
 from cutaway.methods.causal_tracing.edges import edge_attribution
 from cutaway.methods.causal_tracing.faithfulness import SHARES, faithfulness
-from cutaway.methods.causal_tracing.graph import readers
 from cutaway.methods.causal_tracing.head_attribution import head_attribution
 from cutaway.methods.causal_tracing.minimality import minimality
 from cutaway.methods.causal_tracing.path_patching import path_patching
 from cutaway.methods.method import Entry, Method
+from cutaway.model.graph import readers
 from cutaway.questions.pairs import same_positions
 from cutaway.questions.question import Question
 

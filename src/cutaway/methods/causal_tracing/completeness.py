@@ -16,8 +16,8 @@ from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.carried import Mask, carried, parts_of
 from cutaway.methods.causal_tracing.circuit import Circuit
 from cutaway.methods.causal_tracing.faithfulness import found_circuit
-from cutaway.methods.causal_tracing.graph import Graph
 from cutaway.methods.result import Provenance, Result
+from cutaway.model.graph import Graph
 from cutaway.model.model import Model
 from cutaway.model.targets import Target
 from cutaway.questions.rows import Rows

@@ -16,14 +16,15 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.causal_tracing.graph import Graph, Receiver
 from cutaway.methods.causal_tracing.pair import Pair, pairs_of
 from cutaway.methods.causal_tracing.paths import swept_edges
 from cutaway.methods.result import Provenance, Result, heat
 from cutaway.model.edits import Add, Edit, Patch
+from cutaway.model.graph import Graph
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
+from cutaway.model.streams import Receiver, by_row, lead, stream_of
 from cutaway.model.targets import Target, numbers
 from cutaway.questions.rows import Rows
 
@@ -77,15 +78,16 @@ def edge_attribution(
     patching of every edge, Goldowsky-Dill et al.). `eap`: its first order, <c_s - c_s', dm / dx_r> at the clean run.
     `eap-ig`: the gradient averaged over `points` Gauss-Legendre points between the two runs' embeddings;
     `eap-ig-activations`: between what each sublayer writes in the two, sublayer by sublayer. The graph goes through all
-    towers: a LLaVA's vision tower ends in the connector, which writes into the text; a CLIP has two streams.
+    towers: a LLaVA's vision tower ends in the connector, which writes into the text; a CLIP has two streams, a denoiser
+    of joint attention too, of one evaluation (prepared Inputs: `model.inputs(prompt=…, step=3)`).
 
     `clean` and `counterfactual` are lists of inputs equal in number, or prepared Inputs; `questions.apart` makes both
     and the target of pairs of EmojiWorld. Units: those of the target. Source: Syed et al. 2023 (2310.10348), Hanna et
     al. 2024 (2403.17806), whose path is a left-hand sum where ours is Gauss-Legendre; `eap` and `exact` give the
     numbers of their code. Biases belong to no sender.
 
-    Raises MethodError for streams to which blocks do not add (UNets, cross-attention, norms behind the sums) and for
-    pairs whose positions do not line up.
+    Raises MethodError for streams to which blocks do not add (UNets, cross-attention, norms behind the sums), for pairs
+    whose positions do not line up, and where anything but words and latents differs (`asides.in_words_of`).
 
     What it can NOT tell: edges are judged one at a time, so copies that stand in for one another all look unneeded, and
     a gradient does not see what a softmax does over a long way. A score is no share. `faithfulness` says whether a set
@@ -155,17 +157,17 @@ class _Sums:
 
 def _estimated(model: Model, graph: Graph, pair: Pair, how: str, points: int) -> Float[ndarray, "row sender receiver"]:
     """First-order scores: differences of what is written times slopes where it is read, at a point or over a path."""
-    falls = {tower: graph.written(pair.clean, tower) - graph.written(pair.corrupt, tower) for tower in graph.towers}
+    falls = {one: graph.written(pair.clean, one) - graph.written(pair.corrupt, one) for one in graph.streams}
     found = np.zeros((len(pair.values), *graph.edges.shape))
     for edits, weight, chosen in _path(graph, pair, how, points):
-        for at, tower, slope, before in slopes(model, graph, pair, edits):
-            ours = [i for i in graph.of_tower(tower) if i in chosen and graph.senders[i].time < before]
+        for at, stream, slope, before in slopes(model, graph, pair, edits):
+            place = {sender: here for here, sender in enumerate(graph.into(stream))}
+            ours = [i for i in place if i in chosen and graph.senders[i].time < before]
             if not ours:
                 continue
-            first = graph.of_tower(tower)[0]
-            fall = falls[tower][[i - first for i in ours]]
+            fall = falls[stream][[place[i] for i in ours]]
             made = torch.einsum("sbtd,rbtd->bsr", fall.to(slope), slope).double().cpu().numpy()
-            for row, owner in enumerate(pair.owners(tower, made.shape[0])):
+            for row, owner in enumerate(pair.owners(stream, made.shape[0])):
                 found[owner][np.ix_(ours, at)] += weight * made[row]
     return found
 
@@ -179,7 +181,7 @@ def _path(graph: Graph, pair: Pair, how: str, points: int) -> Iterator[tuple[lis
     nodes, weights = np.polynomial.legendre.leggauss(points)
     path = list(zip((nodes + 1) / 2, weights / 2, strict=True))
     if how == "eap-ig":
-        begun = [s for s in graph.senders if s.name.endswith(".embed")]
+        begun = [s for s in graph.senders if s.begins]
         falls = [graph.writes(s, pair.clean, pair.here) - graph.writes(s, pair.corrupt, pair.there) for s in begun]
         for share, weight in path:
             yield (
@@ -200,7 +202,7 @@ def slopes(
 ) -> Iterator[tuple[list[int], str, Float[Tensor, "receiver row token d_model"], int]]:
     """The slopes d target / d x_r under these edits: for receivers that make one site, by state that they read.
 
-    Gives the numbers of the receivers, their tower, the slopes, and the time before which senders are in that state.
+    Gives the numbers of the receivers, the stream, the slopes, and the time before which senders are in that state.
     """
     known = {site: one for one in graph.projected for site in one.sites}
     through = [one for one in graph.projected if one.holds(pair.clean)]
@@ -220,16 +222,17 @@ def slopes(
         )
     found = dict(zip(wanted, made, strict=True))
     for one in through:
-        yield one.receivers, one.read.tower, one.pulled(run, found), one.time
+        yield one.receivers, stream_of(one.read), one.pulled(run, found), one.time
     for name, site in sites.items():
         at = [i for i, receiver in enumerate(graph.receivers) if receiver.site == site]
         first, slope = graph.receivers[at[0]], found[name]
         if first.ends:
-            yield at, first.tower, slope[None], first.before
+            yield at, stream_of(site), by_row(slope, site)[None], first.reads[-1][1]
             continue
         cotangents = _apart(slope, site, len(at)) if first.head is not None else slope[None]
-        for (_, before), pulled in zip(first.reads, _pulled(run, first, cotangents), strict=True):
-            yield at, first.tower, pulled, before
+        for (state, before), pulled in zip(first.reads, _pulled(run, first, cotangents), strict=True):
+            rows = pulled.flatten(1, 1 + lead(state)) if lead(state) else pulled
+            yield at, stream_of(state), rows, before
 
 
 def _apart(slope: Tensor, site: Site, count: int) -> Float[Tensor, "head ..."]:
@@ -251,6 +254,8 @@ def _pulled(run: Run, receiver: Receiver, cotangents: Tensor) -> list[Tensor]:
         return list(found)
 
     direct = back(run[receiver.site], states, cotangents)
+    if receiver.at_once:
+        return direct
     for later in range(len(states) - 1, 0, -1):  # a state that is read twice: once itself, once through later ones
         for earlier, more in enumerate(back(states[later], states[:later], direct[later])):
             direct[earlier] = direct[earlier] - more

@@ -18,9 +18,9 @@ from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.carried import Carried, Mask, carried, opened
 from cutaway.methods.causal_tracing.circuit import Circuit
 from cutaway.methods.causal_tracing.edges import EdgeAttribution, edge_attribution
-from cutaway.methods.causal_tracing.graph import Graph
 from cutaway.methods.causal_tracing.patched import DRAWS
 from cutaway.methods.result import Provenance, Result
+from cutaway.model.graph import Graph
 from cutaway.model.model import Model
 from cutaway.model.targets import Target
 from cutaway.questions.rows import Rows

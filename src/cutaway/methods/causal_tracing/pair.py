@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.causal_tracing.graph import Graph
+from cutaway.model.graph import Graph
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
+from cutaway.model.streams import lead
 from cutaway.model.targets import Target, numbers, of_rows
 from cutaway.questions.pairs import batches, same_positions, sides
 from cutaway.questions.rows import Rows, tracked
@@ -35,8 +36,8 @@ class Pair:
     @classmethod
     def of(cls, model: Model, graph: Graph, here: Inputs, there: Inputs, target: Any, start: int = 0) -> Pair:
         """Run both; MethodError where their positions do not line up or nothing is moved."""
-        for tower in graph.towers:
-            same_positions(here, there, tower, start)
+        for stream in graph.streams:
+            same_positions(here, there, stream, start)
         clean, corrupt = (model.run(inputs, record=graph.record) for inputs in (here, there))
         graph.check(clean, corrupt)
         values, others = (numbers(target, run).detach().double().cpu() for run in (clean, corrupt))
@@ -61,10 +62,11 @@ class Pair:
 
     def unrelated(self) -> Pair | None:
         """The same pairs, each with the counterfactual of another; None of one pair, or of several pictures a row."""
-        rows = len(self.values)
-        if rows < 2 or any(len(value) != rows for value in self.corrupt.activations.values()):
+        rows, run = len(self.values), self.corrupt
+        axis = {name: lead(run.sites[name]) for name in run.activations}
+        if rows < 2 or any(value.shape[axis[name]] != rows for name, value in run.activations.items()):
             return None
-        moved = {name: value.roll(1, 0) for name, value in self.corrupt.activations.items()}
+        moved = {name: value.roll(1, axis[name]) for name, value in run.activations.items()}
         return replace(self, corrupt=replace(self.corrupt, activations=moved), corrupted=self.corrupted.roll(1))
 
 

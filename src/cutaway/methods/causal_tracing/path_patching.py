@@ -12,11 +12,11 @@ import xarray
 from matplotlib.axes import Axes
 from numpy import ndarray
 
-from cutaway.methods.causal_tracing.graph import Graph, checked
 from cutaway.methods.causal_tracing.pair import pairs_of
 from cutaway.methods.causal_tracing.patched import DRAWS, interval
 from cutaway.methods.causal_tracing.routes import Mask, routed
 from cutaway.methods.result import Provenance, Result
+from cutaway.model.graph import Graph, checked
 from cutaway.model.model import Model
 from cutaway.model.targets import Target
 from cutaway.questions.rows import Rows

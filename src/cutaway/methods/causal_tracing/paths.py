@@ -11,13 +11,14 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from cutaway.methods.causal_tracing.graph import Graph, Sender
 from cutaway.methods.causal_tracing.pair import Pair
 from cutaway.model.edits import Edit, Patch
+from cutaway.model.graph import Graph
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
+from cutaway.model.streams import Sender, by_row, laid, stream_of
 
 MEMORY = 2**29  # bytes of what receivers make, held at once
 
@@ -51,13 +52,12 @@ def _made(model: Model, graph: Graph, pair: Pair) -> Iterator[tuple[Sequence[int
     """
     states = {site: time for receiver in graph.receivers for site, time in receiver.reads}
     held = sum(pair.clean[name].numel() * pair.clean[name].element_size() for name in graph.record)
-    packed = any(model.towers[tower].packed for tower in graph.towers)
-    step = 1 if packed else max(1, MEMORY // max(1, held))
+    step = 1 if graph.packed else max(1, MEMORY // max(1, held))
     made = [*dict.fromkeys(str(receiver.site) for receiver in graph.receivers)]
     for start in range(0, len(graph.senders), step):
         some = range(start, min(start + step, len(graph.senders)))
         edits = [
-            Patch(site, torch.cat([_moved(graph, pair, site, time, graph.senders[at]) for at in some]))
+            Patch(site, laid(torch.cat([_moved(graph, pair, site, time, graph.senders[at]) for at in some]), site))
             for site, time in states.items()
         ]
         yield some, model.run(copies(pair.here, len(some)), record=made, edits=edits)
@@ -70,10 +70,11 @@ def copies(inputs: Inputs, n: int) -> Inputs:
 
 def _moved(graph: Graph, pair: Pair, site: Site, time: int, sender: Sender) -> Tensor:
     """A state of the clean run with what a sender wrote before it as in the counterfactual run."""
-    if sender.tower != site.tower or sender.time >= time:
-        return pair.clean[site]
+    clean = by_row(pair.clean[site], site)
+    if sender.stream != stream_of(site) or sender.time >= time:
+        return clean
     other, own = graph.writes(sender, pair.corrupt, pair.there), graph.writes(sender, pair.clean, pair.here)
-    return pair.clean[site] + other - own
+    return clean + other - own
 
 
 def _heard(graph: Graph, pair: Pair, receiver: int, made: Run, share: int, of: int) -> Edit | None:
@@ -82,13 +83,14 @@ def _heard(graph: Graph, pair: Pair, receiver: int, made: Run, share: int, of: i
     From the first position on at which it is anything else: a sweep need not run those before.
     """
     one = graph.receivers[receiver]
-    rows = len(made[one.site]) // of
-    value = made[one.site][share * rows : (share + 1) * rows]
+    every, clean = (by_row(run[one.site], one.site) for run in (made, pair.clean))
+    rows = len(every) // of
+    value = every[share * rows : (share + 1) * rows]
     where: dict[str, Any] = {} if one.head is None else {"head": one.head}
-    own, there = (x if one.head is None else x[..., one.head, :] for x in (pair.clean[one.site], value))
+    own, there = (x if one.head is None else x[..., one.head, :] for x in (clean, value))
     moved = (own != there).any(-1).any(0).nonzero().flatten()
     if not len(moved):
         return None
     if pair.here.own(one.site, "token") is None and int(moved[0]):
         where["token"] = slice(int(moved[0]), None)
-    return Patch(one.site, value, **where)
+    return Patch(one.site, laid(value, one.site), **where)

@@ -13,12 +13,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.causal_tracing.graph import Graph, Projected, Receiver, Sender
 from cutaway.methods.causal_tracing.pair import Pair
 from cutaway.methods.causal_tracing.paths import MEMORY, copies
 from cutaway.model.edits import Edit, Patch
+from cutaway.model.graph import Graph
 from cutaway.model.model import Model
+from cutaway.model.projected import Projected
 from cutaway.model.sites import Site
+from cutaway.model.streams import Receiver, by_row, laid, stream_of
 
 Mask = Bool[ndarray, "sender receiver"]
 
@@ -29,12 +31,12 @@ def routed(model: Model, graph: Graph, pair: Pair, circuits: Sequence[Mask]) -> 
     One run a circuit, of as many copies of the rows as receivers hear different things; then the states at the ends are
     put into the clean run, all circuits in one sweep.
     """
-    if any(model.towers[tower].packed for tower in graph.towers):
+    if graph.packed:
         raise MethodError(
             "the rows of a tower lie behind one another, so they cannot be run several times side by side",
-            expected="towers with a batch axis", exists=", ".join(graph.towers), do="use `edge_attribution` alone",
+            expected="towers with a batch axis", exists=", ".join(graph.streams), do="use `edge_attribution` alone",
         )  # fmt: skip
-    others = {tower: graph.written(pair.corrupt, tower) for tower in graph.towers}
+    others = [graph.writes(sender, pair.corrupt, pair.corrupt.inputs) for sender in graph.senders]
     found: list[Float[ndarray, "row"]] = []
     cells: list[list[Edit]] = []
     per_cell = sum(pair.clean[one.site].nbytes for one in graph.receivers if one.ends)
@@ -47,14 +49,15 @@ def routed(model: Model, graph: Graph, pair: Pair, circuits: Sequence[Mask]) -> 
 
 
 class _At(Edit):
-    """An edit that computes what it writes from what is there."""
+    """An edit that computes what it writes from what is there, rows in front."""
 
     def __init__(self, site: Site, change: Callable[[Tensor], Tensor]) -> None:
         super().__init__(site)
         object.__setattr__(self, "change", change)
 
     def apply(self, current: Float[Tensor, "..."], value: Float[Tensor, "..."] | None) -> Float[Tensor, "..."]:
-        return self.change(current)  # type: ignore[attr-defined]
+        assert isinstance(self.site, Site)
+        return self.change(by_row(current, self.site)).reshape(current.shape)  # type: ignore[attr-defined]
 
 
 class _Routing:
@@ -63,9 +66,10 @@ class _Routing:
     Queries, keys and values whose projections are known need no copy: they are made of what each head hears.
     """
 
-    def __init__(self, model: Model, graph: Graph, pair: Pair, mask: Mask, others: dict[str, Tensor]) -> None:
+    def __init__(self, model: Model, graph: Graph, pair: Pair, mask: Mask, others: list[Tensor]) -> None:
         self.model, self.graph, self.pair, self.mask, self.others = model, graph, pair, mask & graph.edges, others
-        self.now: dict[str, list[Tensor]] = {tower: [] for tower in graph.towers}
+        self.now: dict[int, Tensor] = {}
+        self.held: dict[str, Tensor] = {}
         self.ended: dict[Site, Tensor] = {}
         self.direct = {r: one for one in graph.projected if one.holds(pair.clean) for r in one.receivers}
         self.heard: dict[int, Tensor] = {}
@@ -75,18 +79,19 @@ class _Routing:
     def _copies(self) -> dict[int, int]:
         """The copy of each receiver: one for all that read the same state and hear the same senders in it.
 
-        What reads several states has a copy to itself; what hears all it could is made in the run itself, copy 0.
+        What reads states one after another has a copy to itself; what hears all it could is made in the run itself,
+        copy 0.
         """
         found: dict[int, int] = {}
-        several = [r for r, one in enumerate(self.graph.receivers) if len(one.reads) > 1]
-        taken: dict[Site, dict[bytes, int]] = {}
+        several = [r for r, one in enumerate(self.graph.receivers) if not one.at_once]
+        taken: dict[tuple[tuple[Site, int], ...], dict[bytes, int]] = {}
         for r, one in enumerate(self.graph.receivers):
             if r in self.direct or self._whole(r):
                 found[r] = 0
             elif r in several:
                 found[r] = 1 + several.index(r)
             else:
-                there = taken.setdefault(one.reads[0][0], {})
+                there = taken.setdefault(one.reads, {})
                 found[r] = there.setdefault(self.mask[:, r].tobytes(), 1 + len(several) + len(there))
         return found
 
@@ -99,16 +104,17 @@ class _Routing:
         last = [one.site for one in self.graph.receivers if one.ends]
         with torch.no_grad():
             self.model.run(copies(self.pair.here, self.n), record=last, edits=self._edits(), stop=True)
-        return [Patch(site, state) for site, state in self.ended.items()]
+        return [Patch(site, laid(state, site)) for site, state in self.ended.items()]
 
     def _edits(self) -> list[Edit]:
         """In the order in which they act at a site: what is heard first, then what was made and is written."""
         graph, edits = self.graph, list[Edit]()
-        written: dict[Site, list[Sender]] = {}
+        written: dict[Site, list[int]] = {}
         made: dict[Site, list[int]] = {}
         read: dict[Site, list[int]] = {}
-        for sender in graph.senders:
-            written.setdefault(sender.site, []).append(sender)
+        for at, sender in enumerate(graph.senders):
+            for site in sender.sites:
+                written.setdefault(site, []).extend([at] if site == sender.sites[0] else [])
         for r, one in enumerate(graph.receivers):
             if not one.ends and r not in self.direct:
                 made.setdefault(one.site, []).append(r)
@@ -118,7 +124,7 @@ class _Routing:
             for name in dict.fromkeys(known.of.outs.values()):
                 edits.append(_At(self.model.sites.one(name), partial(self._projected, known=known, name=name)))
         edits += [_At(site, partial(self._lent, receivers=some)) for site, some in made.items()]
-        edits += [_At(site, partial(self._noted, senders=each)) for site, each in written.items()]
+        edits += [_At(site, partial(self._noted, site=site, senders=each)) for site, each in written.items()]
         edits += [_At(site, partial(self._told, site=site, receivers=some)) for site, some in read.items()]
         return edits
 
@@ -142,19 +148,19 @@ class _Routing:
                 new[:rows, ..., known.of.place(part, head)] = known.of.made(part, head, self.heard[r])
         return new
 
-    def _noted(self, x: Tensor, senders: list[Sender]) -> Tensor:
-        """What senders write in the run itself."""
-        held = {str(senders[0].site): x[: len(x) // self.n]}
-        for sender in senders:
-            self.now[sender.tower].append(self.graph.writes(sender, held, self.pair.here))
+    def _noted(self, x: Tensor, site: Site, senders: list[int]) -> Tensor:
+        """What senders write in the run itself: known when the last of the sites that say it has come."""
+        self.held[str(site)] = x[: len(x) // self.n]
+        for at in senders:
+            self.now[at] = self.graph.writes(self.graph.senders[at], self.held, self.pair.here)
         return x
 
     def _told(self, x: Tensor, site: Site, receivers: list[int]) -> Tensor:
         """Each copy hears the kept senders as they are and the others as in the counterfactual run."""
         rows, new = len(x) // self.n, x.clone()
-        own, ours = x[:rows], self.graph.of_tower(site.tower)
+        own, ours = x[:rows], self.graph.into(stream_of(site))
         states: dict[bytes, Tensor] = {}
-        self.heard = {r: state for r, state in self.heard.items() if self.graph.receivers[r].tower != site.tower}
+        self.heard = {r: state for r, state in self.heard.items() if self.graph.receivers[r].site.tower != site.tower}
         for r in receivers:
             one = self.graph.receivers[r]
             if self.copy[r] or one.ends or (r in self.direct and not self._whole(r)):
@@ -172,8 +178,7 @@ class _Routing:
     def _cut(self, r: int, site: Site, one: Receiver, ours: list[int]) -> Tensor | float:
         """What is different where the senders that are cut off are as in the counterfactual run."""
         before = dict(one.reads)[site]
-        cut = [i for i, s in enumerate(ours) if self.graph.senders[s].time < before and not self.mask[s, r]]
+        cut = [s for s in ours if self.graph.senders[s].time < before and not self.mask[s, r]]
         if not cut:
             return 0.0
-        now = torch.stack([self.now[one.tower][i] for i in cut])
-        return (self.others[one.tower][cut] - now).sum(0)
+        return (torch.stack([self.others[s] for s in cut]) - torch.stack([self.now[s] for s in cut])).sum(0)
