@@ -99,18 +99,10 @@ def completeness(
             do="the default is four draws of a quarter each",
         )  # fmt: skip
     known = found_circuit(model, clean, counterfactual, target, circuit, batch, progress=progress)
-
-    def circuits(graph: Graph) -> list[Mask]:
-        dice, own = np.random.default_rng(seed), known.mask(graph)
-        made = []
-        for inside in (own, *(parts_of(graph.edges, int(own.sum()), dice) for _ in range(draws))):
-            for share in cut:
-                for _ in range(draws if inside is own else 1):
-                    without = parts_of(inside, round(share * int(own.sum())), dice)
-                    made += [inside & ~without, graph.edges & ~without]
-        return made
-
-    told = carried(model, clean, counterfactual, target, circuits, batch=batch, progress=progress)
+    told = carried(
+        model, clean, counterfactual, target, lambda graph: _cut(graph, known.mask(graph), cut, draws, seed),
+        batch=batch, progress=progress,
+    )  # fmt: skip
     pairs = told.f.reshape(-1, 2)
     own, chance = pairs[: len(cut) * draws].reshape(len(cut), draws, 2), pairs[len(cut) * draws :]
     data = xarray.Dataset(
@@ -127,3 +119,14 @@ def completeness(
         unit=getattr(target, "unit", ""),
     )  # fmt: skip
     return Completeness(data, provenance)
+
+
+def _cut(graph: Graph, own: Mask, cut: Sequence[float], draws: int, seed: int) -> list[Mask]:
+    """What is left of a circuit and of the model, in turn: of this one, then of circuits by chance."""
+    dice, made = np.random.default_rng(seed), list[Mask]()
+    for inside in (own, *(parts_of(graph.edges, int(own.sum()), dice) for _ in range(draws))):
+        for share in cut:
+            for _ in range(draws if inside is own else 1):
+                without = parts_of(inside, round(share * int(own.sum())), dice)
+                made += [inside & ~without, graph.edges & ~without]
+    return made

@@ -105,15 +105,10 @@ def minimality(
         )  # fmt: skip
     known = found_circuit(model, clean, counterfactual, target, circuit, batch, progress=progress)
 
-    def circuits(graph: Graph) -> list[Mask]:
-        dice, own = np.random.default_rng(seed), known.mask(graph)
-        left = [own, *(own & ~parts_of(own, len(known.edges) // 2, dice) for _ in range(parts))]
-        made = [each for one in left for each in (one, *(one & ~graph.mask([edge]) for edge in known.edges))]
-        outside = graph.edges & ~own
-        more = [parts_of(outside, 1, dice) for _ in range(draws if outside.any() else 0)]
-        return [*made, *(own | one for one in more)]
-
-    told = carried(model, clean, counterfactual, target, circuits, batch=batch, progress=progress)
+    told = carried(
+        model, clean, counterfactual, target, lambda graph: _lessened(graph, known, parts, draws, seed),
+        batch=batch, progress=progress,
+    )  # fmt: skip
     size = 1 + len(known.edges)
     inside, beside = told.f[: (1 + parts) * size].reshape(1 + parts, size), told.f[(1 + parts) * size :]
     losses = inside[:, :1] - inside[:, 1:]
@@ -130,3 +125,13 @@ def minimality(
         unit=getattr(target, "unit", ""),
     )  # fmt: skip
     return Minimality(data, provenance)
+
+
+def _lessened(graph: Graph, known: Circuit, parts: int, draws: int, seed: int) -> list[Mask]:
+    """The circuit, and halves of it, whole and less each edge; then the circuit with an edge by chance beside it."""
+    dice, own = np.random.default_rng(seed), known.mask(graph)
+    left = [own, *(own & ~parts_of(own, len(known.edges) // 2, dice) for _ in range(parts))]
+    made = [each for one in left for each in (one, *(one & ~graph.mask([edge]) for edge in known.edges))]
+    outside = graph.edges & ~own
+    more = [parts_of(outside, 1, dice) for _ in range(draws if outside.any() else 0)]
+    return [*made, *(own | one for one in more)]
