@@ -134,7 +134,7 @@ def test_planted_edges_are_needed_and_idle_ones_beside_them_are_not():
 @pytest.mark.checks("minimality", "baseline")
 def test_edges_by_chance_add_nothing_to_the_planted_circuit():
     found, _ = lessened()
-    assert found.bar < 0.02 and "edges change f" in found.note()
+    assert found.bar < 0.02 and "edges tried change f" in found.note()
 
 
 @pytest.mark.checks("minimality", "floor")

@@ -130,6 +130,7 @@ METHODS = (
         fitting=_routes,
         options={
             "circuit": "A circuit in a file; else the fewest edges that keep 90 % on this pair.",
+            "tried": "How many of its edges are taken away, by chance, where it has more.",
             "parts": "How many halves of it each edge is also taken from.",
             "draws": "How many edges by chance are added in comparison.",
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 
 from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.carried import Mask, carried, parts_of
-from cutaway.methods.causal_tracing.circuit import Circuit
+from cutaway.methods.causal_tracing.circuit import Circuit, Edge
 from cutaway.methods.causal_tracing.faithfulness import found_circuit
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.graph import Graph
@@ -31,7 +32,7 @@ class Minimality(Result):
 
     `loss` (edge): f(C) - f(C less e). `most` (edge): the largest change that taking e away makes to C or to C less a
     part K by chance, whichever way it goes. `chance` (draw): f(C and u) - f(C) for edges u by chance from outside.
-    Coordinates `sender`, `receiver` (edge).
+    Coordinates `sender`, `receiver` (edge). `edges`: how many C has, of which `tried` at most are looked at.
     """
 
     main: ClassVar[str] = "loss"
@@ -56,8 +57,8 @@ class Minimality(Result):
         """How many are needed."""
         count = int(self.needed.sum())
         return (
-            f"{count} of {self.data.sizes['edge']} edges change f by more than {self.bar:.3f}, below which 95 % of "
-            f"{self.data.sizes['draw']} edges by chance stay; the largest loss is {float(self['loss'].max()):.2f}."
+            f"{count} of {self.data.sizes['edge']} edges tried change f by more than {self.bar:.3f}, below which 95 % "
+            f"of {self.data.sizes['draw']} edges by chance stay; the largest loss is {float(self['loss'].max()):.2f}."
         )
 
     def _draw(self, ax: Axes) -> None:
@@ -71,8 +72,8 @@ class Minimality(Result):
 
 def minimality(
     model: Model, clean: Rows, counterfactual: Rows | None = None, target: Target | None = None, *,
-    circuit: Circuit | str | Path | None = None, parts: int = 2, draws: int = 32, seed: int = 0, batch: int = 8,
-    progress: bool = True,
+    circuit: Circuit | str | Path | None = None, tried: int = 32, parts: int = 2, draws: int = 20, seed: int = 0,
+    batch: int = 8, progress: bool = True,
 ) -> Minimality:  # fmt: skip
     """Whether a circuit needs each of its edges: what it loses without one, beside what one by chance would add.
 
@@ -80,7 +81,7 @@ def minimality(
     it is also taken from C less K, for `parts` halves K of C by chance: most(e) is the largest change there or in C.
     `chance` is the change that each of `draws` edges from outside makes when it is added to C: an edge of C that
     changes no more might as well be any. `circuit`: one found before, or the file it was saved in; else the fewest
-    edges with f >= 0.9 on these very pairs.
+    edges with f >= 0.9 on these very pairs. Of one with more edges than `tried`, so many by chance are taken away.
 
     Units: shares of the gap. Source: Wang et al. 2022 (2211.00593), section 4, who choose K by hand; the comparison is
     like that of Shi et al. 2024 (2410.13032), who add and cut whole paths and test ranks.
@@ -98,25 +99,28 @@ def minimality(
     (('edge',), True)
     """
     started = time.perf_counter()
-    if parts < 0 or draws < 1:
+    if parts < 0 or draws < 1 or tried < 1:
         raise MethodError(
-            f"{parts} parts, {draws} edges by chance", expected="parts from 0 on, and one edge by chance at least",
-            do="the default is 2 and 32",
+            f"{tried} edges, {parts} parts, {draws} edges by chance", expected="one edge at least, parts from 0 on",
+            do="the default is 32, 2 and 20",
         )  # fmt: skip
     known = found_circuit(model, clean, counterfactual, target, circuit, batch, progress=progress)
 
+    every = list(known.edges)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(every))[:tried])
+    some = [every[at] for at in chosen]
     told = carried(
-        model, clean, counterfactual, target, lambda graph: _lessened(graph, known, parts, draws, seed),
+        model, clean, counterfactual, target, lambda graph: _lessened(graph, known, some, parts, draws, seed),
         batch=batch, progress=progress,
     )  # fmt: skip
-    size = 1 + len(known.edges)
+    size = 1 + len(some)
     inside, beside = told.f[: (1 + parts) * size].reshape(1 + parts, size), told.f[(1 + parts) * size :]
     losses = inside[:, :1] - inside[:, 1:]
-    senders, receivers = zip(*known.edges, strict=True) if known.edges else ((), ())
+    senders, receivers = zip(*some, strict=True) if some else ((), ())
     data = xarray.Dataset(
         {
             "loss": ("edge", losses[0]), "most": ("edge", abs(losses).max(0)),
-            "chance": ("draw", beside - inside[0, 0]), "f": inside[0, 0],
+            "chance": ("draw", beside - inside[0, 0]), "f": inside[0, 0], "edges": len(every),
         },
         coords={"sender": ("edge", list(senders)), "receiver": ("edge", list(receivers))},
     )  # fmt: skip
@@ -127,11 +131,13 @@ def minimality(
     return Minimality(data, provenance)
 
 
-def _lessened(graph: Graph, known: Circuit, parts: int, draws: int, seed: int) -> list[Mask]:
-    """The circuit, and halves of it, whole and less each edge; then the circuit with an edge by chance beside it."""
+def _lessened(
+    graph: Graph, known: Circuit, some: Sequence[Edge], parts: int, draws: int, seed: int
+) -> list[Mask]:  # fmt: skip
+    """The circuit, and halves of it, whole and less each of some edges; then with an edge by chance beside it."""
     dice, own = np.random.default_rng(seed), known.mask(graph)
     left = [own, *(own & ~parts_of(own, len(known.edges) // 2, dice) for _ in range(parts))]
-    made = [each for one in left for each in (one, *(one & ~graph.mask([edge]) for edge in known.edges))]
+    made = [each for one in left for each in (one, *(one & ~graph.mask([edge]) for edge in some))]
     outside = graph.edges & ~own
     more = [parts_of(outside, 1, dice) for _ in range(draws if outside.any() else 0)]
     return [*made, *(own | one for one in more)]
