@@ -23,7 +23,7 @@ from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.weights import Readout, head_weights
 from cutaway.questions.bank import TextBank, same_space
-from cutaway.questions.rows import Rows, ended, feed, unit
+from cutaway.questions.rows import Rows, ended, recorded, unit
 
 METHOD = "representation_decomposition"
 SOURCE = "Gandelsman, Efros, Steinhardt 2023, arXiv 2310.05916"
@@ -265,11 +265,12 @@ class _Reading:
 
     def terms(self, rows: Rows, batch: int, progress: bool) -> Iterator[tuple[dict[str, Tensor], Inputs]]:
         """The terms of each batch, and the batch."""
-        for inputs in feed(self.model, rows, self.end.tower, batch=batch, what="decomposing", progress=progress):
-            found = _terms(self.model.run(inputs, record=self.sites), self.end, self.weights, self.by_token)
+        model, tower = self.model, self.end.tower
+        for run in recorded(model, rows, tower, self.sites, batch=batch, what="decomposing", progress=progress):
+            found = _terms(run, self.end, self.weights, self.by_token)
             if self.towards is not None and "pool_mlp" in found:
                 found["pool_mlp"] = found["pool_mlp"] @ self.towards[0].to(found["pool_mlp"]).T
-            yield {name: value.cpu() for name, value in found.items()}, inputs
+            yield {name: value.cpu() for name, value in found.items()}, run.inputs
 
     def whole(self, parts: list[dict[str, Tensor]], inputs: Inputs | None) -> Decomposition:
         """Batches as one result, whose sum is checked."""
