@@ -123,6 +123,18 @@ def test_a_drawing_has_steps_and_guidance_rows(tmp_path):
     assert some.count(some.table(site)) * 6 == found.count(found.table(site))
 
 
+def test_a_drawing_ends_behind_the_last_step_that_is_kept(tmp_path):
+    """Of six steps the first is kept: the denoiser begins a second one, and no more."""
+    model, ran = cutaway.load("tiny:sd"), []
+    handle = model.module.unet.register_forward_pre_hook(lambda *_: ran.append(1))
+    asked = {"steps": 6, "guidance": 1}
+    found = kept(model, ["a dog"], "denoiser.1.resid_post", tmp_path / "s", steps=[0], asked=asked)
+    handle.remove()
+    assert len(ran) == 2 and set(found.index()["step"]) == {0}
+    pads = kept(model, ["a dog"], "text.1.resid_post", tmp_path / "t", where="pad", asked={"steps": 1, "guidance": 1})
+    assert set(pads.index()["kind"]) == {"pad"} and len(pads.index()) > 3
+
+
 def test_one_evaluation_of_a_denoiser_is_a_step(tmp_path):
     model = opened("sd3")
     inputs = model.inputs(prompt="a red dog", size=(32, 32), steps=4, step=2)
