@@ -272,6 +272,8 @@ def test_a_hugging_face_data_set_on_disk(tmp_path, monkeypatch):
         ("vision.0.resid_post", ["a dog"], {}, "has nothing that 'tiny:clip' reads"),
         ("text.0.resid_post", ["a dog"], {"where": "image"}, "no position of 'text.0.resid_post' is image"),
         ("text.0.resid_post", ["a dog"], {"where": "patch"}, "no position is of kind 'patch'"),
+        ("text.0.resid_post", ["a dog"], {"where": Where("patch")}, "no position is of kind 'patch'"),
+        ("text.0.resid_post", ["a dog"], {"where": Where(word="a")}, "positions have no 'word'.*text"),
         ("text.0.resid_post", ["a dog"], {"dtype": "int8"}, "cannot keep numbers in int8"),
         ("text.0.resid_post", ["a dog"] * 9, {"items": 5, "batch": 2}, "5 items to a shard in batches of 2"),
     ],
@@ -280,6 +282,26 @@ def test_what_cannot_be_harvested_is_said(sites, data, options, said, tmp_path):
     with pytest.raises(StoreError, match=f"(?i){said}"):
         kept(opened("clip"), data, sites, tmp_path / "store", **options)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_filter_that_meets_nothing_is_no_silent_store(tmp_path):
+    with pytest.raises(StoreError, match=r"(?i)no position of 'text' is Where\(text='zebra'\) in any item"):
+        kept(opened("clip"), TEXTS, "text.0.resid_post", tmp_path / "s", where=Where(text="zebra"))
+
+
+def test_shards_are_made_by_whoever_is_given_them(tmp_path):
+    """From behind, by the work itself: what a harvest goes on with, and its files are the same."""
+    model, asked = opened("clip"), []
+
+    def backwards(work, chunks):
+        asked.append(list(chunks))
+        for chunk in reversed(chunks):
+            yield chunk, work.do(model, chunk)
+
+    how = {"items": 2, "batch": 2}
+    one, other = (kept(model, TEXTS * 2, "text.0.resid_post", tmp_path / str(at), spread=by, **how)
+                  for at, by in enumerate((None, backwards)))  # fmt: skip
+    assert asked == [[0, 1, 2]] and one.entries == other.entries
 
 
 def test_a_damaged_picture_is_named_and_what_was_done_is_kept(tmp_path):
