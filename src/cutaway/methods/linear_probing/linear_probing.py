@@ -43,6 +43,7 @@ def linear_probing(
     after every block. Control: each type of item (`types`: an array, or one for each label; by default each item is a
     type of its own) gets one label, permuted among types. Selectivity = score - control. Of a denoiser
     (`tower="denoiser"`, rows are prompts or drawings): see `DrawnProbes`, at `steps`, in one row of the `guidance`.
+    A `Store` of this model stands for the rows it was made of, and nothing is run.
 
     Units: accuracy or R^2 on held-out items. Source: Alain and Bengio 2016, arXiv 1610.01644; Hewitt and Liang 2019,
     arXiv 1909.03368. Splits of one data set share items, so the variance of the mean over n of them is not s^2 / n:
