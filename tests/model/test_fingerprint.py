@@ -214,3 +214,10 @@ def test_where_a_model_was_found_does_not_count(tmp_path):
 
     folders = [tiny.save("clip", tmp_path / name) for name in ("one", "two")]
     assert len({fingerprint(cutaway.load(str(folder))) for folder in folders}) == 1
+
+
+def test_one_number_of_an_expanded_tensor_is_known():
+    """What `expand` gives has no step in memory; nor has a single number of it."""
+    wide = torch.tensor([2.0]).expand(5)
+    assert fingerprint(wide) == fingerprint(torch.full((5,), 2.0))
+    assert fingerprint(wide[:1]) == fingerprint(torch.tensor([2.0]))

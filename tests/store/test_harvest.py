@@ -123,6 +123,18 @@ def test_a_drawing_has_steps_and_guidance_rows(tmp_path):
     assert some.count(some.table(site)) * 6 == found.count(found.table(site))
 
 
+def test_a_drawing_ends_behind_the_last_step_that_is_kept(tmp_path):
+    """Of six steps the first is kept: the denoiser begins a second one, and no more."""
+    model, ran = cutaway.load("tiny:sd"), []
+    handle = model.module.unet.register_forward_pre_hook(lambda *_: ran.append(1))
+    asked = {"steps": 6, "guidance": 1}
+    found = kept(model, ["a dog"], "denoiser.1.resid_post", tmp_path / "s", steps=[0], asked=asked)
+    handle.remove()
+    assert len(ran) == 2 and set(found.index()["step"]) == {0}
+    pads = kept(model, ["a dog"], "text.1.resid_post", tmp_path / "t", where="pad", asked={"steps": 1, "guidance": 1})
+    assert set(pads.index()["kind"]) == {"pad"} and len(pads.index()) > 3
+
+
 def test_one_evaluation_of_a_denoiser_is_a_step(tmp_path):
     model = opened("sd3")
     inputs = model.inputs(prompt="a red dog", size=(32, 32), steps=4, step=2)
@@ -260,6 +272,8 @@ def test_a_hugging_face_data_set_on_disk(tmp_path, monkeypatch):
         ("vision.0.resid_post", ["a dog"], {}, "has nothing that 'tiny:clip' reads"),
         ("text.0.resid_post", ["a dog"], {"where": "image"}, "no position of 'text.0.resid_post' is image"),
         ("text.0.resid_post", ["a dog"], {"where": "patch"}, "no position is of kind 'patch'"),
+        ("text.0.resid_post", ["a dog"], {"where": Where("patch")}, "no position is of kind 'patch'"),
+        ("text.0.resid_post", ["a dog"], {"where": Where(word="a")}, "positions have no 'word'.*text"),
         ("text.0.resid_post", ["a dog"], {"dtype": "int8"}, "cannot keep numbers in int8"),
         ("text.0.resid_post", ["a dog"] * 9, {"items": 5, "batch": 2}, "5 items to a shard in batches of 2"),
     ],
@@ -268,6 +282,26 @@ def test_what_cannot_be_harvested_is_said(sites, data, options, said, tmp_path):
     with pytest.raises(StoreError, match=f"(?i){said}"):
         kept(opened("clip"), data, sites, tmp_path / "store", **options)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_filter_that_meets_nothing_is_no_silent_store(tmp_path):
+    with pytest.raises(StoreError, match=r"(?i)no position of 'text' is Where\(text='zebra'\) in any item"):
+        kept(opened("clip"), TEXTS, "text.0.resid_post", tmp_path / "s", where=Where(text="zebra"))
+
+
+def test_shards_are_made_by_whoever_is_given_them(tmp_path):
+    """From behind, by the work itself: what a harvest goes on with, and its files are the same."""
+    model, asked = opened("clip"), []
+
+    def backwards(work, chunks):
+        asked.append(list(chunks))
+        for chunk in reversed(chunks):
+            yield chunk, work.do(model, chunk)
+
+    how = {"items": 2, "batch": 2}
+    one, other = (kept(model, TEXTS * 2, "text.0.resid_post", tmp_path / str(at), spread=by, **how)
+                  for at, by in enumerate((None, backwards)))  # fmt: skip
+    assert asked == [[0, 1, 2]] and one.entries == other.entries
 
 
 def test_a_damaged_picture_is_named_and_what_was_done_is_kept(tmp_path):

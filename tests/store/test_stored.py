@@ -126,6 +126,7 @@ def test_tensors_of_every_kind_come_back(tmp_path):
         (lambda kept: list(kept.shuffled(SITES[0], batch=9, buffer=8)), "from a buffer of 8"),
         (lambda kept: list(kept.rows(SITES[0], colour="red")), "rows have no 'colour'"),
         (lambda kept: next(iter(kept.rows(SITES[0])))["text.0"], "'text.0' was not asked for"),
+        (lambda kept: list(kept.rows(SITES[0], kind="imgae")), "no kind is called 'imgae'.*image"),
         (lambda kept: kept.shard(7), "shard 7 is not there"),
     ],
 )

@@ -17,9 +17,13 @@ from cutaway.data import Scene, render
 from cutaway.errors import MethodError, SiteError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.run import Run
+from cutaway.model.sites import Site
 from cutaway.model.weights import Readout, readout
+from cutaway.store.again import runs
+from cutaway.store.stored import Store
 
-Rows = Inputs | Iterable[Any] | Dataset[Any]
+Rows = Inputs | Iterable[Any] | Dataset[Any] | Store
 T = TypeVar("T")
 
 # What an example of a data set, or a batch of a loader, calls that which a tower reads.
@@ -75,6 +79,35 @@ def feed(
         )  # fmt: skip
 
 
+def recorded(
+    model: Model, rows: Rows, tower: str, sites: Sequence[str | Site] | str, *, edits: Any = (), batch: int = 32,
+    what: str = "recording", progress: bool = True,
+) -> Iterator[Run]:  # fmt: skip
+    """Runs of rows that recorded these sites, `batch` at a time; from a `Store` of this model as it was, without a run.
+
+    >>> import cutaway, tempfile
+    >>> from cutaway import store
+    >>> model, texts = cutaway.load("tiny:clip"), ["a red dog", "a cat"]
+    >>> kept = store.harvest(model, texts, "text.1.resid_post", tempfile.mkdtemp(), progress=False)
+    >>> for rows in (texts, kept):
+    ...     (run,) = recorded(model, rows, "text", "text.1.resid_post", progress=False)
+    ...     print(tuple(run["text.1.resid_post"].shape))
+    (2, 5, 32)
+    (2, 5, 32)
+    """
+    if not isinstance(rows, Store):
+        for inputs in feed(model, rows, tower, batch=batch, what=what, progress=progress):
+            yield model.run(inputs, record=sites, edits=edits)
+        return
+    if edits:
+        raise MethodError(
+            "a store holds the model as it is, and here it is to run under edits", do="give the rows themselves",
+            expected="rows that can be run", exists=repr(rows),
+        )  # fmt: skip
+    total = sum(-(-len(rows.spec.span(shard)) // batch) for shard in rows.entries)
+    yield from tracked(runs(rows, model, sites, tower, batch=batch), what, total, show=progress)
+
+
 def check_rows(model: Model, rows: object, tower: str) -> None:
     """Raise unless the tower exists and there is something to go over, in an order; looks at no row."""
     if tower not in model.towers:
@@ -85,7 +118,9 @@ def check_rows(model: Model, rows: object, tower: str) -> None:
     if isinstance(rows, Inputs):
         return
     what, do = "", "put a single one into a list"
-    if isinstance(rows, (str, bytes, Path, Image, Scene)) or _is_picture(rows):
+    if isinstance(rows, Store):
+        what, do = "a store, whose items were run before, and this method runs them anew", "give the rows themselves"
+    elif isinstance(rows, (str, bytes, Path, Image, Scene)) or _is_picture(rows):
         what = f"{_kind(rows)}, not rows"
     elif isinstance(rows, Mapping):
         what, do = f"{_kind(rows)} with names, not rows", "give one of its columns, or a list of examples with names"

@@ -88,23 +88,23 @@ def show_store(
         f"on {spec.told}; {amount(store.size)} in {len(store.entries)} of {spec.shards} files, {spec.shard} items each",
         markup=False, highlight=False,
     )  # fmt: skip
-    chosen = [table] if table else list(store.tables)
+    chosen, views = [table] if table else list(store.tables), list[View]()
     for name in chosen:
         first = store.indexed(name, min(store.entries)).at(slice(0, rows)).frame()
         telling = [column for column in first if column == "item" or len(set(first[column])) > 1 or column == "kind"]
         show(first[telling], f"{name}: the first of {store.count(name)} rows", console)
         found = measured(store, store.tables[name])
         show(found.drop(columns="table"), f"{name}: length, mean and spread", console)
+        views += [] if out is None else pictured(store, name, found)
     if out is not None:
-        views = [view for name in chosen for view in pictured(store, name)]
         page.write(out, f"{folder.name}: activations of {store.model.model}", views, overwrite=overwrite,
                    summary=repr(store))  # fmt: skip
         console.print(f"wrote {out}", markup=False, soft_wrap=True)
 
 
-def pictured(store: Store, table: str) -> Iterator[View]:
-    """Lengths and spreads by site and kind of position, by step where there are steps, and over the patch grid."""
-    sites, found = store.tables[table], measured(store, store.tables[table])
+def pictured(store: Store, table: str, found: Any) -> Iterator[View]:
+    """Lengths and spreads (`found`, by kind of position) by site, by step where there are any, over the patch grid."""
+    sites = store.tables[table]
     kinds = list(dict.fromkeys(found["kind"]))
     axis = Axis("site", tuple(sites))
     origin = {"model": store.model.model, "data": store.spec.told, "rows": store.count(table)}
@@ -117,9 +117,8 @@ def pictured(store: Store, table: str) -> Iterator[View]:
             title=f"{what}: {table}", seen=f"At {sites[-1]} the {said} is " + ", ".join(last) + ".", limits=LIMITS,
             x=axis, lines=tuple(lines), unit=said, provenance=origin,
         )  # fmt: skip
-    stepped = measured(store, sites, by="step")
-    if stepped["step"].nunique() > 1:
-        yield _steps(table, sites, stepped, origin)
+    if any("step" in store.spec.kept[site].axes for site in sites):
+        yield _steps(table, sites, measured(store, sites, by="step"), origin)
     if any(kind in ("image", "frame") for kind in kinds) and not table.endswith("pairs"):
         yield _patches(store, sites[-1], table, origin)
     cells = tuple(tuple(row) for row in found.drop(columns="table").itertuples(index=False, name=None))

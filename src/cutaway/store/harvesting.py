@@ -16,18 +16,20 @@ from cutaway.errors import StoreError, near
 from cutaway.model.engine import Record
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
+from cutaway.model.tokens import Where as MeantWhere
 from cutaway.store.collect import Collected, How, collect
 from cutaway.store.examples import Data, Ready, as_data
 from cutaway.store.files import only_writer, sweep_up
 from cutaway.store.fitted import Origin
 from cutaway.store.places import KINDS, Filter
-from cutaway.store.shard_work import WriteShard
+from cutaway.store.shard_work import WriteShard, remember
 from cutaway.store.spec import DTYPES, SPEC, Entry, Spec
 from cutaway.store.stored import Store
 
 BATCH = 32
 SHARD = 2**26  # bytes of a shard, unless `items=` says otherwise
 Where = Filter | Sequence[Filter] | None
+COORDINATES = ("image", "tile", "row", "col", "time", "text")
 Spread = Callable[[WriteShard, Sequence[int]], Iterable[tuple[int, Entry]]]
 
 
@@ -114,8 +116,16 @@ def harvest(
             spec.write(folder)
         sweep_up(folder)
         work = WriteShard(str(folder), spec, found, how)
+        remember(model, spec.on.content)
         _write(model, work, missing(folder, spec), head, spread, progress)
-    return Store(folder)
+    store = Store(folder)
+    empty = next((table for table in store.tables if store.complete and not store.count(table)), None)
+    if empty is not None:
+        raise StoreError(
+            f"no position of '{empty}' is {' or '.join(map(str, how.keep))} in any item", do="check `where=`",
+            expected="some rows of every site", exists=f"a store in '{folder}' that holds none of them",
+        )  # fmt: skip
+    return store
 
 
 def missing(folder: Path, spec: Spec) -> list[int]:
@@ -178,7 +188,14 @@ def _told(spec: Spec, todo: list[int], progress: bool) -> Iterator[Any]:
 def _how(where: Where, steps: Sequence[int], guidance: str | Sequence[str], dtype: torch.dtype | str | None) -> How:
     several = isinstance(where, list | tuple)
     keep: tuple[Any, ...] = () if where is None else tuple(where) if several else (where,)  # type: ignore[arg-type]
-    odd = next((one for one in keep if isinstance(one, str) and one not in KINDS[1:]), None)
+    kinds = [one.kind if isinstance(one, MeantWhere) else one for one in keep]
+    odd = next((one for one in kinds if isinstance(one, str) and one not in KINDS[1:]), None)
+    named = {name for one in keep if isinstance(one, MeantWhere) for name, _ in one.coordinates}
+    if named - set(COORDINATES):
+        raise StoreError(
+            f"positions have no '{min(named - set(COORDINATES))}'", expected="a coordinate of the token map",
+            exists=", ".join(COORDINATES), do="name one of these",
+        )  # fmt: skip
     if odd is not None:
         raise StoreError(
             f"no position is of kind '{odd}'", expected="a kind, a number or a `Where`", exists=near(odd, KINDS[1:]),
@@ -187,8 +204,8 @@ def _how(where: Where, steps: Sequence[int], guidance: str | Sequence[str], dtyp
     name = None if dtype is None else str(dtype).removeprefix("torch.")
     if name is not None and name not in DTYPES:
         raise StoreError(f"cannot keep numbers in {name}", expected=", ".join(DTYPES), do="give one of these")
-    named = (guidance,) if isinstance(guidance, str) else tuple(guidance)
-    return How(keep, tuple(sorted(set(steps))), named, None if name is None else DTYPES[name])
+    rows = (guidance,) if isinstance(guidance, str) else tuple(guidance)
+    return How(keep, tuple(sorted(set(steps))), rows, None if name is None else DTYPES[name])
 
 
 def _sites(model: Model, sites: Record) -> list[Site]:

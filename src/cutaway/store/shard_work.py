@@ -26,6 +26,11 @@ from cutaway.store.spec import Entry, Spec
 _CONTENT: WeakKeyDictionary[Model, str] = WeakKeyDictionary()
 
 
+def remember(model: Model, content: str) -> None:
+    """What a model is known by now, for shards that this process makes of it."""
+    _CONTENT[model] = content
+
+
 @dataclass(frozen=True, eq=False)
 class Made:
     """A shard in memory: tensors in parts, what is told beside them, rows by table."""
@@ -56,9 +61,9 @@ class WriteShard:
 
     def do(self, model: Model, chunk: int) -> Entry:
         """Make and commit a shard; the same bytes for the same number. Another model than the store's is refused."""
-        content = _CONTENT.get(model) or Origin.of(model).content
-        _CONTENT[model] = content
-        if content != self.spec.on.content:
+        if model not in _CONTENT:
+            remember(model, Origin.of(model).content)
+        if _CONTENT[model] != self.spec.on.content:
             raise StoreError(
                 f"this worker opened another model than that of '{self.folder}'", expected=str(self.spec.on),
                 exists=str(Origin.of(model)), do="open the same weights, dtype and configuration everywhere",

@@ -67,6 +67,11 @@ class Index:
         met = np.ones(len(self), bool)
         for name, wanted in named.items():
             values = [wanted] if isinstance(wanted, str | int | float) else list(wanted)
+            odd = next((str(one) for one in values if name in CODED and one not in KINDS), None)
+            if odd is not None:
+                raise StoreError(
+                    f"no kind is called '{odd}'", expected="a kind", exists=near(odd, KINDS[1:]), do="name one"
+                )
             met &= (
                 np.isin(self[name].astype(str), list(map(str, values)))
                 if name in (*WORDS, *CODED)

@@ -18,8 +18,10 @@ from cutaway.methods.linear_probing.probe_data import Pool, Pooling, Probe, chec
 from cutaway.methods.linear_probing.probes import Probes, scores_of, table
 from cutaway.methods.result import Provenance
 from cutaway.model.model import Model
+from cutaway.model.sites import Site
 from cutaway.questions.rows import Rows, tracked
 from cutaway.store.fitted import Fitted, Origin
+from cutaway.store.stored import Store
 
 METHOD = "linear_probing"
 SOURCE = "Alain, Bengio 2016, arXiv 1610.01644; control tasks: Hewitt, Liang 2019, arXiv 1909.03368"
@@ -41,6 +43,7 @@ def linear_probing(
     after every block. Control: each type of item (`types`: an array, or one for each label; by default each item is a
     type of its own) gets one label, permuted among types. Selectivity = score - control. Of a denoiser
     (`tower="denoiser"`, rows are prompts or drawings): see `DrawnProbes`, at `steps`, in one row of the `guidance`.
+    A `Store` of this model stands for the rows it was made of, and nothing is run.
 
     Units: accuracy or R^2 on held-out items. Source: Alain and Bengio 2016, arXiv 1610.01644; Hewitt and Liang 2019,
     arXiv 1909.03368. Splits of one data set share items, so the variance of the mean over n of them is not s^2 / n:
@@ -66,7 +69,7 @@ def linear_probing(
             model, rows, given, sites=sites, types=types, steps=steps, guidance=guidance, test=test, seeds=seeds,
             penalty=penalty, batch=batch, progress=progress,
         )  # fmt: skip
-    chosen = model.sites.select(sites or [f"{tower}.0.resid_pre", f"{tower}.*.resid_post"])
+    chosen = _chosen(model, rows, tower, sites)
     found = states(model, rows, chosen, Pooling.of(model, tower, pool), batch=batch, progress=progress)
     items = len(next(iter(found.values())))
     named = {name: checked(values, items, name) for name, values in given.items()}
@@ -99,6 +102,20 @@ def _types(types: Any, name: str, items: int) -> ndarray:
 
 
 # --- one probe to keep ------------------------------------------------------------------------------------------------
+
+
+def _chosen(model: Model, rows: Rows, tower: str, sites: str | Sequence[str] | None) -> list[Site]:
+    """The sites that are named, or the residual stream around every block; of a store what it has of that."""
+    chosen = model.sites.select(sites or [f"{tower}.0.resid_pre", f"{tower}.*.resid_post"])
+    if not isinstance(rows, Store) or sites:
+        return chosen
+    held = [site for site in chosen if str(site) in rows.sites]
+    if not held:
+        raise MethodError(
+            f"this store has no residual stream of '{tower}'", expected="sites to read",
+            exists=", ".join(rows.sites[:5]), do="name some of its sites: `sites=`",
+        )  # fmt: skip
+    return held
 
 
 class LinearProbe(Fitted):

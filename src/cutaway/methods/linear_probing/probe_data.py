@@ -18,7 +18,7 @@ from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.model.tokens import Where
 from cutaway.model.weights import readout
-from cutaway.questions.rows import Rows, ended, feed, reads_words
+from cutaway.questions.rows import Rows, ended, reads_words, recorded
 
 Pool = Literal["pooled", "mean", "picture", "question", "last"]
 SPANS = {"picture": "image", "question": "question", "last": "end"}  # of a prompt
@@ -112,7 +112,7 @@ def states(
     model: Model, rows: Rows, sites: Sequence[Site], pooling: Pooling, *, edits: Any = (), batch: int = 32,
     progress: bool = True,
 ) -> dict[str, Float[ndarray, "item unit"]]:  # fmt: skip
-    """The pooled state of every item at every site, in float64."""
+    """The pooled state of every item at every site, in float64; of a store without a run."""
     parts = list(state_batches(model, rows, sites, pooling, edits=edits, batch=batch, progress=progress))
     return {str(site): np.concatenate([part[str(site)] for part in parts]) for site in sites}
 
@@ -123,10 +123,9 @@ def state_batches(
 ) -> Iterator[dict[str, Float[ndarray, "item unit"]]]:  # fmt: skip
     """The same for one batch after the other."""
     start = 0
-    for inputs in feed(model, rows, pooling.tower, batch=batch, what="recording", progress=progress):
-        run = model.run(inputs, record=sites, edits=edits)
-        yield {str(site): pooling(run[site], site, inputs, start).cpu().double().numpy() for site in sites}
-        start += inputs.tokens[pooling.tower].batch
+    for run in recorded(model, rows, pooling.tower, sites, edits=edits, batch=batch, progress=progress):
+        yield {str(site): pooling(run[site], site, run.inputs, start).cpu().double().numpy() for site in sites}
+        start += run.inputs.tokens[pooling.tower].batch
 
 
 def is_number(labels: ndarray) -> bool:

@@ -20,7 +20,7 @@ from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.weights import Readout, head_weights
 from cutaway.questions.bank import TextBank, same_space
-from cutaway.questions.rows import Rows, ended, feed, unit
+from cutaway.questions.rows import Rows, ended, recorded, unit
 
 METHOD = "representation_decomposition"
 SOURCE = "Gandelsman, Efros, Steinhardt 2023, arXiv 2310.05916"
@@ -60,12 +60,12 @@ class Reading:
 
     def terms(self, rows: Rows, batch: int, progress: bool) -> Iterator[tuple[dict[str, Tensor], Inputs]]:
         """The terms of each batch, and the batch."""
-        for inputs in feed(self.model, rows, self.end.tower, batch=batch, what="decomposing", progress=progress):
-            run = self.model.run(inputs, record=self.sites)
+        model, tower = self.model, self.end.tower
+        for run in recorded(model, rows, tower, self.sites, batch=batch, what="decomposing", progress=progress):
             found = self._of_itself(run) if self.itself else _terms(run, self.end, self.weights, self.by_token)
             if self.towards is not None and "pool_mlp" in found:
                 found["pool_mlp"] = found["pool_mlp"] @ self.towards[0].to(found["pool_mlp"]).T
-            yield {name: value.cpu() for name, value in found.items()}, inputs
+            yield {name: value.cpu() for name, value in found.items()}, run.inputs
 
     def _of_itself(self, run: Run) -> dict[str, Tensor]:
         """Every term towards the embedding of its own row: towards those of all rows of the batch, and of these one."""
