@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cutaway import store
+from cutaway import Ablate, store
 from cutaway.errors import StoreError
 from cutaway.store.measures import Spread, by_patch, measured
 from cutaway.zoo import tiny
@@ -51,3 +51,37 @@ def test_words_lie_on_no_grid(tmp_path):
     kept = store.harvest(opened("clip"), ["a dog"], "text.0.resid_post", tmp_path / "store", progress=False)
     with pytest.raises(StoreError, match="lie on no patch grid"):
         by_patch(kept, "text.0.resid_post")
+
+
+def test_a_mean_ablation_takes_its_means_from_a_store(made):
+    model, site = opened("clip"), SITES[0]
+    inputs = model.inputs(image=[tiny.picture(seed) for seed in range(6)])
+    run = model.run(inputs, record=site)
+    own = [Ablate(site, "mean", reference, head=1) for reference in (run, made.means(SITES))]
+    ends = [model.run(inputs, edits=[edit], record="vision.joint")["vision.joint"] for edit in own]
+    assert torch.allclose(*ends, atol=1e-12) and not torch.allclose(
+        ends[0], model.run(inputs, record="vision.joint")["vision.joint"]
+    )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_means_of_texts_count_from_the_start_of_each(tmp_path, side, monkeypatch):
+    model = opened("llama")
+    monkeypatch.setattr(model.tokenizer, "padding_side", side)
+    texts, site = ["a red dog", "a cat"], "text.1.resid_post"
+    kept = store.harvest(model, texts, site, tmp_path / "texts", progress=False)
+    alone = [model.run(model.inputs(text=[text]), record=site)[site][0] for text in texts]
+    mean = kept.means(site)[site][0]
+    assert torch.allclose(mean[:3], (alone[0][:3] + alone[1][:3]) / 2, atol=1e-12) and len(mean) == len(alone[0])
+    assert torch.allclose(mean[3:], alone[0][3:], atol=1e-12)
+
+
+def test_means_of_different_things_are_refused(tmp_path):
+    sd = opened("sd")
+    drawn = store.harvest(sd, ["a red dog"], ["denoiser.1.cross.q", "denoiser.latent"], tmp_path / "sd", steps=(0,),
+                          asked={"steps": 2}, progress=False)  # fmt: skip
+    with pytest.raises(StoreError, match="several values of guidance"):
+        drawn.means("denoiser.1.cross.q")
+    assert drawn.means("denoiser.1.cross.q", guidance="cond")["denoiser.1.cross.q"].shape[0] == 1
+    with pytest.raises(StoreError, match="are no tokens"):
+        drawn.means("denoiser.latent")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from cutaway.model.sites import Site
 if TYPE_CHECKING:
     import pandas
 
-    from cutaway.store.stored import Store
+    from cutaway.store.stored import Index, Store
 
 
 @dataclass
@@ -140,3 +140,55 @@ def by_patch(store: Store, site: str | Site, *, batch: int = 4096) -> Float[ndar
     for (row, col), (length, count) in total.items():
         grid[row, col] = length / count
     return grid
+
+
+def means(store: Store, sites: Sequence[str], **where: Any) -> dict[str, Float[Tensor, "1 position *shape"]]:
+    """The mean of each site over all items, position by position: what a mean ablation puts in its place.
+
+    m_p = sum_i x_ip / n_p over the n_p items that have a position p; sums in float64, the mean in the dtype of the
+    store. `where` as in `Index.where`. Constant memory: one mean a site. Units: those of the activations.
+    Raises StoreError for sites whose rows are no tokens, and for a drawing unless one step and guidance row is named.
+
+    What it can NOT tell: where items differ in length, a position is a number from the start of an item's own text, and
+    the last ones are means over few.
+
+    >>> import cutaway, tempfile
+    >>> model = cutaway.load("tiny:clip")
+    >>> folder = tempfile.mkdtemp()
+    >>> kept = cutaway.store.harvest(model, ["a red dog", "a cat"], "text.1.mlp.out", folder, progress=False)
+    >>> tuple(kept.means("text.1.mlp.out")["text.1.mlp.out"].shape)
+    (1, 5, 32)
+    """
+    found = {}
+    for site in sites:
+        if "token" not in store.spec.kept[site].axes:
+            raise StoreError(
+                f"the rows of '{site}' are no tokens", expected="a site with one vector a token",
+                exists=", ".join(store.spec.kept[site].axes), do="leave it out",
+            )  # fmt: skip
+        total, count = torch.zeros(0, *store.shape(site), dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+        for batch in store.rows(site, **where):
+            at = torch.from_numpy(np.asarray(batch.index["position"], np.int64))
+            _check_single(batch.index, site)
+            more = max(0, int(at.max()) + 1 - len(count))
+            total, count = (torch.cat([x, x.new_zeros(more, *x.shape[1:])]) for x in (total, count))
+            total.index_add_(0, at, batch.x.double())
+            count.index_add_(0, at, torch.ones(len(at), dtype=torch.float64))
+        if not len(count) or bool((count == 0).any()):
+            raise StoreError(
+                f"'{site}' has no mean at some positions", expected="rows of every position", do="harvest whole rows"
+            )
+        mean = total / count.view(-1, *(1,) * (total.dim() - 1))
+        found[site] = mean.to(getattr(torch, store.spec.kept[site].dtype))[None]
+    return found
+
+
+def _check_single(index: Index, site: str) -> None:
+    """Refuse rows of several steps or guidance rows: a mean over them is a mean of different things."""
+    for name in ("step", "guidance"):
+        values = set(index[name].tolist()) if name in index.columns else set()
+        if len(values) > 1:
+            raise StoreError(
+                f"'{site}' has rows of several values of {name}", expected="one of them",
+                exists=", ".join(map(str, sorted(values)[:5])), do=f"name it: `{name}=…`",
+            )  # fmt: skip

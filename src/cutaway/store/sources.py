@@ -197,12 +197,19 @@ def _on_disk(folder: str, split: str | None) -> Any:
             f"'{folder}' is a Hugging Face data set, and the library that opens it is not installed",
             expected="the package datasets", do="install it: pip install datasets",
         ) from error  # fmt: skip
-    found: Any = load_from_disk(folder)
+    try:
+        found: Any = load_from_disk(folder)
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"no data set could be opened at '{folder}' ({type(error).__name__})",
+            expected="a folder that `save_to_disk` of the library wrote", do="check the path",
+            exists=", ".join(sorted(one.name for one in Path(folder).glob("*"))[:5]) or "no such folder, or nothing",
+        ) from error  # fmt: skip
     if isinstance(found, Mapping):
         if split not in found:
             raise StoreError(
-                f"'{folder}' has no split '{split}'", expected="the name of one", exists=", ".join(found),
-                do="name it: `split=` (--split)",
+                f"'{folder}' has no split '{split}'" if split else f"'{folder}' holds several splits",
+                expected="the name of one", exists=", ".join(found), do="name it: `split=` (--split)",
             )  # fmt: skip
         found = found[split]
     return found

@@ -301,6 +301,12 @@ class Store:
 
         return mixed(self, self.select(sites), self.table(sites), batch, buffer, seed, where)
 
+    def means(self, sites: Sites = "*", **where: Any) -> dict[str, Float[Tensor, "1 position *shape"]]:
+        """The mean over items at every position, as `Ablate(site, "mean", store.means(site))` takes it: see `means`."""
+        from cutaway.store.measures import means
+
+        return means(self, self.select(sites), **where)
+
     def item(self, number: int) -> dict[str, xarray.DataArray]:
         """All rows of one item, by site, with what each row is as coordinates."""
         import xarray
