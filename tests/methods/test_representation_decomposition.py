@@ -115,7 +115,7 @@ def test_towards_itself_it_holds_shares_and_no_vectors(name, tower):
 
 
 def test_a_question_without_texts_is_taken_apart_towards_itself(tmp_path):
-    question = questions.match(opened("clip"), PICTURES[0])
+    question = questions.asked(opened("clip"), image=PICTURES[0])
     applied = method("representation_decomposition").apply(question)
     assert applied.result.own and "towards='itself'" in applied.call
     back = type(applied.result).load(applied.result.save(tmp_path / "own.nc"))

@@ -112,7 +112,7 @@ def _help(one: Method) -> str:
     """What the command does, what it can not tell, an example that runs."""
     given = {
         "pictures": '--image photo.png --text "a dog"', "inputs": '--image photo.png --text "a dog" --text "a cat"',
-        "counterpart": "--counterfactual other.png", "labels": "--label place",
+        "counterpart": "--counterfactual other.png", "along": "--counterfactual other.png", "labels": "--label place",
     }  # fmt: skip
     whole = dict.fromkeys(part.split(".")[0] for part in one.takes.values())
     model = "zoo:emoji-clip"

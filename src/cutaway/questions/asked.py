@@ -44,7 +44,7 @@ class Brings(NamedTuple):
 
 # What of a question models of a kind never have, so that a method which needs it is never one for them.
 NEVER: Mapping[str, tuple[str, ...]] = {
-    "diffusion": ("texts", "space", "end", "voice", "bank", "contexts", "others", "tasks", "streams"),
+    "diffusion": ("texts", "space", "end", "voice", "bank", "contexts", "others", "tasks"),
     "contrastive": ("voice", "contexts", "tasks", "drawing"),
     "generative": ("texts", "space", "end", "bank", "drawing"),
 }
@@ -61,6 +61,7 @@ BRINGS: Mapping[str, Brings] = {
     "target": Brings(("text", "answer", "prompt")),
     "drawing": Brings(("prompt",)),
     "counterpart": Brings(("counterfactual",)),
+    "along": Brings(("counterfactual",)),
     "crowd": Brings((), _CROWD),
     "rows": Brings((), (*_CROWD, "text", "drawings")),
     "others": Brings((), _CROWD),

@@ -14,6 +14,7 @@ from PIL.Image import Image
 
 from cutaway.data import Scene, questions, render
 from cutaway.errors import InputError, SiteError
+from cutaway.model.asides import in_words_of
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import Target, denoising_error, distance, margin, numbers, outcome
@@ -38,6 +39,7 @@ LACKS = {
     "target": ("a number to explain", "--text TEXT or --prompt TEXT"),
     "texts": ("texts in the space of the pictures, which a model that matches has (CLIP, SigLIP)", "--text TEXT"),
     "counterpart": ("a second input that differs in one thing", "--counterfactual FILE, or a text or prompt"),
+    "along": ("a second input that differs in one thing", "--counterfactual FILE, or a text or prompt"),
     "crowd": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "among": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "bank": ("a bank of texts to explain in", "--bank FILE, one text a line (`bank=`)"),
@@ -54,6 +56,9 @@ LACKS = {
     "streams": ("towers whose blocks add to one stream, as transformers have", "open zoo:emoji-clip, say"),
     "voice": ("a model that writes, such as a LLaVA or a language model", "open zoo:emoji-llava, say"),
 }  # fmt: skip
+
+
+JOINT = ("denoiser.image", "denoiser.text")  # streams of joint attention
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -163,12 +168,24 @@ class Question:
 
     @property
     def streams(self) -> tuple[str, ...] | None:
-        """The towers that the inputs run through and whose blocks add to one stream; None where there is none."""
-        if self.inputs is None or self.model.family.kind == "diffusion":
+        """The streams that blocks add to where the inputs run, one a tower, two of joint attention; None: none."""
+        if self.inputs is None or self.inputs.call.loops:
             return None
+        if self.model.family.kind == "diffusion":
+            return JOINT if f"{JOINT[0].replace('.', '.0.')}.resid_pre" in self.model.sites else None
         begun = (site for site in self.model.sites if site.layer == 0 and site.part == "resid_pre")
         found = (site.tower for site in begun if site.axes[:2] == ("batch", "token"))
         return tuple(tower for tower in found if tower in self.inputs.tokens) or None
+
+    @cached_property
+    def along(self) -> Inputs | None:
+        """The inputs of the counterpart, as far as streams carry what differs; None where there is none.
+
+        A denoiser of joint attention keeps its own time and pooled prompt, which are on no stream.
+        """
+        other = None if self.counterpart is None else self.counterpart.inputs
+        joint = other is not None and self.inputs is not None and self.streams == JOINT
+        return in_words_of(self.inputs, other) if joint else other  # type: ignore[arg-type]
 
     @property
     def tokens(self) -> tuple[str | int, ...]:

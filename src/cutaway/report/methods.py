@@ -68,7 +68,7 @@ def _joint() -> Question:
 def question_for(method: Method, family: str) -> Question:
     """The question of a family that a method answers; one that it does not, where it answers none."""
     first = questions()[family]
-    other = family == "diffusion" and bool(method.why_not(first)) and not method.lacks(first)
+    other = family == "diffusion" and bool(method.why_not(first)) and not method.lacks(_joint())
     return _joint() if other else first
 
 

@@ -21,6 +21,7 @@ from cutaway.questions.question import Question
 
 ROW = "causal tracing and circuits"
 TAKES = {"model": "model", "clean": "inputs", "counterfactual": "counterpart.inputs", "target": "target"}
+CARRIED = {**TAKES, "counterfactual": "along"}
 MANY = 250  # receivers of a graph on a page: each may need a copy of the inputs in every run
 
 
@@ -56,7 +57,7 @@ def _fits(question: Question) -> str:
 
 def _routes(question: Question) -> str:
     """The same for what runs the rows several times side by side."""
-    packed = [tower for tower in question.streams or () if question.model.towers[tower].packed]
+    packed = [tower for tower in question.streams or () if question.model.towers[tower.split(".")[0]].packed]
     return _fits(question) or (f"the rows of '{packed[0]}' lie behind one another" if packed else "")
 
 
@@ -82,7 +83,7 @@ METHODS = (
     Method(
         function=edge_attribution,
         row=ROW,
-        takes=TAKES,
+        takes=CARRIED,
         needs=("streams",),
         fitting=_fits,
         options={
@@ -95,7 +96,7 @@ METHODS = (
     Method(
         function=faithfulness,
         row=ROW,
-        takes=TAKES,
+        takes=CARRIED,
         needs=("streams",),
         fitting=_page,
         cost=_copies,
@@ -106,14 +107,14 @@ METHODS = (
         },
         cannot="Measured on the pairs that made the order it flatters the order, and a faithful circuit need not be "
         "the only one, or minimal.",
-        reported=(Entry(name="circuit", options={"draws": 1}),),
+        reported=(Entry(name="circuit", options={"draws": 1}, when=lambda question: question.kind != "draw"),),
         show=circuit_views.show,
         tell=circuit_views.tell,
     ),
     Method(
         function=completeness,
         row=ROW,
-        takes=TAKES,
+        takes=CARRIED,
         needs=("streams",),
         fitting=_routes,
         options={
@@ -125,7 +126,7 @@ METHODS = (
     Method(
         function=minimality,
         row=ROW,
-        takes=TAKES,
+        takes=CARRIED,
         needs=("streams",),
         fitting=_routes,
         options={
@@ -139,7 +140,7 @@ METHODS = (
     Method(
         function=path_patching,
         row=ROW,
-        takes=TAKES,
+        takes=CARRIED,
         needs=("streams",),
         fitting=_routes,
         options={

@@ -89,8 +89,8 @@ def completeness(
     >>> model = cutaway.load("tiny:llama", dtype="float64")
     >>> pair = ["a red dog"], ["a cat dog"], logit_diff("dog", "cat")
     >>> found = completeness(model, *pair, cut=(0, 1), draws=1, progress=False)
-    >>> round(float(found["model"].sel(cut=0)), 6), abs(round(float(found["circuit"].sel(cut=1)), 6))
-    (1.0, 0.0)
+    >>> found["model"].sel(cut=0).values.round(6).tolist(), abs(found["circuit"].sel(cut=1)).values.round(6).tolist()
+    ([1.0], [0.0])
     """
     started = time.perf_counter()
     if not cut or min(cut) < 0 or max(cut) > 1 or draws < 1:
