@@ -220,3 +220,48 @@ def test_a_store_is_of_one_model(whole):
     assert store.open(whole, opened("clip")).complete
     with pytest.raises(StoreError, match=r"holds activations of 'tiny:clip' in float64.*not of 'tiny:clip'"):
         store.open(whole, changed_model())
+
+
+def test_what_belongs_to_another_store_is_not_taken_for_ones_own(tmp_path):
+    """Shards without their first file, and shards under another number: made anew, and named by `check`."""
+    model, folder = opened("clip"), tmp_path / "store"
+    texts = [f"a red dog number {at}" for at in range(8)]
+    first = store.harvest(model, texts, "text.1.resid_post", folder, items=2, batch=2, progress=False)
+    own = [batch.x.clone() for batch in first.rows("text.1.resid_post")]
+    for kind in ("safetensors", "json"):
+        (folder / f"shard-000001.{kind}").write_bytes((folder / f"shard-000000.{kind}").read_bytes())
+    with pytest.raises(StoreError, match="lacks 'shard 1'"):
+        store.open(folder).check()
+    again = store.harvest(model, texts, "text.1.resid_post", folder, items=2, batch=2, progress=False)
+    assert again.check() == 4 and torch.equal(torch.cat(own), torch.cat([b.x for b in again.rows("text.1.resid_post")]))
+    (folder / "store.json").unlink()
+    other = store.harvest(model, texts[::-1], "text.1.resid_post", folder, items=2, batch=2, progress=False)
+    assert torch.equal(
+        next(iter(other.rows("text.1.resid_post", item=7))).x, own[0][: len(other.index().query("item == 7"))]
+    )
+
+
+@pytest.mark.parametrize("at", [2, 40])
+def test_a_damaged_header_is_told_and_made_anew(tmp_path, at):
+    model, folder = opened("clip"), tmp_path / "store"
+    made = store.harvest(model, ["a red dog", "a cat"], "text.1.resid_post", folder, progress=False)
+    path = folder / "shard-000000.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(StoreError, match="damaged"):
+        list(store.open(folder).rows("text.1.resid_post"))
+    with pytest.raises(StoreError, match="1 of 1 shards"):
+        store.open(folder).check()
+    store.harvest(model, ["a red dog", "a cat"], "text.1.resid_post", folder, progress=False)
+    assert path.read_bytes() == whole and made.check() == 1
+
+
+def test_a_store_knows_nothing_of_autocast_so_it_is_refused(tmp_path):
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(StoreError, match="under autocast"):
+        store.harvest(opened("clip"), ["a dog"], "text.1.resid_post", tmp_path / "store", progress=False)
+
+
+def test_an_item_that_is_not_there_is_told(tmp_path):
+    made = store.harvest(opened("clip"), ["a dog"], "text.1.resid_post", tmp_path / "store", progress=False)
+    with pytest.raises(StoreError, match="No item 1"):
+        made.item(1)

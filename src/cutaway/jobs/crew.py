@@ -155,6 +155,11 @@ def _got(ready: Any, chunk: int) -> Any:
         raise (failed if failed.cause is None else failed.cause) from failed
     except RayError as died:
         reason = str(died).strip().splitlines() or [type(died).__name__]
+        if "serialize" in reason[0].lower():
+            raise MethodError(
+                f"what chunk {chunk} raised cannot be sent from its worker ({reason[-1].strip()})",
+                expected="an exception that pickles", do="run the chunk with `workers=0` to see it",
+            ) from died  # fmt: skip
         raise MethodError(
             f"chunk {chunk} ended its worker {AGAIN + 1} times ({reason[0]})",
             expected="a process with room for the model and what is run on it",

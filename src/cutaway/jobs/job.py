@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 
+from cutaway.errors import MethodError
 from cutaway.model.model import Model
 
 R_co = TypeVar("R_co", covariant=True)
@@ -39,7 +41,13 @@ def done(work: Work[R_co], model: Model, chunk: int) -> R_co:
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(_number(-1, chunk))
-        return work.do(model, chunk)
+        found = work.do(model, chunk)
+    if isinstance(found, Iterator):
+        raise MethodError(
+            f"chunk {chunk} gave an iterator ({type(found).__name__}), which is no value",
+            expected="what pickles and can be read twice", do="give a list of it",
+        )  # fmt: skip
+    return found
 
 
 def _number(seed: int, chunk: int) -> int:

@@ -23,6 +23,7 @@ from cutaway.model.weights import readout
 from cutaway.questions.answered import answered
 from cutaway.questions.bank import TextBank
 from cutaway.questions.drawn import drawn
+from cutaway.questions.lacks import lacking
 from cutaway.questions.rows import embedded
 from cutaway.questions.tasks import Tasks, tasks_of
 
@@ -31,32 +32,6 @@ AMONG = 63  # pictures of a crowd that one is read among, where all are held at 
 OTHERS = 24  # other inputs, of which it is seen whether a change to the question leaves them as they are
 LEAST = {"cosine": 0.02, "logits": 0.02, "nats": 0.02}  # inputs whose numbers are closer are not told apart
 MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one is named
-
-# What a question may lack: what it is, and how it is given, on the command line and in Python.
-LACKS = {
-    "pictures": ("a picture", "--image FILE (`image=`)"),
-    "inputs": ("a picture, a text or a prompt to run on", "--image FILE, --text TEXT or --prompt TEXT"),
-    "target": ("a number to explain", "--text TEXT or --prompt TEXT"),
-    "texts": ("texts in the space of the pictures, which a model that matches has (CLIP, SigLIP)", "--text TEXT"),
-    "counterpart": ("a second input that differs in one thing", "--counterfactual FILE, or a text or prompt"),
-    "along": ("a second input that differs in one thing", "--counterfactual FILE, or a text or prompt"),
-    "crowd": ("many pictures", "--pictures FOLDER (`pictures=`)"),
-    "among": ("many pictures", "--pictures FOLDER (`pictures=`)"),
-    "bank": ("a bank of texts to explain in", "--bank FILE, one text a line (`bank=`)"),
-    "contexts": ("texts in whose words states are found", "--bank FILE, one text a line (`bank=`)"),
-    "floor": ("the model before training, which the models of the zoo have", "a model of `cutaway zoo list`"),
-    "rows": ("many pictures, or drawings", "--pictures FOLDER (`pictures=`)"),
-    "labels": ("what is known of each picture", "--label NAME, or --pictures FOLDER with a folder for each class"),
-    "looks": ("a tower that looks at pictures, or a denoiser", "open a model that has one"),
-    "space": ("a picture tower that ends in the space of texts, as CLIP and SigLIP have", "open zoo:emoji-clip, say"),
-    "end": ("a picture tower whose end the model gives out, as CLIP and DINOv2 do", "open zoo:emoji-clip, say"),
-    "others": ("other inputs whose answers should stay, of a model that matches or answers", "--pictures FOLDER"),
-    "drawing": ("a prompt to draw, for a model that draws", "--prompt TEXT"),
-    "tasks": ("tasks told by examples, as prompts", "open zoo:emoji-llava, or `told=` in Python"),
-    "streams": ("towers whose blocks add to one stream, as transformers have", "open zoo:emoji-clip, say"),
-    "voice": ("a model that writes, such as a LLaVA or a language model", "open zoo:emoji-llava, say"),
-}  # fmt: skip
-
 
 JOINT = ("denoiser.image", "denoiser.text")  # streams of joint attention
 
@@ -270,12 +245,6 @@ class _Posed(Sequence[Any]):
         one = self.crowd[at]
         picture = render(one) if isinstance(one, Scene) else one
         return self.question.model.inputs(image=picture, text=self.question.text)
-
-
-def lacking(part: str) -> str:
-    """What a part is and how it is given, for whoever lacks it."""
-    what, how = LACKS[part]
-    return f"it needs {what}: {how}"
 
 
 def match(model: Model, picture: Any, texts: Sequence[str] = (), counterpart: Any = None, **more: Any) -> Question:

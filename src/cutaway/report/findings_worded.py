@@ -26,15 +26,18 @@ def sentence(one: xarray.Dataset) -> str:
         )
     layers = sorted(next(iter(best)))
     told = listed([f"layer {layer} ({_steps(after.sel(layer=layer))})" for layer in layers])
+    wrote = one["writes"].sel(of="trained", what="heads")
+    loudest = wrote.isel(layer=int(wrote.mean(("set", "step")).values.argmax()))
     ways, floor = (one["ways"].sel(of=of) for of in ("trained", "untrained"))
     return (
-        f"**A word becomes a thing in layers {layers[0]} and {layers[1]} above all**: in one step of `{DRAWER}`, with "
-        "one name among the words as another, the prediction loses most, of 100 of its difference, when the heads of "
-        f"{told} hear the words so; before training every layer loses some, the least "
+        f"**The picture hears a word in layers {layers[0]} and {layers[1]} above all**: in one step of `{DRAWER}`, "
+        "with one name among the words as another, the prediction loses most, of 100 of its difference, when the heads "
+        f"of {told} hear the words so; before training every layer loses some, the least "
         f"{_steps(before.min('layer'))}, the most {_steps(before.max('layer'))}. The picture hears the words as they "
         f"enter ({_steps(ways.sel(way='as they enter'))}, before training "
         f"{_steps(floor.sel(way='as they enter'))}) and what their own MLPs add "
-        f"({_steps(ways.sel(way='their MLPs'))}, before training {_steps(floor.sel(way='their MLPs'))})."
+        f"({_steps(ways.sel(way='their MLPs'))}, before training {_steps(floor.sel(way='their MLPs'))}); of what heads "
+        f"write to the picture most is lost with layer {int(loudest['layer'])} ({_steps(loudest)}). Means of pairs."
     )
 
 

@@ -17,7 +17,8 @@ from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.questions.bank import text_bank
 from cutaway.questions.drawings import drawings
-from cutaway.questions.question import LACKS, Question, ask, draw, match
+from cutaway.questions.lacks import LACKS
+from cutaway.questions.question import Question, ask, draw, match
 from cutaway.questions.tasks import Task, Tasks, prompts
 from cutaway.report.tables import heading
 from cutaway.zoo import tiny

@@ -17,7 +17,7 @@ from cutaway.methods.method import Method
 from cutaway.methods.result import Result
 from cutaway.questions.asked import BRINGS, asked
 from cutaway.questions.given import EMOJIWORLD, check_file
-from cutaway.questions.question import lacking
+from cutaway.questions.lacks import lacking
 from cutaway.report.tables import heading
 from cutaway.source import Source
 from cutaway.views.words import number

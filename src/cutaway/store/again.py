@@ -17,7 +17,7 @@ from cutaway.model.run import Run
 from cutaway.model.sites import Site
 from cutaway.model.tokens import TokenMap
 from cutaway.model.towers import READ_THEIR_PADDING
-from cutaway.store.places import KINDS
+from cutaway.store.kinds import KINDS
 from cutaway.store.shards import Shard
 from cutaway.store.stored import Index, Sites, Store
 

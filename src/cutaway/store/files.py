@@ -68,14 +68,16 @@ def write_json(path: Path, told: Mapping[str, Any]) -> None:
     write_whole(path, [(json.dumps(told, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()])
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The mapping of such a file; StoreError where it cannot be read."""
+def read_json(
+    path: Path, do: str = "run the same harvest again: what is damaged is made anew"
+) -> dict[str, Any]:  # fmt: skip
+    """The mapping of such a file; StoreError where it cannot be read, with what to `do` then."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise StoreError(
             f"'{path}' cannot be read ({type(error).__name__})", expected="a file that `harvest` wrote, whole",
-            do="run the same harvest again: what is damaged is made anew", exists="the other files of the store",
+            do=do, exists="the other files of the store",
         ) from error  # fmt: skip
     return dict(told)
 

@@ -21,8 +21,10 @@ from cutaway.store.collect import Collected, How, collect
 from cutaway.store.examples import Data, Ready, as_data
 from cutaway.store.files import only_writer, sweep_up
 from cutaway.store.fitted import Origin
-from cutaway.store.places import KINDS, Filter
+from cutaway.store.kinds import KINDS
+from cutaway.store.places import Filter
 from cutaway.store.shard_work import WriteShard, remember
+from cutaway.store.shards import Shard
 from cutaway.store.spec import DTYPES, SPEC, Entry, Spec
 from cutaway.store.stored import Store
 
@@ -95,10 +97,7 @@ def harvest(
     Store(2 items of 'tiny:clip'; text: 9 rows of text.0.resid_post, text.1.resid_post; 0.0 MiB)
     """
     found, how, folder = as_data(data, **(asked or {})), _how(where, steps, guidance, dtype), Path(out)
-    if model.engine.held is not None:
-        raise StoreError(
-            "edits are held around this harvest", expected="the model as it is", do="leave the `edited` block first"
-        )
+    _check_model(model)
     _check_folder(folder)
     if (folder / SPEC).is_file():
         spec, head = Spec.read(folder), None
@@ -129,16 +128,19 @@ def harvest(
 
 
 def missing(folder: Path, spec: Spec) -> list[int]:
-    """The shards that are not committed, or whose file is not there in its length."""
-    return [number for number in range(spec.shards) if not _committed(folder, number)]
+    """The shards that are not committed, or whose file is not there in its length or not of this store."""
+    return [number for number in range(spec.shards) if not _committed(folder, spec, number)]
 
 
-def _committed(folder: Path, number: int) -> bool:
+def _committed(folder: Path, spec: Spec, number: int) -> bool:
     try:
         entry = Entry.read(folder, number)
-    except StoreError:  # damaged: to be made anew
+        if entry is None or not entry.whole(folder):
+            return False
+        Shard(folder / Entry.names(number)[0]).check(number, spec.digest, entry.rows)
+    except StoreError:  # damaged, or of another harvest: to be made anew
         return False
-    return entry is not None and entry.whole(folder)
+    return True
 
 
 def _write(
@@ -239,10 +241,11 @@ def _begun(model: Model, data: Data, sites: Record, how: How, batch: int) -> tup
                 expected="steps and guidance rows that run" if kept is None else ", ".join(DTYPES),
                 do="check `steps=` and `guidance=`" if kept is None else "give `dtype=`",
             )  # fmt: skip
-        if not len(made.rows[site]) and any(isinstance(one, str) for one in how.keep):
+        if not len(made.rows[site]) and how.keep and all(isinstance(one, str | int) for one in how.keep):
             raise StoreError(
                 f"no position of '{site}' is {' or '.join(map(str, how.keep))}", do="leave this site out",
-                expected="a kind that its tower has", exists="`cutaway tokens` prints what each position is",
+                expected="a kind or a position that its tower has",
+                exists="`cutaway tokens` prints what each position is",
             )  # fmt: skip
     share = len(data) / count
     sizes = {site: int(made.rows[site].nbytes * share) for site in map(str, chosen)}
@@ -272,6 +275,19 @@ def _spec(
 
 
 # --- where it goes ----------------------------------------------------------------------------------------------------
+
+
+def _check_model(model: Model) -> None:
+    """Refuse what a store would not know of: edits held around, and another precision of the block."""
+    if model.engine.held is not None:
+        raise StoreError(
+            "edits are held around this harvest", expected="the model as it is", do="leave the `edited` block first"
+        )
+    if torch.is_autocast_enabled(model.device.type):
+        raise StoreError(
+            "this block runs under autocast, which a store would not know of", expected="the model as it is",
+            do="leave the block, and load the model in the dtype that is meant",
+        )  # fmt: skip
 
 
 def _check_folder(folder: Path) -> None:

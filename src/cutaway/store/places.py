@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
 
 import numpy as np
 import torch
@@ -21,9 +20,9 @@ from cutaway.errors import InputError, StoreError
 from cutaway.model.inputs import Inputs, map_name
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
-from cutaway.model.tokens import TokenKind, TokenMap, Where
+from cutaway.model.tokens import TokenMap, Where
+from cutaway.store.kinds import KINDS
 
-KINDS: tuple[str, ...] = ("", *get_args(TokenKind))  # a number in a shard is a place in this list
 _CODES = {kind: number for number, kind in enumerate(KINDS)}
 NUMBERS = ("item", "image", "copy", "tile", "position", "kind", "row", "col", "text", "step", "guidance")
 PAIRED = ("key", "key_kind")

@@ -50,6 +50,13 @@ class Made:
         return entry
 
 
+def _told(
+    shard: int, spec: Spec, words: Words, constants: Mapping[str, Any], rows: Mapping[str, int]
+) -> dict[str, Any]:  # fmt: skip
+    """What a shard says of itself: which it is, of which store, and what its rows have in common."""
+    return {"shard": shard, "of": spec.digest, "words": [*words.numbers], "constants": constants, "rows": rows}
+
+
 @dataclass(frozen=True)
 class WriteShard:
     """Work for `jobs`: open nothing, hold nothing; `do` makes and commits one shard of the store in `folder`."""
@@ -99,7 +106,7 @@ class WriteShard:
                 else:
                     tensors[f"index.{table}.{name}"] = [torch.from_numpy(column)]
         rows = {table: sum(len(one["item"]) for one in parts) for table, parts in columns.items()}
-        return Made(chunk, tensors, {"words": [*words.numbers], "constants": constants, "rows": rows}, rows)
+        return Made(chunk, tensors, _told(chunk, self.spec, words, constants, rows), rows)
 
     def _check(self, made: Collected) -> None:
         """Every site is there, with rows of the shape that the store was begun with."""

@@ -79,7 +79,19 @@ class Shard:
     @property
     def told(self) -> dict[str, Any]:
         """What was told beside the tensors."""
-        return dict(json.loads(self._laid[0]["__metadata__"][TOLD]))
+        try:
+            found = dict(json.loads(self._laid[0]["__metadata__"][TOLD]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged("its header is not what was written") from error
+        if not {"shard", "of", "words", "constants", "rows"} <= set(found):
+            raise self._damaged("its header is not what was written")
+        return found
+
+    def check(self, number: int, of: str, rows: Mapping[str, int]) -> None:
+        """Raise StoreError unless it says that it is this shard of this store, with so many rows in each table."""
+        told = self.told
+        if [told["shard"], told["of"], told["rows"]] != [number, of, dict(rows)]:
+            raise self._damaged("it is another shard, or of another store")
 
     def __contains__(self, name: str) -> bool:
         return name in self._laid[0]

@@ -12,8 +12,10 @@ import torch
 
 from cutaway import __version__
 from cutaway.errors import StoreError
+from cutaway.model.fingerprint import fingerprint
 from cutaway.store.files import read_json, write_json
 from cutaway.store.fitted import Origin
+from cutaway.store.kinds import KINDS
 
 FORMAT, SPEC = 1, "store.json"
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (
@@ -58,6 +60,11 @@ class Spec:
     version: str = __version__
 
     @property
+    def digest(self) -> str:
+        """What shards know their store by: all of this but the version that writes them."""
+        return fingerprint({name: value for name, value in asdict(self).items() if name != "version"})[:16]
+
+    @property
     def shards(self) -> int:
         """How many files."""
         return -(-self.items // self.shard)
@@ -75,7 +82,7 @@ class Spec:
     def write(self, folder: Path) -> None:
         """Write the first file of a store."""
         told = asdict(self) | {"kept": {site: asdict(one) for site, one in self.kept.items()}}
-        write_json(folder / SPEC, {"format": FORMAT, **told})
+        write_json(folder / SPEC, {"format": FORMAT, "kinds": list(KINDS), **told})
 
     @classmethod
     def read(cls, folder: Path) -> Spec:
@@ -86,11 +93,16 @@ class Spec:
                 exists=", ".join(sorted(one.name for one in folder.iterdir())[:5]) if folder.is_dir() else "no folder",
                 do="check the path",
             )  # fmt: skip
-        told = read_json(folder / SPEC)
+        told = read_json(folder / SPEC, "copy it again: without it nothing says what the shards hold")
         if told.get("format", 0) > FORMAT:
             raise StoreError(
                 f"'{folder}' was written by cutaway {told.get('version')}", expected=f"format {FORMAT}",
                 exists=f"format {told['format']}", do="open it with that version",
+            )  # fmt: skip
+        if tuple(told.get("kinds", ())) != KINDS[: len(told.get("kinds", ()))]:
+            raise StoreError(
+                f"'{folder}' numbers kinds of positions otherwise", expected=", ".join(KINDS[1:]),
+                exists=", ".join(told["kinds"][1:]), do="open it with the version that wrote it",
             )  # fmt: skip
         try:
             told["on"] = Origin(**{**told["on"], "sites": tuple(told["on"]["sites"])})
@@ -179,6 +191,8 @@ class Entry:
             return None
         told = read_json(path)
         try:
+            if told["shard"] != shard:
+                raise KeyError(f"shard {shard}")
             return cls(**{one.name: told[one.name] for one in fields(cls)})
         except KeyError as error:
             raise StoreError(

@@ -19,7 +19,7 @@ from cutaway.model.model import Model
 from cutaway.model.sites import Site, SiteTable
 from cutaway.store.files import checksum
 from cutaway.store.fitted import Origin
-from cutaway.store.places import KINDS
+from cutaway.store.kinds import KINDS
 from cutaway.store.shards import Shard
 from cutaway.store.spec import Entry, Spec
 
@@ -236,8 +236,13 @@ class Store:
         """Hold every shard against its checksum; how many there are. StoreError names those that changed."""
         bad = []
         for shard, entry in self.entries.items():
-            if checksum(self.path / Entry.names(shard)[0]) != entry.checksum:
-                bad.append(shard)
+            path = self.path / Entry.names(shard)[0]
+            try:
+                Shard(path).check(shard, self.spec.digest, entry.rows)
+                whole = checksum(path) == entry.checksum
+            except StoreError:
+                whole = False
+            bad += [] if whole else [shard]
             if told is not None:
                 told(shard)
         if bad:
@@ -311,8 +316,13 @@ class Store:
         """All rows of one item, by site, with what each row is as coordinates."""
         import xarray
 
-        shard = range(self.spec.items)[number] // self.spec.shard
-        number, file, found = range(self.spec.items)[number], self.shard(shard), {}
+        if not -self.spec.items <= number < self.spec.items:
+            raise StoreError(
+                f"no item {number}", expected=f"a number from 0 to {self.spec.items - 1}, or negative", do="name one"
+            )
+        number %= self.spec.items
+        shard = number // self.spec.shard
+        file, found = self.shard(shard), {}
         for table, sites in self.tables.items():
             index = self.indexed(table, shard)
             start, stop = np.searchsorted(index.columns["item"], (number, number + 1)).tolist()

@@ -94,7 +94,8 @@ def minimality(
     >>> import cutaway
     >>> from cutaway.model.targets import logit_diff
     >>> model = cutaway.load("tiny:llama", dtype="float64")
-    >>> found = minimality(model, ["a red dog"], ["a cat dog"], logit_diff("dog", "cat"), draws=4, progress=False)
+    >>> pair = ["a red dog"], ["a cat dog"], logit_diff("dog", "cat")
+    >>> found = minimality(model, *pair, tried=4, draws=4, progress=False)
     >>> found["loss"].dims, bool((found["most"] >= abs(found["loss"])).all())
     (('edge',), True)
     """
