@@ -24,7 +24,8 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-# Must run before anything imports cutaway, and stays for the session: every annotated call in the package is checked.
+# Must run before anything imports cutaway, and stays for the session: every annotated call in the package is checked,
+# but for those of functions inside functions.
 # An int passes for a float, as it does for mypy. Only where shapes stand in the annotations (or a name that is there
 # for mypy alone) are they bound to one another, which takes most of the time of a call.
 SHAPES = {"Float", "Int", "UInt8", "Bool", "Num", "Shaped"}

@@ -155,6 +155,8 @@ def test_a_circuit_is_taken_from_its_file_or_found(tmp_path):
     )
     with pytest.raises(MethodError, match="holds no circuit"):
         completeness(model(), *given, circuit=tmp_path / "no.json", progress=False)
+    with pytest.raises(MethodError, match="has no edges"):
+        minimality(model(), *given, circuit=Circuit(WORLD, {}), progress=False)
     for wrong in ({"cut": (2,)}, {"draws": 0}):
         with pytest.raises(MethodError, match="shares from 0 to 1"):
             completeness(model(), *given, circuit=true(), progress=False, **wrong)

@@ -23,7 +23,10 @@ LACKS = {
     "others": ("other inputs whose answers should stay, of a model that matches or answers", "--pictures FOLDER"),
     "drawing": ("a prompt to draw, for a model that draws", "--prompt TEXT"),
     "tasks": ("tasks told by examples, as prompts", "open zoo:emoji-llava, or `told=` in Python"),
-    "streams": ("towers whose blocks add to one stream, as transformers have", "open zoo:emoji-clip, say"),
+    "streams": (
+        "towers whose blocks add to one stream, as transformers have",
+        "open zoo:emoji-clip, say, or for drawings zoo:emoji-mmdit: a UNet has none",
+    ),
     "voice": ("a model that writes, such as a LLaVA or a language model", "open zoo:emoji-llava, say"),
 }  # fmt: skip
 

@@ -115,8 +115,8 @@ def completeness(
         coords={"cut": [float(share) for share in cut]},
     )  # fmt: skip
     provenance = Provenance.of(
-        METHOD, SOURCE, started=started, model=model, seed=seed, draws=draws, circuit=repr(known), target=repr(target),
-        unit=getattr(target, "unit", ""),
+        METHOD, SOURCE, started=started, model=model, seed=seed, cut=list(cut), draws=draws, circuit=repr(known),
+        target=repr(target), unit=getattr(target, "unit", ""),
     )  # fmt: skip
     return Completeness(data, provenance)
 

@@ -165,10 +165,12 @@ def found_circuit(
     batch: int, *, progress: bool,
 ) -> Circuit:  # fmt: skip
     """A circuit that is given, as it is or as a file, or the fewest edges that keep 90 % of the gap of these pairs."""
-    if circuit is not None:
-        return opened(circuit)
-    found = faithfulness(model, clean, counterfactual, target, draws=0, batch=batch, progress=progress)
-    return found.circuit()
+    if circuit is None:
+        return faithfulness(model, clean, counterfactual, target, draws=0, batch=batch, progress=progress).circuit()
+    known = opened(circuit)
+    if not known.edges:
+        raise MethodError("this circuit has no edges", expected="one edge at least", do="give another, or none")
+    return known
 
 
 # --- which edges ------------------------------------------------------------------------------------------------------

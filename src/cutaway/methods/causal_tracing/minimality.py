@@ -106,7 +106,6 @@ def minimality(
             do="the default is 32, 2 and 20",
         )  # fmt: skip
     known = found_circuit(model, clean, counterfactual, target, circuit, batch, progress=progress)
-
     every = list(known.edges)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(every))[:tried])
     some = [every[at] for at in chosen]
@@ -117,7 +116,7 @@ def minimality(
     size = 1 + len(some)
     inside, beside = told.f[: (1 + parts) * size].reshape(1 + parts, size), told.f[(1 + parts) * size :]
     losses = inside[:, :1] - inside[:, 1:]
-    senders, receivers = zip(*some, strict=True) if some else ((), ())
+    senders, receivers = zip(*some, strict=True)
     data = xarray.Dataset(
         {
             "loss": ("edge", losses[0]), "most": ("edge", abs(losses).max(0)),
@@ -126,8 +125,8 @@ def minimality(
         coords={"sender": ("edge", list(senders)), "receiver": ("edge", list(receivers))},
     )  # fmt: skip
     provenance = Provenance.of(
-        METHOD, SOURCE, started=started, model=model, seed=seed, parts=parts, circuit=repr(known), target=repr(target),
-        unit=getattr(target, "unit", ""),
+        METHOD, SOURCE, started=started, model=model, seed=seed, tried=tried, parts=parts, draws=draws,
+        circuit=repr(known), target=repr(target), unit=getattr(target, "unit", ""),
     )  # fmt: skip
     return Minimality(data, provenance)
 
