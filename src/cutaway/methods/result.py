@@ -280,6 +280,9 @@ def labels(array: xarray.DataArray, dim: str) -> list[Any]:
     return list(array[dim].values) if dim in array.coords else list(range(array.sizes[dim]))
 
 
+LONG = 4  # letters of a label that has room beside fifteen others
+
+
 def heat(ax: Axes, shown: xarray.DataArray, title: str = "", *, diverging: bool = False) -> None:
     """A labelled heat map of two dimensions with a colour bar; `diverging` centres the colours on zero."""
     down, across = map(str, shown.dims)
@@ -290,6 +293,9 @@ def heat(ax: Axes, shown: xarray.DataArray, title: str = "", *, diverging: bool 
         names = labels(shown, dim)
         step = max(1, len(names) // 16)
         axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]])
+    if any(len(tick.get_text()) > LONG for tick in ax.get_xticklabels()):
+        ax.tick_params(axis="x", rotation=90)
+        ax.tick_params(labelsize=6)
     ax.set(xlabel=across, ylabel=down, title=title)
     ax.figure.colorbar(image, ax=ax)
 
