@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from cutaway.errors import InputError, near
 
 TokenKind = Literal["bos", "eos", "text", "image", "audio", "frame", "query", "cls", "register", "newline", "pad"]
+KINDS: tuple[str, ...] = ("", *get_args(TokenKind))  # as numbers, in stores and dictionaries: places in this list
 _NUMBERS = ("image", "tile", "row", "col", "time")
 
 

@@ -15,9 +15,8 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
-from cutaway.model.tokens import TokenMap
+from cutaway.model.tokens import KINDS, TokenMap
 from cutaway.model.towers import READ_THEIR_PADDING
-from cutaway.store.kinds import KINDS
 from cutaway.store.shards import Shard
 from cutaway.store.stored import Index, Sites, Store
 

@@ -16,12 +16,12 @@ from cutaway.errors import StoreError, near
 from cutaway.model.engine import Record
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
+from cutaway.model.tokens import KINDS
 from cutaway.model.tokens import Where as MeantWhere
 from cutaway.store.collect import Collected, How, collect
 from cutaway.store.examples import Data, Ready, as_data
 from cutaway.store.files import only_writer, sweep_up
 from cutaway.store.fitted import Origin
-from cutaway.store.kinds import KINDS
 from cutaway.store.places import Filter
 from cutaway.store.shard_work import WriteShard, remember
 from cutaway.store.shards import Shard

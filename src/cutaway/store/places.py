@@ -20,8 +20,7 @@ from cutaway.errors import InputError, StoreError
 from cutaway.model.inputs import Inputs, map_name
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
-from cutaway.model.tokens import TokenMap, Where
-from cutaway.store.kinds import KINDS
+from cutaway.model.tokens import KINDS, TokenMap, Where
 
 _CODES = {kind: number for number, kind in enumerate(KINDS)}
 NUMBERS = ("item", "image", "copy", "tile", "position", "kind", "row", "col", "text", "step", "guidance")

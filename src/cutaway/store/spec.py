@@ -13,9 +13,9 @@ import torch
 from cutaway import __version__
 from cutaway.errors import StoreError
 from cutaway.model.fingerprint import fingerprint
+from cutaway.model.tokens import KINDS
 from cutaway.store.files import read_json, write_json
 from cutaway.store.fitted import Origin
-from cutaway.store.kinds import KINDS
 
 FORMAT, SPEC = 1, "store.json"
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (

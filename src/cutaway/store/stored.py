@@ -17,9 +17,9 @@ from torch import Tensor
 from cutaway.errors import StoreError, near
 from cutaway.model.model import Model
 from cutaway.model.sites import Site, SiteTable
+from cutaway.model.tokens import KINDS
 from cutaway.store.files import checksum
 from cutaway.store.fitted import Origin
-from cutaway.store.kinds import KINDS
 from cutaway.store.shards import Shard
 from cutaway.store.spec import Entry, Spec
 

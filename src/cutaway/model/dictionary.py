@@ -1,0 +1,68 @@
+"""What a dictionary is to a model: activations of a place written as few features out of many, and read back.
+
+Trained ones live among the methods (`sparse_autoencoders`); here is what the sites of features ask of any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cutaway.model.tokens import KINDS
+
+
+@dataclass(frozen=True)
+class At:
+    """What is known of the rows that are encoded, for dictionaries that tell positions apart; None: not known.
+
+    `kind`: places in `cutaway.model.tokens.KINDS`; `step`: the denoising step, of `steps`.
+    """
+
+    kind: Int[Tensor, "*rows"] | None = None
+    step: Int[Tensor, "*rows"] | None = None
+    steps: int = 1
+
+    @classmethod
+    def all(cls, kind: str, shape: tuple[int, ...] = ()) -> At:
+        """Positions that are all of one kind."""
+        return cls(torch.full(shape, KINDS.index(kind)))
+
+
+NOWHERE = At()
+
+
+@runtime_checkable
+class Dictionary(Protocol):
+    """Features of a place: y = decode(encode(x)) stands for x, or for what a layer makes of x (a transcoder).
+
+    `site` is where it reads and `target` what it stands for: the same for an autoencoder. `asks` names what it must
+    know of a position ("kind", "step"); `encode` is given that in `at`.
+    """
+
+    @property
+    def site(self) -> str:
+        """Where x is read."""
+
+    @property
+    def target(self) -> str:
+        """What `decode` stands for."""
+
+    @property
+    def width(self) -> int:
+        """How many features there are."""
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """What it must know of a position."""
+
+    def encode(self, x: Float[Tensor, "*rows d_in"], at: At = NOWHERE) -> Float[Tensor, "*rows width"]:
+        """The features of activations; those that are off are 0."""
+
+    def decode(
+        self, features: Float[Tensor, "*rows width"], x: Float[Tensor, "*rows d_in"], at: At = NOWHERE
+    ) -> Float[Tensor, "*rows d_out"]:
+        """What the features stand for, in units of the target; `x` for those that also have a linear path from it."""
