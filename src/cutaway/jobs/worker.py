@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from cutaway.errors import MethodError
 from cutaway.jobs.job import done
+from cutaway.model.dictionary import Dictionary
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.source import Source
@@ -18,11 +20,15 @@ from cutaway.store.fitted import Origin
 
 @dataclass(frozen=True)
 class Opening:
-    """How a worker opens the model: by its `source`, checked by `content`; or `handed` over whole, as Ray keeps it."""
+    """How a worker opens the model: by its `source`, checked by `content`; or `handed` over whole, as Ray keeps it.
+
+    `dictionaries`, whose features are sites of the model, are handed over whole.
+    """
 
     source: Source | None
     content: str = ""
     handed: tuple[Any, ...] = ()
+    dictionaries: Mapping[str, Dictionary] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Model | Source) -> Opening:
@@ -33,11 +39,16 @@ class Opening:
             source, here = model.source, model.device
             moved = here.type != torch.device(source.device or "cpu").type and not source.device_map
             source = replace(source, device=here.type) if moved or on_gpu(model) else source
-            return cls(source, Origin.of(model).content)
-        return cls(None, handed=(sent((model.module, model.processor, model.name, model.revision), _MODULE),))
+            return cls(source, Origin.of(model).content, dictionaries=model.engine.dictionaries)
+        handed = sent((model.module, model.processor, model.name, model.revision), _MODULE)
+        return cls(None, handed=(handed,), dictionaries=model.engine.dictionaries)
 
     def open(self) -> Model:
         """The model, in the process of a worker."""
+        plain = self._plain()
+        return plain.with_dictionaries(**self.dictionaries) if self.dictionaries else plain
+
+    def _plain(self) -> Model:
         if self.source is None:
             import ray
 

@@ -6,7 +6,7 @@ Trained ones live among the methods (`sparse_autoencoders`); here is what the si
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -40,7 +40,8 @@ class Dictionary(Protocol):
     """Features of a place: y = decode(encode(x)) stands for x, or for what a layer makes of x (a transcoder).
 
     `site` is where it reads and `target` what it stands for: the same for an autoencoder. `asks` names what it must
-    know of a position ("kind", "step"); `encode` is given that in `at`.
+    know of a position ("kind", "step"); `encode` is given that in `at`, with an entry for each row. It takes any dtype
+    and device and computes in its own.
     """
 
     @property
@@ -52,12 +53,19 @@ class Dictionary(Protocol):
         """What `decode` stands for."""
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """How many numbers a row of x has, and a row of y."""
+
+    @property
     def width(self) -> int:
         """How many features there are."""
 
     @property
     def asks(self) -> tuple[str, ...]:
         """What it must know of a position."""
+
+    def check(self, model: Any, *sites: Any) -> None:
+        """Raise unless it belongs to this model."""
 
     def encode(self, x: Float[Tensor, "*rows d_in"], at: At = NOWHERE) -> Float[Tensor, "*rows width"]:
         """The features of activations; those that are off are 0."""

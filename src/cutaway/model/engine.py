@@ -5,6 +5,7 @@ Runs, sweeps, writing, gradients and readouts work with it; nobody else opens a 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, wraps
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from cutaway.errors import EditError, SiteError
 from cutaway.model.attach import attach
+from cutaway.model.dictionary import Dictionary
 from cutaway.model.edits import Edit
+from cutaway.model.features import with_features
 from cutaway.model.inputs import Inputs
 from cutaway.model.run import Run
 from cutaway.model.seats import Seat, Tower
@@ -53,6 +56,16 @@ class Engine:
         self.family, self.missing, self.seats = found.family, tuple(found.missing), found.seats
         self.tools = Tools.of(processor)
         self.root = Root(module, tuple(self.towers.values()), self.pipeline)
+        self.dictionaries: dict[str, Dictionary] = {}
+        self.plain = self  # without dictionaries
+
+    def with_dictionaries(self, dictionaries: Mapping[str, Dictionary]) -> Engine:
+        """The same parts and sites, with those of the features of dictionaries; a number for a name does not show."""
+        made = copy.copy(self)
+        vars(made).pop("sites", None)
+        made.dictionaries = {**self.dictionaries, **dictionaries}
+        made.seats = with_features(self, dictionaries)
+        return made
 
     # --- what there is ------------------------------------------------------------------------------------------------
 

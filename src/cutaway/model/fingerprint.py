@@ -203,6 +203,8 @@ def _model(engine: Engine) -> Spelled:
     for name, part in parts.items():
         plain = not isinstance(part, nn.Module) and isinstance(getattr(part, "config", None), Mapping)
         yield from (name, (type(part), _settings(part)) if plain else part)
+    if engine.dictionaries:
+        yield from ("dictionaries", engine.dictionaries)
 
 
 @spelled.register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from cutaway.model.answers import Answer, answered
 from cutaway.model.cells import Cells, grid
 from cutaway.model.chat import in_chat
 from cutaway.model.denoise import draw_inputs
+from cutaway.model.dictionary import Dictionary
 from cutaway.model.edits import Edit
 from cutaway.model.engine import Edits, Engine, Record
 from cutaway.model.estimate import Estimate, estimate
@@ -90,6 +92,28 @@ class Model:
     def tokenizer(self) -> Any:
         """The tokenizer, if the model came with one."""
         return self.engine.tokenizer
+
+    @property
+    def dictionaries(self) -> Mapping[str, Dictionary]:
+        """The dictionaries whose features are sites, each by the site of these."""
+        seats = self.engine.seats.items()
+        return {name: seat.through.dictionary for name, seat in seats if seat.through and name.endswith("features")}
+
+    def with_dictionaries(self, *dictionaries: Dictionary, **named: Dictionary) -> Model:
+        """The same model with the features of dictionaries as sites, to record, edit, sweep and differentiate.
+
+        A dictionary at `text.3.resid_post` brings `text.3.resid_post.features` f and `text.3.resid_post.error` e, with
+        y = decode(f) + e. An edit of f leaves e as it is; `Ablate("text.3.resid_post.error")` puts the reconstruction
+        in y's place. Several dictionaries of a site need names: `wide=…` brings `text.3.resid_post.wide.features`. Of a
+        transcoder y is what it stands for, and f is made of what it reads. The weights of the model are untouched.
+        Raises StoreError for a dictionary of another model, SiteError for one that does not fit.
+        """
+        given = {**{str(len(self.engine.dictionaries) + i): one for i, one in enumerate(dictionaries)}, **named}
+        for one in given.values():
+            one.check(self)
+        made = copy.copy(self)
+        made.engine = self.engine.with_dictionaries(given)
+        return made
 
     def __repr__(self) -> str:
         towers = ", ".join(f"{name} ({n} layers)" if n else name for name, n in self.sites.towers().items())

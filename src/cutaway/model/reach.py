@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,8 +21,12 @@ from cutaway.model.tokens import Positions, Where
 def since(known: Known, seat: Seat, edit: Edit, *, whole: bool = False) -> int:
     """The time in the clean run before which nothing depends on the edit; -1 when its module never ran.
 
-    With `whole` the time at which the step begins, so that cells at other places of the same step begin with it.
+    With `whole` the time at which the step begins, so that cells at other places of the same step begin with it. An
+    edit of features depends on where their dictionary reads.
     """
+    if seat.through and seat.through.source:
+        here = since(known, replace(seat, through=None), edit, whole=whole)
+        return min(here, since(known, seat.through.source, edit, whole=whole))
     call = 0
     if seat.tower.stepped:
         steps = len(known.calls.get(id(seat.tower.module), ())) or 1

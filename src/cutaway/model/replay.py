@@ -88,7 +88,7 @@ class Replay:
     def _clean(self) -> None:
         """Run once without edits. A block inside a step is kept only for steps at which some cell begins."""
         stepped = [edit for bound in self.bound for seat, edit in bound if seat.tower.stepped]
-        seats = list({id(seat.module): seat for bound in self.bound for seat, _ in bound}.values())
+        seats = list({id(end.module): end for bound in self.bound for seat, _ in bound for end in seat.ends}.values())
 
         @cache
         def begins(steps: int) -> set[int]:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cutaway.model.dictionary import Dictionary
 from cutaway.model.sites import Site
 from cutaway.model.table import Kind
 from cutaway.model.table import Tower as Row
@@ -78,6 +79,18 @@ class Tower:
 
 
 @dataclass(frozen=True, eq=False)
+class Through:
+    """A tensor seen through a dictionary: as its features, or as what these leave over.
+
+    `source`: where the dictionary reads, if elsewhere.
+    """
+
+    dictionary: Dictionary
+    side: Literal["features", "error"]
+    source: Seat | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Seat:
     """A site bound to a module: `kind`, `index` and `keyword` say which tensor of its call, `view` how to see it."""
 
@@ -88,6 +101,12 @@ class Seat:
     index: int = 0
     keyword: str = ""
     view: View = field(default_factory=View)
+    through: Through | None = None
+
+    @property
+    def ends(self) -> tuple[Seat, ...]:
+        """The seat, and that of what its dictionary reads elsewhere."""
+        return (self, self.through.source) if self.through and self.through.source else (self,)
 
     def pick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The input tensor this seat stands for."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cutaway.errors import EditError, SiteError
 from cutaway.model.attention import AttentionTap, tapped
 from cutaway.model.edits import Edit
+from cutaway.model.features import Opened, places
 from cutaway.model.inputs import Inputs
 from cutaway.model.linear import norm_weights
 from cutaway.model.own import Kept, part_of
@@ -90,6 +91,8 @@ class Session:
         self.part: dict[str, dict[str, Kept]] = {}
         self.guided: dict[str, list[tuple[str, ...]]] = {}
         self._versions: list[tuple[str, Tensor, int]] = []
+        self._entered: dict[Site, Tensor] = {}  # what dictionaries read in this call, by their sources
+        self._opened: dict[int, Opened] = {}  # what edits made of features in this call, by their dictionaries
         self._fired: set[int] = set()
         self._lacking: dict[int, str] = {}
         self._missed: dict[str, str] = {}
@@ -98,6 +101,8 @@ class Session:
 
     def __enter__(self) -> Session:
         seats = {seat.site: seat for seat in (*(seat for seat, _ in self.edits), *self.record)}
+        sources = {end for seat in seats.values() for end in seat.ends[1:]}
+        seats |= {seat.site: seat for seat in sources if seat.site not in seats}
         towers = {seat.tower.name: seat.tower for seat in seats.values()}
         with self._stack:  # taken down at once if anything below raises
             if self.outer:
@@ -106,6 +111,8 @@ class Session:
             self.windows.watch(towers.values(), self._stack)
             for group in _by_port((*(seat for seat, _ in self.edits), *self._held)):
                 self._install_writer(group)
+            for seat in sources:
+                self._install_reader(seat, self._enter)
             for seat in self.record:
                 if not self.recording.grad:
                     self._install_reader(seat)
@@ -116,6 +123,8 @@ class Session:
 
     def __exit__(self, *error: object) -> Literal[False]:
         self._stack.close()
+        self._opened.clear()
+        self._entered.clear()
         if self.outer:
             self.outer._fired |= {i for i in self._fired if i < self._borrowed}
         return False
@@ -170,29 +179,67 @@ class Session:
         new = raw.clone(memory_format=torch.contiguous_format)
         acted = False
         group = {seat.site: seat for seat in seats}
+        self._forget(group.values())
         for i, (seat, edit) in enumerate(self.edits):
-            if seat.site not in group:
-                continue
-            for part, copy in self._parts(seat, self.windows.view(seat, new), i):
-                frame = self.windows.frame(seat, dict(zip(axes_of(seat.site), part.shape, strict=False)), inner, copy)
-                if write(part, seat.site, edit, frame):
-                    self._fired.add(i)
-                    acted = True
-                elif edit.guidance and edit.guidance not in frame.guidance:
-                    self._lacking[i] = ", ".join(frame.guidance)
+            if seat.site in group and self._written(seat, edit, i, new, inner):
+                acted = True
+                self._fired.add(i)
+                own = seat.through.dictionary if seat.through else None
+                self._forget(one for one in group.values() if one.through and one.through.dictionary is not own)
         for seat in group.values() if self.recording.grad else ():
             if seat in self.record:
                 self._hold(seat, new)
                 acted = True
         return new if acted else raw
 
+    def _written(self, seat: Seat, edit: Edit, i: int, raw: Tensor, inner: int) -> bool:
+        """Whether the i-th edit changed something of a raw tensor, in place."""
+        view = self.windows.view(seat, raw)
+        opened = self._open(seat, view)
+        seen = opened.side(seat.through.side).clone() if opened and seat.through else view
+        acted = False
+        for part, copy in self._parts(seat, seen, i):
+            frame = self.windows.frame(seat, dict(zip(axes_of(seat.site), part.shape, strict=False)), inner, copy)
+            if write(part, seat.site, edit, frame):
+                acted = True
+            elif edit.guidance and edit.guidance not in frame.guidance:
+                self._lacking[i] = ", ".join(frame.guidance)
+        if acted and opened and seat.through:
+            opened.close(seat.through.side, seen)
+            self._opened[id(seat.through.dictionary)] = opened
+        return acted
+
+    def _open(self, seat: Seat, view: Tensor) -> Opened | None:
+        """A site's tensor as features and what they leave over; in the state that edits of this call left it in."""
+        if seat.through is None or id(seat.through.dictionary) in self._opened:
+            return self._opened[id(seat.through.dictionary)] if seat.through else None
+        source = self._entered[seat.through.source.site] if seat.through.source else view
+        at = places(self.windows, seat, view, self.shares[0][1] if self.shares else 1)
+        return Opened(seat.through.dictionary, view, source, at)
+
+    def _forget(self, seats: Iterable[Seat]) -> None:
+        """What was made of a tensor before it was changed, or in an earlier call, is no more what it holds."""
+        for seat in seats:
+            if seat.through:
+                self._opened.pop(id(seat.through.dictionary), None)
+
+    def _enter(self, seat: Seat, raw: Tensor) -> None:
+        """Note what a dictionary reads in this call."""
+        self._entered[seat.site] = self.windows.view(seat, raw)
+
     def _hold(self, seat: Seat, raw: Tensor) -> None:
         """Let the output depend on one tensor of the site, which is kept: what is there plus zeros with a gradient."""
         view = self.windows.view(seat, raw)
-        held = view + torch.zeros_like(view, requires_grad=True)
+        opened = self._open(seat, view)
+        there = opened.side(seat.through.side).detach() if opened and seat.through else view
+        held = there + torch.zeros_like(there, requires_grad=True)
         stepped = "step" in seat.site.axes  # one evaluation of a denoiser is one step
         kept = held[None] if stepped else held
-        view.copy_(kept[0] if stepped else kept)
+        if opened and seat.through:
+            opened.close(seat.through.side, kept[0] if stepped else kept, held=True)
+            self._opened[id(seat.through.dictionary)] = opened
+        else:
+            view.copy_(kept[0] if stepped else kept)
         self._read(str(seat.site), kept, self.windows.guidance(seat.tower))
 
     def _parts(self, seat: Seat, view: Tensor, edit: int) -> Iterator[tuple[Tensor, tuple[int, int]]]:
@@ -251,20 +298,21 @@ class Session:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def _install_reader(self, seat: Seat) -> None:
+    def _install_reader(self, seat: Seat, keep: Callable[[Seat, Tensor], None] | None = None) -> None:
         if seat.kind in ATTENTION_KINDS:
             return
+        keep = keep or self._keep
         if seat.kind in ("in", "mid"):
             handle = seat.module.register_forward_pre_hook(
-                lambda module, args, kwargs: self._keep(seat, seat.pick(args, kwargs)), with_kwargs=True
+                lambda module, args, kwargs: keep(seat, seat.pick(args, kwargs)), with_kwargs=True
             )
         elif seat.kind == "scale":
             handle = seat.module.register_forward_hook(
-                lambda module, args, output: self._keep(seat, self._seen_scale(seat, module, args[0]))
+                lambda module, args, output: keep(seat, self._seen_scale(seat, module, args[0]))
             )
         else:
             handle = seat.module.register_forward_hook(
-                lambda module, args, output: self._keep(seat, first(output, seat.index))
+                lambda module, args, output: keep(seat, first(output, seat.index))
             )
         self._stack.callback(handle.remove)
 
@@ -280,6 +328,8 @@ class Session:
             self._missed[name] = ", ".join(names)
             return
         seen = self.windows.view(seat, raw, cut)
+        if seat.through and (opened := self._open(seat, seen)):
+            seen = opened.side(seat.through.side)
         if how.guidance and names:
             seen = seen if cut else seen.narrow(0, names.index(how.guidance), 1)
             names = (how.guidance,)

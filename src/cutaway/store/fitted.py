@@ -41,10 +41,15 @@ class Origin:
 
     @classmethod
     def of(cls, model: Model, *sites: str | Site) -> Origin:
-        """These sites of a model as it is now; edits held around it are no part of it."""
+        """These sites of a model as it is now; edits held around it are no part of it.
+
+        Of the dictionaries whose features are sites of the model, those that these sites are seen through count.
+        """
+        seats = [model.engine.seats.get(str(site)) for site in sites]
+        through = [seat.through.dictionary for seat in seats if seat is not None and seat.through is not None]
         try:
             with at_rest(model.engine.roots.values()):
-                content = fingerprint(model)
+                content = fingerprint(model.engine.plain, *([through] if through else []))
         except InputError as error:
             raise StoreError(
                 f"'{model.name}' cannot be known by its content", expected="a model whose weights are in memory",
@@ -80,14 +85,14 @@ class Fitted:
 
     def check(self, model: Model, *sites: str | Site) -> None:
         """Raise StoreError unless it was fitted on this very model and, where some are named, at these sites."""
-        here = Origin.of(model, *sites)
+        here = Origin.of(model, *self.on.sites)
         if here.content != self.on.content:
             raise StoreError(
                 f"this {self.kind} was fitted on {self.on}, not on {here}",
                 expected="the same weights, dtype, configuration and tokenizer",
                 exists=f"{self.on.model}: {', '.join(self.on.sites)}", do="open that model, or fit it anew on this one",
             )  # fmt: skip
-        strange = [site for site in here.sites if site not in self.on.sites]
+        strange = [str(site) for site in sites if str(site) not in self.on.sites]
         if strange:
             raise StoreError(
                 f"this {self.kind} was fitted at {', '.join(self.on.sites)}, not at {', '.join(strange)}",

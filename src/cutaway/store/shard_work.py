@@ -69,11 +69,12 @@ class WriteShard:
     def do(self, model: Model, chunk: int) -> Entry:
         """Make and commit a shard; the same bytes for the same number. Another model than the store's is refused."""
         if model not in _CONTENT:
-            remember(model, Origin.of(model).content)
+            remember(model, Origin.of(model, *self.spec.on.sites).content)
         if _CONTENT[model] != self.spec.on.content:
             raise StoreError(
                 f"this worker opened another model than that of '{self.folder}'", expected=str(self.spec.on),
-                exists=str(Origin.of(model)), do="open the same weights, dtype and configuration everywhere",
+                exists=str(Origin.of(model, *self.spec.on.sites)),
+                do="open the same weights, dtype and configuration everywhere",
             )  # fmt: skip
         return self.made(model, chunk).write(Path(self.folder))
 

@@ -224,7 +224,7 @@ class Store:
 
     def check_model(self, model: Model) -> None:
         """Raise StoreError unless this very model made it: the same weights, dtype, configuration and tokenizer."""
-        here = Origin.of(model)
+        here = Origin.of(model, *self.model.sites)
         if here.content != self.model.content:
             raise StoreError(
                 f"'{self.path}' holds activations of {self.model}, not of {here}",
