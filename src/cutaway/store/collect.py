@@ -51,7 +51,11 @@ def collect(
     taker = _Taker(model, inputs, start, how, steps, Words() if words is None else words)
     if inputs.call.loops:
         output = "latent" if "vae" in model.towers and not any(site.tower.startswith("vae") for site in sites) else "pt"
-        model.run(inputs, record=sites, into=taker, output=output)  # type: ignore[arg-type]
+        guided = any("guidance" in site.axes for site in sites) and len(how.guidance) == 1
+        model.run(
+            inputs, record=sites, into=taker, output=output,  # type: ignore[arg-type]
+            guidance=how.guidance[0] if guided else "",
+        )  # fmt: skip
     else:
         model.run(inputs, record=sites, into=taker, stop=True)
     return taker.collected()
