@@ -17,7 +17,8 @@ class Toy:
 
     site: str
     target: str
-    sizes: tuple[int, int]
+    d_in: int
+    d_out: int
     width: int = 12
     asks: tuple[str, ...] = ()
     skip: bool = False
@@ -32,7 +33,7 @@ class Toy:
             raise StoreError(f"this is a dictionary of {self.of}, not of {model.name}")
 
     def encode(self, x: Tensor, at: At = NOWHERE) -> Tensor:
-        found = x.to(self.dtype) @ self.part(1, self.sizes[0], self.width) + 0.1
+        found = x.to(self.dtype) @ self.part(1, self.d_in, self.width) + 0.1
         if "kind" in self.asks:
             assert at.kind is not None and at.kind.shape == x.shape[:-1]
             found = found + self.part(4, len(KINDS), self.width)[at.kind]
@@ -42,11 +43,11 @@ class Toy:
         return found.relu()
 
     def decode(self, features: Tensor, x: Tensor, at: At = NOWHERE) -> Tensor:
-        made = features.to(self.dtype) @ self.part(2, self.width, self.sizes[1])
-        return made + x.to(self.dtype) @ self.part(3, *self.sizes) if self.skip else made
+        made = features.to(self.dtype) @ self.part(2, self.width, self.d_out)
+        return made + x.to(self.dtype) @ self.part(3, self.d_in, self.d_out) if self.skip else made
 
 
 def toy(model, site: str, target: str = "", **options) -> Toy:
     """A toy of one site, or from one to another."""
     here, there = model.sites.one(site), model.sites.one(target or site)
-    return Toy(str(here), str(there), (here.sizes[here.axes[-1]], there.sizes[there.axes[-1]]), **options)
+    return Toy(str(here), str(there), here.sizes[here.axes[-1]], there.sizes[there.axes[-1]], **options)

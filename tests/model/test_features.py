@@ -56,7 +56,7 @@ def test_an_edit_of_features_is_what_they_write(name):
     assert identical(model.run(inputs, edits=Add(error, 0.0)).outputs, run.outputs)
     moves = torch.zeros_like(run[features])
     moves[..., 3] = 2.0 - run[features][..., 3]
-    step = moves @ made.part(2, *made.part(2, made.width, made.sizes[1]).shape)
+    step = moves @ made.part(2, *made.part(2, made.width, made.d_out).shape)
     step = step[0] if name in PIPELINES else step
     here = model.run(inputs, edits=Set(features, 2.0, unit=3), record=[made.site, features, error])
     there = model.run(inputs, edits=Add(made.site, step), record=made.site)
@@ -118,7 +118,7 @@ def test_gradients_of_features_and_error(name):
 
     plain = opened(name).gradients(inputs, target, made.site)
     found = model.gradients(inputs, target, [features, error])
-    rows = made.part(2, made.width, made.sizes[1])
+    rows = made.part(2, made.width, made.d_out)
     scale = plain[made.site].abs().max().item() + 1e-9
     assert gap(found[features], plain[made.site] @ rows.T) < 1e-6 * scale
     assert gap(found[error], plain[made.site]) < 1e-6 * scale
@@ -320,7 +320,7 @@ def test_it_is_known_by_content():
 def test_what_does_not_fit_is_refused():
     model = opened("llama")
     made = toy(model, "text.1.resid_post")
-    wide, within = replace(made, sizes=(48, 48)), f"{made.site}.features"
+    wide, within = replace(made, d_in=48, d_out=48), f"{made.site}.features"
     with pytest.raises(SiteError, match=r"does not fit"):
         model.with_dictionaries(wide)
     for site in ("text.1.attn.z", "text.1.attn.pattern", "text.1.attn.norm.scale"):
@@ -331,7 +331,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(StoreError, match="of another"):
         model.with_dictionaries(toy(model, "text.1.resid_post", of="another"))
     with pytest.raises(SiteError, match="through a dictionary"):
-        model.with_dictionaries(made).with_dictionaries(replace(made, site=within, target=within, sizes=(12, 12)))
+        model.with_dictionaries(made).with_dictionaries(replace(made, site=within, target=within, d_in=12, d_out=12))
     with pytest.raises(SiteError, match="cannot stand for"):
         opened("llava").with_dictionaries(toy(opened("llava"), "vision.1.resid_post", "text.1.resid_post"))
 

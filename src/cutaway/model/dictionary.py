@@ -53,8 +53,12 @@ class Dictionary(Protocol):
         """What `decode` stands for."""
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """How many numbers a row of x has, and a row of y."""
+    def d_in(self) -> int:
+        """How many numbers a row of x has."""
+
+    @property
+    def d_out(self) -> int:
+        """How many numbers a row of y has."""
 
     @property
     def width(self) -> int:

@@ -119,7 +119,7 @@ def with_features(engine: Engine, dictionaries: Mapping[str, Dictionary]) -> dic
         for side, axis in (("features", "feature"), ("error", target.site.axes[-1])):
             site = target.site
             part = ".".join(word for word in (site.part, label, side) if word)
-            sizes = {**site.sizes, axis: dictionary.width if side == "features" else dictionary.sizes[1]}
+            sizes = {**site.sizes, axis: dictionary.width if side == "features" else dictionary.d_out}
             here = replace(site, part=part, axes=(*site.axes[:-1], axis), sizes=sizes)
             if str(here) in engine.seats or str(here) in made.get(str(site), {}):
                 raise SiteError(
@@ -135,7 +135,7 @@ def with_features(engine: Engine, dictionaries: Mapping[str, Dictionary]) -> dic
 
 
 def _ends(dictionary: Dictionary) -> tuple[tuple[str, int], tuple[str, int]]:
-    return (dictionary.target, dictionary.sizes[1]), (dictionary.site, dictionary.sizes[0])
+    return (dictionary.target, dictionary.d_out), (dictionary.site, dictionary.d_in)
 
 
 def _fitting(engine: Engine, name: str, size: int, dictionary: Dictionary) -> Seat:

@@ -44,14 +44,16 @@ document.addEventListener("click", async ({ target }) => {
   setTimeout(() => (said.textContent = ""), 2500);
 });
 
-/** What a link leads to is open; a word of a text also chooses its map there. */
+/** What a link leads to is open: a view, or (behind a stroke) a place in it; a word of a text chooses its map there. */
 function reveal(hash, word) {
-  const section = hash.length > 1 && document.getElementById(decodeURIComponent(hash.slice(1)));
+  const [id, place] = decodeURIComponent(hash.slice(1)).split("/");
+  const section = id && document.getElementById(id);
   const fold = section && section.querySelector(".fold");
   if (!fold) return;
   fold.open = true;
   if (word !== undefined) section.querySelectorAll(".caption input")[word]?.click();
-  section.scrollIntoView();
+  if (place !== undefined) PLACES.get(id)?.(place);
+  (place === undefined ? section : (section.querySelector(".unit") ?? section)).scrollIntoView();
 }
 
 document.addEventListener("click", ({ target }) => {
