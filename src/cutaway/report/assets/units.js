@@ -9,7 +9,7 @@ function exemplar(picture, rows, columns, values, top, caption) {
     image = context.createImageData(columns, rows);
   values.forEach((value, at) => {
     const share = missing(value) || top <= 0 ? 0 : clamp(value / top, 0, 1);
-    image.data.set([0, 0, 0, Math.round(225 * (1 - Math.sqrt(share)))], at * 4); // dark where the unit is off
+    image.data.set([0, 0, 0, Math.round(200 * (1 - Math.sqrt(share)))], at * 4); // dark where the unit is off
   });
   context.putImageData(image, 0, 0);
   const { uri, width, height, alt } = picture;
@@ -27,13 +27,16 @@ function histogram(bins, counts) {
   return make(
     "div",
     { class: "histogram", role: "img", "aria-label": bins.map((bin, at) => `${bin}: ${counts[at]}`).join("; ") },
-    bins.map((bin, at) => {
-      const bar = make("i", { title: `${bin}: ${counts[at]} rows` });
-      bar.style.height = `${(100 * Math.log1p(counts[at])) / top}%`;
-      return bar;
-    }),
-    make("span", { class: "ends", text: bins[0] }),
-    make("span", { class: "ends", text: bins.at(-1) }),
+    make(
+      "div",
+      { class: "columns" },
+      bins.map((bin, at) => {
+        const bar = make("i", { title: `from ${bin} on: ${counts[at]} rows` });
+        bar.style.height = `${(100 * Math.log1p(counts[at])) / top}%`;
+        return bar;
+      }),
+    ),
+    make("div", { class: "ends" }, make("span", { text: bins[0] }), make("span", { text: "rows, on a logarithmic scale" }), make("span", { text: bins.at(-1) })),
   );
 }
 
@@ -64,7 +67,7 @@ function unitPanel(view, first, open) {
         lines.push({ label: "random units", baseline: true, low: slice(view.chance, 0), values: slice(view.chance, 1), high: slice(view.chance, 2) });
       lineChart({ name: view.points.name, labels: view.points.labels, lines, unit: view.effect }, curve);
     }
-    const steering = curve.childElementCount ? part(`What setting it does to ${view.effect}`, curve) : null;
+    const steering = curve.childElementCount ? part("What setting it does to the first text that it writes", curve) : null;
     return [
       make(
         "h3",
@@ -105,7 +108,7 @@ DRAW.Units = (view, stage) => {
     ...(units.some((unit) => unit.name) ? [{ name: "description", get: (unit) => unit.name || null }] : []),
     ...view.columns.map((name) => ({ name, get: (unit) => unit.numbers[name] })),
     ...(units.some((unit) => unit.writes.length)
-      ? [{ name: "writes", get: (unit) => unit.writes.slice(0, 3).map((one) => one.text).join("; ") || null }]
+      ? [{ name: "writes", get: (unit) => unit.writes[0]?.text ?? null }]
       : []),
   ];
   const sorted = columns.findIndex((column) => column.name === view.sorted);

@@ -1,0 +1,1 @@
+"""Dictionaries of features, and what is known of each feature."""

@@ -1,0 +1,234 @@
+"""What is known of each unit of a site, a feature or a neuron: where it is largest, how often, what it writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas
+import torch
+import xarray
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from cutaway.data import Scene
+from cutaway.errors import MethodError
+from cutaway.methods.network_dissection.concept_masks import Concepts, concepts_in
+from cutaway.methods.network_dissection.unit_maps import Posed, scenes_of, unit_maps
+from cutaway.methods.result import Provenance, Result
+from cutaway.methods.sparse_autoencoders.directions import directions
+from cutaway.methods.sparse_autoencoders.steering import POINTS, steered
+from cutaway.methods.sparse_autoencoders.worded import written
+from cutaway.model.model import Model
+from cutaway.model.sites import Site
+from cutaway.questions.bank import TextBank
+from cutaway.questions.rows import unit
+from cutaway.store.reducers import Gram, Histogram, Mean, TopK
+
+SOURCE = "Bricken et al. 2023 (Towards Monosemanticity), feature pages; Gandelsman et al. 2024, arXiv 2406.04341"
+BINS = 24
+BEYOND = 0.99  # quantile of the best correlation of shuffled pictures that a description has to exceed
+STEERED = 48  # units whose effect is measured
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Profiles(Result):
+    """Units of a site, by number.
+
+    `value`, `item` (unit, top): the pictures in which a unit is largest anywhere; `map` (unit, top, row, col): its
+    activation over them. `density`: the share of patches where it is on (above 0), `mean`: its mean there, `largest`:
+    its largest. `counts` (unit, bin): patches by activation, `edge` (bin) the lower edges. `concept` (unit): what is in
+    the pictures in which it is large, `correlation` how much, `bound` what shuffled pictures reach (99 in 100 units);
+    `near`, `cosine` (unit, neighbour): units that write alike. Where the tower ends in words: `text`, `says` (unit,
+    word): what it writes and the cosine; `effect` (unit, point): how much more of its first text comes out when it is
+    set to so many times its largest on every patch, NaN where that was not measured; `chance` (quantile, point): the
+    same of other units' texts.
+    """
+
+    main: ClassVar[str] = "density"
+
+    def table(self) -> pandas.DataFrame:
+        """A row a unit that is ever on, the most telling first."""
+        data = self.data
+        named = data["correlation"].values > float(data["bound"])
+        table = pandas.DataFrame({
+            "unit": data["unit"].values, "concept": np.where(named, data["concept"].values, ""),
+            "correlation": data["correlation"].values, "density": data["density"].values,
+            "largest": data["largest"].values,
+        })  # fmt: skip
+        if "text" in data:
+            table["writes"] = data["text"].isel(word=0).values
+        alive = table[table["largest"] > 0]
+        return alive.sort_values("correlation", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def profiles(
+    model: Model, site: str | Site, scenes: Sequence[Scene], *, bank: TextBank | None = None,
+    posed: Posed | None = None, top: int = 8, neighbours: int = 6, words: int = 6, steer: int = STEERED,
+    batch: int = 32, seed: int = 0, progress: bool = True,
+) -> Profiles:  # fmt: skip
+    """Look at every unit of a site over scenes of EmojiWorld, whose content is known.
+
+    A description is the concept whose presence in a picture correlates most with the unit's largest activation there,
+    r = cov(a, c) / (s_a s_c), as one number for each picture; it is compared with the best of the same concepts when
+    pictures are shuffled. What a unit writes is cos(P W_k, t): its direction W_k through the linear part P of the end
+    of the tower, with texts t of a bank (next words where the tower writes). Sums alone are kept of all pictures; those
+    that a unit is largest in are run a second time. Units of activations: those of the site.
+    Raises MethodError for rows that are no scenes.
+    What it can NOT tell: what the unit is for: what it is large in, and what it writes, are two things, and neither is
+    what the model does with it. A description is a correlation, of concepts that the scenes have.
+
+    >>> import cutaway
+    >>> from cutaway.data import scene_at
+    >>> scenes = [scene_at("test", i) for i in range(24)]
+    >>> found = profiles(cutaway.load("tiny:clip"), "vision.1.mlp.post", scenes, top=2, steer=0, progress=False)
+    >>> found["map"].sizes["unit"], found["map"].sizes["top"]
+    (64, 2)
+    """
+    started = time.perf_counter()
+    some, posed, here = scenes_of(scenes), posed or Posed(), model.sites.one(site)
+    if top < 1 or neighbours < 1 or words < 1:
+        raise MethodError("nothing to keep of a unit", expected="one of each at least", do="give top=8")
+    seen = _Seen(top, concepts_in(some), some, seed)
+    for made in unit_maps(model, some, here, posed, batch=batch, progress=progress):
+        seen.add(made.values)
+    data = seen.told()
+    data["map"] = _maps(model, some, here, posed, data["item"].values, batch, progress)
+    data = _alike(data, model, str(here), neighbours)
+    data = _spoken(data, model, here, bank, words, steer, some, posed, seed)
+    told = Provenance.of(
+        "profiles", SOURCE, started=started, model=model, sites=(str(here),), seed=seed, scenes=len(some), top=top,
+        neighbours=neighbours, words=words, steer=steer, posed=vars(posed),
+    )  # fmt: skip
+    return Profiles(data, told)
+
+
+class _Seen:
+    """What is left of pictures that are seen once."""
+
+    def __init__(self, top: int, known: Concepts, scenes: Sequence[Scene], seed: int) -> None:
+        self.concepts = known
+        self.present = torch.from_numpy(known.present(scenes)).float()
+        self.shuffled = self.present[torch.randperm(len(scenes), generator=torch.Generator().manual_seed(seed))]
+        self.largest, self.together, self.on, self.mean = TopK(top), Gram(), Mean(), Mean()
+        self.counts: Histogram | None = None
+        self.first = 0
+
+    def add(self, values: Float[Tensor, "picture row col unit"]) -> None:
+        """Take in pictures."""
+        values = values.float()
+        flat, best = values.flatten(0, 2), values.amax((1, 2))
+        span = slice(self.first, self.first + len(best))
+        if self.counts is None:
+            step = float(flat[flat > 0].mean()) / 4 if bool((flat > 0).any()) else 1.0
+            self.counts = Histogram([step * at for at in range(BINS + 1)])
+        self.largest.add(best)
+        self.together.add(torch.cat([best, self.present[span].to(best), self.shuffled[span].to(best)], 1))
+        self.on.add((flat > 0).float())
+        self.mean.add(flat, (flat > 0).float())
+        self.counts.add(flat.clamp(min=0))
+        self.first = span.stop
+
+    def told(self) -> xarray.Dataset:
+        """All of it as labelled arrays."""
+        ranked, counts = self.largest.value, self.counts
+        assert counts is not None
+        units, own, null = ranked.values.shape[1], *self._correlations()
+        best = own.argmax(1)
+        labels = np.array(self.concepts.labels, dtype=object)
+        inside = counts.value.inside.clone()
+        inside[-1] += counts.value.above
+        inside[0] -= self._off()
+        return xarray.Dataset(
+            {
+                "value": (("unit", "top"), ranked.values.T.float().numpy()),
+                "item": (("unit", "top"), ranked.items.T.numpy()),
+                "density": ("unit", self.on.value.float().numpy()),
+                "mean": ("unit", self.mean.value.float().numpy()),
+                "largest": ("unit", ranked.values[0].float().numpy()),
+                "counts": (("unit", "bin"), inside.T.numpy()),
+                "concept": ("unit", labels[best].astype(str)),
+                "correlation": ("unit", own[np.arange(units), best].astype(np.float32)),
+                "bound": float(np.quantile(null.max(1), BEYOND)),
+            },
+            {"unit": np.arange(units), "bin": counts.edges[:-1].numpy()},
+        )
+
+    def _off(self) -> Tensor:
+        """Patches at which a unit is off: they are no activation."""
+        assert self.counts is not None
+        total = self.counts.value.inside.sum(0) + self.counts.value.above + self.counts.value.below
+        return total - (self.on.value * total).round().long()
+
+    def _correlations(self) -> tuple[Float[ndarray, "unit concept"], Float[ndarray, "unit concept"]]:
+        """Of the largest activation in a picture with what it shows, and with what another one shows."""
+        scatter, count = self.together.value.scatter.numpy(), len(self.concepts)
+        units = len(scatter) - 2 * count
+        spread = np.sqrt(np.maximum(np.diagonal(scatter), 1e-30))
+        r = scatter[:units, units:] / spread[:units, None] / spread[None, units:]
+        return r[:, :count], r[:, count:]
+
+
+def _maps(
+    model: Model, scenes: Sequence[Scene], site: Site, posed: Posed, items: ndarray, batch: int, progress: bool
+) -> tuple[tuple[str, ...], ndarray]:
+    """The activations of each unit over the pictures in which it is largest."""
+    wanted = np.unique(items)
+    at = {int(item): place for place, item in enumerate(wanted)}
+    kept: list[list[tuple[int, ndarray]]] = [[] for _ in items]
+    users: dict[int, list[tuple[int, int]]] = {}
+    for number, row in enumerate(items):
+        for rank, item in enumerate(row):
+            users.setdefault(at[int(item)], []).append((number, rank))
+    again = [scenes[int(item)] for item in wanted]
+    for made in unit_maps(model, again, site, posed, batch=batch, progress=progress):
+        values = made.values.float().cpu().numpy()
+        for offset, one in enumerate(values):
+            for number, rank in users[made.first + offset]:
+                kept[number].append((rank, one[..., number]))
+    laid = np.stack([np.stack([one for _, one in sorted(row, key=lambda pair: pair[0])]) for row in kept])
+    return ("unit", "top", "row", "col"), laid.astype(np.float32)
+
+
+def _alike(data: xarray.Dataset, model: Model, site: str, count: int) -> xarray.Dataset:
+    """The units that write most alike, where what they write is known."""
+    try:
+        rows = unit(directions(model, site).float())
+    except MethodError:
+        return data
+    count = min(count, len(rows) - 1)
+    alike = rows @ rows.T
+    found = alike.fill_diagonal_(-2.0).topk(count, dim=1)
+    return data.assign(
+        near=(("unit", "neighbour"), found.indices.cpu().numpy()),
+        cosine=(("unit", "neighbour"), found.values.cpu().numpy()),
+    )
+
+
+def _spoken(
+    data: xarray.Dataset, model: Model, site: Site, bank: TextBank | None, count: int, steer: int,
+    scenes: Sequence[Scene], posed: Posed, seed: int,
+) -> xarray.Dataset:  # fmt: skip
+    """What units write, and what setting some of them does to that."""
+    found = written(model, str(site), bank)
+    if found is None:
+        return data
+    words, scores = found
+    best = scores.topk(min(count, scores.shape[1]), dim=1)
+    texts = np.array(words.texts, dtype=object)[best.indices.cpu().numpy()].astype(str)
+    data = data.assign(
+        text=(("unit", "word"), texts), says=(("unit", "word"), best.values.float().cpu().numpy())
+    ).assign_attrs(reads=words.unit)  # fmt: skip
+    if not steer:
+        return data
+    order = np.argsort(-data["correlation"].values * (data["largest"].values > 0), kind="stable")[:steer]
+    made = steered(model, site, scenes, posed, words, order, data["largest"].values, best.indices[:, 0].cpu(), seed)
+    whole = np.full((data.sizes["unit"], len(POINTS)), np.nan, np.float32)
+    whole[order] = made.own
+    return data.assign(
+        effect=(("unit", "point"), whole), chance=(("quantile", "point"), made.chance)
+    ).assign_coords(point=list(POINTS), quantile=["low", "middle", "high"])  # fmt: skip

@@ -1,0 +1,73 @@
+"""Profiles of units as a view: a table to search, and a page for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray
+
+from cutaway.data import Scene, render
+from cutaway.data.description import description
+from cutaway.methods.result import origin
+from cutaway.methods.sparse_autoencoders.profiles import Profiles
+from cutaway.views.kinds import Axis, Phrase
+from cutaway.views.picture import Picture
+from cutaway.views.units import Unit, Units
+from cutaway.views.words import number
+
+COLUMNS = {"correlation": "r", "share of patches on": "density", "mean when on": "mean", "largest": "largest"}
+LIMITS = (
+    "What a unit is for. A description is the concept whose presence in a picture correlates most with the unit's "
+    "largest activation there, of the concepts that these scenes have; what a unit writes is read through the end of "
+    "the tower alone, and not what later layers make of it."
+)
+
+
+def units_view(found: Profiles, scenes: Sequence[Scene], title: str = "") -> Units:
+    """Every unit that is ever on; `scenes` are those that were looked at."""
+    data = found.data
+    alive = np.flatnonzero(data["largest"].values > 0)
+    shown = data.isel(unit=alive)
+    items = np.unique(shown["item"].values)
+    at = {int(item): place for place, item in enumerate(items)}
+    units = tuple(_unit(shown.isel(unit=place), at, float(data["bound"])) for place in range(len(alive)))
+    named, site = sum(bool(one.name) for one in units), ", ".join(found.provenance.sites)
+    maps = shown["map"].values
+    steered = "effect" in shown
+    return Units(
+        title=title or f"Units of {site}",
+        seen=f"{len(alive)} of {data.sizes['unit']} units of {site} are on somewhere in "
+        f"{found.provenance.options['scenes']} pictures. For {named} a concept correlates with r above {number(float(data['bound']))}, which 1 in 100 "
+        "reaches when pictures are shuffled.",
+        limits=LIMITS,
+        units=units, columns=tuple(COLUMNS), sorted="correlation",
+        pictures=tuple(_picture(scenes[int(item)]) for item in items), maps=maps.reshape(-1, *maps.shape[2:]),
+        bins=tuple(number(float(edge)) for edge in data["bin"].values), counts=shown["counts"].values,
+        points=Axis("times its largest", tuple(f"{point:g}" for point in data["point"].values)) if steered else None,
+        curves=shown["effect"].values if steered else None, chance=data["chance"].values if steered else None,
+        effect=f"{data.attrs.get('reads', 'cosine')} of its first text, more than without" if steered else "",
+        provenance=origin(found),
+    )  # fmt: skip
+
+
+def _unit(row: xarray.Dataset, at: dict[int, int], bound: float) -> Unit:
+    r = float(row["correlation"])
+    says = zip(row["text"].values, row["says"].values, strict=True) if "text" in row else ()
+    near = zip(row["near"].values, row["cosine"].values, strict=True) if "near" in row else ()
+    on = row["value"].values > 0
+    return Unit(
+        number=int(row["unit"]), name=str(row["concept"].values) if r > bound else "",
+        numbers={
+            "correlation": r, "share of patches on": float(row["density"]), "mean when on": float(row["mean"]),
+            "largest": float(row["largest"]),
+        },
+        pictures=tuple(at[int(item)] for item in row["item"].values[on]),
+        values=tuple(float(value) for value in row["value"].values[on]),
+        writes=tuple(Phrase(str(text), None) for text, _ in says),
+        near=tuple((int(other), float(cosine)) for other, cosine in near),
+    )  # fmt: skip
+
+
+def _picture(scene: Scene) -> Picture:
+    return Picture.of(render(scene), description(scene).text)
