@@ -39,6 +39,7 @@ from cutaway.methods.logit_lens import (
     tuned_lens,
     word_lens,
 )
+from cutaway.methods.network_dissection import network_dissection
 from cutaway.methods.representation_decomposition import (
     logit_decomposition,
     representation_decomposition,
@@ -90,6 +91,7 @@ __all__ = [
     "logit_decomposition",
     "logit_lens",
     "minimality",
+    "network_dissection",
     "path_patching",
     "picture_texts",
     "prompt_to_prompt",

@@ -63,6 +63,7 @@ BRINGS: Mapping[str, Brings] = {
     "counterpart": Brings(("counterfactual",)),
     "along": Brings(("counterfactual",)),
     "crowd": Brings((), _CROWD),
+    "scenes": Brings((), _CROWD),
     "rows": Brings((), (*_CROWD, "text", "drawings")),
     "others": Brings((), _CROWD),
     "bank": Brings((), ("bank",)),

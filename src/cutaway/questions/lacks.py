@@ -12,6 +12,7 @@ LACKS = {
     "along": ("a second input that differs in one thing", "--counterfactual FILE, or a text or prompt"),
     "crowd": ("many pictures", "--pictures FOLDER (`pictures=`)"),
     "among": ("many pictures", "--pictures FOLDER (`pictures=`)"),
+    "scenes": ("many scenes of EmojiWorld, whose masks are exact", "--pictures emojiworld (`pictures=`)"),
     "bank": ("a bank of texts to explain in", "--bank FILE, one text a line (`bank=`)"),
     "contexts": ("texts in whose words states are found", "--bank FILE, one text a line (`bank=`)"),
     "floor": ("the model before training, which the models of the zoo have", "a model of `cutaway zoo list`"),

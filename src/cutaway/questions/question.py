@@ -12,7 +12,8 @@ import xarray
 from numpy import ndarray
 from PIL.Image import Image
 
-from cutaway.data import Scene, questions, render
+from cutaway.data import Scene, questions, render, scenes
+from cutaway.data.prompts import DRAWINGS
 from cutaway.errors import InputError, SiteError
 from cutaway.model.asides import in_words_of
 from cutaway.model.inputs import Inputs
@@ -29,6 +30,7 @@ from cutaway.questions.tasks import Tasks, tasks_of
 
 Kind = Literal["match", "ask", "draw", "many"]
 AMONG = 63  # pictures of a crowd that one is read among, where all are held at once
+SCENES = 256  # of a model that draws, where it has no crowd
 OTHERS = 24  # other inputs, of which it is seen whether a change to the question leaves them as they are
 LEAST = {"cosine": 0.02, "logits": 0.02, "nats": 0.02}  # inputs whose numbers are closer are not told apart
 MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one is named
@@ -100,6 +102,14 @@ class Question:
     def rows(self) -> Sequence[Any] | None:
         """The crowd as the model takes it: pictures, or for a model that is asked, pictures with what is asked."""
         return _Posed(self) if self.kind == "ask" and self.crowd is not None else self.crowd
+
+    @cached_property
+    def scenes(self) -> Sequence[Scene] | None:
+        """Scenes of EmojiWorld, whose masks are exact: the crowd if it is such; for one that draws, its own kind."""
+        if self.crowd is not None and all(isinstance(one, Scene) for one in self.crowd):
+            return self.crowd
+        drawn = self.model.family.kind == "diffusion"
+        return list(scenes("test", SCENES, world=DRAWINGS)) if drawn else None
 
     @cached_property
     def others(self) -> Sequence[Inputs] | None:

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cutaway.data import scenes
 from cutaway.methods.method import ROWS, Method
 from cutaway.methods.table import METHODS, in_row
 from cutaway.model.load import load
@@ -47,7 +48,7 @@ def questions() -> dict[str, Question]:
     """A question of each family that lacks nothing which the family can have."""
     one, other = tiny.picture(), tiny.picture(3)
     clip, llava, sd = (load(f"tiny:{name}") for name in ("clip", "llava", "sd"))
-    crowd = [tiny.picture(seed) for seed in range(8)]
+    crowd = list(scenes("test", 8))
     many: dict[str, Any] = {"crowd": crowd, "labels": {"half": np.array([0, 1] * 4)}}
     drawn = {**many, "crowd": drawings(sd, [f"a {thing} dog" for thing in "abcdefgh"], steps=2)}
     bank = text_bank(clip, ["a dog", "a cat", "a bird"], progress=False)
