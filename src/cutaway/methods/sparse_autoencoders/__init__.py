@@ -1,1 +1,1 @@
-"""Dictionaries of features, and what is known of each feature."""
+"""Dictionaries of features: few of many stand for what a model holds at a place."""
