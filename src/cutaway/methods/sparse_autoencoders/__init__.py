@@ -1,0 +1,1 @@
+"""Dictionaries of features: trained ones, what is measured of them, and what they are held against."""
