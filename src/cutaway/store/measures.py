@@ -45,14 +45,21 @@ class Spread:
             return self
         taken = rows.double()
         lengths, mean = taken.norm(dim=1), taken.mean(0)
-        self.length += float(lengths.sum())
-        self.largest = max(self.largest, float(lengths.max()))
-        self.around += float(((taken - mean) ** 2).sum())
+        far = float(((taken - mean) ** 2).sum())
+        return self.merge(Spread(len(taken), float(lengths.sum()), float(lengths.max()), far, mean))
+
+    def merge(self, other: Spread) -> Spread:
+        """Take in what another one has seen."""
+        if other.mean is None:
+            return self
+        mean, total = other.mean, self.rows + other.rows
+        self.length, self.largest = self.length + other.length, max(self.largest, other.largest)
+        self.around += other.around
         if self.mean is not None:
-            gap, total = mean - self.mean, self.rows + len(taken)
-            self.around += float(gap @ gap) * self.rows * len(taken) / total
-            mean = self.mean + gap * (len(taken) / total)
-        self.mean, self.rows = mean, self.rows + len(taken)
+            gap = mean.to(self.mean) - self.mean
+            self.around += float(gap @ gap) * self.rows * other.rows / total
+            mean = self.mean + gap * (other.rows / total)
+        self.mean, self.rows = mean, total
         return self
 
     @property
