@@ -146,6 +146,16 @@ class SparseAutoencoder(Coder):
         """What `decode` stands for."""
         return str(self.config.get("target", self.site))
 
+    @property
+    def d_in(self) -> int:
+        """How many numbers a row of x has."""
+        return self.sizes[0]
+
+    @property
+    def d_out(self) -> int:
+        """How many numbers a row of y has."""
+        return self._sizes_out[0]
+
     def __repr__(self) -> str:
         to = "" if self.target == self.site else f" → {self.target}"
         return f"{type(self).__name__}({told(self.shape)} at {self.site}{to} of '{self.on.model}')"

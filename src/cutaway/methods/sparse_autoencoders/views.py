@@ -33,7 +33,7 @@ def units_view(found: Profiles, scenes: Sequence[Scene], title: str = "") -> Uni
     at = {int(item): place for place, item in enumerate(items)}
     units = tuple(_unit(shown.isel(unit=place), at, float(data["bound"])) for place in range(len(alive)))
     named, site = sum(bool(one.name) for one in units), ", ".join(found.provenance.sites)
-    maps = shown["map"].values
+    maps = shown["map"].values[shown["value"].values > 0]
     steered = "effect" in shown
     return Units(
         title=title or f"Units of {site}",
@@ -42,7 +42,7 @@ def units_view(found: Profiles, scenes: Sequence[Scene], title: str = "") -> Uni
         "reaches when pictures are shuffled.",
         limits=LIMITS,
         units=units, columns=tuple(COLUMNS), sorted="correlation",
-        pictures=tuple(_picture(scenes[int(item)]) for item in items), maps=maps.reshape(-1, *maps.shape[2:]),
+        pictures=tuple(_picture(scenes[int(item)]) for item in items), maps=maps,
         bins=tuple(number(float(edge)) for edge in data["bin"].values), counts=shown["counts"].values,
         points=Axis("times its largest", tuple(f"{point:g}" for point in data["point"].values)) if steered else None,
         curves=shown["effect"].values if steered else None, chance=data["chance"].values if steered else None,
