@@ -19,6 +19,7 @@ class Source:
     trust_remote_code: bool = False
     device_map: Any = None
     max_memory: Any = None
+    dictionary: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name

@@ -46,7 +46,14 @@ Workers = Annotated[
         metavar="N", help="How many processes share its runs, on Ray; or a cluster: ray://HOST:10001, auto. 0: none."
     ),
 ]
-OPENING = {"device": Device, "dtype": Dtype, "revision": Revision}
+Dictionary = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dictionary", metavar="DIR",
+        help="A dictionary whose features become sites (`SITE.features`): its folder, or zoo:NAME; several.",
+    ),
+]  # fmt: skip
+OPENING = {"device": Device, "dtype": Dtype, "revision": Revision, "dictionary": Dictionary}
 
 
 def _named(model: inspect.Parameter) -> inspect.Parameter:
@@ -65,6 +72,7 @@ def opens(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def wrapped(model: str, **given: Any) -> None:
         how = {name: value for name in OPENING if (value := given.pop(name)) is not None}
+        how |= {"dictionary": tuple(how["dictionary"])} if "dictionary" in how else {}
         command(model=Source(model, **how), **given)
 
     wrapped.__signature__ = inspect.Signature([*shown, *more])  # type: ignore[attr-defined]

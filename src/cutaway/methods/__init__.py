@@ -45,6 +45,7 @@ from cutaway.methods.representation_decomposition import (
     representation_decomposition,
     velocity_decomposition,
 )
+from cutaway.methods.sparse_autoencoders.feature_effects import feature_effects
 from cutaway.methods.task_vectors import (
     combined,
     drawing_steering,
@@ -80,6 +81,7 @@ __all__ = [
     "embedding_lens",
     "erase",
     "faithfulness",
+    "feature_effects",
     "function_vector",
     "head_attribution",
     "head_relevance",

@@ -5,14 +5,19 @@ Trained ones live among the methods (`sparse_autoencoders`); here is what the si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.errors import StoreError, near
 from cutaway.model.tokens import KINDS
+from cutaway.zoo import parted
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,10 @@ class At:
 
 
 NOWHERE = At()
+
+
+# What opens the folder of a dictionary: by name and when it is asked for, since methods lie above models.
+CLASS = ("cutaway.methods.sparse_autoencoders.autoencoder", "SparseAutoencoder")
 
 
 @runtime_checkable
@@ -78,3 +87,28 @@ class Dictionary(Protocol):
         self, features: Float[Tensor, "*rows width"], x: Float[Tensor, "*rows d_in"], at: At = NOWHERE
     ) -> Float[Tensor, "*rows d_out"]:
         """What the features stand for, in units of the target; `x` for those that also have a linear path from it."""
+
+
+def several(given: str | Path | Dictionary | Sequence[str | Path | Dictionary]) -> tuple[str | Path | Dictionary, ...]:
+    """One or several, as several."""
+    return (given,) if isinstance(given, str | Path | Dictionary) else tuple(given)
+
+
+def opened(given: str | Path | Dictionary) -> Dictionary:
+    """A dictionary by its folder, or by its name in the zoo; one that is open as it is."""
+    if not isinstance(given, str | Path):
+        return given
+    module, name = CLASS
+    kind, wanted = parted(str(given))
+    folder = Path(given)
+    if kind:
+        from cutaway.zoo.dictionaries import SHIPPED, folder_of
+
+        if kind != "zoo" or wanted not in SHIPPED:
+            raise StoreError(
+                f"no dictionary '{given}' comes with the package", expected="a folder, or a name of the zoo",
+                exists=near(str(given), [f"zoo:{one}" for one in SHIPPED]), do="name one of these",
+            )  # fmt: skip
+        folder = folder_of(wanted)
+    found: Dictionary = getattr(import_module(module), name).load(folder)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from cutaway.errors import LoadError, near
+from cutaway.model.dictionary import Dictionary, opened, several
 from cutaway.model.model import Model
 from cutaway.model.wrapped import unwrapped
 from cutaway.source import Source, left_out
@@ -46,6 +47,7 @@ def load(
     attn: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    dictionary: str | Path | Dictionary | Sequence[str | Path | Dictionary] = (),
 ) -> Model:
     """Open a model and name its parts.
 
@@ -55,7 +57,8 @@ def load(
     `attn` is `sdpa` or `eager`. `device_map="auto"` puts the layers of a large model where there is room, at most
     `max_memory` (`{"cpu": "20GiB"}`) of each place, and leaves the rest on disk (docs/jobs.md). Raises LoadError, also
     for an option that would have no effect (`revision` of a `zoo:` name, `device` beside `device_map`); pickle
-    checkpoints are refused.
+    checkpoints are refused. `dictionary`: one or several whose features are sites of the model (docs/dictionaries.md),
+    by their folder, or `zoo:NAME` for one that comes with the package.
 
     A loaded object stays as it is, dtype, device and mode included: runs put it into eval mode and give its mode back.
     Of a `DataParallel`, `torch.compile` or PEFT wrapper the model inside is opened, adapters in place: `model.module`.
@@ -65,7 +68,14 @@ def load(
     """
     if isinstance(source, Source):
         said = {item.name: getattr(source, item.name) for item in fields(source)}
+        said["dictionary"] = (*said["dictionary"], *several(dictionary))
         return load(said.pop("name"), processor=processor, **said)
+    if found := several(dictionary):
+        plain = load(
+            source, processor=processor, dtype=dtype, device=device, device_map=device_map, max_memory=max_memory,
+            attn=attn, revision=revision, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        return plain.with_dictionaries(*map(opened, found))
     dtype, device = dtype_of(dtype), device_of(device)
     if not isinstance(source, str | Path):
         asked = {"dtype": dtype, "device": device, "device_map": device_map, "attn": attn, "revision": revision}

@@ -28,6 +28,7 @@ LACKS = {
         "towers whose blocks add to one stream, as transformers have",
         "open zoo:emoji-clip, say, or for drawings zoo:emoji-mmdit: a UNet has none",
     ),
+    "dictionary": ("a dictionary of features", "--dictionary DIR (`model.with_dictionaries(…)`)"),
     "voice": ("a model that writes, such as a LLaVA or a language model", "open zoo:emoji-llava, say"),
 }  # fmt: skip
 

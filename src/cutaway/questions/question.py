@@ -152,6 +152,11 @@ class Question:
         return next(iter(speaking(self.model.engine)), None)
 
     @property
+    def dictionary(self) -> str | None:
+        """The features of the first dictionary that the model was opened with; None without one."""
+        return next(iter(self.model.dictionaries), None)
+
+    @property
     def streams(self) -> tuple[str, ...] | None:
         """The streams that blocks add to where the inputs run, one a tower, two of joint attention; None: none."""
         if self.inputs is None or self.inputs.call.loops:

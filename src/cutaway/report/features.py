@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cutaway.data import scene_at
 from cutaway.data.splits import Split
-from cutaway.methods.sparse_autoencoders.autoencoder import SparseAutoencoder
+from cutaway.errors import InputError
 from cutaway.methods.sparse_autoencoders.profiles import Profiles, profiles
 from cutaway.methods.sparse_autoencoders.views import units_view
 from cutaway.model.load import load
@@ -24,7 +24,7 @@ ROWS = 12  # of the table in the terminal
 
 
 def write_features(
-    name: Source | str, site: str, out: Path, *, dictionary: Path | None = None, n: int = 400, split: Split = "test", seed: int = 0, top: int = 8,
+    name: Source | str, site: str, out: Path, *, n: int = 400, split: Split = "test", seed: int = 0, top: int = 8,
     steer: int = 48, keep: Path | None = None, overwrite: bool = False, console: Console | None = None,
 ) -> Path:  # fmt: skip
     """Look at every unit of a site over scenes, and write the page; `keep` keeps the labelled arrays."""
@@ -33,9 +33,12 @@ def write_features(
     if keep is not None:
         check_file(keep, (".nc",), overwrite)
     model = load(name)
-    if dictionary is not None:
-        found_in = SparseAutoencoder.load(dictionary)
-        model, site = model.with_dictionaries(found_in), f"{found_in.target}.features"
+    site = site or next(iter(model.dictionaries), "")
+    if not site:
+        raise InputError(
+            f"'{model.name}' has no features", expected="a dictionary, or a site whose units are looked at",
+            do="`--dictionary DIR`, or `--site vision.4.mlp.post`",
+        )  # fmt: skip
     scenes = [scene_at(split, at, seed) for at in range(n)]
     found = profiles(model, site, scenes, bank=_bank(model), top=top, steer=steer, seed=seed)
     if keep is not None:

@@ -38,8 +38,8 @@ def units_view(found: Profiles, scenes: Sequence[Scene], title: str = "") -> Uni
     return Units(
         title=title or f"Units of {site}",
         seen=f"{len(alive)} of {data.sizes['unit']} units of {site} are on somewhere in "
-        f"{found.provenance.options['scenes']} pictures. For {named} a concept correlates with r above {number(float(data['bound']))}, which 1 in 100 "
-        "reaches when pictures are shuffled.",
+        f"{found.provenance.options['scenes']} pictures. For {named} a concept correlates with r above "
+        f"{number(float(data['bound']))}, which 1 in 100 reaches when pictures are shuffled.",
         limits=LIMITS,
         units=units, columns=tuple(COLUMNS), sorted="correlation",
         pictures=tuple(_picture(scenes[int(item)]) for item in items), maps=maps,
