@@ -85,7 +85,7 @@ def test_a_feature_of_one_kind_of_item_scores_one_and_one_of_a_single_item_has_n
 
 
 def test_features_of_planted_concepts_beat_random_directions_on_scenes():
-    """Rows are what a scene shows: the concepts' own axes mean one thing, random ones many, unless they are rarely on."""
+    """Rows are what a scene shows: axes of concepts mean one thing, random ones many, if often on."""
     scenes = [scene_at("test", at, world=World(things=(1, 1))) for at in range(150)]
     true = scene_embeddings(scenes)
     assert (true.sum(1) == 1).all()
