@@ -33,7 +33,8 @@ KINDS = [
     ("relu", False, {}, "standard"), ("topk", False, {"k": 3}, "topk"), ("batch_topk", False, {"k": 3}, "jumprelu"),
     ("matryoshka", False, {"k": 3}, "jumprelu"), ("jumprelu", False, {}, "jumprelu"), ("gated", False, {}, "gated"),
     ("relu", True, {}, "transcoder"), ("relu", True, {"skip": True}, "skip_transcoder"),
-    ("jumprelu", True, {}, "jumprelu_transcoder"), ("batch_topk", True, {"k": 3, "skip": True}, "jumprelu_skip_transcoder"),
+    ("jumprelu", True, {}, "jumprelu_transcoder"),
+    ("batch_topk", True, {"k": 3, "skip": True}, "jumprelu_skip_transcoder"),
 ]  # fmt: skip
 
 
@@ -85,8 +86,8 @@ def test_what_saelens_trained_by_batches_is_read_by_its_threshold(tmp_path):
 def test_settings_from_before_version_6_and_rows_by_their_own_norm(tmp_path):
     w = numbers("W_enc", "b_enc", "W_dec", "b_dec")
     told = {
-        "d_in": 8, "d_sae": 16, "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}, "hook_point": "hook_embed",
-        "normalize_activations": "layer_norm", "model_name": "gpt2",
+        "d_in": 8, "d_sae": 16, "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3},
+        "hook_point": "hook_embed", "normalize_activations": "layer_norm", "model_name": "gpt2",
     }  # fmt: skip
     back, x = saelens.read(theirs(tmp_path / "a", told, w)), torch.randn(5, 8)
     apart = x - x.mean(1, keepdim=True)
@@ -119,8 +120,8 @@ def test_a_transcoder_of_prisma_is_opened(level, skip, tmp_path):
     w = {**numbers("W_enc", "b_enc", "W_dec", "b_dec"), "b_dec_out": torch.randn(8)}
     w |= {"W_skip": torch.randn(8, 8)} if skip else {}
     told = {
-        "architecture": "standard", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}, "d_in": 8, "d_out": 8,
-        "hook_point_layer": 9, "layer_subtype": "hook_resid_mid", "is_transcoder": True, "out_hook_point_layer": 9,
+        "architecture": "standard", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4},
+        "d_in": 8, "d_out": 8, "hook_point_layer": 9, "layer_subtype": "hook_resid_mid", "is_transcoder": True, "out_hook_point_layer": 9,
         "layer_out_subtype": "hook_mlp_out", "normalize_activations": level, "model_name": "a-clip",
     }  # fmt: skip
     torch.save(w, tmp_path / "weights.pt")
@@ -153,7 +154,7 @@ def test_names_of_hooks_and_sites_are_the_same_both_ways():
         assert hook_of(site_of(hook, "vision")) == hook and site_of(hook, "vision").startswith("vision.")
     here = {str(site) for site in cutaway.load("tiny:llama").sites}
     assert {site_of(hook) for hook in [*ONCE, *(f"blocks.1.{name}" for name in LAYERED)]} <= here
-    with pytest.raises(SiteError, match="no site here is what"):
+    with pytest.raises(SiteError, match="No site here is what"):
         site_of("blocks.3.ln2.hook_normalized")
 
 
