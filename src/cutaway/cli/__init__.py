@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
+from cutaway.cli.features import features
 from cutaway.cli.options import Bank, Device, Dtype, Overwrite, Pictures, Raw, SkipBad, Texts, opens
 from cutaway.cli.store import harvest, store
 from cutaway.source import Source
@@ -52,6 +53,7 @@ app.add_typer(data, name="data")
 zoo = typer.Typer(help="The trained models inside the package, and how they were made.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
 app.command()(harvest)
+app.command()(features)
 app.add_typer(store, name="store")
 
 

@@ -46,7 +46,7 @@ class Opening:
     def open(self) -> Model:
         """The model, in the process of a worker."""
         plain = self._plain()
-        return plain.with_dictionaries(**self.dictionaries) if self.dictionaries else plain
+        return plain.with_dictionaries(**self.dictionaries) if self.dictionaries else plain  # type: ignore[arg-type]
 
     def _plain(self) -> Model:
         if self.source is None:

@@ -41,7 +41,7 @@ NOWHERE = At()
 
 
 # What opens the folder of a dictionary: by name and when it is asked for, since methods lie above models.
-CLASS = ("cutaway.methods.sparse_autoencoders.autoencoder", "SparseAutoencoder")
+OPENS = "cutaway.methods.sparse_autoencoders.opening"
 
 
 @runtime_checkable
@@ -98,7 +98,6 @@ def opened(given: str | Path | Dictionary) -> Dictionary:
     """A dictionary by its folder, or by its name in the zoo; one that is open as it is."""
     if not isinstance(given, str | Path):
         return given
-    module, name = CLASS
     kind, wanted = parted(str(given))
     folder = Path(given)
     if kind:
@@ -110,5 +109,5 @@ def opened(given: str | Path | Dictionary) -> Dictionary:
                 exists=near(str(given), [f"zoo:{one}" for one in SHIPPED]), do="name one of these",
             )  # fmt: skip
         folder = folder_of(wanted)
-    found: Dictionary = getattr(import_module(module), name).load(folder)
+    found: Dictionary = import_module(OPENS).opened(folder)
     return found

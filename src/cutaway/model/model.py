@@ -99,17 +99,18 @@ class Model:
         seats = self.engine.seats.items()
         return {name: seat.through.dictionary for name, seat in seats if seat.through and name.endswith("features")}
 
-    def with_dictionaries(self, *dictionaries: Dictionary, **named: Dictionary) -> Model:
+    def with_dictionaries(self, *dictionaries: Dictionary, check: bool = True, **named: Dictionary) -> Model:
         """The same model with the features of dictionaries as sites, to record, edit, sweep and differentiate.
 
         A dictionary at `text.3.resid_post` brings `text.3.resid_post.features` f and `text.3.resid_post.error` e, with
         y = decode(f) + e. An edit of f leaves e as it is; `Ablate("text.3.resid_post.error")` puts the reconstruction
         in y's place. Several dictionaries of a site need names: `wide=…` brings `text.3.resid_post.wide.features`. Of a
         transcoder y is what it stands for, and f is made of what it reads. The weights of the model are untouched.
+        Without `check` a dictionary may be of a model that differs, such as the same one in another precision.
         Raises StoreError for a dictionary of another model, SiteError for one that does not fit.
         """
         given = {**{str(len(self.engine.dictionaries) + i): one for i, one in enumerate(dictionaries)}, **named}
-        for one in given.values():
+        for one in given.values() if check else ():
             one.check(self)
         made = copy.copy(self)
         made.engine = self.engine.with_dictionaries(given)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,11 @@ from cutaway.methods.sparse_autoencoders.reading import (
 )
 from cutaway.methods.sparse_autoencoders.shape import Shape
 from cutaway.model.dictionary import NOWHERE, At
+from cutaway.model.model import Model
+from cutaway.model.sites import Site
 from cutaway.store.fitted import Fitted
+
+C = TypeVar("C", bound="Coder")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,6 +60,17 @@ class Coder(Fitted):
     def sizes(self) -> tuple[int, ...]:
         """How long the rows of each site are that it reads."""
         return tuple(self.config.get("sizes", (self.tensors["encoder"].shape[1],)))
+
+    def check(self, model: Model, *sites: str | Site) -> None:
+        """Raise StoreError unless it was trained on this very model; folders of other tools do not say on which."""
+        if self.on.content:
+            super().check(model, *sites)
+
+    def single(self: C) -> C:
+        """The same in single precision."""
+        return replace(
+            self, tensors={name: x.float() if x.is_floating_point() else x for name, x in self.tensors.items()}
+        )
 
     @property
     def _centred(self) -> bool:

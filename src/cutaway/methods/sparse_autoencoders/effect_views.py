@@ -16,7 +16,7 @@ from cutaway.views.words import number, signed
 
 LIMITS = (
     "What a feature stands for; whether the dictionary cuts the model where the model does. What features leave over "
-    "may carry the answer: it is among the bars. Features that stand in for one another each seem to count for little."
+    "may carry the answer: how much stands above. Features that stand in for one another each seem to count for little."
 )
 
 
@@ -76,8 +76,9 @@ def _where(page: Page, found: FeatureEffects, site: str) -> Iterator[View]:
         seen=f"The activations of the {len(numbers)} features of {site} that count most, over the picture.",
         limits="Whether the answer depends on them there: a feature may be on where nothing reads it.",
         picture=picture,
-        texts=tuple(f"feature {int(n)} ({signed(float(e))})" for n, e in zip(numbers, effects, strict=True)),
-        values=maps, unit="activation", shown=int(np.nansum(maps, (1, 2)).argmax()), provenance=origin(found), code=page.applied["features"].look(placed).code,
+        texts=tuple(f"feature {int(n)} ({number(float(e))})" for n, e in zip(numbers, effects, strict=True)),
+        values=maps, unit="activation", shown=int(np.nansum(maps, (1, 2)).argmax()), provenance=origin(found),
+        code=page.applied["features"].look(placed).code,
     )  # fmt: skip
 
 
