@@ -4,6 +4,7 @@
 #   benchmarks/peers.sh [FOLDER]    (default .venv-peers)
 #
 #   PYTHON=python3.12     the interpreter to make it with
+#   WITH=sae-lens         a further peer, for benchmarks/dictionaries.py: give that one a folder of its own
 #   TORCH_INDEX=<url>     an extra package index, for instance one with CPU-only builds of torch
 #
 # Versions are those of constraints.txt. torch goes in first and alone, so that no later package chooses its build.
@@ -28,6 +29,7 @@ install torch
     exit 1
 }
 install transformers diffusers "nnsight>=0.8,<0.9" jaxtyping safetensors pillow numpy xarray typer rich pytest beartype hypothesis
+[[ -z "${WITH:-}" ]] || install scikit-learn matplotlib "h5netcdf[h5py]" "$WITH"
 install --no-deps -e .
 "$venv/bin/python" -c 'import cutaway, nnsight, torch, transformers; print(
     f"torch {torch.__version__}, transformers {transformers.__version__}, nnsight {nnsight.__version__}")'

@@ -1,1 +1,1 @@
-"""Dictionaries of features: trained ones, what is measured of them, and what they are held against."""
+"""Dictionaries of features: few of many stand for what a model holds at a place."""
