@@ -28,7 +28,7 @@ if os.environ.get("CI"):
 # but for those of functions inside functions.
 # An int passes for a float, as it does for mypy. Only where shapes stand in the annotations (or a name that is there
 # for mypy alone) are they bound to one another, which takes most of the time of a call.
-SHAPES = {"Float", "Int", "UInt8", "Bool", "Num", "Shaped"}
+SHAPES = {"Float", "Int", "UInt8", "Bool", "Num", "Real", "Shaped"}
 _bound = jaxtyping.jaxtyped
 
 
