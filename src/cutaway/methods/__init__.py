@@ -40,6 +40,7 @@ from cutaway.methods.logit_lens import (
     word_lens,
 )
 from cutaway.methods.network_dissection import network_dissection
+from cutaway.methods.neuron_descriptions import neuron_descriptions
 from cutaway.methods.representation_decomposition import (
     logit_decomposition,
     representation_decomposition,
@@ -94,6 +95,7 @@ __all__ = [
     "logit_lens",
     "minimality",
     "network_dissection",
+    "neuron_descriptions",
     "path_patching",
     "picture_texts",
     "prompt_to_prompt",

@@ -12,6 +12,7 @@ from cutaway.methods.linear_probing import declared as linear_probing
 from cutaway.methods.logit_lens import declared as logit_lens
 from cutaway.methods.method import Method
 from cutaway.methods.network_dissection import declared as network_dissection
+from cutaway.methods.neuron_descriptions import declared as neuron_descriptions
 from cutaway.methods.representation_decomposition import declared as representation_decomposition
 from cutaway.methods.sparse_autoencoders import declared as sparse_autoencoders
 from cutaway.methods.task_vectors import declared as task_vectors
@@ -20,7 +21,8 @@ from cutaway.methods.text_explanation import declared as text_explanation
 # In the order in which a report shows them: what adds up, where it appears, what it is called, what it takes.
 METHODS: tuple[Method, ...] = (
     *representation_decomposition.METHODS, *text_explanation.METHODS, *network_dissection.METHODS,
-    *sparse_autoencoders.METHODS, *causal_tracing.METHODS, *circuits.METHODS, *cross_attention.METHODS,
+*neuron_descriptions.METHODS, *sparse_autoencoders.METHODS, *causal_tracing.METHODS, *circuits.METHODS,
+    *cross_attention.METHODS,
     *logit_lens.METHODS, *task_vectors.METHODS, *linear_probing.METHODS,
 )  # fmt: skip
 

@@ -41,6 +41,7 @@ NOWHERE = At()
 
 
 # What opens the folder of a dictionary: by name and when it is asked for, since methods lie above models.
+PIECE = 1024  # features that are decoded at once
 OPENS = "cutaway.methods.sparse_autoencoders.opening"
 
 
@@ -87,6 +88,27 @@ class Dictionary(Protocol):
         self, features: Float[Tensor, "*rows width"], x: Float[Tensor, "*rows d_in"], at: At = NOWHERE
     ) -> Float[Tensor, "*rows d_out"]:
         """What the features stand for, in units of the target; `x` for those that also have a linear path from it."""
+
+
+def decoder_rows(dictionary: Dictionary) -> Float[Tensor, "width d_out"]:
+    """What one more of each feature adds to y: decode of it alone less decode of none, at a row that is zero.
+
+    Of a dictionary that tells kinds of positions apart at one where the feature may be on.
+    """
+    found = []
+    for first in range(0, dictionary.width, PIECE):
+        count = min(PIECE, dictionary.width - first)
+        ones = torch.zeros(count + 1, dictionary.width)
+        ones[torch.arange(count), first + torch.arange(count)] = 1.0
+        x = torch.zeros(count + 1, dictionary.d_in)
+        rows = torch.zeros(count, dictionary.d_out)
+        for kind in ("image", "text") if "kind" in dictionary.asks else ("image",):
+            at = At(At.all(kind, (count + 1,)).kind, torch.zeros(count + 1, dtype=torch.long))
+            made = dictionary.decode(ones, x, at)
+            moved = (made[:-1] - made[-1:]).to(rows)
+            rows = torch.where(rows.norm(dim=1, keepdim=True) > 0, rows, moved)
+        found.append(rows)
+    return torch.cat(found)
 
 
 def several(given: str | Path | Dictionary | Sequence[str | Path | Dictionary]) -> tuple[str | Path | Dictionary, ...]:

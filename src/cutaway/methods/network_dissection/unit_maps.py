@@ -64,11 +64,35 @@ def unit_maps(
     >>> [tuple(made.values.shape) for made in unit_maps(model, rows, site, Posed(), batch=2, progress=False)]
     [(2, 4, 4, 64), (1, 4, 4, 64)]
     """
-    first, ready = 0, _ready(model, rows, site, posed, batch)
-    for run in recorded(model, ready, site.tower, [site], batch=batch, what="units", progress=progress):
+    first = 0
+    for run in unit_runs(model, rows, site, posed, batch=batch, progress=progress):
         values = on_grid(run, site)
         yield Maps(values, first)
         first += len(values)
+
+
+def unit_runs(
+    model: Model, rows: Rows, site: Site, posed: Posed, *, batch: int = 32, progress: bool = True
+) -> Iterator[Run]:  # fmt: skip
+    """The runs behind `unit_maps`, each with the readings of one batch at all positions."""
+    ready = _ready(model, rows, site, posed, batch)
+    yield from recorded(model, ready, site.tower, [site], batch=batch, what="units", progress=progress)
+
+
+def unit_vectors(
+    model: Model, rows: Rows, site: Site, posed: Posed, *, peak: bool = True, batch: int = 32, progress: bool = True
+) -> Float[Tensor, "item unit"]:  # fmt: skip
+    """Each unit's strongest patch of every picture, or its mean over patches: one number a picture and unit.
+
+    >>> import cutaway
+    >>> from cutaway.data import scene_at
+    >>> model, rows = cutaway.load("tiny:clip"), [scene_at("test", i) for i in range(3)]
+    >>> unit_vectors(model, rows, model.sites.one("vision.1.mlp.post"), Posed(), progress=False).shape
+    torch.Size([3, 64])
+    """
+    maps = unit_maps(model, rows, site, posed, batch=batch, progress=progress)
+    flat = (one.values.flatten(1, 2).float() for one in maps)
+    return torch.cat([(one.amax(1) if peak else one.mean(1)).cpu() for one in flat])
 
 
 def on_grid(run: Run, site: Site) -> Float[Tensor, "picture row col unit"]:

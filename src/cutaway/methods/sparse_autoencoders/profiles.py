@@ -16,11 +16,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.data import Scene
-from cutaway.errors import MethodError
+from cutaway.errors import MethodError, SiteError
 from cutaway.methods.network_dissection.concept_masks import Concepts, concepts_in
 from cutaway.methods.network_dissection.unit_maps import Posed, scenes_of, unit_maps
+from cutaway.methods.neuron_descriptions.write_vectors import write_vectors
 from cutaway.methods.result import Provenance, Result
-from cutaway.methods.sparse_autoencoders.directions import directions
 from cutaway.methods.sparse_autoencoders.steering import POINTS, steered
 from cutaway.methods.sparse_autoencoders.worded import written
 from cutaway.model.model import Model
@@ -74,9 +74,9 @@ def profiles(
     """Look at every unit of a site over scenes of EmojiWorld, whose content is known.
 
     A description is the concept whose presence in a picture correlates most with the unit's largest activation there,
-    r = cov(a, c) / (s_a s_c), as one number for each picture; it is compared with the best of the same concepts when
-    pictures are shuffled. What a unit writes is cos(P W_k, t): its direction W_k through the linear part P of the end
-    of the tower, with texts t of a bank (next words where the tower writes). Sums alone are kept of all pictures; those
+    r = cov(a, c) / (s_a s_c), one number a picture; it is compared with the best of the same concepts when
+    pictures are shuffled. What a unit writes is what `neuron_descriptions` says: its direction through the end of the
+    tower, by texts of a bank, or by next words. Sums alone are kept of all pictures; those
     that a unit is largest in are run a second time. Units of activations: those of the site.
     Raises MethodError for rows that are no scenes.
     What it can NOT tell: what the unit is for: what it is large in, and what it writes, are two things, and neither is
@@ -98,7 +98,7 @@ def profiles(
         seen.add(made.values)
     data = seen.told()
     data["map"] = _maps(model, some, here, posed, data["item"].values, batch, progress)
-    data = _alike(data, model, str(here), neighbours)
+    data = _alike(data, model, here, neighbours)
     data = _spoken(data, model, here, bank, words, steer, some, posed, seed)
     told = Provenance.of(
         "profiles", SOURCE, started=started, model=model, sites=(str(here),), seed=seed, scenes=len(some), top=top,
@@ -194,11 +194,11 @@ def _maps(
     return ("unit", "top", "row", "col"), laid.astype(np.float32)
 
 
-def _alike(data: xarray.Dataset, model: Model, site: str, count: int) -> xarray.Dataset:
+def _alike(data: xarray.Dataset, model: Model, site: Site, count: int) -> xarray.Dataset:
     """The units that write most alike, where what they write is known."""
     try:
-        rows = unit(directions(model, site).float())
-    except MethodError:
+        rows = unit(write_vectors(model, site).detach().float())
+    except SiteError:
         return data
     count = min(count, len(rows) - 1)
     alike = rows @ rows.T
@@ -214,7 +214,7 @@ def _spoken(
     scenes: Sequence[Scene], posed: Posed, seed: int,
 ) -> xarray.Dataset:  # fmt: skip
     """What units write, and what setting some of them does to that."""
-    found = written(model, str(site), bank)
+    found = written(model, site, bank)
     if found is None:
         return data
     words, scores = found

@@ -45,12 +45,12 @@ def steered(
     chosen = torch.randperm(len(scenes), generator=torch.Generator().manual_seed(seed))[:PICTURES]
     inputs = _inputs(model, site, [render(scenes[int(at)]) for at in chosen], posed)
     wanted = text[torch.from_numpy(units.copy())]
-    before = words.read(model.run(inputs, record=words.record))
+    before = words.read(model.run(inputs, record=words.end.space))
     moved = np.zeros((len(units), len(POINTS), len(units)), np.float32)
     for row, number in enumerate(units):
         for column, times in enumerate(POINTS):
             edit = Set(site, float(times * largest[number]), unit=int(number), token=Where("image"))
-            after = words.read(model.run(inputs, edits=edit, record=words.record))
+            after = words.read(model.run(inputs, edits=edit, record=words.end.space))
             moved[row, column] = (after - before).mean(0)[wanted].cpu().numpy()
     same = wanted[:, None].numpy() == wanted[None, :].numpy()
     own = moved[np.arange(len(units)), :, np.arange(len(units))]

@@ -1,18 +1,18 @@
-"""What a direction of a residual stream says in words: through the end of its tower, by texts or by next words."""
+"""Texts that a tower can say, and how much it says each: those of a bank, or next words where it writes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from cutaway.errors import MethodError, SiteError
-from cutaway.methods.sparse_autoencoders.directions import directions
+from cutaway.errors import SiteError
+from cutaway.methods.neuron_descriptions.write_vectors import read_as, write_vectors
 from cutaway.model.model import Model
 from cutaway.model.run import Run
+from cutaway.model.sites import Site
 from cutaway.model.weights import Readout, readout
 from cutaway.questions.bank import TextBank
 from cutaway.questions.rows import unit
@@ -22,12 +22,12 @@ READABLE = 2  # letters: shorter words of a vocabulary are pieces
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """Texts that a tower can say, and how much it says each: cosines with texts of a bank, or logits of next words."""
+    """Texts, the end of the tower that says them, and `ids`, their places among all that can be said there."""
 
     end: Readout
     texts: tuple[str, ...]
+    ids: Int[Tensor, "text"]
     bank: TextBank | None = None
-    ids: Tensor | None = None  # of next words
 
     @classmethod
     def of(cls, model: Model, tower: str, bank: TextBank | None) -> Words | None:
@@ -37,57 +37,32 @@ class Words:
         except SiteError:
             return None
         if end.space.endswith(".logits"):
-            kept = [i for i in range(end.weight.shape[1]) if _readable(model, i)]
-            return cls(end, tuple(_said(model, i) for i in kept), ids=torch.tensor(kept))
-        return None if bank is None else cls(end, bank.texts, bank)
+            said = [str(model.tokenizer.decode([token])).strip() for token in range(end.weight.shape[1])]
+            kept = [token for token, word in enumerate(said) if len(word) >= READABLE and word.isalpha()]
+            return cls(end, tuple(said[token] for token in kept), torch.tensor(kept))
+        return None if bank is None else cls(end, bank.texts, torch.arange(len(bank.texts)), bank)
 
     @property
     def unit(self) -> str:
-        """Of `read`."""
+        """Of what is read of a run."""
         return "log probability" if self.bank is None else "cosine"
 
-    def write(self, rows: Float[Tensor, "unit d_model"]) -> Float[Tensor, "unit text"]:
-        """The cosine of what each direction adds at the end with each text, or with each next word's direction.
-
-        Less what all texts have in common. The last norm's denominator is a positive number and leaves cosines alone.
-        """
-        made = rows.to(self.end.weight.dtype) @ self.end.matrix.T
-        if self.bank is not None:
-            return unit(made) @ self.bank.directions().to(made).T
-        logits = made[:, self.ids]
-        return unit(logits - logits.mean(1, keepdim=True))
-
     def read(self, run: Run) -> Float[Tensor, "row text"]:
-        """What the model itself makes of each text, of a run that recorded the end of the tower."""
+        """What the model itself makes of each text, of a run that recorded `end.space`."""
         if self.bank is not None:
             return unit(run[self.end.space].float()) @ unit(self.bank.embeddings).float().T
         at = self.end.positions(run.inputs)
         logits = run[self.end.space].float()
         return logits[torch.arange(len(logits)), at].log_softmax(-1)[:, self.ids]
 
-    @cached_property
-    def record(self) -> str:
-        """What `read` needs of a run."""
-        return self.end.space
 
-
-def _said(model: Model, token: int) -> str:
-    return str(model.tokenizer.decode([token])).strip()
-
-
-def _readable(model: Model, token: int) -> bool:
-    word = _said(model, token)
-    return len(word) >= READABLE and word.isalpha()
-
-
-def written(model: Model, site: str, bank: TextBank | None) -> tuple[Words, Float[Tensor, "unit text"]] | None:
+def written(model: Model, site: Site, bank: TextBank | None) -> tuple[Words, Float[Tensor, "unit text"]] | None:
     """The texts that the units of a site write, and how much; None where nothing says what they write."""
-    here = model.sites.one(site)
+    words = Words.of(model, site.tower, bank)
     try:
-        rows = directions(model, site)
-    except MethodError:
+        rows = write_vectors(model, site)
+    except SiteError:
         return None
-    words = Words.of(model, here.tower, bank)
     if words is None or rows.shape[1] != words.end.matrix.shape[1]:
         return None
-    return words, words.write(rows)
+    return words, read_as(model, site, rows, bank)[:, words.ids]

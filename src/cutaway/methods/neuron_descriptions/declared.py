@@ -1,0 +1,33 @@
+"""What descriptions of units take, need and can not tell."""
+
+from __future__ import annotations
+
+from cutaway.methods.method import Entry, Method
+from cutaway.methods.neuron_descriptions.neuron_descriptions import neuron_descriptions
+from cutaway.methods.neuron_descriptions.views import show
+from cutaway.questions.question import Question
+
+ENOUGH = 512  # scenes from which a report describes units unasked
+
+
+def _many(question: Question) -> bool:
+    return question.crowd is not None and len(question.crowd) >= ENOUGH
+
+
+METHODS = (
+    Method(
+        function=neuron_descriptions,
+        row="neuron descriptions",
+        takes={"model": "model", "scenes": "scenes"},
+        also={"inputs": "inputs", "target": "target", "bank": "bank"},
+        needs=("looks",),
+        options={
+            "site": "Whose units: MLP neurons, a residual stream, features; else MLP units in the middle.",
+            "many": "How many units, those that move the number most.",
+            "step": "At which of 20 steps a denoiser looks at the pictures; in the middle unless named.",
+        },
+        cannot="That a unit is about what its strongest pictures share, or what it does together with others.",
+        reported=(Entry(name="neurons", when=_many),),
+        show=show,
+    ),
+)
