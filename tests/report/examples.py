@@ -22,6 +22,7 @@ from cutaway.views.kinds import (
     WordGrid,
 )
 from cutaway.views.picture import Picture
+from cutaway.views.units import Context, Unit, Units
 
 EVIL = """</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">"""
 TEXTS = ("a dog", 'a "cat", sitting', EVIL)
@@ -218,9 +219,26 @@ def network() -> Layered:
     )  # fmt: skip
 
 
+def units() -> Units:
+    """Three units: one with pictures and words, one with a curve, one of which little is known."""
+    made = (
+        Unit(4, EVIL, {"r": 0.5, "largest": 2.0}, (0, 0), (2.0, 1.5), (Context("a ", EVIL, " dog", 1.25),),
+             (Phrase("a dog", None),), ((9, 0.75),)),
+        Unit(9, "", {"r": 0.25, "largest": 4.0}, (0,), (4.0,), near=((4, 0.75),)),
+        Unit(2, "", {"r": None, "largest": 0.0}),
+    )  # fmt: skip
+    curves = np.array([[0.0, 0.1, 0.3], [0.0, -0.1, -0.2], [np.nan] * 3], np.float32)
+    return Units(
+        **said("Units"), units=made, columns=("r", "largest"), sorted="r", pictures=(picture(),),
+        maps=np.arange(3 * 2 * 2, dtype=np.float32).reshape(3, 2, 2) / 4, bins=("0", "1"),
+        counts=np.array([[3, 1], [0, 5], [0, 0]], np.float32), points=Axis("times its largest", ("0", "1", "2")),
+        curves=curves, chance=np.array([[-0.1] * 3, [0.0] * 3, [0.1] * 3], np.float32), effect="cosine",
+    )  # fmt: skip
+
+
 def every() -> list[View]:
     views = [overlay(), lens(), strip(), gallery(), heads(), bars(), patching(), tokens(), curve(), grid(), table()]
-    return [*views, network()]
+    return [*views, network(), units()]
 
 
 def nothing() -> list[View]:
@@ -234,6 +252,7 @@ def nothing() -> list[View]:
         "captions": ("", ""),
     }
     return [
+        Units(**said("No units"), units=(), columns=("r",), sorted="r"),
         Overlay(**said("No texts"), picture=picture(), texts=(), values=np.zeros((0, 2, 2)), unit="u"),
         Overlay(**said("No numbers"), picture=picture(), texts=("", "x"), values=np.full((2, 3, 2), np.nan), unit="u"),
         WordGrid(

@@ -9,6 +9,7 @@ import numpy as np
 from cutaway.views.films import Gallery, Strip
 from cutaway.views.graphs import Layered
 from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Matrix, Overlay, Table, View, WordGrid
+from cutaway.views.units import Units
 
 Row = list[object]
 
@@ -50,6 +51,15 @@ def _(view: Strip) -> Iterator[Row]:
 def _(view: Gallery) -> Iterator[Row]:
     yield ["picture", *view.columns]
     yield from ([name, *row] for name, row in zip(view.captions, view.cells, strict=True))
+
+
+@told.register
+def _(view: Units) -> Iterator[Row]:
+    yield ["unit", "description", *view.columns, "writes", "near"]
+    for one in view.units:
+        numbers = [one.numbers.get(name) for name in view.columns]
+        texts, near = "; ".join(phrase.text for phrase in one.writes), " ".join(str(number) for number, _ in one.near)
+        yield [one.number, one.name, *numbers, texts, near]
 
 
 @told.register

@@ -327,6 +327,24 @@ def test_a_chosen_head_leads_to_its_own_view(tab: Page, folder: Path) -> None:
     assert texts(tab, "#v-network .ofpart a") == []
 
 
+def test_a_chosen_unit_is_told_of_and_has_an_address(tab: Page, folder: Path) -> None:
+    tab.show(folder / "every.html", *WIDE)
+    heading = "#v-units .unit h3"
+    assert texts(tab, heading) == [
+        f"4 {examples.EVIL}"
+    ]  # the one with the largest number of the column it is sorted by
+    assert tab.run("document.querySelectorAll('#v-units .exemplar').length") == 2
+    assert texts(tab, "#v-units .contexts .context") == [f"a {examples.EVIL} dog"]
+    assert tab.run("window.hacked") is None
+    tab.click("#v-units .near button")
+    assert texts(tab, heading) == ["9"] and tab.run("location.hash") == "#v-units/9"
+    assert texts(tab, "#v-units .lines .name") == ["unit 9", "random units"]
+    tab.click("#v-units tbody tr:nth-child(3) td")
+    assert texts(tab, heading) == ["2"] and not tab.run("document.querySelector('#v-units .lines')")
+    tab.run("location.hash = '#v-units/4'")
+    tab.wait("document.querySelector('#v-units .unit h3').textContent.startsWith('4')")
+
+
 def test_the_csv_has_every_number(every: Page, tmp_path: Path) -> None:
     for view in examples.every():
         theirs = csv.reader(io.StringIO(every.run(f"cutaway.csv('v-{view.title.lower()}')")))
