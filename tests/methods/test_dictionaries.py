@@ -344,6 +344,17 @@ def test_steps_of_a_drawing_have_biases_of_their_own():
         train(x, SITE, "topk", step=step, timed=2, **how)
 
 
+def test_points_of_an_archetypal_decoder_can_be_given():
+    x, _ = planted(600)
+    made = train(
+        x, SITE, "archetypal", width=64, k=3, points=x[:40], steps=20, batch=128, drift=0.0, rate=1e-6, progress=False
+    ).dictionary
+    w = made.tensors
+    scale = w["points"] / (x[:40] - w["decoder_bias"])
+    assert torch.allclose(scale, scale.median().expand_as(scale), rtol=1e-2) and made.shape.points == 40
+    assert torch.allclose(w["decoder"], w["log_size"].exp() * (w["mix"] @ w["points"]), atol=1e-5)
+
+
 def test_features_have_a_gradient():
     made = untrained("jumprelu", SITE, 8, width=16)
     x = torch.randn(3, 8, requires_grad=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
+from cutaway.cli.dictionary import dictionary
 from cutaway.cli.features import features
 from cutaway.cli.options import Bank, Device, Dtype, Overwrite, Pictures, Raw, SkipBad, Texts, opens
 from cutaway.cli.store import harvest, store
@@ -55,6 +56,7 @@ app.add_typer(zoo, name="zoo")
 app.command()(harvest)
 app.command()(features)
 app.add_typer(store, name="store")
+app.add_typer(dictionary, name="dictionary")
 
 
 def _version(wanted: bool) -> bool:
