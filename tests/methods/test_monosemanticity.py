@@ -87,7 +87,7 @@ def test_a_feature_of_one_kind_of_item_scores_one_and_one_of_a_single_item_has_n
 def test_features_of_planted_concepts_beat_random_directions_on_scenes():
     """Rows are what a scene shows: axes of concepts mean one thing, random ones many, if often on."""
     scenes = [scene_at("test", at, world=World(things=(1, 1))) for at in range(150)]
-    true = scene_embeddings(scenes)
+    true = scene_embeddings(scenes, ("concept",))
     assert (true.sum(1) == 1).all()
     rows = true[:, true.sum(0) > 1]
     own = Directions("x", torch.eye(rows.shape[1]), torch.zeros(rows.shape[1]), k=1)
@@ -164,6 +164,7 @@ def test_where_features_lie_is_read_from_a_store(made):
     [
         (lambda kept: monosemanticity(Neurons(SITE, torch.zeros(32)), kept, noise(3, 2)), "has no embedding"),
         (lambda kept: Monosemanticity().value, "no item was seen"),
+        (lambda kept: scene_embeddings([scene_at("test", 0)], ("colour",)), "not known by 'colour'"),
         (lambda kept: locality(Neurons(SITE, torch.zeros(32)), noise(3, 32)), "on no patch grid"),
         (lambda kept: laid(torch.tensor([0, 0]), torch.zeros(2, 2, dtype=torch.long), noise(2, 2)), "at each place"),
         (lambda kept: list(by_item(Neurons(SITE, torch.zeros(2)),

@@ -76,6 +76,7 @@ class _Seen:
         latents = len(match.best)
         self.both, self.said, self.true = (torch.zeros(latents, dtype=torch.float64) for _ in range(3))
         self.active = torch.zeros(2, latents, dtype=torch.float64)  # of pictures, of texts
+        self.shown = torch.zeros(codes.features, dtype=torch.bool)
         self.quality, self.below, self.alone = Quality(), Absorbed(0, 0, 0), Absorbed(0, 0, 0)
         self.own = dict(zip(match.features.tolist(), match.latents.tolist(), strict=True))
         parents = codes.parents
@@ -86,6 +87,7 @@ class _Seen:
         self.both += (on * true).sum(0)
         self.said += on.sum(0)
         self.true += true.sum(0)
+        self.shown |= (rows.code != 0).any(0)
         self.quality.add(rows.seen.y, made, features, rows.seen.kind)
         for at, kind in enumerate(("image", "text")):
             self.active[at] += features[rows.seen.kind == KINDS.index(kind)].double().sum(0)
@@ -101,8 +103,11 @@ class _Seen:
         return absorbed(features, self.directions.to(features), self.codes.directions[parent].to(features), main)
 
     def scores(self) -> dict[str, float]:
-        precision, recall = self.both / self.said.clamp_min(1), self.both / self.true.clamp_min(1)
-        f1 = 2 * self.both / (self.said + self.true).clamp_min(1)
+        seen = self.shown[self.match.best]  # of features that these rows do not show nothing is known
+        precision, recall = (self.both / one.clamp_min(1) for one in (self.said, self.true))
+        precision, recall, f1 = (
+            one[seen] for one in (precision, recall, 2 * self.both / (self.said + self.true).clamp_min(1))
+        )
         whole = self.quality.value
         found = {
             "mcc": self.match.mcc, "uniqueness": self.match.uniqueness, "f1": float(f1.mean()),
@@ -113,7 +118,7 @@ class _Seen:
         if self.codes.modalities:
             classes = modality_classes(self.active[0] / self.active.sum(0))
             right = classes[self.match.latents.numpy()] == self.codes.modality[self.match.features.numpy()]
-            found["right_modality"] = float(np.mean(right))
+            found["right_modality"] = float(np.mean(right[self.shown[self.match.features].numpy()]))
         return found
 
 
@@ -146,13 +151,14 @@ def code_scores(
 
     `mcc`: mean |cos| of latents and features matched one to one. `uniqueness`: distinct best features / latents. `f1`,
     `precision`, `recall`: of each latent as a detector of its best feature (on or off), meaned over latents, 0 of dead
-    ones. `right_modality`: the share of matched latents whose activity on pictures and texts puts them into the class
-    (shared, picture, text: `modality_classes`) of their feature. `absorption`: of rows with a parent and one of its
-    children, the share on which the parent's latent is off and another one adds most along it; `absorption_alone`: the
-    same of its rows without a child; `missing`: how often it is off at all. And `explained`, `l0`, `alive`, on `items`
-    that no training sees (from number 2**24 on). `dictionaries`: by name, one or several seeds; `untrained` the same
-    before training. Added: `oracle`, told the code; `true directions`, which must find it; `random` directions of as
-    many features, as sparse as the code (`seeds` of them); the neurons, all or as sparse. Units: shares, L0 counts.
+    ones, without those whose feature the rows do not show. `right_modality`: the share of matched latents whose
+    activity on pictures and texts puts them into the class (shared, picture, text: `modality_classes`) of their
+    feature. `absorption`: of rows with a parent and one of its children, the share on which the parent's latent is off
+    and another one adds most along it; `absorption_alone`: the same of its rows without a child; `missing`: how often
+    it is off at all. And `explained`, `l0`, `alive`, on `items` that no training sees (from number 2**24 on).
+    `dictionaries`: by name, one or several seeds; `untrained` the same before training. Added: `oracle`, told the code;
+    `true directions`, which must find it; `random` directions of as many features, as sparse as the code (`seeds` of
+    them); the neurons, all or as sparse. Units: shares, L0 counts.
 
     Source: SynthSAEBench (arXiv 2602.14687) for MCC, uniqueness and F1; absorption: `absorption.absorbed`; the right
     modality is ours. What it can NOT tell: how they do on a model. MCC of random directions is far from 0 where there

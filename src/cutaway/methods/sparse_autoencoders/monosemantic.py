@@ -10,12 +10,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
-from cutaway.data import Scene, concepts
+from cutaway.data import Scene, concept
 from cutaway.errors import MethodError
 from cutaway.methods.sparse_autoencoders.by_item import Grids, Pool, by_item
 from cutaway.methods.sparse_autoencoders.seen import Rows, seen
 from cutaway.model.dictionary import Dictionary
 
+PARTS = ("concept", "group", "background")
 FLAT = 1e-12  # a share of a sum below which it is rounding
 
 
@@ -98,14 +99,36 @@ def monosemanticity(
     return found
 
 
-def scene_embeddings(scenes: Sequence[Scene]) -> Float[Tensor, "scene concept"]:
-    """EmojiWorld scenes by what they show: the number of things of each concept. An embedder that knows the truth."""
-    places = {one.name: at for at, one in enumerate(concepts())}
+def scene_embeddings(scenes: Sequence[Scene], parts: Sequence[str] = PARTS) -> Float[Tensor, "scene what"]:
+    """EmojiWorld scenes by what they show, counted: an embedder that knows the truth and nothing of any model.
+
+    How many things of each `concept` and of each `group` (animals, food, …), and which colours the `background` has.
+    With concepts alone nearly all scenes are strangers: there are hundreds.
+
+    >>> from cutaway.data import scene_at
+    >>> scene_embeddings([scene_at("test", at) for at in range(3)], ("group",)).sum(1).tolist()
+    [2.0, 1.0, 2.0]
+    """
+    odd = [part for part in parts if part not in PARTS]
+    if odd or not parts:
+        raise MethodError(
+            f"scenes are not known by '{odd[0] if odd else ''}'", expected="parts of a scene", exists=", ".join(PARTS),
+            do="name some of these",
+        )  # fmt: skip
+    words = [[f"{part} {word}" for part in parts for word in _shown(scene, part)] for scene in scenes]
+    places = {word: at for at, word in enumerate(sorted({word for row in words for word in row}))}
     made = torch.zeros(len(scenes), len(places))
-    for row, scene in zip(made, scenes, strict=True):
-        for thing in scene.things:
-            row[places[thing.concept]] += 1
+    for row, found in zip(made, words, strict=True):
+        for word in found:
+            row[places[word]] += 1
     return made
+
+
+def _shown(scene: Scene, part: str) -> Sequence[str]:
+    if part == "background":
+        return scene.background.colours
+    names = [thing.concept for thing in scene.things]
+    return names if part == "concept" else [concept(name).group for name in names]
 
 
 # --- on the picture ---------------------------------------------------------------------------------------------------
