@@ -67,7 +67,7 @@ def test_a_planted_unit_writes_what_it_was_made_to_write_and_moves_the_number_by
 @pytest.mark.checks("neuron_descriptions", "baseline")
 def test_units_that_are_as_active_and_sorts_by_chance_stand_beside():
     question = matching(opened("clip"))
-    given, size = attribution(
+    _, size = attribution(
         question.model, question.inputs, question.target, site := opened("clip").sites.one("vision.1.mlp.post")
     )
     units = size.argsort(descending=True)[8:16:2].tolist()  # none is as active as the first few
