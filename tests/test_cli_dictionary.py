@@ -48,7 +48,16 @@ def test_a_transcoder_and_a_crosscoder_learn_from_a_store(tmp_path):
     kept = ["--store", tmp_path / "kept"]
     across = ["--target", "vision.1.mlp.out", "--skip", "--architecture", "topk"]
     assert "→ vision.1.mlp.out" in said(*VISION, *across, *kept, "--where", "image", "--out", tmp_path / "transcoder")
-    several = ["dictionary", "train", "tiny:clip", "--site", "vision.1.resid_post", "--site", "vision.1.mlp.out", *QUICK]
+    several = [
+        "dictionary",
+        "train",
+        "tiny:clip",
+        "--site",
+        "vision.1.resid_post",
+        "--site",
+        "vision.1.mlp.out",
+        *QUICK,
+    ]
     said(*several, *kept, "--out", tmp_path / "both", "--by-modality")
     both = Crosscoder.load(tmp_path / "both")
     assert both.asks == ("kind",) and both.lengths.shape == (2, 64)

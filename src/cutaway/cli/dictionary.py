@@ -24,12 +24,7 @@ def train(
     site: Annotated[list[str], typer.Option("--site", help="Where it reads; several make a crosscoder.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the dictionary goes.")],
     data: Annotated[
-        str,
-        typer.Option(
-            metavar="WHAT",
-            help="What the model runs on: 'emojiworld' (or emojiworld:test), a folder of pictures, a text file with an "
-            "item a line, a data set on disk.",
-        ),
+        str, typer.Option(metavar="WHAT", help="What the model runs on, as `cutaway harvest --data` has it.")
     ] = "",
     n: Annotated[int | None, typer.Option("--n", min=1, help="How many items at most; of scenes 1000.")] = None,
     store: Annotated[

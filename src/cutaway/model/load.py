@@ -68,22 +68,23 @@ def load(
     """
     if isinstance(source, Source):
         said = {item.name: getattr(source, item.name) for item in fields(source)}
-        said["dictionary"] = (*said["dictionary"], *several(dictionary))
+        said["dictionary"] = (*source.dictionary, *several(dictionary))
         return load(said.pop("name"), processor=processor, **said)
-    if found := several(dictionary):
-        plain = load(
-            source, processor=processor, dtype=dtype, device=device, device_map=device_map, max_memory=max_memory,
-            attn=attn, revision=revision, trust_remote_code=trust_remote_code,
-        )  # fmt: skip
-        return plain.with_dictionaries(*map(opened, found))
-    dtype, device = dtype_of(dtype), device_of(device)
+    options = {
+        "revision": revision, "device_map": device_map, "max_memory": max_memory, "trust_remote_code": trust_remote_code
+    }  # fmt: skip
+    plain = _opened(source, processor, dtype_of(dtype), device_of(device), attn, options)
+    found = several(dictionary)
+    return plain.with_dictionaries(*map(opened, found)) if found else plain
+
+
+def _opened(source: Any, processor: Any, dtype: Any, device: Any, attn: str | None, options: dict[str, Any]) -> Model:
+    """The model without dictionaries."""
     if not isinstance(source, str | Path):
-        asked = {"dtype": dtype, "device": device, "device_map": device_map, "attn": attn, "revision": revision}
-        asked |= {"max_memory": max_memory}
+        asked = {"dtype": dtype, "device": device, "attn": attn, **options} | {"trust_remote_code": None}
         return _loaded(source, processor, {name: value for name, value in asked.items() if value is not None})
     name = str(source)
-    options = {"revision": revision, "device_map": device_map, "max_memory": max_memory}
-    options = {key: value for key, value in (options | {"trust_remote_code": trust_remote_code}).items() if value}
+    options = {key: value for key, value in options.items() if value}
     _check_options(name, device, options)
     again = _again(name, dtype, device, attn, options)
     if parted(name)[0]:
@@ -104,7 +105,7 @@ def load(
     if device is not None:
         module = module.to(device)
     module = module.eval() if isinstance(module, nn.Module) else module
-    return Model(module, tools, name=name, revision=revision or "", source=None if processor else again)
+    return Model(module, tools, name=name, revision=options.get("revision", ""), source=None if processor else again)
 
 
 def _again(

@@ -158,7 +158,7 @@ def written(model: Model | Source | str | Path, **given: Any) -> str:
     question = questions.asked(model, image='a.png', text=['a dog', 'a cat'])
     """
     usual = {name: one.default for name, one in inspect.signature(asked).parameters.items()}
-    lines, said = [_opening(model)], []
+    lines, said = [opening(model)], []
     for name, value in given.items():
         one = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         plain = isinstance(one, str | int) or (isinstance(one, list) and all(isinstance(item, str) for item in one))
@@ -173,9 +173,10 @@ def written(model: Model | Source | str | Path, **given: Any) -> str:
     return "\n".join([*lines, call])
 
 
-def _opening(model: Model | Source | str | Path) -> str:
+def opening(model: Model | Source | str | Path) -> str:
     """The line that opens a model, or says which it is."""
-    if isinstance(model, Model) and not (parted(model.name)[0] or "/" in model.name):
+    named = not isinstance(model, Model) or parted(model.name)[0] or "/" in model.name
+    if not named or (isinstance(model, Model) and model.dictionaries):
         return "# `model` is the one that was given"
     how = [] if not isinstance(model, Source) else [
         f"{one.name}={getattr(model, one.name)!r}" for one in fields(model)[1:]

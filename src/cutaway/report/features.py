@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from cutaway.data import scene_at
 from cutaway.data.splits import Split
-from cutaway.errors import InputError
-from cutaway.methods.sparse_autoencoders.profiles import Profiles, profiles
-from cutaway.methods.sparse_autoencoders.views import units_view
+from cutaway.methods.result import origin
+from cutaway.methods.shown import Page
+from cutaway.methods.table import method
 from cutaway.model.load import load
 from cutaway.model.model import Model
+from cutaway.questions.asked import opening
 from cutaway.questions.bank import TextBank, emoji_bank
 from cutaway.questions.given import check_file
+from cutaway.questions.question import Question
 from cutaway.report import page
 from cutaway.report.run import show
 from cutaway.report.tables import amount
 from cutaway.source import Source
 
 ROWS = 12  # of the table in the terminal
+TEXTS = 400  # of each topic that units may write
 
 
 def write_features(
@@ -32,31 +36,37 @@ def write_features(
     check_file(out, (".html",), overwrite)
     if keep is not None:
         check_file(keep, (".nc",), overwrite)
-    model = load(name)
-    site = site or next(iter(model.dictionaries), "")
-    if not site:
-        raise InputError(
-            f"'{model.name}' has no features", expected="a dictionary, or a site whose units are looked at",
-            do="`--dictionary DIR`, or `--site vision.4.mlp.post`",
-        )  # fmt: skip
-    scenes = [scene_at(split, at, seed) for at in range(n)]
-    found = profiles(model, site, scenes, bank=_bank(model), top=top, steer=steer, seed=seed)
+    model, scenes = load(name), [scene_at(split, at, seed) for at in range(n)]
+    bank = _bank(model)
+    code = written(name, split, n, seed, bank is not None)
+    question = Question(model=model, crowd=scenes, bank=bank, seed=seed, code=code)
+    options: dict[str, Any] = {"top": top, "steer": steer, **({"site": site} if site else {})}
+    made = method("unit_profiles").apply(question, progress=True, **options)
     if keep is not None:
-        found.save(keep, overwrite=overwrite)
-    view = units_view(found, scenes)
-    made = page.write(
-        out, f"{site} of {model.name}", [view], summary=view.seen, provenance=told(found), overwrite=overwrite
-    )
-    show(found.table().head(ROWS), f"{site}: units by what is in the pictures in which they are large", console)
-    console.print(f"wrote {out} ({amount(made.stat().st_size)})", markup=False, soft_wrap=True)
-    return made
+        made.result.save(keep, overwrite=overwrite)
+    views = list(made.method.show(Page(question, {"profiles": made})) if made.method.show else ())
+    here = ", ".join(made.result.provenance.sites)
+    wrote = page.write(
+        out, f"{here} of {model.name}", views, summary=views[0].seen, provenance=origin(made.result),
+        overwrite=overwrite,
+    )  # fmt: skip
+    show(made.result.table().head(ROWS), f"{here}: units by what is in the pictures where they are large", console)
+    console.print(f"wrote {out} ({amount(wrote.stat().st_size)})", markup=False, soft_wrap=True)
+    return wrote
 
 
-def told(found: Profiles) -> dict[str, object]:
-    """Where a page comes from."""
-    return {"method": found.provenance.method, "model": found.provenance.model, **found.provenance.options}
+def written(source: Source | str, split: str, n: int, seed: int, bank: bool) -> str:
+    """The lines that make the question again."""
+    lines = ["from cutaway.data import scene_at", opening(source)]
+    lines += ["from cutaway.questions.bank import emoji_bank"] * bank
+    more = f", bank=emoji_bank(model, limit={TEXTS})" if bank else ""
+    lines += [
+        f"scenes = [scene_at({split!r}, at, {seed}) for at in range({n})]",
+        f"question = questions.Question(model=model, crowd=scenes{more}, seed={seed})",
+    ]
+    return "\n".join(lines)
 
 
 def _bank(model: Model) -> TextBank | None:
     """Texts in the space of the pictures, where the model has one."""
-    return emoji_bank(model, limit=400, progress=False) if model.family.kind == "contrastive" else None
+    return emoji_bank(model, limit=TEXTS, progress=False) if model.family.kind == "contrastive" else None

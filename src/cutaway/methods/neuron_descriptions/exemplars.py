@@ -84,17 +84,20 @@ def entropy(means: Float[ndarray, "sort unit"]) -> Float[ndarray, "unit"]:
 
 def exemplar_maps(
     model: Model, scenes: Sequence[Scene], site: Site, posed: Posed, items: Sequence[Sequence[int]],
-    units: Sequence[int], *, batch: int = 32,
+    units: Sequence[int], *, batch: int = 32, progress: bool = False,
 ) -> Float[ndarray, "unit rank row col"]:  # fmt: skip
     """Where in their strongest pictures units are active: those pictures, each once, are run again."""
-    needed = sorted({item for row in items for item in row})
-    rows = [scenes[item] for item in needed]
-    maps = torch.cat(
-        [one.values[..., list(units)].float().cpu()
-         for one in unit_maps(model, rows, site, posed, batch=batch, progress=False)]
-    )  # fmt: skip
-    at = {item: place for place, item in enumerate(needed)}
-    return np.stack([np.stack([maps[at[item], :, :, unit] for item in row]) for unit, row in enumerate(items)])
+    users: dict[int, list[tuple[int, int]]] = {}
+    for place, row in enumerate(items):
+        for rank, item in enumerate(row):
+            users.setdefault(int(item), []).append((place, rank))
+    needed = sorted(users)
+    found: list[list[ndarray | None]] = [[None] * len(row) for row in items]
+    for made in unit_maps(model, [scenes[item] for item in needed], site, posed, batch=batch, progress=progress):
+        for offset, one in enumerate(made.values.float().cpu().numpy()):
+            for place, rank in users[needed[made.first + offset]]:
+                found[place][rank] = one[..., int(units[place])].copy()
+    return np.stack([np.stack([one for one in row if one is not None]) for row in found])
 
 
 def _several(sorts: Mapping[str, ndarray]) -> dict[str, ndarray]:

@@ -153,7 +153,12 @@ def _batch(
 
 
 def _exact(
-    model: Model, rows: list[tuple[Inputs, Tensor]], site: Site, end: Readout, units: Any, words: Float[Tensor, "text joint"]
+    model: Model,
+    rows: list[tuple[Inputs, Tensor]],
+    site: Site,
+    end: Readout,
+    units: Any,
+    words: Float[Tensor, "text joint"],
 ) -> Float[np.ndarray, "item unit text"]:
     """What the embedding loses towards each text without each unit."""
     made = []

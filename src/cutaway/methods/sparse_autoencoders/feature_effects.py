@@ -10,7 +10,7 @@ import numpy as np
 import pandas
 import torch
 import xarray
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from numpy import ndarray
 from torch import Tensor
@@ -34,7 +34,7 @@ class FeatureEffects(Result):
     largest; `on` (feature): at how many places. `effect` (top): what the target loses without a feature, of those with
     the largest |attribution| (`number` (top)); `place` (top, token): their activations, of the first row. `random`
     (draw): the effects of other features that are on. `together`, `error`, `reconstruction`: what is lost without all
-    of `top`, without what the features leave over, and to first order for that rest; `random_together` (draw): without
+    of `top`, without what the features leave over, and to first order for that rest; `random_together` (set): without
     as many other features. `value`: the target as it is.
     """
 
@@ -104,41 +104,26 @@ def feature_effects(
     ((3,), (4,))
     """
     started = time.perf_counter()
-    site = site or next(iter(model.dictionaries), "")
-    if site not in model.dictionaries or top < 1 or draws < 0:
-        raise MethodError(
-            f"'{model.name}' has no features at '{site}'" if top > 0 else f"the {top} features that matter most",
-            expected="features of a dictionary", exists=", ".join(model.dictionaries) or "no dictionary",
-            do="`model.with_dictionaries(…)`, or `--dictionary DIR` on the command line",
-        )  # fmt: skip
+    site = _checked(model, site, top, draws)
     error = site.removesuffix("features") + "error"
     slopes = model.gradients(inputs, target, [site, error])
     there, scores = _flat(slopes.activations[site]), _flat(slopes.attribution(site)).sum(0)
     on = (there != 0).sum(0)
-    alive = int((on > 0).sum())
-    if not alive:
+    if not bool(on.any()):
         raise MethodError(f"no feature of '{site}' is on", expected="one at least", do="give an input that has some")
-    order = torch.where(on > 0, scores.abs(), torch.tensor(-1.0).to(scores)).argsort(descending=True, stable=True)
-    chosen, rest = order[: min(top, alive)], order[min(top, alive) : alive]
-    dice = torch.Generator().manual_seed(seed)
-    drawn = rest[torch.randperm(len(rest), generator=dice)[:draws].to(rest.device)]
-    sets = [rest[torch.randperm(len(rest), generator=dice)[: len(chosen)].to(rest.device)] for _ in range(draws)]
-    sets = sets if len(rest) >= len(chosen) else []
-    cells: list[list[Edit]] = [[_without(site, [one])] for one in (*chosen.tolist(), *drawn.tolist())]
-    cells += [[_without(site, one.tolist())] for one in (chosen, *sets)]
-    cells.append([Ablate(error)])
+    chosen, drawn, sets = _drawn(scores, on, top, draws, seed)
+    without = [[one] for one in (*chosen, *drawn)] + [chosen, *sets]
+    cells: list[Edit] = [*(Scale(site, 0.0, unit=some) for some in without), Ablate(error)]
     swept = model.sweep(inputs, cells, target, progress=progress).values.values.reshape(len(cells), -1)
     value = float(slopes.values.sum())
-    lost = value - swept.sum(1)
+    lost, alone = value - swept.sum(1), len(chosen) + len(drawn)
     data = xarray.Dataset(
         {
             "attribution": ("feature", _numpy(scores)), "activation": ("feature", _numpy(there.amax(0))),
-            "on": ("feature", on.cpu().numpy()), "number": ("top", chosen.cpu().numpy()),
-            "effect": ("top", lost[: len(chosen)]),
-            "random": ("draw", lost[len(chosen) : len(chosen) + len(drawn)]),
-            "together": lost[len(chosen) + len(drawn)],
-            "random_together": ("set", lost[len(chosen) + len(drawn) + 1 : -1]),
-            "error": lost[-1], "reconstruction": float(_flat(slopes.attribution(error)).sum()), "value": value,
+            "on": ("feature", on.cpu().numpy()), "number": ("top", np.array(chosen)),
+            "effect": ("top", lost[: len(chosen)]), "random": ("draw", lost[len(chosen) : alone]),
+            "together": lost[alone], "random_together": ("set", lost[alone + 1 : -1]), "error": lost[-1],
+            "reconstruction": float(_flat(slopes.attribution(error)).sum()), "value": value,
             "place": (("top", "token"), _places(slopes.activations[site], chosen)),
         },
         {"feature": np.arange(len(scores))},
@@ -150,15 +135,36 @@ def feature_effects(
     return FeatureEffects(data, told)
 
 
-def _without(site: str, features: list[int]) -> Edit:
-    return Scale(site, 0.0, unit=features)
+def _checked(model: Model, site: str, top: int, draws: int) -> str:
+    """The features that are meant; MethodError where there are none."""
+    site = site or next(iter(model.dictionaries), "")
+    if site not in model.dictionaries or top < 1 or draws < 0:
+        raise MethodError(
+            f"'{model.name}' has no features at '{site}'" if top > 0 else f"the {top} features that matter most",
+            expected="features of a dictionary", exists=", ".join(model.dictionaries) or "no dictionary",
+            do="`model.with_dictionaries(…)`, or `--dictionary DIR` on the command line",
+        )  # fmt: skip
+    return site
+
+
+def _drawn(
+    scores: Float[Tensor, "feature"], on: Int[Tensor, "feature"], top: int, draws: int, seed: int
+) -> tuple[list[int], list[int], list[list[int]]]:
+    """The features with the largest scores; others that are on, by chance; sets of these as large as the first."""
+    order = torch.where(on > 0, scores.abs(), -torch.ones_like(scores)).argsort(descending=True, stable=True).tolist()
+    alive = int((on > 0).sum())
+    chosen, rest = order[: min(top, alive)], order[min(top, alive) : alive]
+    dice = np.random.default_rng(seed)
+    alone = dice.permutation(rest)[:draws].astype(int).tolist()
+    sets = [dice.permutation(rest)[: len(chosen)].astype(int).tolist() for _ in range(draws)]
+    return chosen, alone, sets if len(rest) >= len(chosen) else []
 
 
 def _flat(values: Float[Tensor, "*rows feature"]) -> Float[Tensor, "place feature"]:
     return values.detach().reshape(-1, values.shape[-1]).double()
 
 
-def _places(values: Float[Tensor, "*rows feature"], chosen: Tensor) -> Float[ndarray, "top token"]:
+def _places(values: Float[Tensor, "*rows feature"], chosen: list[int]) -> Float[ndarray, "top token"]:
     """The activations of features at the places of the first row, of the last guidance row of a drawing."""
     while values.dim() > 3:
         values = values[-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas
@@ -18,11 +18,12 @@ from torch import Tensor
 from cutaway.data import Scene
 from cutaway.errors import MethodError, SiteError
 from cutaway.methods.network_dissection.concept_masks import Concepts, concepts_in
-from cutaway.methods.network_dissection.unit_maps import Posed, scenes_of, unit_maps
+from cutaway.methods.network_dissection.unit_maps import TEXT, Posed, scenes_of, unit_maps, unit_site
+from cutaway.methods.neuron_descriptions.exemplars import exemplar_maps
+from cutaway.methods.neuron_descriptions.steering import POINTS, steered
+from cutaway.methods.neuron_descriptions.worded import written
 from cutaway.methods.neuron_descriptions.write_vectors import write_vectors
 from cutaway.methods.result import Provenance, Result
-from cutaway.methods.sparse_autoencoders.steering import POINTS, steered
-from cutaway.methods.sparse_autoencoders.worded import written
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.questions.bank import TextBank
@@ -66,9 +67,9 @@ class Profiles(Result):
         return alive.sort_values("correlation", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def profiles(
-    model: Model, site: str | Site, scenes: Sequence[Scene], *, bank: TextBank | None = None,
-    posed: Posed | None = None, top: int = 8, neighbours: int = 6, words: int = 6, steer: int = STEERED,
+def unit_profiles(
+    model: Model, scenes: Sequence[Any], *, site: str = "", bank: TextBank | None = None, text: str = TEXT,
+    step: int | None = None, top: int = 8, neighbours: int = 6, words: int = 6, steer: int = STEERED,
     batch: int = 32, seed: int = 0, progress: bool = True,
 ) -> Profiles:  # fmt: skip
     """Look at every unit of a site over scenes of EmojiWorld, whose content is known.
@@ -85,24 +86,27 @@ def profiles(
     >>> import cutaway
     >>> from cutaway.data import scene_at
     >>> scenes = [scene_at("test", i) for i in range(24)]
-    >>> found = profiles(cutaway.load("tiny:clip"), "vision.1.mlp.post", scenes, top=2, steer=0, progress=False)
+    >>> found = unit_profiles(cutaway.load("tiny:clip"), scenes, top=2, steer=0, progress=False)
     >>> found["map"].sizes["unit"], found["map"].sizes["top"]
     (64, 2)
     """
     started = time.perf_counter()
-    some, posed, here = scenes_of(scenes), posed or Posed(), model.sites.one(site)
+    some, posed = scenes_of(scenes), Posed(text, step, seed=seed)
+    here = unit_site(model, site or next(iter(model.dictionaries), ""))
     if top < 1 or neighbours < 1 or words < 1:
         raise MethodError("nothing to keep of a unit", expected="one of each at least", do="give top=8")
     seen = _Seen(top, concepts_in(some), some, seed)
     for made in unit_maps(model, some, here, posed, batch=batch, progress=progress):
         seen.add(made.values)
     data = seen.told()
-    data["map"] = _maps(model, some, here, posed, data["item"].values, batch, progress)
+    units, items = range(data.sizes["unit"]), data["item"].values.tolist()
+    laid = exemplar_maps(model, some, here, posed, items, units, batch=batch, progress=progress)
+    data["map"] = (("unit", "top", "row", "col"), laid)
     data = _alike(data, model, here, neighbours)
     data = _spoken(data, model, here, bank, words, steer, some, posed, seed)
     told = Provenance.of(
-        "profiles", SOURCE, started=started, model=model, sites=(str(here),), seed=seed, scenes=len(some), top=top,
-        neighbours=neighbours, words=words, steer=steer, posed=vars(posed),
+        "unit_profiles", SOURCE, started=started, model=model, sites=(str(here),), seed=seed, scenes=len(some), top=top,
+        neighbours=neighbours, words=words, steer=steer, text=text, step=step,
     )  # fmt: skip
     return Profiles(data, told)
 
@@ -171,27 +175,6 @@ class _Seen:
         spread = np.sqrt(np.maximum(np.diagonal(scatter), 1e-30))
         r = scatter[:units, units:] / spread[:units, None] / spread[None, units:]
         return r[:, :count], r[:, count:]
-
-
-def _maps(
-    model: Model, scenes: Sequence[Scene], site: Site, posed: Posed, items: ndarray, batch: int, progress: bool
-) -> tuple[tuple[str, ...], ndarray]:
-    """The activations of each unit over the pictures in which it is largest."""
-    wanted = np.unique(items)
-    at = {int(item): place for place, item in enumerate(wanted)}
-    kept: list[list[tuple[int, ndarray]]] = [[] for _ in items]
-    users: dict[int, list[tuple[int, int]]] = {}
-    for number, row in enumerate(items):
-        for rank, item in enumerate(row):
-            users.setdefault(at[int(item)], []).append((number, rank))
-    again = [scenes[int(item)] for item in wanted]
-    for made in unit_maps(model, again, site, posed, batch=batch, progress=progress):
-        values = made.values.float().cpu().numpy()
-        for offset, one in enumerate(values):
-            for number, rank in users[made.first + offset]:
-                kept[number].append((rank, one[..., number]))
-    laid = np.stack([np.stack([one for _, one in sorted(row, key=lambda pair: pair[0])]) for row in kept])
-    return ("unit", "top", "row", "col"), laid.astype(np.float32)
 
 
 def _alike(data: xarray.Dataset, model: Model, site: Site, count: int) -> xarray.Dataset:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cutaway.data import Scene, render
 from cutaway.methods.network_dissection.unit_maps import Posed
-from cutaway.methods.sparse_autoencoders.worded import Words
+from cutaway.methods.neuron_descriptions.worded import Words
 from cutaway.model.edits import Set
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
+import pandas
 import xarray
 
 from cutaway.data import Scene, render
 from cutaway.data.description import description
+from cutaway.methods.neuron_descriptions.unit_profiles import Profiles
 from cutaway.methods.result import origin
-from cutaway.methods.sparse_autoencoders.profiles import Profiles
-from cutaway.views.kinds import Axis, Phrase
+from cutaway.methods.shown import Page
+from cutaway.views.kinds import Axis, Phrase, View
 from cutaway.views.picture import Picture
 from cutaway.views.units import Unit, Units
 from cutaway.views.words import number
@@ -24,17 +27,28 @@ LIMITS = (
 )
 
 
+def shown(page: Page) -> Iterator[View]:
+    """All units of the site."""
+    made = page.applied["profiles"]
+    yield replace(units_view(made.result, page.question.scenes or ()), code=made.look(table).code)
+
+
+def table(found: Profiles) -> pandas.DataFrame:
+    """A row a unit."""
+    return found.table()
+
+
 def units_view(found: Profiles, scenes: Sequence[Scene], title: str = "") -> Units:
     """Every unit that is ever on; `scenes` are those that were looked at."""
     data = found.data
     alive = np.flatnonzero(data["largest"].values > 0)
-    shown = data.isel(unit=alive)
-    items = np.unique(shown["item"].values)
+    some = data.isel(unit=alive)
+    items = np.unique(some["item"].values)
     at = {int(item): place for place, item in enumerate(items)}
-    units = tuple(_unit(shown.isel(unit=place), at, float(data["bound"])) for place in range(len(alive)))
+    units = tuple(_unit(some.isel(unit=place), at, float(data["bound"])) for place in range(len(alive)))
     named, site = sum(bool(one.name) for one in units), ", ".join(found.provenance.sites)
-    maps = shown["map"].values[shown["value"].values > 0]
-    steered = "effect" in shown
+    maps = some["map"].values[some["value"].values > 0]
+    steered = "effect" in some
     return Units(
         title=title or f"Units of {site}",
         seen=f"{len(alive)} of {data.sizes['unit']} units of {site} are on somewhere in "
@@ -43,9 +57,9 @@ def units_view(found: Profiles, scenes: Sequence[Scene], title: str = "") -> Uni
         limits=LIMITS,
         units=units, columns=tuple(COLUMNS), sorted="correlation",
         pictures=tuple(_picture(scenes[int(item)]) for item in items), maps=maps,
-        bins=tuple(number(float(edge)) for edge in data["bin"].values), counts=shown["counts"].values,
+        bins=tuple(number(float(edge)) for edge in data["bin"].values), counts=some["counts"].values,
         points=Axis("times its largest", tuple(f"{point:g}" for point in data["point"].values)) if steered else None,
-        curves=shown["effect"].values if steered else None, chance=data["chance"].values if steered else None,
+        curves=some["effect"].values if steered else None, chance=data["chance"].values if steered else None,
         effect=f"{data.attrs.get('reads', 'cosine')} of its first text, more than without" if steered else "",
         provenance=origin(found),
     )  # fmt: skip

@@ -9,9 +9,9 @@ from cutaway import Set, Where
 from cutaway.data import render, scene_at
 from cutaway.errors import MethodError
 from cutaway.methods.network_dissection.concept_masks import concepts_in
-from cutaway.methods.sparse_autoencoders.profiles import profiles
-from cutaway.methods.sparse_autoencoders.steering import POINTS
-from cutaway.methods.sparse_autoencoders.views import units_view
+from cutaway.methods.neuron_descriptions.steering import POINTS
+from cutaway.methods.neuron_descriptions.unit_profiles import unit_profiles
+from cutaway.methods.neuron_descriptions.unit_views import units_view
 from cutaway.questions.bank import text_bank
 from cutaway.questions.rows import embedded
 from cutaway.views.known import from_json
@@ -34,7 +34,7 @@ def scenes():
 @pytest.fixture(scope="module")
 def found(model, scenes):
     bank = text_bank(model, ["a dog", "a cat", "on a red background", "a red ball"], progress=False)
-    return profiles(model, f"{SITE}.features", scenes, bank=bank, top=3, words=2, steer=4, batch=16, progress=False)
+    return unit_profiles(model, scenes, bank=bank, top=3, words=2, steer=4, batch=16, progress=False)
 
 
 def test_they_are_the_numbers_of_the_runs(model, scenes, found):
@@ -98,6 +98,6 @@ def test_the_view_holds_them(found, scenes):
 
 def test_rows_without_a_truth_are_refused(model):
     with pytest.raises(MethodError, match="scenes of EmojiWorld"):
-        profiles(model, f"{SITE}.features", [])
-    with pytest.raises(MethodError, match="nothing to keep"):
-        profiles(model, f"{SITE}.features", [scene_at("test", at) for at in range(9)], top=0)
+        unit_profiles(model, [])
+    with pytest.raises(MethodError, match="Nothing to keep"):
+        unit_profiles(model, [scene_at("test", at) for at in range(9)], top=0)
