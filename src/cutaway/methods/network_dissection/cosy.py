@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from cutaway.data import Label, Scene, World, concepts, scene_at
+from cutaway.data import TINTS, Label, Scene, World, concepts, scene_at
 from cutaway.errors import MethodError
 from cutaway.methods.network_dissection.concept_masks import KINDS, Name, shown
 from cutaway.methods.network_dissection.unit_maps import Posed, unit_vectors
@@ -18,6 +18,7 @@ from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.questions.rows import tracked
 
+_PAINTER = "noto"  # in whose drawings things have the colours that they are known by
 SOURCE = "Kopf, Bommer, Hedström, Lapuschkin, Höhne, Bykov 2024, arXiv 2405.20331 (CoSy)"
 
 
@@ -44,8 +45,8 @@ def drawn_to(name: Name, many: int, *, seed: int = 0, world: World | None = None
     kind, word = name
     base = World(things=(1, 1)) if world is None else world
     scenes = (scene_at("test", at, seed + 7919, _world(base, kind, word)) for at in range(many * 400))
-    if kind == "writing" or name[0] == "part":
-        scenes = (replace(one, label=Label("word")) if kind == "writing" else one for one in scenes)
+    if kind == "writing":
+        scenes = (replace(one, label=Label("word")) for one in scenes)
     found = []
     for scene in scenes:
         if name in {*shown(scene)}:
@@ -109,8 +110,11 @@ def _world(base: World, kind: str, word: str) -> World:
             return replace(base, artists=(word,))
         case "ground":
             return replace(base, kinds=(word,))  # type: ignore[arg-type]
-        case "colour":
+        case "colour" if word in TINTS:
             return replace(base, tinted=1.0)
+        case "colour":
+            own = tuple(one.name for one in concepts(artist=_PAINTER) if one.colour(_PAINTER) == word)
+            return replace(base, names=own, artists=(_PAINTER,), tinted=0.0)
     return base
 
 
