@@ -27,7 +27,8 @@ class Drawn:
     """For each unit and its description: how much stronger the unit is on pictures drawn to it than on others.
 
     `auc`: how often a drawn picture is above a control, 0.5 by chance; `mad`: the mean difference in standard
-    deviations of the controls. `auc_random`, `mad_random`: the same for a description of another unit.
+    deviations of the controls. `auc_random`, `mad_random`: the same for the description of another unit,
+    NaN where all are described alike.
     """
 
     auc: Float[ndarray, "unit"]
@@ -87,14 +88,16 @@ def cosy(
     """
     if len(units) != len(names) or not len(units):
         raise MethodError(f"{len(units)} units and {len(names)} names", expected="a name for each", do="give as many")
-    put = Posed() if posed is None else posed
+    put, names = Posed() if posed is None else posed, list(names)
     scores: dict[Name, tuple[ndarray, ndarray]] = {}
     for name in tracked(dict.fromkeys(names), "drawing concepts", show=progress):
         drawn, others = (make(name, many, seed=seed, world=world) for make in (drawn_to, controls))
         values = unit_vectors(model, [*drawn, *others], site, put, batch=batch, progress=False)
         scores[name] = values[: len(drawn)].numpy(), values[len(drawn) :].numpy()
     own = [_scored(scores[name], unit) for unit, name in zip(units, names, strict=True)]
-    swapped = [_scored(scores[_other(names, at)], unit) for at, unit in enumerate(units)]
+    foils = [next((one for one in names[at:] + names[:at] if one != name), None) for at, name in enumerate(names)]
+    blank = (np.nan, np.nan)
+    swapped = [blank if foil is None else _scored(scores[foil], unit) for unit, foil in zip(units, foils, strict=True)]
     (auc, mad), (auc_random, mad_random) = (np.array(one, float).T for one in (own, swapped))
     return Drawn(auc, mad, auc_random, mad_random)
 
@@ -124,9 +127,3 @@ def _scored(values: tuple[ndarray, ndarray], unit: int) -> tuple[float, float]:
     spread = others.std()
     mad = (drawn.mean() - others.mean()) / spread if spread > 0 else np.nan
     return float(auroc(every, real, np.ones((1, len(every))))[0]), float(mad)
-
-
-def _other(names: Sequence[Name], at: int) -> Name:
-    """The next description that is another one; the same where there is none."""
-    turned = [*names[at + 1 :], *names[:at]]
-    return next((name for name in turned if name != names[at]), names[at])
