@@ -69,6 +69,7 @@ def test_the_pages_on_methods_run(page, capsys):
             r"(?s)384 features.*True.*\(130, 384\) \(130, 128\).*mlp.out .*\('kind',\).*0.0.*True",
         ),
         ("dictionary-measures.md", "emoji-clip", r"(?s)topk.*neurons, as sparse.*recovered.*oracle +1\.0"),
+        ("neurons.md", "emoji-clip", r"(?s)labelled_null.*'pearson'.*shuffled.*others ablated.*both .*drawn \+ other"),
         ("store.md", "emoji-clip", r"(?s)6240 in 'vision'.*\(96, 128\).*1 +3 +cond.*resid_post image +6144"),
     ],
 )

@@ -124,6 +124,18 @@ def test_exemplars_are_the_pictures_with_the_strongest_patches():
     assert float(found["mean"][0]) == pytest.approx(float(maps.values[..., 3].float().mean()), rel=1e-5)
 
 
+def test_the_strongest_texts_are_those_with_the_strongest_words():
+    model, texts = opened("llava"), ["a red dog", "a cat", "a blue car on a tree"]
+    found = described(model, site="text.1.mlp.post", units=[2, 8], texts=texts)
+    for at, one in enumerate((2, 8)):
+        runs = [model.run(model.inputs(text=text), record="text.1.mlp.post") for text in texts]
+        peaks = [run["text.1.mlp.post"][0, run.inputs.tokens["text"].kind[0] != "bos", one].max() for run in runs]
+        order = np.argsort([-float(peak) for peak in peaks])
+        assert found["text"].values[at, :, 0].tolist() == [texts[place] for place in order]
+        np.testing.assert_allclose(found["text_activation"].values[at], sorted(map(float, peaks))[::-1], rtol=1e-5)
+        assert all(word.strip() in text for text, word in found["text"].values[at])
+
+
 def test_a_unit_for_one_sort_of_pictures_has_no_entropy():
     model = fresh("clip")
     scenes = [data.Scene(background=data.Background("plain", (one,))) for one in ("red", "blue") * 6]

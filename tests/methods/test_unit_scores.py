@@ -134,6 +134,7 @@ def test_drawing_a_concept_tells_a_true_description_from_a_false_one():
 @pytest.mark.parametrize(
     "name",
     [("concept", "fox"), ("group", "food-drink"), ("artist", "twemoji"), ("ground", "texture"), ("colour", "red"),
+     ("colour", "brown"),
      ("ground colour", "pink"), ("pattern", "dotted"), ("writing", "letters")],
 )  # fmt: skip
 def test_scenes_are_drawn_to_every_kind_of_concept(name):

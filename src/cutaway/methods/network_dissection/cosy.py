@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from cutaway.data import Label, Scene, World, concepts, scene_at
+from cutaway.data import TINTS, Label, Scene, World, concepts, scene_at
 from cutaway.errors import MethodError
 from cutaway.methods.network_dissection.concept_masks import KINDS, Name, shown
 from cutaway.methods.network_dissection.unit_maps import Posed, unit_vectors
@@ -18,6 +18,7 @@ from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.questions.rows import tracked
 
+_PAINTER = "noto"  # in whose drawings things have the colours that they are known by
 SOURCE = "Kopf, Bommer, Hedström, Lapuschkin, Höhne, Bykov 2024, arXiv 2405.20331 (CoSy)"
 
 
@@ -26,7 +27,8 @@ class Drawn:
     """For each unit and its description: how much stronger the unit is on pictures drawn to it than on others.
 
     `auc`: how often a drawn picture is above a control, 0.5 by chance; `mad`: the mean difference in standard
-    deviations of the controls. `auc_random`, `mad_random`: the same for a description of another unit.
+    deviations of the controls. `auc_random`, `mad_random`: the same for the description of another unit,
+    NaN where all are described alike.
     """
 
     auc: Float[ndarray, "unit"]
@@ -44,8 +46,8 @@ def drawn_to(name: Name, many: int, *, seed: int = 0, world: World | None = None
     kind, word = name
     base = World(things=(1, 1)) if world is None else world
     scenes = (scene_at("test", at, seed + 7919, _world(base, kind, word)) for at in range(many * 400))
-    if kind == "writing" or name[0] == "part":
-        scenes = (replace(one, label=Label("word")) if kind == "writing" else one for one in scenes)
+    if kind == "writing":
+        scenes = (replace(one, label=Label("word")) for one in scenes)
     found = []
     for scene in scenes:
         if name in {*shown(scene)}:
@@ -86,14 +88,16 @@ def cosy(
     """
     if len(units) != len(names) or not len(units):
         raise MethodError(f"{len(units)} units and {len(names)} names", expected="a name for each", do="give as many")
-    put = Posed() if posed is None else posed
+    put, names = Posed() if posed is None else posed, list(names)
     scores: dict[Name, tuple[ndarray, ndarray]] = {}
     for name in tracked(dict.fromkeys(names), "drawing concepts", show=progress):
         drawn, others = (make(name, many, seed=seed, world=world) for make in (drawn_to, controls))
         values = unit_vectors(model, [*drawn, *others], site, put, batch=batch, progress=False)
         scores[name] = values[: len(drawn)].numpy(), values[len(drawn) :].numpy()
     own = [_scored(scores[name], unit) for unit, name in zip(units, names, strict=True)]
-    swapped = [_scored(scores[_other(names, at)], unit) for at, unit in enumerate(units)]
+    foils = [next((one for one in names[at:] + names[:at] if one != name), None) for at, name in enumerate(names)]
+    blank = (np.nan, np.nan)
+    swapped = [blank if foil is None else _scored(scores[foil], unit) for unit, foil in zip(units, foils, strict=True)]
     (auc, mad), (auc_random, mad_random) = (np.array(one, float).T for one in (own, swapped))
     return Drawn(auc, mad, auc_random, mad_random)
 
@@ -109,8 +113,11 @@ def _world(base: World, kind: str, word: str) -> World:
             return replace(base, artists=(word,))
         case "ground":
             return replace(base, kinds=(word,))  # type: ignore[arg-type]
-        case "colour":
+        case "colour" if word in TINTS:
             return replace(base, tinted=1.0)
+        case "colour":
+            own = tuple(one.name for one in concepts(artist=_PAINTER) if one.colour(_PAINTER) == word)
+            return replace(base, names=own, artists=(_PAINTER,), tinted=0.0)
     return base
 
 
@@ -120,9 +127,3 @@ def _scored(values: tuple[ndarray, ndarray], unit: int) -> tuple[float, float]:
     spread = others.std()
     mad = (drawn.mean() - others.mean()) / spread if spread > 0 else np.nan
     return float(auroc(every, real, np.ones((1, len(every))))[0]), float(mad)
-
-
-def _other(names: Sequence[Name], at: int) -> Name:
-    """The next description that is another one; the same where there is none."""
-    turned = [*names[at + 1 :], *names[:at]]
-    return next((name for name in turned if name != names[at]), names[at])

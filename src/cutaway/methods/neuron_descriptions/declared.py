@@ -21,7 +21,7 @@ METHODS = (
         function=neuron_descriptions,
         row="neuron descriptions",
         takes={"model": "model", "scenes": "scenes"},
-        also={"inputs": "inputs", "target": "target", "bank": "bank"},
+        also={"inputs": "inputs", "target": "target", "bank": "bank", "texts": "contexts"},
         needs=("looks",),
         options={
             "site": "Whose units: MLP neurons, a residual stream, features; else MLP units in the middle.",

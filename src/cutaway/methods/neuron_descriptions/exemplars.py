@@ -18,6 +18,7 @@ from cutaway.methods.network_dissection.unit_maps import Posed, on_grid, unit_ma
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
+from cutaway.questions.rows import recorded
 from cutaway.store.quantiles import Quantiles
 from cutaway.store.reducers import Mean, Top, TopK
 
@@ -98,6 +99,31 @@ def exemplar_maps(
             for place, rank in users[needed[made.first + offset]]:
                 found[place][rank] = one[..., int(units[place])].copy()
     return np.stack([np.stack([one for one in row if one is not None]) for row in found])
+
+
+def exemplar_texts(
+    model: Model, texts: Sequence[str], site: Site, units: Sequence[int], *, top: int = 6, batch: int = 32
+) -> tuple[list[list[tuple[str, str]]], Float[Tensor, "unit rank"]]:  # fmt: skip
+    """The texts with the strongest positions of each unit of a tower that reads, the word there, and the activation.
+
+    >>> import cutaway
+    >>> model = cutaway.load("tiny:llama")
+    >>> named, values = exemplar_texts(model, ["a red dog", "a cat"], model.sites.one("text.1.mlp.post"), [3], top=1)
+    >>> len(named), values.shape
+    (1, torch.Size([1, 1]))
+    """
+    most, words = TopK(min(top, len(texts))), []
+    for run in recorded(model, texts, site.tower, [site], batch=batch, progress=False):
+        value, known = run[site].detach().flatten(2)[..., list(units)].float(), run.inputs.tokens[site.tower]
+        own = torch.from_numpy(~np.isin(known.kind, ("pad", "bos"))).to(value.device)
+        best = value.masked_fill(~own[..., None], -torch.inf).max(1)
+        most.add(best.values)
+        words += [[str(known.text[row, at]) for at in best.indices[row].tolist()] for row in range(len(value))]
+    found = most.value
+    named = [
+        [(texts[item], words[item][unit]) for item in column] for unit, column in enumerate(found.items.T.tolist())
+    ]
+    return named, found.values.T.cpu()
 
 
 def _several(sorts: Mapping[str, ndarray]) -> dict[str, ndarray]:

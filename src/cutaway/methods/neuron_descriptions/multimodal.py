@@ -47,13 +47,19 @@ class Selectivity(Result):
         return self["auroc"].sel(form=kept).min("form")
 
     def shares(self) -> pandas.DataFrame:
-        """For each set of forms: the best unit, and the share of units beyond the 99th percentile of the null."""
+        """For each set of forms: the best unit, and the share of units beyond the 99th percentile of the null.
+
+        In the null of several forms the last one alone is shuffled: a unit that is selective in the others, and by
+        chance in that one, is no answer to the question whether it goes on to it.
+        """
         forms = [str(one) for one in self["form"].values]
         sets = [[form] for form in forms] + [forms[:upto] for upto in range(2, len(forms) + 1)]
         rows = []
         for kept in sets:
             found = self["auroc"].sel(form=kept).min("form").max("concept").values
-            null = self["null"].sel(form=kept).min("form").max("concept").values
+            null = self["null"].sel(form=kept[-1])
+            null = null if len(kept) == 1 else np.minimum(null, self["auroc"].sel(form=kept[:-1]).min("form"))
+            null = null.max("concept").values
             bound = float(np.quantile(null, 0.99))
             rows.append({"forms": " + ".join(kept), "best": float(found.max()), "bound": bound,
                          "beyond": float((found > bound).mean())})  # fmt: skip

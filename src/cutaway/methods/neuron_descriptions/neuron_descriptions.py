@@ -16,8 +16,15 @@ from torch import Tensor
 
 from cutaway.errors import MethodError
 from cutaway.methods.network_dissection.unit_maps import TEXT, Posed, scenes_of, unit_site
-from cutaway.methods.neuron_descriptions.exemplars import WORDS, Profile, entropy, exemplar_maps, profile
-from cutaway.methods.neuron_descriptions.unit_effects import FACTORS, attribution, effects
+from cutaway.methods.neuron_descriptions.exemplars import (
+    WORDS,
+    Profile,
+    entropy,
+    exemplar_maps,
+    exemplar_texts,
+    profile,
+)
+from cutaway.methods.neuron_descriptions.unit_effects import FACTORS, Effects, attribution, effects
 from cutaway.methods.neuron_descriptions.write_vectors import written
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.inputs import Inputs
@@ -25,6 +32,7 @@ from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
 from cutaway.questions.bank import TextBank
+from cutaway.questions.rows import reads_words
 
 SOURCE = "Goh et al. 2021 (Distill), Geva et al. 2021 arXiv 2012.14913, Tang et al. 2024 arXiv 2402.16438"
 
@@ -35,13 +43,14 @@ class Neurons(Result):
 
     `mean`, `size`, `peak` (unit): the mean activation and its mean size over patches, the strongest patch. `picture`,
     `activation` (unit, rank): the pictures with the strongest patches; `map` (unit, rank, row, col) where in them;
-    `threshold` (unit): what 1 in 200 patches is above. `domain_entropy`, `domain_null` (unit, domain): 1 if as positive
-    in all sorts of pictures, 0 if in one; the same with pictures sorted by chance. `modality_entropy` (unit), of a
-    decoder: 1 if as active at words as at patches; `at_image` the share of patches in that. `word`, `write` (unit,
+    `threshold` (unit): what 1 in 200 patches is above. `text` (unit, text_rank, told), `text_activation`: of a tower
+    that reads, the strongest texts, each with the word there. `domain_entropy`, `domain_null` (unit, domain): 1 if as
+    positive in all sorts of pictures, 0 if in one; the same with pictures sorted by chance. `modality_entropy` (unit),
+    of a decoder: 1 if as active at words as at patches; `at_image` the share of patches in that. `word`, `write` (unit,
     word_rank), `write_random` (unit): what the unit writes, in words. `attribution` (unit): gradient x activation;
     `change` (unit, factor), `matched` (unit, control, factor): what multiplying the unit, or one as active, changes;
     `as_active` (unit, control): the mean size of the control over that of the unit on these inputs. Units that move a
-    number most are often more active than any other: then this is far below 1, and the comparison says less.
+    number most can be more active than any other: then this is far below 1, and the comparison says less.
     """
 
     main: ClassVar[str] = "map"
@@ -73,18 +82,19 @@ class Neurons(Result):
 
 def neuron_descriptions(
     model: Model, scenes: Sequence[Any], *, inputs: Inputs | None = None,
-    target: Callable[[Run], Tensor] | None = None, bank: TextBank | None = None, site: str = "",
-    units: Sequence[int] | None = None, many: int = 8, top: int = 6, factors: Sequence[float] = FACTORS,
-    controls: int = 6, writes: Float[Tensor, "unit d_model"] | None = None, text: str = TEXT, step: int | None = None,
-    batch: int = 32, seed: int = 0, progress: bool = True,
+    target: Callable[[Run], Tensor] | None = None, bank: TextBank | None = None, texts: Sequence[str] | None = None,
+    site: str = "", units: Sequence[int] | None = None, many: int = 8, top: int = 6,
+    factors: Sequence[float] = FACTORS, controls: int = 6, writes: Float[Tensor, "unit d_model"] | None = None,
+    text: str = TEXT, step: int | None = None, batch: int = 32, seed: int = 0, progress: bool = True,
 ) -> Neurons:  # fmt: skip
     """Describe units of a site: exemplars with masks, entropies, what they write, what they do to a number.
 
-    Exemplars: the `top` pictures by the strongest patch, max_j a_kj. Entropies: H_k = -sum_d p_kd log p_kd / log D;
-    p_kd the share of pictures of sort d in the unit's mean positive activations; of a decoder the same over words and
-    patches, with sizes of activations. Writes: W_out[k] through the read-out (`write_vectors.written`), or the rows of
-    `writes`, one for each unit of the site. With `inputs` and a `target`: g_k = sum a_k d y / d a_k, and the number
-    with the unit times each of `factors`, beside `controls` units of the site that are as active on these inputs.
+    Exemplars: the `top` pictures by the strongest patch, max_j a_kj; of a decoder those of `texts` too. Entropies:
+    H_k = -sum_d p_kd log p_kd / log D; p_kd the share of pictures of sort d in the unit's mean positive activations; of
+    a decoder the same over words and patches, with sizes of activations. Writes: W_out[k] through the read-out
+    (`write_vectors.written`), or the rows of `writes`, one for each unit of the site. With `inputs` and a `target`:
+    g_k = sum a_k d y / d a_k, and the number with the unit times each of `factors`, beside `controls` units of the site
+    that are as active on these inputs.
 
     `units` are those described; else the `many` with the largest |g_k|, or without a slope those whose strongest patch
     stands out most (peak / mean size). `site`, `text` and `step` as for `network_dissection`.
@@ -116,16 +126,13 @@ def neuron_descriptions(
     laid = exemplar_maps(model, known, chosen, posed, items, picked, batch=batch)
     data["map"] = (("unit", "rank", "row", "col"), laid)
     _words(data, model, chosen, picked, bank, writes, seed)
-    if given is not None and size is not None and inputs is not None and target is not None:
-        made = effects(
-            model, inputs, target, chosen, picked, size, factors=factors, controls=controls, seed=seed
-        )  # fmt: skip
-        data["attribution"] = ("unit", given[picked].numpy())
-        data["change"] = (("unit", "factor"), made.change)
-        data["matched"] = (("unit", "control", "factor"), made.matched)
-        ratio = size[torch.from_numpy(made.controls)].numpy() / size[picked].numpy()[:, None].clip(1e-30)
-        data["as_active"] = (("unit", "control"), ratio)
-        data = data.assign_coords(factor=list(map(float, factors)))
+    if texts is not None and reads_words(model, chosen.tower) and model.engine.pipeline is None:
+        named, strength = exemplar_texts(model, texts, chosen, picked, top=top, batch=batch)
+        data["text"] = (("unit", "text_rank", "told"), np.array(named, dtype=str))
+        data["text_activation"] = (("unit", "text_rank"), strength.numpy())
+    if inputs is not None and target is not None and given is not None and size is not None:
+        made = effects(model, inputs, target, chosen, picked, size, factors=factors, controls=controls, seed=seed)
+        data = _moved(data, made, given, size, picked, factors)
     told = Provenance.of(
         "neuron_descriptions", SOURCE, started=started, model=model, sites=(str(chosen),), seed=seed, scenes=len(known),
         text=text, step=step, chosen="given" if units is not None else "by peak" if moved is None else "by attribution",
@@ -170,6 +177,19 @@ def _profiled(found: Profile, picked: list[int]) -> xarray.Dataset:
         data["modality_entropy"] = ("unit", entropy(both))
         data["at_image"] = ("unit", both[1] / np.maximum(both.sum(0), 1e-12))
     return data
+
+
+def _moved(
+    data: xarray.Dataset, made: Effects, given: Float[Tensor, "all"], size: Float[Tensor, "all"], picked: list[int],
+    factors: Sequence[float],
+) -> xarray.Dataset:  # fmt: skip
+    """The same with what the units do to the number."""
+    ratio = size[torch.from_numpy(made.controls)].numpy() / size[picked].numpy()[:, None].clip(1e-30)
+    data["attribution"] = ("unit", given[picked].numpy())
+    data["change"] = (("unit", "factor"), made.change)
+    data["matched"] = (("unit", "control", "factor"), made.matched)
+    data["as_active"] = (("unit", "control"), ratio)
+    return data.assign_coords(factor=list(map(float, factors)))
 
 
 def _words(

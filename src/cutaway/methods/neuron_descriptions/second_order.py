@@ -153,13 +153,9 @@ def _batch(
 
 
 def _exact(
-    model: Model,
-    rows: list[tuple[Inputs, Tensor]],
-    site: Site,
-    end: Readout,
-    units: Any,
+    model: Model, rows: list[tuple[Inputs, Tensor]], site: Site, end: Readout, units: Any,
     words: Float[Tensor, "text joint"],
-) -> Float[np.ndarray, "item unit text"]:
+) -> Float[np.ndarray, "item unit text"]:  # fmt: skip
     """What the embedding loses towards each text without each unit."""
     made = []
     for inputs, plain in rows:
