@@ -4,7 +4,8 @@ python benchmarks/dictionaries.py [--json FILE] [--rounds N] [--threads N] [--qu
 
 Rows are few of many known directions with noise, scaled to a mean square of d. Each dictionary is first trained for
 `--settled` steps, and its weights are given to SAELens: so both take their steps from the same place, with as many
-features on as a training has for most of its time. A call is four steps: loss, gradients, clipping, Adam, counters; the
+features on as a training has for most of its time; those whose features cost something also after 20 steps, when many
+are on. A call is four steps: loss, gradients, clipping, Adam, counters; the
 rows are cut before. `WITH=sae-lens benchmarks/peers.sh FOLDER` makes an environment with SAELens. `--agree` measures
 what the two make of the same weights instead, written by one and read by the other.
 """
@@ -47,10 +48,11 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "topk": ("topk", {"rescale_acts_by_decoder_norm": False}),
     "batch_topk": ("batchtopk", {"rescale_acts_by_decoder_norm": False}),
     "matryoshka": ("matryoshka_batchtopk", {"rescale_acts_by_decoder_norm": False}),
-    "jumprelu": ("jumprelu", {"l0_coefficient": 1.0}),
-    "gated": ("gated", {"l1_coefficient": 3.0}),
+    "jumprelu": ("jumprelu", {"l0_coefficient": 8.0}),
+    "gated": ("gated", {"l1_coefficient": 6.0}),
 }
-PRICE = {"relu": 3.0, "gated": 3.0, "jumprelu": 1.0}
+PRICE = {"relu": 3.0, "gated": 6.0, "jumprelu": 8.0}
+FIRST = 20  # steps after which features that cost something are still on by the hundred
 
 
 def rows(count: int, d: int, many: int, k: int) -> torch.Tensor:
@@ -132,21 +134,30 @@ def steps_of_theirs(trainer: Any, parts: list[torch.Tensor]) -> Callable[[], Any
 
 def races(given: Any) -> Iterator[Race]:
     """One for each architecture and size."""
-    quick = given.quick
-    sizes = [(64, 512, 8, 256)] if quick else [(256, 4096, 32, 2048), (768, 6144, 32, 2048)]
-    for d, width, k, batch in sizes:
-        x = rows(batch * 16, d, width, k // 2)
-        parts = [x[at * batch : (at + 1) * batch] for at in range(STEPS)]
-        for name in given.only:
-            mine = ours(name, x, width, k, batch, 20 if quick else given.settled)
+    quick, rounds = given.quick, QUICK if given.quick else given.rounds
+    d, width, k, batch = (64, 512, 8, 256) if quick else (given.d, given.width, 32, 2048)
+    x = rows(batch * 16, d, width, k // 2)
+    parts = [x[at * batch : (at + 1) * batch] for at in range(STEPS)]
+    for name in given.only:
+        for settled in [FIRST] * (name in PRICE) + [given.settled] * (not quick):
+            mine = ours(name, x, width, k, batch, settled)
             on = sum(mine.step(Fed(parts[0])).fired).item() / batch
-            runs = [Contestant("SAELens", steps_of_theirs(theirs(name, mine, batch), parts) if sae_lens else None)]
-            if name == "topk" and sae_lens:
-                sparse = theirs(name, mine, batch, use_sparse_activations=True)
-                runs.append(Contestant("SAELens, use_sparse_activations", steps_of_theirs(sparse, parts)))
-            runs.append(Contestant("cutaway", steps_of(mine, parts), GOAL))
-            title = f"{name}: {d} → {width}, {on:.0f} features on a row, batches of {batch}, {STEPS} steps"
-            yield title, runs if sae_lens else runs[::-1], QUICK if quick else given.rounds
+            title = f"{name}: {d} → {width}, after {settled} steps {on:.0f} features on a row, {STEPS} x {batch} rows"
+            yield (
+                title,
+                against(name, mine, parts) if sae_lens else [Contestant("cutaway", steps_of(mine, parts))],
+                rounds,
+            )
+
+
+def against(name: str, mine: Learning, parts: list[torch.Tensor]) -> list[Contestant]:
+    """SAELens, in its ways, and cutaway."""
+    ways: list[dict[str, Any]] = [{}, {"use_sparse_activations": True}] if name == "topk" else [{}]
+    found = []
+    for more in ways:
+        trainer = theirs(name, mine, len(parts[0]), **more)
+        found.append(Contestant(", ".join(["SAELens", *more]), steps_of_theirs(trainer, parts)))
+    return [*found, Contestant("cutaway", steps_of(mine, parts), GOAL)]
 
 
 # --- what both make of the same weights -------------------------------------------------------------------------------
@@ -199,7 +210,8 @@ def perturbed(made: Any) -> Any:
 
 if __name__ == "__main__":
     asked = timed(
-        __doc__ or "", 9, "small dictionaries", settled=(300, "steps before it is timed"),
+        __doc__ or "", 5, "small dictionaries", settled=(300, "steps before it is timed"),
+        d=(256, "numbers a row"), width=(4096, "features"),
         only=(list(THEIRS), "these architectures"), agree=(False, "hold features against SAELens instead"),
     ).parse_args()  # fmt: skip
     if asked.agree:

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 import cutaway
 from cutaway import store
 from cutaway.errors import MethodError, SiteError, StoreError
+from cutaway.methods.sparse_autoencoders import stepping
 from cutaway.methods.sparse_autoencoders.autoencoder import Crosscoder, SparseAutoencoder, opened
 from cutaway.methods.sparse_autoencoders.batch import Price
 from cutaway.methods.sparse_autoencoders.beginning import allowed, archetypes, untrained
@@ -163,6 +164,22 @@ def test_sums_over_entries_are_the_same_dense_and_sparse():
         assert torch.allclose(sparse.by_step(values, step, 2), plain_code.by_step(dense, step, 2))
     best = of_best(u, 50, (M,))
     assert torch.equal(best.take(u).sort().values, u.flatten().topk(50).values.sort().values)
+
+
+def test_a_batch_is_the_same_in_stretches(monkeypatch):
+    for case in CASES:
+        shape = Shape(M, k=3, **case)
+        w, x = weights(shape), drawn(N, D, seed=10)
+        kind = torch.arange(N) % len(KINDS) if shape.groups else None
+        step = torch.arange(N) % 3 if shape.timed else None
+        dead = torch.arange(M) % 4 == 0
+        whole = judged(w, shape, Rows(x, kind, step), x, Price(0.3, 0.1), centred=True, dead=dead)
+        monkeypatch.setattr(stepping, "ENTRIES", 1)
+        monkeypatch.setattr(stepping, "LEAST", 7)
+        apart = judged(w, shape, Rows(x, kind, step), x, Price(0.3, 0.1), centred=True, dead=dead)
+        monkeypatch.undo()
+        assert apart.loss == pytest.approx(whole.loss) and torch.equal(apart.fired, whole.fired)
+        assert all(torch.allclose(apart.gradients[name], value) for name, value in whole.gradients.items())
 
 
 def test_dead_features_are_told_what_the_others_left():
