@@ -6,6 +6,7 @@ Each takes a few minutes on one core. Activations go to the folder, and a traini
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def made(name: str, work: Path, seed: int = SEED) -> Any:
     found = train(
         kept, one.site, "batch_topk", target=one.target or None, folder=work / f"{name}-{seed}", seed=seed, **one.recipe
     )
-    print(found.log.iloc[[0, len(found.log) // 2, -1]].to_string())
+    sys.stdout.write(found.log.iloc[[0, len(found.log) // 2, -1]].to_string() + "\n")
     halves = {key: x.half() if x.is_floating_point() else x for key, x in found.dictionary.tensors.items()}
     return replace(found.dictionary, tensors=halves)
 
@@ -53,7 +54,8 @@ def main() -> None:
     for name in given.names or SHIPPED:
         folder_of(name).parent.mkdir(parents=True, exist_ok=True)
         made(name, given.work).save(folder_of(name), overwrite=True)
-        print(f"{name}: {sum(x.stat().st_size for x in folder_of(name).iterdir()) / 2**20:.2f} MiB")
+        size = sum(file.stat().st_size for file in folder_of(name).iterdir())
+        sys.stdout.write(f"{name}: {size / 2**20:.2f} MiB\n")
 
 
 if __name__ == "__main__":

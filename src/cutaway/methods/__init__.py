@@ -40,7 +40,7 @@ from cutaway.methods.logit_lens import (
     word_lens,
 )
 from cutaway.methods.network_dissection import network_dissection
-from cutaway.methods.neuron_descriptions import neuron_descriptions
+from cutaway.methods.neuron_descriptions import neuron_descriptions, unit_profiles
 from cutaway.methods.representation_decomposition import (
     logit_decomposition,
     representation_decomposition,
@@ -108,6 +108,7 @@ __all__ = [
     "task_vector",
     "text_span",
     "tuned_lens",
+    "unit_profiles",
     "velocity_decomposition",
     "weaken_heads",
     "weight_vector",
