@@ -26,10 +26,13 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 import torch
 from timing import QUICK, Contestant, Race, compete, timed
 
+from cutaway.methods.sparse_autoencoders.batch import Price
 from cutaway.methods.sparse_autoencoders.feeding import Fed, feed_of
 from cutaway.methods.sparse_autoencoders.learning import Learning
+from cutaway.methods.sparse_autoencoders.reading import Rows
 from cutaway.methods.sparse_autoencoders.recipe import Recipe
 from cutaway.methods.sparse_autoencoders.shape import shaped
+from cutaway.methods.sparse_autoencoders.stepping import judged
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
@@ -37,6 +40,7 @@ try:
     import sae_lens
     from sae_lens.config import SAETrainerConfig
     from sae_lens.registry import get_sae_training_class
+    from sae_lens.saes.sae import TrainStepInput
     from sae_lens.training.sae_trainer import SAETrainer
 except ImportError:
     sae_lens = None
@@ -132,6 +136,15 @@ def steps_of_theirs(trainer: Any, parts: list[torch.Tensor]) -> Callable[[], Any
     return run
 
 
+def check(trainer: Any, mine: Learning, x: torch.Tensor) -> None:
+    """Both must find the same loss before anyone is timed."""
+    price = Price(mine.recipe.price_at(mine.done))
+    here = judged(mine.w, mine.shape, Rows(x), x, price, centred=True).loss
+    told = TrainStepInput(x, trainer.get_coefficients(), None, 0, False)
+    there = float(trainer.sae.training_forward_pass(told).loss.detach())
+    assert abs(here - there) < 1e-3 * abs(there), f"a loss of {here} here, of {there} there"
+
+
 def races(given: Any) -> Iterator[Race]:
     """One for each architecture and size."""
     quick, rounds = given.quick, QUICK if given.quick else given.rounds
@@ -139,7 +152,7 @@ def races(given: Any) -> Iterator[Race]:
     x = rows(batch * 16, d, width, k // 2)
     parts = [x[at * batch : (at + 1) * batch] for at in range(STEPS)]
     for name in given.only:
-        for settled in [FIRST] * (name in PRICE) + [given.settled] * (not quick):
+        for settled in [FIRST] * (name in PRICE or quick) + [given.settled] * (not quick):
             mine = ours(name, x, width, k, batch, settled)
             on = sum(mine.step(Fed(parts[0])).fired).item() / batch
             title = f"{name}: {d} → {width}, after {settled} steps {on:.0f} features on a row, {STEPS} x {batch} rows"
@@ -156,6 +169,7 @@ def against(name: str, mine: Learning, parts: list[torch.Tensor]) -> list[Contes
     found = []
     for more in ways:
         trainer = theirs(name, mine, len(parts[0]), **more)
+        check(trainer, mine, parts[0])
         found.append(Contestant(", ".join(["SAELens", *more]), steps_of_theirs(trainer, parts)))
     return [*found, Contestant("cutaway", steps_of(mine, parts), GOAL)]
 

@@ -24,6 +24,7 @@ from cutaway.methods.sparse_autoencoders.stepping import judged
 from cutaway.methods.sparse_autoencoders.training import train
 from cutaway.model.dictionary import At, Dictionary
 from cutaway.model.tokens import KINDS
+from cutaway.store.collect import How
 from cutaway.store.fitted import Fitted
 
 SITE, N, D, M = "text.1.resid_post", 20, 6, 16
@@ -370,6 +371,15 @@ def test_points_of_an_archetypal_decoder_can_be_given():
     scale = w["points"] / (x[:40] - w["decoder_bias"])
     assert torch.allclose(scale, scale.median().expand_as(scale), rtol=1e-2) and made.shape.points == 40
     assert torch.allclose(w["decoder"], w["log_size"].exp() * (w["mix"] @ w["points"]), atol=1e-5)
+
+
+def test_a_denoiser_is_learned_from_as_it_draws():
+    model = cutaway.load("tiny:sd")
+    feed = {"asked": {"steps": 3}, "items": 2, "together": 2, "how": How(guidance=("cond",))}
+    how = {"width": 64, "k": 4, "steps": 3, "batch": 64, "timed": 3, "model": model, "feed": feed, "progress": False}
+    made = train(["a red dog", "a cat"], "denoiser.1.resid_post", "topk", **how).dictionary
+    assert made.asks == ("step",) and made.on.model == "tiny:sd"
+    assert not torch.equal(made.tensors["step_decoder"][0], made.tensors["step_decoder"][2])
 
 
 def test_features_have_a_gradient():

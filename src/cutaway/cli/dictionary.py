@@ -48,6 +48,7 @@ def train(
     by_modality: Annotated[
         bool, typer.Option("--by-modality", help="A quarter of the features for pictures alone, one for texts alone.")
     ] = False,
+    timed: Annotated[int, typer.Option(min=0, help="Biases for each of so many denoising steps.")] = 0,
     where: Annotated[str | None, typer.Option(metavar="KIND", help="Learn from positions of this kind only.")] = None,
     text: Annotated[str | None, typer.Option(help="What goes with every picture, such as a question.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Batches to learn from.")] = 2000,
@@ -70,7 +71,8 @@ def train(
     """
     from cutaway.methods.sparse_autoencoders.commands import trained
 
-    options = {"k": k, "price": price, "skip": skip, "steps": steps, "batch": batch, "rate": rate, "seed": seed}
+    how = {"k": k, "price": price, "skip": skip, "timed": timed}
+    options = {**how, "steps": steps, "batch": batch, "rate": rate, "seed": seed}
     typer.echo(
         trained(
             model, site, data, out, target=target, n=n, data_seed=0, text=text, where=where, store=store,
