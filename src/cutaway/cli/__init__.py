@@ -226,6 +226,9 @@ def findings(
     circuits: Annotated[
         bool, typer.Option("--circuits", help="Circuits by picture and in words, and planted.")
     ] = False,
+    features: Annotated[
+        bool, typer.Option("--features", help="What dictionaries tell that neurons do not, in each family.")
+    ] = False,
     work: Annotated[Path | None, typer.Option(metavar="DIR", help="Where finished sections are kept.")] = None,
 ) -> None:
     """Which heads carry what, what happens without them, where factors are readable and where they are used: one page.
@@ -237,7 +240,7 @@ def findings(
     """
     from cutaway.report.findings import write_findings
 
-    typer.echo(f"wrote {write_findings(model, out, n, seed, circuits=circuits, work=work)}")
+    typer.echo(f"wrote {write_findings(model, out, n, seed, circuits=circuits, features=features, work=work)}")
 
 
 # --- explaining -------------------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ from cutaway.report import (
     findings_circuits,
     findings_drawings,
     findings_drawn,
+    findings_featured,
+    findings_features,
     findings_heads,
     findings_layers,
     findings_lens,
@@ -40,6 +42,7 @@ from cutaway.report import (
 from cutaway.report.findings_page import About, page
 from cutaway.report.findings_plots import draw_all
 from cutaway.source import Source
+from cutaway.zoo.dictionaries import SHIPPED
 from cutaway.zoo.trained import TRAINED, spec_of
 
 SMALLEST = 48  # scenes: fewer leave a class without items
@@ -47,7 +50,8 @@ SETS = 2  # of scenes: what is said must hold in both, and heads picked on one a
 SAYING = {  # these measure nothing
     f"findings_{name}"
     for name in (
-        "answers", "claims", "drawings", "inside", "networks", "page", "plots", "strips", "tables", "worded", "words",
+        "answers", "claims", "drawings", "featured", "inside", "networks", "page", "plots", "strips", "tables",
+        "worded", "words",
     )
 }  # fmt: skip
 Found = dict[str, xarray.Dataset]
@@ -56,12 +60,13 @@ Steps = dict[str, tuple[Model, Callable[..., xarray.Dataset]]]
 
 def write_findings(
     model: Source | str, out: str | Path, n: int = 640, seed: int = 0, *, circuits: bool = False,
-    work: str | Path | None = None, console: Console | None = None,
+    features: bool = False, work: str | Path | None = None, console: Console | None = None,
 ) -> Path:  # fmt: skip
     """Measure a model of the zoo and its untrained floor, and write a Markdown page with figures beside it.
 
     What it is about follows from what the model is asked: which text a picture matches, an answer in words, a drawing;
-    with `circuits`, for a model that answers, the circuits of one question in two forms and those of planted worlds.
+    with `circuits`, for a model that answers, the circuits of one question in two forms and those of planted worlds;
+    with `features` the dictionaries that come with the package, those of other families too.
     Everything is measured on two sets of scenes, of `seed` and `seed` + 1. `n` is the number of scenes of each; pairs
     are n / 4 to n / 16 for each factor. `work` keeps each section as netCDF, so that an interrupted call goes on where
     it was (by default the user's cache folder); the page is written anew each time.
@@ -98,7 +103,7 @@ def write_findings(
             f"circuits of one question by picture and in words, of '{model_name}'", expected="a model that answers",
             exists=", ".join(one.title for one in TRAINED.values() if one.asked == "answer"), do="name one of these",
         )  # fmt: skip
-    asked = CIRCUITS if circuits else asked
+    asked = CIRCUITS if circuits else FEATURES if features else asked
     check_folder(out.parent)
     opened, floor = load(source), load(replace(source, name=spec.floor))
     return write(opened, floor, out, n, seed, asked, work=work, console=console)
@@ -243,10 +248,21 @@ def _circuits(model: Model, _: Model, __: Found, ___: list[int], ____: Callable[
     }
 
 
+def _features(model: Model, _: Model, __: Found, ___: list[int], ____: Callable[[Model], Path]) -> Steps:
+    """The model that was opened and those of the other families, each with its floor."""
+    made: Steps = {}
+    for name, step in findings_features.STEPS.items():
+        of = SHIPPED[name.removesuffix("_floor")].model
+        end = "@untrained" if name.endswith("_floor") else ""
+        made[name] = (model if of == model.name and not end else load(f"{of}{end}"), step)
+    return made
+
+
 MATCH = Asked(_match, draw_all, page)
 ANSWER = Asked(_answer, findings_answers.draw_all, findings_answers.page)
 DRAW = Asked(_draw, findings_strips.draw_all, findings_drawings.page)
 CIRCUITS = Asked(_circuits, findings_networks.draw_all, findings_networks.page)
+FEATURES = Asked(_features, findings_featured.draw_all, findings_featured.page)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
