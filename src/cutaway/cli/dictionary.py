@@ -17,47 +17,58 @@ dictionary = typer.Typer(
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `cutaway dictionary train` wrote.")]
 
 
+Sites = Annotated[list[str], typer.Option("--site", help="Where it reads; several make a crosscoder.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="WHAT",
+        help="What it runs on: 'emojiworld' (or emojiworld:test), a folder of pictures, a text file with an item "
+        "a line, a data set on disk.",
+    ),
+]
+Kept = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Activations on disk to learn from; with --data they are harvested there first, or taken up. Without it "
+        "the model runs as the training goes on.",
+    ),
+]
+Target = Annotated[
+    str | None, typer.Option(metavar="SITE", help="What it is to stand for, of a transcoder; else what it reads.")
+]
+Architecture = Annotated[str, typer.Option(help="relu, topk, batch_topk, jumprelu, gated, matryoshka or archetypal.")]
+ByModality = Annotated[
+    bool, typer.Option("--by-modality", help="A quarter of the features for pictures alone, one for texts alone.")
+]
+Timed = Annotated[int, typer.Option(min=0, help="Biases for each of so many denoising steps, of a model that draws.")]
+Work = Annotated[Path | None, typer.Option(metavar="DIR", help="Save here as it goes, and take up what was stopped.")]
+
+
 @dictionary.command("train")
 @opens
 def train(
     model: Source,
-    site: Annotated[list[str], typer.Option("--site", help="Where it reads; several make a crosscoder.")],
+    site: Sites,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the dictionary goes.")],
-    data: Annotated[
-        str, typer.Option(metavar="WHAT", help="What the model runs on, as `cutaway harvest --data` has it.")
-    ] = "",
+    data: Data = "",
     n: Annotated[int | None, typer.Option("--n", min=1, help="How many items at most; of scenes 1000.")] = None,
-    store: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Activations on disk to learn from; with --data they are harvested there first, or taken up. Without "
-            "it the model runs as the training goes on.",
-        ),
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="SITE", help="What it is to stand for, of a transcoder; else what it reads.")
-    ] = None,
-    architecture: Annotated[
-        str, typer.Option(help="relu, topk, batch_topk, jumprelu, gated, matryoshka or archetypal.")
-    ] = "batch_topk",
+    store: Kept = None,
+    target: Target = None,
+    architecture: Architecture = "batch_topk",
     width: Annotated[int | None, typer.Option(min=1, help="How many features; else 8 for each number read.")] = None,
     k: Annotated[int, typer.Option(min=1, help="How many are on at once, of the topk kinds.")] = 32,
     price: Annotated[float, typer.Option(min=0, help="What a feature costs, of relu, jumprelu and gated.")] = 3.0,
     skip: Annotated[bool, typer.Option("--skip", help="A linear path beside the features of a transcoder.")] = False,
-    by_modality: Annotated[
-        bool, typer.Option("--by-modality", help="A quarter of the features for pictures alone, one for texts alone.")
-    ] = False,
-    timed: Annotated[int, typer.Option(min=0, help="Biases for each of so many denoising steps.")] = 0,
+    by_modality: ByModality = False,
+    timed: Timed = 0,
     where: Annotated[str | None, typer.Option(metavar="KIND", help="Learn from positions of this kind only.")] = None,
     text: Annotated[str | None, typer.Option(help="What goes with every picture, such as a question.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Batches to learn from.")] = 2000,
     batch: Annotated[int, typer.Option(min=2, help="Rows in each.")] = 1024,
     rate: Annotated[float, typer.Option(min=0, help="How fast it learns.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Another seed, another dictionary.")] = 0,
-    work: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Save here as it goes, and take up what was stopped.")
-    ] = None,
+    work: Work = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a dictionary of the activations of a site, and keep it.
@@ -71,8 +82,16 @@ def train(
     """
     from cutaway.methods.sparse_autoencoders.commands import trained
 
-    how = {"k": k, "price": price, "skip": skip, "timed": timed}
-    options = {**how, "steps": steps, "batch": batch, "rate": rate, "seed": seed}
+    options = {
+        "k": k,
+        "price": price,
+        "skip": skip,
+        "timed": timed,
+        "steps": steps,
+        "batch": batch,
+        "rate": rate,
+        "seed": seed,
+    }
     typer.echo(
         trained(
             model, site, data, out, target=target, n=n, data_seed=0, text=text, where=where, store=store,
