@@ -58,7 +58,7 @@ def composition(
     >>> shows = np.array([[1, 0], [1, 1], [0, 1], [0, 0]] * 16, bool)
     >>> found = composition((shows[:, 0] & ~shows[:, 1]) * 1.0, shows, ["red", "dog"], share=0.25, beam=4)
     >>> found.text, found.held
-    ('red AND NOT dog', 1.0)
+    ('NOT dog AND red', 1.0)
     """
     if len(values) != len(concepts) or concepts.shape[1] != len(labels) or length < 1 or beam < 1:
         raise MethodError(
@@ -99,7 +99,11 @@ def _searched(
     kept, first = best, best[0]
     for _ in range(1, length):
         longer = [
-            judged(f"{one.text} {word} {name}", one.length + 1, join(one.items, items))
+            judged(
+                f"{f'({one.text})' if one.length > 1 else one.text} {word} {name}",
+                one.length + 1,
+                join(one.items, items),
+            )
             for one in kept
             for name, items in singles
             if name not in one.text

@@ -72,8 +72,8 @@ def similarities(
     validation. What they can NOT tell: that the concept causes the activation, or what other words fit as well.
 
     >>> made = similarities(np.array([[3.0], [2.0], [0.0], [0.0]]), np.array([[1], [1], [0], [0]], bool), share=0.5)
-    >>> {name: round(float(made[name]), 2) for name in made}
-    {'pearson': 0.94, 'cosine': 0.98, 'auprc': 1.0, 'f1': 1.0, 'iou': 1.0}
+    >>> {name: round(made[name].item(), 2) for name in made}
+    {'pearson': 0.96, 'cosine': 0.98, 'auprc': 1.0, 'f1': 1.0, 'iou': 1.0}
     """
     if len(units) != len(concepts) or not 0 < share < 1:
         raise MethodError(
