@@ -37,6 +37,7 @@ def found(model, scenes):
     return unit_profiles(model, scenes, bank=bank, top=3, words=2, steer=4, batch=16, progress=False)
 
 
+@pytest.mark.checks("unit_profiles", "truth")
 def test_they_are_the_numbers_of_the_runs(model, scenes, found):
     run = model.run(model.inputs(image=[render(scene) for scene in scenes]), record=f"{SITE}.features")
     patches = run[f"{SITE}.features"][:, 1:]  # behind the class token
@@ -55,7 +56,8 @@ def test_they_are_the_numbers_of_the_runs(model, scenes, found):
             assert abs(float(found["mean"][unit]) - float(on.mean())) < 1e-5
 
 
-def test_a_description_is_the_concept_that_correlates_most(scenes, found, model):
+@pytest.mark.checks("unit_profiles", "baseline")
+def test_a_description_is_the_concept_that_correlates_most_beside_shuffled_pictures(scenes, found, model):
     known = concepts_in(scenes)
     shows = known.present(scenes).astype(float)
     shows = shows[:, shows.std(0) > 0]
@@ -64,7 +66,26 @@ def test_a_description_is_the_concept_that_correlates_most(scenes, found, model)
     alive = best.std(0) > 0
     r = np.corrcoef(np.concatenate([best[:, alive], shows], 1).T)[: alive.sum(), alive.sum() :]
     assert np.allclose(found["correlation"].values[alive], r.max(1), atol=1e-4)
-    assert 0 < float(found["bound"]) < 1
+    again = shows[torch.randperm(len(scenes), generator=torch.Generator().manual_seed(0)).numpy()]
+    null = np.corrcoef(np.concatenate([best[:, alive], again], 1).T)[: alive.sum(), alive.sum() :]
+    most = np.zeros(best.shape[1])
+    most[alive] = null.max(1)
+    assert abs(float(found["bound"]) - np.quantile(most, 0.99)) < 1e-4
+
+
+@pytest.mark.checks("unit_profiles", "floor")
+def test_before_training_descriptions_are_as_many_but_not_as_good():
+    """Colours are in the pixels: random neurons follow them too. So a description alone says nothing of training."""
+    some = [scene_at("test", at) for at in range(96)]
+    trained = cutaway.load("zoo:emoji-clip", dictionary="zoo:emoji-clip-sae")
+    before = cutaway.load("zoo:emoji-clip@untrained")
+    after, floor = (
+        unit_profiles(model, some, site=site, top=1, steer=0, progress=False)
+        for model, site in ((trained, ""), (before, "vision.4.mlp.post"))
+    )
+    named = [float((one["correlation"] > one["bound"]).mean()) for one in (after, floor)]
+    best = [float(one["correlation"].quantile(0.98)) for one in (after, floor)]
+    assert named[1] > named[0] and best[0] > best[1] + 0.05
 
 
 def test_what_setting_a_unit_does_is_what_the_edit_does(model, scenes, found):

@@ -48,7 +48,7 @@ def coverage(model: Model, n: int, seed: int, told: TOLD, *, name: str, trained:
     shows, rows = known.present(some)[:, kept], {}
     for label, values, on in _collections(model, name, some, posed, trained, seed):
         told(label)
-        made = _probed(values, shows) if label == PROBE else _best(values, shows, seed)
+        made = _probed(values, shows) if label == PROBE else best(values, shows, seed)
         rows[label] = made.assign(on=on, width=values.shape[1])
     data = xarray.concat([*rows.values()], xarray.DataArray([*rows], dims="units", name="units"))
     named = [f"{kind}: {word}" for kind, word in (known.names[at] for at in kept)]
@@ -94,7 +94,7 @@ def _largest(model: Model, site: str, some: list[Scene], posed: Posed) -> tuple[
     return torch.cat(best).numpy(), float(torch.cat(on).mean())
 
 
-def _best(values: Float[ndarray, "scene unit"], shows: Bool[ndarray, "scene concept"], seed: int) -> xarray.Dataset:
+def best(values: Float[ndarray, "scene unit"], shows: Bool[ndarray, "scene concept"], seed: int) -> xarray.Dataset:
     """The unit with the highest AUROC for each concept in the even scenes, judged on the odd ones."""
     first, second = values[::2], values[1::2]
     chosen = aurocs(first, shows[::2]).argmax(0)

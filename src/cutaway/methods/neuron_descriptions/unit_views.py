@@ -22,7 +22,8 @@ from cutaway.views.words import number
 COLUMNS = {"correlation": "r", "share of patches on": "density", "mean when on": "mean", "largest": "largest"}
 LIMITS = (
     "What a unit is for. A description is the concept whose presence in a picture correlates most with the unit's "
-    "largest activation there, of the concepts that these scenes have; what a unit writes is read through the end of "
+    "largest activation there, of the concepts that these scenes have; units of a model before training have such "
+    "descriptions too, since colours are in the pixels. What a unit writes is read through the end of "
     "the tower alone, and not what later layers make of it."
 )
 
