@@ -2,11 +2,12 @@
 
 python benchmarks/dictionaries.py [--json FILE] [--rounds N] [--threads N] [--quick] [--only NAME …] [--agree]
 
-Rows are few of many known directions with noise, scaled to a mean square of d. Each dictionary is first trained for
-`--settled` steps, and its weights are given to SAELens: so both take their steps from the same place, with as many
-features on as a training has for most of its time. A call is four steps: loss, gradients, clipping, Adam, counters; the
-rows are cut before. `WITH=sae-lens benchmarks/peers.sh FOLDER` makes an environment with SAELens. `--agree` measures
-what the two make of the same weights instead, written by one and read by the other.
+Rows are few of many known directions with noise, scaled to a mean square of d. Each dictionary takes 20 steps, and its
+weights are given to SAELens, so that both go on from the same place and find the same loss, which is checked. Where
+features cost something, many are on at the beginning and few later, and few are sooner done: so these are timed twice,
+as they are then, and with biases at which 1 in 80 is on. A call is four steps: loss, gradients, clipping, Adam,
+counters; the rows are cut before. `WITH=sae-lens benchmarks/peers.sh FOLDER` makes an environment with SAELens.
+`--agree` measures what the two make of the same weights instead, written by one and read by the other.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 import torch
 from timing import QUICK, Contestant, Race, compete, timed
 
+from cutaway.methods.sparse_autoencoders.batch import Price
 from cutaway.methods.sparse_autoencoders.feeding import Fed, feed_of
 from cutaway.methods.sparse_autoencoders.learning import Learning
+from cutaway.methods.sparse_autoencoders.reading import Rows, before
 from cutaway.methods.sparse_autoencoders.recipe import Recipe
 from cutaway.methods.sparse_autoencoders.shape import shaped
+from cutaway.methods.sparse_autoencoders.stepping import judged
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
@@ -36,6 +40,7 @@ try:
     import sae_lens
     from sae_lens.config import SAETrainerConfig
     from sae_lens.registry import get_sae_training_class
+    from sae_lens.saes.sae import TrainStepInput
     from sae_lens.training.sae_trainer import SAETrainer
 except ImportError:
     sae_lens = None
@@ -47,10 +52,11 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "topk": ("topk", {"rescale_acts_by_decoder_norm": False}),
     "batch_topk": ("batchtopk", {"rescale_acts_by_decoder_norm": False}),
     "matryoshka": ("matryoshka_batchtopk", {"rescale_acts_by_decoder_norm": False}),
-    "jumprelu": ("jumprelu", {"l0_coefficient": 1.0}),
-    "gated": ("gated", {"l1_coefficient": 3.0}),
+    "jumprelu": ("jumprelu", {"l0_coefficient": 8.0}),
+    "gated": ("gated", {"l1_coefficient": 6.0}),
 }
-PRICE = {"relu": 3.0, "gated": 3.0, "jumprelu": 1.0}
+PRICE = {"relu": 3.0, "gated": 6.0, "jumprelu": 8.0}
+FIRST, FEW = 20, 1 / 80  # steps before the race; the share of features that is on later
 
 
 def rows(count: int, d: int, many: int, k: int) -> torch.Tensor:
@@ -66,8 +72,8 @@ def rows(count: int, d: int, many: int, k: int) -> torch.Tensor:
     return made * (d / made.square().sum(1).mean()).sqrt()
 
 
-def ours(name: str, x: torch.Tensor, width: int, k: int, batch: int, settled: int) -> Learning:
-    """A training that has `settled` steps behind it."""
+def ours(name: str, x: torch.Tensor, width: int, k: int, batch: int, few: bool) -> Learning:
+    """A training that has some steps behind it; with biases at which `few` features are on."""
     recipe = Recipe(
         steps=10**6, batch=batch, scale="none", price=PRICE.get(name, 0.0), price_warmup=1e-9, dead_after=1000,
         decay=1e-9,
@@ -76,8 +82,11 @@ def ours(name: str, x: torch.Tensor, width: int, k: int, batch: int, settled: in
     made = Learning(feed_of(x, ("text.0.resid_post",), None), shape, recipe, ("text.0.resid_post",), None)
     made.begin(None)
     for done in made.steps(None):
-        if done >= settled:
+        if done >= FIRST:
             break
+    if few:
+        u = before(made.w, shape, Rows(x[:256]), True)
+        made.w["encoder_bias"] -= u.flatten()[::7].kthvalue(int(u.numel() / 7 * (1 - FEW))).values
     return made
 
 
@@ -130,23 +139,42 @@ def steps_of_theirs(trainer: Any, parts: list[torch.Tensor]) -> Callable[[], Any
     return run
 
 
+def check(trainer: Any, mine: Learning, x: torch.Tensor) -> None:
+    """Both must find the same loss before anyone is timed."""
+    price = Price(mine.recipe.price_at(mine.done))
+    here = judged(mine.w, mine.shape, Rows(x), x, price, centred=True).loss
+    told = TrainStepInput(x, trainer.get_coefficients(), None, 0, False)
+    there = float(trainer.sae.training_forward_pass(told).loss.detach())
+    assert abs(here - there) < 1e-3 * abs(there), f"a loss of {here} here, of {there} there"
+
+
 def races(given: Any) -> Iterator[Race]:
     """One for each architecture and size."""
-    quick = given.quick
-    sizes = [(64, 512, 8, 256)] if quick else [(256, 4096, 32, 2048), (768, 6144, 32, 2048)]
-    for d, width, k, batch in sizes:
-        x = rows(batch * 16, d, width, k // 2)
-        parts = [x[at * batch : (at + 1) * batch] for at in range(STEPS)]
-        for name in given.only:
-            mine = ours(name, x, width, k, batch, 20 if quick else given.settled)
+    quick, rounds = given.quick, QUICK if given.quick else given.rounds
+    d, width, k, batch = (64, 512, 8, 256) if quick else (given.d, given.width, 32, 2048)
+    x = rows(batch * 16, d, width, k // 2)
+    parts = [x[at * batch : (at + 1) * batch] for at in range(STEPS)]
+    for name in given.only:
+        for few in (False, True) if name in PRICE else (False,):
+            mine = ours(name, x, width, k, batch, few)
             on = sum(mine.step(Fed(parts[0])).fired).item() / batch
-            runs = [Contestant("SAELens", steps_of_theirs(theirs(name, mine, batch), parts) if sae_lens else None)]
-            if name == "topk" and sae_lens:
-                sparse = theirs(name, mine, batch, use_sparse_activations=True)
-                runs.append(Contestant("SAELens, use_sparse_activations", steps_of_theirs(sparse, parts)))
-            runs.append(Contestant("cutaway", steps_of(mine, parts), GOAL))
-            title = f"{name}: {d} → {width}, {on:.0f} features on a row, batches of {batch}, {STEPS} steps"
-            yield title, runs if sae_lens else runs[::-1], QUICK if quick else given.rounds
+            title = f"{name}: {d} → {width}, {on:.0f} features on a row, {STEPS} x {batch} rows"
+            yield (
+                title,
+                against(name, mine, parts) if sae_lens else [Contestant("cutaway", steps_of(mine, parts))],
+                rounds,
+            )
+
+
+def against(name: str, mine: Learning, parts: list[torch.Tensor]) -> list[Contestant]:
+    """SAELens, in its ways, and cutaway."""
+    ways: list[dict[str, Any]] = [{}, {"use_sparse_activations": True}] if name == "topk" else [{}]
+    found = []
+    for more in ways:
+        trainer = theirs(name, mine, len(parts[0]), **more)
+        check(trainer, mine, parts[0])
+        found.append(Contestant(", ".join(["SAELens", *more]), steps_of_theirs(trainer, parts)))
+    return [*found, Contestant("cutaway", steps_of(mine, parts), GOAL)]
 
 
 # --- what both make of the same weights -------------------------------------------------------------------------------
@@ -199,7 +227,7 @@ def perturbed(made: Any) -> Any:
 
 if __name__ == "__main__":
     asked = timed(
-        __doc__ or "", 9, "small dictionaries", settled=(300, "steps before it is timed"),
+        __doc__ or "", 5, "small dictionaries",         d=(256, "numbers a row"), width=(4096, "features"),
         only=(list(THEIRS), "these architectures"), agree=(False, "hold features against SAELens instead"),
     ).parse_args()  # fmt: skip
     if asked.agree:

@@ -64,6 +64,11 @@ def test_the_pages_on_methods_run(page, capsys):
         ("jobs.md", "", r"(?s)\('site', 'head', 'token', 'row'\) \(3, 4, 3, 1\).*\[0, 1, 2, 3\] \(8, 1\)"),
         ("head-relevance.md", "emoji-sd", r"(?s)colour .*\(64, 64\)"),
         ("dictionary-measures.md", "emoji-clip", r"(?s)topk.*neurons, as sparse.*recovered.*oracle +1\.0"),
+        (
+            "dictionaries.md",
+            "emoji-clip",
+            r"(?s)384 features.*True.*\(130, 384\) \(130, 128\).*mlp.out .*\('kind',\).*0.0.*True",
+        ),
         ("store.md", "emoji-clip", r"(?s)6240 in 'vision'.*\(96, 128\).*1 +3 +cond.*resid_post image +6144"),
     ],
 )

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 import cutaway
 from cutaway import store
 from cutaway.errors import MethodError, SiteError, StoreError
+from cutaway.methods.sparse_autoencoders import stepping
 from cutaway.methods.sparse_autoencoders.autoencoder import Crosscoder, SparseAutoencoder, opened
 from cutaway.methods.sparse_autoencoders.batch import Price
 from cutaway.methods.sparse_autoencoders.beginning import allowed, archetypes, untrained
@@ -23,6 +24,7 @@ from cutaway.methods.sparse_autoencoders.stepping import judged
 from cutaway.methods.sparse_autoencoders.training import train
 from cutaway.model.dictionary import At, Dictionary
 from cutaway.model.tokens import KINDS
+from cutaway.store.collect import How
 from cutaway.store.fitted import Fitted
 
 SITE, N, D, M = "text.1.resid_post", 20, 6, 16
@@ -163,6 +165,22 @@ def test_sums_over_entries_are_the_same_dense_and_sparse():
         assert torch.allclose(sparse.by_step(values, step, 2), plain_code.by_step(dense, step, 2))
     best = of_best(u, 50, (M,))
     assert torch.equal(best.take(u).sort().values, u.flatten().topk(50).values.sort().values)
+
+
+def test_a_batch_is_the_same_in_stretches(monkeypatch):
+    for case in CASES:
+        shape = Shape(M, k=3, **case)
+        w, x = weights(shape), drawn(N, D, seed=10)
+        kind = torch.arange(N) % len(KINDS) if shape.groups else None
+        step = torch.arange(N) % 3 if shape.timed else None
+        dead = torch.arange(M) % 4 == 0
+        whole = judged(w, shape, Rows(x, kind, step), x, Price(0.3, 0.1), centred=True, dead=dead)
+        monkeypatch.setattr(stepping, "ENTRIES", 1)
+        monkeypatch.setattr(stepping, "LEAST", 7)
+        apart = judged(w, shape, Rows(x, kind, step), x, Price(0.3, 0.1), centred=True, dead=dead)
+        monkeypatch.undo()
+        assert apart.loss == pytest.approx(whole.loss) and torch.equal(apart.fired, whole.fired)
+        assert all(torch.allclose(apart.gradients[name], value) for name, value in whole.gradients.items())
 
 
 def test_dead_features_are_told_what_the_others_left():
@@ -342,6 +360,26 @@ def test_steps_of_a_drawing_have_biases_of_their_own():
     assert torch.equal(made.dictionary.encode(x[:8], exact), made.dictionary.encode(x[:8], wide))
     with pytest.raises(MethodError, match="A row is of step 3"):
         train(x, SITE, "topk", step=step, timed=2, **how)
+
+
+def test_points_of_an_archetypal_decoder_can_be_given():
+    x, _ = planted(600)
+    made = train(
+        x, SITE, "archetypal", width=64, k=3, points=x[:40], steps=20, batch=128, drift=0.0, rate=1e-6, progress=False
+    ).dictionary
+    w = made.tensors
+    scale = w["points"] / (x[:40] - w["decoder_bias"])
+    assert torch.allclose(scale, scale.median().expand_as(scale), rtol=1e-2) and made.shape.points == 40
+    assert torch.allclose(w["decoder"], w["log_size"].exp() * (w["mix"] @ w["points"]), atol=1e-5)
+
+
+def test_a_denoiser_is_learned_from_as_it_draws():
+    model = cutaway.load("tiny:sd")
+    feed = {"asked": {"steps": 3}, "items": 2, "together": 2, "how": How(guidance=("cond",))}
+    how = {"width": 64, "k": 4, "steps": 3, "batch": 64, "timed": 3, "model": model, "feed": feed, "progress": False}
+    made = train(["a red dog", "a cat"], "denoiser.1.resid_post", "topk", **how).dictionary
+    assert made.asks == ("step",) and made.on.model == "tiny:sd"
+    assert not torch.equal(made.tensors["step_decoder"][0], made.tensors["step_decoder"][2])
 
 
 def test_features_have_a_gradient():

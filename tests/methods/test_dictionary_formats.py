@@ -120,9 +120,10 @@ def test_a_transcoder_of_prisma_is_opened(level, skip, tmp_path):
     w = {**numbers("W_enc", "b_enc", "W_dec", "b_dec"), "b_dec_out": torch.randn(8)}
     w |= {"W_skip": torch.randn(8, 8)} if skip else {}
     told = {
-        "architecture": "standard", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4},
-        "d_in": 8, "d_out": 8, "hook_point_layer": 9, "layer_subtype": "hook_resid_mid", "is_transcoder": True, "out_hook_point_layer": 9,
-        "layer_out_subtype": "hook_mlp_out", "normalize_activations": level, "model_name": "a-clip",
+        "architecture": "standard", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}, "d_in": 8,
+        "d_out": 8, "hook_point_layer": 9, "layer_subtype": "hook_resid_mid", "is_transcoder": True,
+        "out_hook_point_layer": 9, "layer_out_subtype": "hook_mlp_out", "normalize_activations": level,
+        "model_name": "a-clip",
     }  # fmt: skip
     torch.save(w, tmp_path / "weights.pt")
     (tmp_path / "config.json").write_text(json.dumps(told))

@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
+from cutaway.cli.features import features
 from cutaway.cli.options import Bank, Device, Dtype, Overwrite, Pictures, Raw, SkipBad, Texts, opens
 from cutaway.cli.store import harvest, store
 from cutaway.source import Source
@@ -53,6 +54,7 @@ zoo = typer.Typer(help="The trained models inside the package, and how they were
 app.add_typer(zoo, name="zoo")
 app.command()(harvest)
 app.add_typer(store, name="store")
+app.add_typer(features, name="features")
 
 
 def _version(wanted: bool) -> bool:

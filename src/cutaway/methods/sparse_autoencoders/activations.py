@@ -42,7 +42,7 @@ class Active:
 def _relu(batch: Batch) -> Active:
     code = of_mask(batch.u > 0, batch.shape.edges)
     u, each = code.take(batch.u), code.spread(batch.lengths)
-    f, on, n = u.relu(), u > 0, len(batch.u)
+    f, on, n = u.relu(), u > 0, batch.n
 
     def back(df: Tensor) -> Passed:
         price = batch.price.feature / n
@@ -67,7 +67,7 @@ def _top(batch: Batch, code: Code) -> Active:
 
 
 def _jumprelu(batch: Batch) -> Active:
-    shape, n, wide = batch.shape, len(batch.u), batch.shape.bandwidth
+    shape, n, wide = batch.shape, batch.n, batch.shape.bandwidth
     threshold = batch.w["log_threshold"].exp()
     code = of_mask(batch.u > (threshold - wide / 2).clamp_min(0), shape.edges)
     u, bound, each = code.take(batch.u), code.spread(threshold), code.spread(batch.lengths)
@@ -92,7 +92,7 @@ def _jumprelu(batch: Batch) -> Active:
 
 
 def _gated(batch: Batch) -> Active:
-    w, n = batch.w, len(batch.u)
+    w, n = batch.w, batch.n
     code = of_mask(batch.u > 0, batch.shape.edges)
     u, each = code.take(batch.u), code.spread(batch.lengths)
     gain, gate = code.spread(w["log_gain"].exp()), u > 0

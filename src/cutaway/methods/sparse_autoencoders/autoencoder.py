@@ -45,7 +45,7 @@ class Coder(Fitted):
         """How many features there are."""
         return self.shape.width
 
-    @property
+    @cached_property
     def asks(self) -> tuple[str, ...]:
         """What it must know of a position: its kind, its denoising step."""
         scales = [self.tensors[name] for name in ("scale", "scale_out") if name in self.tensors]

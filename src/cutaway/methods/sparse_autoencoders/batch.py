@@ -24,7 +24,10 @@ class Price:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Weights, rows, the target, u and what features cost; `lengths` are those of the decoder rows."""
+    """Weights, rows, the target, u and what features cost; `lengths` are those of the decoder rows.
+
+    `n`: how many rows the whole batch has, of which these may be some: losses are means over all.
+    """
 
     w: Tensors
     shape: Shape
@@ -34,6 +37,7 @@ class Batch:
     decoder: Float[Tensor, "m d"]
     lengths: Float[Tensor, "m"]
     u: Float[Tensor, "n m"] = field(repr=False)
+    n: int
 
 
 def norms(decoder: Float[Tensor, "m d"], parts: tuple[int, ...]) -> Float[Tensor, "m"]:

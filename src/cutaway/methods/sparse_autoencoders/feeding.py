@@ -169,9 +169,12 @@ class Running:
 def feed_of(
     source: Any, read: Sequence[str], target: str | None, *, model: Model | None = None, on: Origin | None = None,
     y: Float[Tensor, "n d_out"] | None = None, kind: Any = None, step: Int[Tensor, "n"] | None = None,
-    sizes: Sequence[int] = (), **more: Any,
+    sizes: Sequence[int] = (), asked: Mapping[str, Any] | None = None, **more: Any,
 ) -> Feed:  # fmt: skip
-    """A source as a feed: a `Store`, a tensor of rows (with `y`, `kind`, `step` of each), or data for a `model`."""
+    """A source as a feed: a `Store`, a tensor of rows (with `y`, `kind`, `step` of each), or data for a `model`.
+
+    `asked` goes to `model.inputs` with all of the data, as of `store.harvest`.
+    """
     read = tuple(read)
     if isinstance(source, Store):
         source.table(list(_named(read, target)))  # raises where rows are not the same things
@@ -186,7 +189,7 @@ def feed_of(
             expected="a Store, a tensor, or data and a `model`",
         )  # fmt: skip
     names = tuple(str(model.sites.one(site)) for site in read)
-    return Running(model, as_data(source), names, target, **more)
+    return Running(model, as_data(source, **(asked or {})), names, target, **more)
 
 
 def _given(x: Tensor, read: tuple[str, ...], target: str | None, on: Origin | None, rows: Fed) -> Given:

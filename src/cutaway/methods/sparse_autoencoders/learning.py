@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ class Learning:
         scale = factor(out, kind, self._sizes_out(y.shape[1]))
         y = y if scale is None else y * scale
         bias = centres(y, recipe.centre)
-        points = self._points(y - bias, dice)
+        points = self._points(y, scale, bias, dice)
         if points is not None:
             shape = replace(shape, points=len(points))
         self.shape = shape
@@ -107,14 +108,16 @@ class Learning:
         self.w = {name: value.to(self.device) for name, value in w.items()}
         self.last = torch.zeros(shape.width, dtype=torch.long, device=self.device)
 
-    def _points(self, y: Float[Tensor, "n d"], dice: torch.Generator) -> Float[Tensor, "point d"] | None:
-        """The points of an archetypal decoder: those given, else rows by chance, fewer where there are fewer."""
+    def _points(
+        self, y: Float[Tensor, "n d"], scale: Tensor | None, bias: Float[Tensor, "d"], dice: torch.Generator
+    ) -> Float[Tensor, "point d"] | None:
+        """The points of an archetypal decoder, from its centre: those given, else rows by chance."""
         if not self.asked.points:
             return None
-        if self.points is not None:
-            scale = self.w.get("scale")
-            return self.points.float() if scale is None else self.points.float() * scale
-        return y[torch.randperm(len(y), generator=dice)[: self.asked.points]]
+        if self.points is None:
+            return y[torch.randperm(len(y), generator=dice)[: self.asked.points]] - bias
+        given = self.points.to(y.dtype)
+        return (given if scale is None else given * scale[:1]) - bias
 
     def _check(self, shape: Shape, kind: Tensor | None, step: Tensor | None) -> None:
         if (shape.groups or self.recipe.scale == "kind") and kind is None:
@@ -229,7 +232,7 @@ class Learning:
 
     # --- what is left of it -------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def _same(self) -> dict[str, Any]:
         """What a checkpoint must agree in, as JSON has it."""
         loose = ("save_every", "log_every")

@@ -32,7 +32,7 @@ def revived(
 def _residual(
     batch: Batch, u: Float[Tensor, "n dead"], at: Int[Tensor, "dead"], error: Float[Tensor, "n d"], grads: Gradients
 ) -> tuple[Float[Tensor, "n dead"], None, float]:
-    few, n = batch.y.shape[1] // 2 or 1, len(batch.y)
+    few, n = batch.y.shape[1] // 2 or 1, batch.n
     price = batch.price.dead * min(1.0, len(at) / few)
     if len(at) > few:
         top = u.topk(few, sorted=False)
@@ -54,7 +54,7 @@ def _closer(
 ) -> tuple[Float[Tensor, "n dead"], Float[Tensor, "dead"], float]:
     threshold = batch.w["log_threshold"][at].exp()
     below = (u < threshold) & (u > OFF / 2)
-    price = batch.price.dead / len(u) * batch.lengths[at]
+    price = batch.price.dead / batch.n * batch.lengths[at]
     apart = (threshold - u) * below
     return -price * below, price * below.sum(0) * threshold, float((price * apart).sum())
 

@@ -30,6 +30,8 @@ from cutaway.methods.sparse_autoencoders.reading import Rows, Tensors, before, c
 from cutaway.methods.sparse_autoencoders.reviving import revived
 from cutaway.methods.sparse_autoencoders.shape import Shape
 
+ENTRIES, LEAST = 2**21, 256  # of rows × features that are judged at a time, and of rows
+
 
 @dataclass(frozen=True, eq=False)
 class Judged:
@@ -55,13 +57,39 @@ def judged(
     """The loss of a batch of scaled rows and its gradient in every tensor that is learned.
 
     `centred`: the bias of the decoder is taken from x. `parts`: how long the rows of each site are, for a crosscoder,
-    whose |d_j| is Σ_l |d_j^l|.
+    whose |d_j| is Σ_l |d_j^l|. Where no feature is chosen against those of other rows, a stretch of rows is judged at a
+    time, so that what is held beside the rows stays near the processor.
     """
-    n, decoder = len(y), w["decoder"]
+    long = len(y) if shape.activation == "batch_topk" else max(LEAST, ENTRIES // shape.width)
+    found: list[Judged] = []
+    for start in range(0, len(y), long):
+        at = slice(start, start + long)
+        kind, step = (None if one is None else one[at] for one in (rows.kind, rows.step))
+        some = Rows(rows.x[at], kind, step)
+        found.append(_judged(w, shape, some, y[at], price, centred, parts, dead, len(y)))
+    return found[0] if len(found) == 1 else _summed(found)
+
+
+def _summed(found: list[Judged]) -> Judged:
+    """Stretches of one batch together."""
+    first, grads = found[0], found[0].gradients
+    for one in found[1:]:
+        for name, value in one.gradients.items():
+            grads[name].add_(value)
+    losses = {name: sum(one.losses.get(name, 0.0) for one in found) for name in first.losses}
+    fired = torch.stack([one.fired for one in found]).sum(0)
+    return Judged(losses, grads, torch.cat([one.error for one in found]), fired, first.least)
+
+
+def _judged(
+    w: Tensors, shape: Shape, rows: Rows, y: Float[Tensor, "n d"], price: Price, centred: bool,
+    parts: tuple[int, ...], dead: Bool[Tensor, "m"] | None, n: int,
+) -> Judged:  # fmt: skip
+    decoder = w["decoder"]
     c = rows.x - centre(w, rows.step) if centred else rows.x
     u = before(w, shape, Rows(c, rows.kind, rows.step), False)
     lengths = norms(decoder, parts or (decoder.shape[1],))
-    batch = Batch(w, shape, rows, y, price, decoder, lengths, u)
+    batch = Batch(w, shape, rows, y, price, decoder, lengths, u, n)
     active = ACTIVATIONS[shape.activation](batch)
     blocks, back = active.code.decode(active.f, decoder)
     made = blocks.cumsum(1) if blocks.shape[1] > 1 else blocks

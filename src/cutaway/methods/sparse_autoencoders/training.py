@@ -50,9 +50,10 @@ def train(
 
     `source`: a `Store`, a tensor of rows (with `kind` and `step` of each, where these are told apart), or data that
     `model` runs on as the training goes on; `feed` has more for it (of a store `where`, `buffer`; of a model `items`,
-    `together`, `how`). Several sites make a crosscoder (of a tensor: their rows behind one another, `sizes` long), a
-    `target` a transcoder. `architecture`: a name of `shape.ARCHITECTURES` or a `Shape`; `more` are fields of it (`k`,
-    `skip`, `groups`, …) and of the `recipe` (`steps`, `batch`, …). `points`: rows for an archetypal one, else drawn.
+    `together`, `asked`, `how`). Several sites make a crosscoder (of a tensor: their rows behind one another, `sizes`
+    long), a `target` a transcoder. `architecture`: a name of `shape.ARCHITECTURES` or a `Shape`; `more` are fields of
+    it (`k`, `skip`, `groups`, …) and of the `recipe` (`steps`, `batch`, …). `points`: rows for an archetypal one, else
+    drawn.
     With a `folder` the training is saved there and taken up by the same call, to the same weights bit for bit.
 
     Equations: `reading` and `stepping`, with their sources. Units: those of the rows. Raises MethodError for rows and
