@@ -33,30 +33,26 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=2000)
     options.add_argument("--items", type=int, default=2**16, help="of which the rows for training are")
     options.add_argument("--scored", type=int, default=2**14, help="items on which all are scored")
+    options.add_argument("--k", type=int, default=0, help="features on in a row; 0: as many as in the code, rounded")
     options.add_argument("--prices", nargs="*", default=[], help="as relu=1.0")
     chosen = options.parse_args()
     prices = {**PRICES, **{name: float(x) for name, x in (one.split("=") for one in chosen.prices)}}
     for preset in chosen.presets:
         codes = planted_codes(preset)
         names = [*chosen.architectures, *(["modal"] if codes.modalities else [])]
-        began = time.perf_counter()
-        made = trained(codes, names, chosen.seeds, chosen.steps, chosen.items, prices)
+        began, k = time.perf_counter(), chosen.k or round(codes.l0)
+        made = trained(codes, names, k, chosen.seeds, chosen.steps, chosen.items, prices)
         took = time.perf_counter() - began
-        floor = [untrained("topk", SITE, codes.d, width=codes.features, k=sparse(codes), seed=n)
+        floor = [untrained("topk", SITE, codes.d, width=codes.features, k=k, seed=n)
                  for n in range(chosen.seeds)]  # fmt: skip
         found = code_scores(codes, made, untrained=floor, items=chosen.scored, seeds=chosen.seeds, progress=False)
-        print(f"\n## {preset}: {codes.features} features in {codes.d} dimensions, {sparse(codes)} on in a row; "
+        print(f"\n## {preset}: {codes.features} features in {codes.d} dimensions, k {k} (on in a row: {codes.l0:.1f}); "
               f"{chosen.steps} steps, {chosen.seeds} seeds, {took:.0f} s of training\n")  # fmt: skip
         print_table(found)
 
 
-def sparse(codes: Codes) -> int:
-    """How many features are on in a row, rounded."""
-    return round(float(torch.cat([(one.code != 0).sum(1).float() for one in codes.rows(2048)]).mean()))
-
-
 def trained(
-    codes: Codes, names: list[str], seeds: int, steps: int, items: int, prices: dict[str, float]
+    codes: Codes, names: list[str], k: int, seeds: int, steps: int, items: int, prices: dict[str, float]
 ) -> dict[str, list[object]]:
     """The dictionaries by name, one a seed."""
     parts = list(codes.rows(items))
@@ -68,7 +64,7 @@ def trained(
         price = {"price": prices[name]} if name in prices else {}
         for seed in range(seeds):
             made = train(
-                rows, SITE, "batch_topk" if name == "modal" else name, width=codes.features, k=sparse(codes),
+                rows, SITE, "batch_topk" if name == "modal" else name, width=codes.features, k=k,
                 kind=kind if codes.modalities else None, steps=steps, seed=seed, progress=False, **own, **price,
             )  # fmt: skip
             found.setdefault(name, []).append(made.dictionary)

@@ -5,7 +5,7 @@ python benchmarks/dictionaries.py [--json FILE] [--rounds N] [--threads N] [--qu
 Rows are few of many known directions with noise, scaled to a mean square of d. Each dictionary takes 20 steps, and its
 weights are given to SAELens, so that both go on from the same place and find the same loss, which is checked. Where
 features cost something, many are on at the beginning and few later, and few are sooner done: so these are timed twice,
-as they are then, and with biases at which 1 in 80 features is on. A call is four steps: loss, gradients, clipping, Adam,
+as they are then, and with biases at which 1 in 80 is on. A call is four steps: loss, gradients, clipping, Adam,
 counters; the rows are cut before. `WITH=sae-lens benchmarks/peers.sh FOLDER` makes an environment with SAELens.
 `--agree` measures what the two make of the same weights instead, written by one and read by the other.
 """

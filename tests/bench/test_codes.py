@@ -61,6 +61,7 @@ def test_frequencies_trees_and_lengths_are_as_told(codes):
             siblings = (codes.parents == parent).nonzero().flatten()
             assert int(on[:, siblings].sum(1).max()) == 1
     assert float(code[on].min()) >= 0.2 and float(code[on].mean()) == pytest.approx(1, abs=0.01)
+    assert float(on.sum(1).double().mean()) == pytest.approx(codes.l0, rel=0.03)
     made = code @ codes.directions + codes.shift[kind]
     left = torch.cat([one.seen.x for one in parts]) - made
     assert float(left.std()) == pytest.approx(codes.noise, abs=0.001)

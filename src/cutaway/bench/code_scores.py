@@ -171,10 +171,9 @@ def code_scores(
     """
     started = time.perf_counter()
     own = {} if not dictionaries and untrained is None else listed(dictionaries, untrained)
-    k = max(1, round(float(torch.cat([(one.code != 0).sum(1).float() for one in codes.rows(512)]).mean())))
     width = next((one.width for found in own.values() for one in found), codes.features)
     of = moments(one.seen for one in codes.rows(min(items, 2048)))
-    every = {**own, TRUE: [TrueDirections(codes)], **floors(SITE, width, k, of, seeds=seeds)}
+    every = {**own, TRUE: [TrueDirections(codes)], **floors(SITE, width, max(1, round(codes.l0)), of, seeds=seeds)}
     values: dict[str, dict[str, list[float]]] = {}
     todo = [(name, one) for name, found in every.items() for one in found]
     for name, one in tracked(todo, "scoring", len(todo), show=progress):

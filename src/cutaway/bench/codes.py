@@ -114,6 +114,12 @@ class Codes:
                 found[at] = found[self.parents[at]] * self._shares[(at % self.tree - 1) % self.branching]
         return found
 
+    @property
+    def l0(self) -> float:
+        """How many features are on in a row, as expected."""
+        shared = torch.from_numpy(self.modality == SHARED)
+        return float((self.frequency * torch.where(shared, 1.0, 0.5)).sum())
+
     @cached_property
     def modality(self) -> ndarray:
         """Which rows each feature is on in: shared, picture or text; all are shared where there is one kind of row."""
