@@ -358,6 +358,8 @@ def test_steps_of_a_drawing_have_biases_of_their_own():
     assert made.log["error"].iloc[-1] < train(x, SITE, "topk", **how).log["error"].iloc[-1]
     exact, wide = At(step=step[:8], steps=4), At(step=step[:8] * 5 + 2, steps=20)
     assert torch.equal(made.dictionary.encode(x[:8], exact), made.dictionary.encode(x[:8], wide))
+    with pytest.raises(MethodError, match="A row is of step 3 of 1"):
+        made.dictionary.encode(x[:8], At(step=step[:8]))
     with pytest.raises(MethodError, match="A row is of step 3"):
         train(x, SITE, "topk", step=step, timed=2, **how)
 

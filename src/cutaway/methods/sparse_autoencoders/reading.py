@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.errors import MethodError
 from cutaway.methods.sparse_autoencoders.shape import Shape
 from cutaway.model.dictionary import At
 
@@ -47,6 +48,11 @@ def places(given: Int[Tensor, "..."] | None, size: tuple[int, ...], device: torc
 
 def steps_of(at: At, steps: int) -> Int[Tensor, "..."] | None:
     """The steps of another number of steps, at the places of these: the step whose stretch holds its middle."""
+    if at.step is not None and at.step.numel() and int(at.step.max()) >= at.steps:
+        raise MethodError(
+            f"a row is of step {int(at.step.max())} of {at.steps}", expected="steps below their number",
+            do="give `At(step=…, steps=…)`",
+        )  # fmt: skip
     if at.step is None or at.steps == steps:
         return at.step
     return ((2 * at.step + 1) * steps // (2 * at.steps)).clamp(0, steps - 1)

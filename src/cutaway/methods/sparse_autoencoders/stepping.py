@@ -57,10 +57,10 @@ def judged(
     """The loss of a batch of scaled rows and its gradient in every tensor that is learned.
 
     `centred`: the bias of the decoder is taken from x. `parts`: how long the rows of each site are, for a crosscoder,
-    whose |d_j| is Σ_l |d_j^l|. Where no feature is chosen against those of other rows, a stretch of rows is judged at a
-    time, so that what is held beside the rows stays near the processor.
+    whose |d_j| is Σ_l |d_j^l|. Where features have a price many may be on: then a stretch of rows is judged at a time,
+    so that what is held beside the rows stays near the processor.
     """
-    long = len(y) if shape.activation == "batch_topk" else max(LEAST, ENTRIES // shape.width)
+    long = len(y) if shape.sparse else max(LEAST, ENTRIES // shape.width)
     found: list[Judged] = []
     for start in range(0, len(y), long):
         at = slice(start, start + long)
