@@ -18,7 +18,7 @@ from cutaway.data.prompts import DRAWINGS
 from cutaway.methods import network_dissection, neuron_descriptions
 from cutaway.methods.network_dissection.clip_dissect import clip_dissect
 from cutaway.methods.network_dissection.compositions import composition
-from cutaway.methods.network_dissection.concept_masks import Concepts, concepts_in
+from cutaway.methods.network_dissection.concept_masks import KINDS, Concepts, concepts_in
 from cutaway.methods.network_dissection.cosy import cosy
 from cutaway.methods.network_dissection.similarities import SIMILARITIES, similarities
 from cutaway.methods.network_dissection.unit_maps import Posed, unit_vectors
@@ -56,8 +56,8 @@ def masks(many: int) -> None:
                 kinds = rows.loc[0.005].drop("any").iterrows()
                 said = [f"{kind} {row['beyond']:.2f} ({row['beyond_random']:.2f})" for kind, row in kinds]
                 print(f"  above the null by kind (directions): {', '.join(said)}")
-                best = found.best().head(5).round(2).to_dict("records")
-                print("  best:", ", ".join(f"{row['unit']} {row['concept']} {row['iou']}" for row in best))
+                best = found.best().head(5).to_dict("records")
+                print("  best:", ", ".join(f"{row['unit']} {row['concept']} {row['iou']:.2f}" for row in best))
 
 
 def judged(many: int) -> None:
@@ -68,8 +68,11 @@ def judged(many: int) -> None:
             for seed in SEEDS:
                 model, drawn = cutaway.load(opened), scenes(name, many, seed)
                 place = model.sites.one(site)
-                found = network_dissection(model, drawn, site=site, written=0, shuffles=2, directions=8, progress=False)
-                concepts = concepts_in(drawn)
+                kinds = KINDS[1:]  # parts are in every picture
+                found = network_dissection(
+                    model, drawn, site=site, kinds=kinds, written=0, shuffles=2, directions=8, progress=False
+                )  # fmt: skip
+                concepts = concepts_in(drawn, kinds=kinds)
                 best = found.best().head(32)
                 names = [concepts.names[concepts.labels.index(label)] for label in best["concept"]]
                 made = cosy(model, place, best["unit"].tolist(), names, many=16, seed=seed, progress=False,

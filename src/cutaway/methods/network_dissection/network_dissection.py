@@ -21,7 +21,6 @@ from cutaway.methods.network_dissection.concept_masks import KINDS, Concepts, co
 from cutaway.methods.network_dissection.unit_maps import TEXT, Maps, Posed, scenes_of, unit_maps, unit_site
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.model import Model
-from cutaway.questions.rows import unit
 from cutaway.store.quantiles import Quantiles
 from cutaway.store.stored import Store
 
@@ -117,7 +116,8 @@ def network_dissection(
     prompt. `held`: a `Store` of these very scenes in their order (with `written=0`), instead of runs.
 
     Null: masks of the picture 1 … `shuffles` places further in its batch, which leaves each unit its places and each
-    concept its usual ones. Baseline: as many random `directions` in the space of the units. For the floor, dissect
+    concept its usual ones. Baseline: as many random `directions` in the space of the
+    units, each first divided by its spread in the first batch. For the floor, dissect
     `question.floor`'s model.
 
     Units: IoU. Source: Bau et al. 2017, arXiv 1704.05796, section 2; they enlarge maps bilinearly and take masks of
@@ -200,7 +200,9 @@ class _Directed:
             values = one.values.float()
             if drawn is None:
                 dice = torch.Generator().manual_seed(self.seed)
-                drawn = unit(torch.randn(self.directions, values.shape[-1], generator=dice)).T.to(values)
+                drawn = torch.randn(values.shape[-1], self.directions, generator=dice).to(values)
+                spread = values.flatten(0, 2).std(0)  # else a few large units would be all of every direction
+                drawn = drawn / spread.clamp_min(1e-6 * float(spread.max()) + 1e-30)[:, None]
             yield Maps(torch.cat([values, values @ drawn], -1), one.first)
 
 
