@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from cutaway import store
 from cutaway.errors import MethodError
-from cutaway.methods.sparse_autoencoders.baselines import Directions, Neurons, directions_of, random_dictionary
+from cutaway.methods.sparse_autoencoders.baselines import Directions, random_dictionary
 from cutaway.methods.sparse_autoencoders.quality import Quality, quality
 from cutaway.methods.sparse_autoencoders.recovered import loss_recovered, own_text
 from cutaway.methods.sparse_autoencoders.seen import Seen, read, seen
-from cutaway.model.dictionary import NOWHERE, At, Dictionary
+from cutaway.model.dictionary import NOWHERE, At, Dictionary, Neurons, decoder_rows
 from cutaway.model.targets import log_prob
 from cutaway.model.tokens import KINDS
 from cutaway.zoo import tiny
@@ -126,9 +126,9 @@ def test_random_directions_lie_where_the_data_lie():
 
 def test_what_a_feature_writes_is_read_off_its_decoding():
     one = some(dim=8)
-    found = directions_of(one, 8, like=torch.zeros(0).double())
+    found = decoder_rows(one, like=torch.zeros(0).double())
     assert torch.allclose(found, one.directions, atol=1e-12)
-    both = directions_of(Neurons(SITE, torch.ones(3)), 3)
+    both = decoder_rows(Neurons(SITE, torch.ones(3)))
     assert torch.equal(both, torch.cat([torch.eye(3), -torch.eye(3)]))
 
 

@@ -7,11 +7,12 @@ import torch
 from cutaway import store
 from cutaway.errors import MethodError, StoreError
 from cutaway.methods.result import load
-from cutaway.methods.sparse_autoencoders.baselines import Directions, Neurons
+from cutaway.methods.sparse_autoencoders.baselines import Directions
 from cutaway.methods.sparse_autoencoders.dictionary_quality import DictionaryQuality, dictionary_quality
 from cutaway.methods.sparse_autoencoders.monosemantic import locality, mean_of, monosemanticity
 from cutaway.methods.sparse_autoencoders.quality import quality
 from cutaway.methods.sparse_autoencoders.recovered import loss_recovered
+from cutaway.model.dictionary import Neurons
 from cutaway.zoo import tiny
 from world import noise, opened
 

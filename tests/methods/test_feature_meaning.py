@@ -11,10 +11,11 @@ from cutaway import store
 from cutaway.errors import MethodError
 from cutaway.methods.result import load
 from cutaway.methods.sparse_autoencoders.absorption import Absorbed, absorbed, feature_absorption, main_features
-from cutaway.methods.sparse_autoencoders.baselines import Directions, Neurons, random_dictionary
+from cutaway.methods.sparse_autoencoders.baselines import Directions, random_dictionary
 from cutaway.methods.sparse_autoencoders.modality import Modality, modality, modality_classes
 from cutaway.methods.sparse_autoencoders.probing import SparseProbes, separating, sparse_probing
 from cutaway.methods.sparse_autoencoders.seen import Seen
+from cutaway.model.dictionary import Neurons
 from cutaway.zoo import tiny
 from world import noise, opened
 

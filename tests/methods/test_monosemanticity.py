@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cutaway import store
 from cutaway.data import World, scene_at
 from cutaway.errors import MethodError
-from cutaway.methods.sparse_autoencoders.baselines import Directions, Neurons, random_dictionary
+from cutaway.methods.sparse_autoencoders.baselines import Directions, random_dictionary
 from cutaway.methods.sparse_autoencoders.by_item import by_item, laid
 from cutaway.methods.sparse_autoencoders.monosemantic import (
     Locality,
@@ -22,6 +22,7 @@ from cutaway.methods.sparse_autoencoders.monosemantic import (
     scene_embeddings,
 )
 from cutaway.methods.sparse_autoencoders.seen import Seen
+from cutaway.model.dictionary import Neurons
 from cutaway.zoo import tiny
 from world import noise, opened
 

@@ -41,7 +41,8 @@ def made(features, neurons, probe):
     laid[1] += 0.001
     return xarray.Dataset(
         {"auroc": (("set", "units", "concept"), laid), "shuffled": (("set", "units", "concept"), laid * 0 + 0.5),
-         "width": (("set", "units"), np.full((2, len(UNITS)), 8)), "on": (("set", "units"), np.full((2, len(UNITS)), 2.0))},
+         "width": (("set", "units"), np.full((2, len(UNITS)), 8)),
+         "on": (("set", "units"), np.full((2, len(UNITS)), 2.0))},
         {"units": list(UNITS), "concept": list(CONCEPTS), "set": [0, 1]},
     )  # fmt: skip
 

@@ -18,12 +18,11 @@ from cutaway.bench.codes import SITE, Coded, Codes, TrueDirections
 from cutaway.errors import MethodError
 from cutaway.methods.result import Provenance, Result
 from cutaway.methods.sparse_autoencoders.absorption import Absorbed, absorbed
-from cutaway.methods.sparse_autoencoders.baselines import directions_of
 from cutaway.methods.sparse_autoencoders.modality import modality_classes
 from cutaway.methods.sparse_autoencoders.quality import Quality
 from cutaway.methods.sparse_autoencoders.seen import read
 from cutaway.methods.sparse_autoencoders.tabled import Named, bars, dataset, floors, listed, moments, summed
-from cutaway.model.dictionary import At, Dictionary
+from cutaway.model.dictionary import At, Dictionary, decoder_rows
 from cutaway.model.tokens import KINDS
 from cutaway.questions.rows import tracked
 
@@ -196,9 +195,9 @@ def written(codes: Codes, dictionary: Dictionary) -> Float[Tensor, "latent d"]:
                           do="train one without")  # fmt: skip
     like = torch.zeros(0)
     if "kind" not in dictionary.asks:
-        return directions_of(dictionary, codes.d, like=like)
+        return decoder_rows(dictionary, like=like)
     sides = [At.all(kind, (dictionary.width,)) for kind in ("image", "text")]
-    return torch.stack([directions_of(dictionary, codes.d, at, like) for at in sides]).mean(0)
+    return torch.stack([decoder_rows(dictionary, at, like) for at in sides]).mean(0)
 
 
 def _scored(codes: Codes, reader: Reader, directions: Tensor, items: int) -> dict[str, float]:

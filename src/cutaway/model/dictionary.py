@@ -90,21 +90,90 @@ class Dictionary(Protocol):
         """What the features stand for, in units of the target; `x` for those that also have a linear path from it."""
 
 
-def decoder_rows(dictionary: Dictionary) -> Float[Tensor, "width d_out"]:
-    """What one more of each feature adds to y: decode of it alone less decode of none, at a row that is zero.
+@dataclass(frozen=True, eq=False)
+class Neurons:
+    """The neurons themselves as a dictionary of 2 d features: the positive and the negative half of each.
 
-    Of a dictionary that tells kinds of positions apart at one where the feature may be on.
+    f_i = max(x_i - m_i, 0), f_(d+i) = max(m_i - x_i, 0), y = m + f_(1…d) - f_(d+1…2d). With `k` only the k largest of
+    each row stay, so that neurons are as sparse as what they are held against; without, y is x. Units: those of x.
+
+    >>> neurons = Neurons("text.1.resid_post", torch.zeros(2))
+    >>> neurons.encode(torch.tensor([3.0, -1.0])).tolist()
+    [3.0, 0.0, 0.0, 1.0]
     """
-    found = []
+
+    site: str
+    mean: Float[Tensor, "d"]
+    k: int | None = None
+
+    @property
+    def target(self) -> str:
+        """The site itself."""
+        return self.site
+
+    @property
+    def width(self) -> int:
+        """Twice as many as there are neurons."""
+        return 2 * len(self.mean)
+
+    @property
+    def d_in(self) -> int:
+        """The length of a row."""
+        return len(self.mean)
+
+    @property
+    def d_out(self) -> int:
+        """The length of a row."""
+        return len(self.mean)
+
+    def check(self, model: Any, *sites: Any) -> None:
+        """It belongs to any model."""
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+    def encode(self, x: Float[Tensor, "*rows d"], at: At = NOWHERE) -> Float[Tensor, "*rows width"]:
+        """Both halves of each neuron, of which at most one is on."""
+        moved = x - self.mean.to(x)
+        return largest(torch.cat([moved, -moved], -1).relu(), self.k)
+
+    def decode(
+        self, features: Float[Tensor, "*rows width"], x: Float[Tensor, "*rows d"], at: At = NOWHERE
+    ) -> Float[Tensor, "*rows d"]:
+        """The state whose neurons these are."""
+        up, down = features.chunk(2, -1)
+        return self.mean.to(features) + up - down
+
+
+def largest(features: Float[Tensor, "*rows width"], k: int | None) -> Float[Tensor, "*rows width"]:
+    """The k largest features of each row, the others 0."""
+    if k is None or k >= features.shape[-1]:
+        return features
+    values, places = features.topk(k, dim=-1)
+    return torch.zeros_like(features).scatter(-1, places, values)
+
+
+@torch.no_grad()
+def decoder_rows(
+    dictionary: Dictionary, at: At | None = None, like: Tensor | None = None
+) -> Float[Tensor, "width d_out"]:
+    """What one more of each feature adds to y: decode of it alone less decode of none, at an x of zeros.
+
+    That is the decoder's matrix where decoding is linear. `at`: what the row is; else, of a dictionary that tells kinds
+    of positions apart, a kind at which the feature may be on. `like` gives dtype and device.
+    """
+    like, found = torch.zeros(0) if like is None else like, []
+    kinds = ("image", "text") if "kind" in dictionary.asks else ("image",)
     for first in range(0, dictionary.width, PIECE):
         count = min(PIECE, dictionary.width - first)
-        ones = torch.zeros(count + 1, dictionary.width)
+        ones, x = like.new_zeros(count + 1, dictionary.width), like.new_zeros(count + 1, dictionary.d_in)
         ones[torch.arange(count), first + torch.arange(count)] = 1.0
-        x = torch.zeros(count + 1, dictionary.d_in)
-        rows = torch.zeros(count, dictionary.d_out)
-        for kind in ("image", "text") if "kind" in dictionary.asks else ("image",):
-            at = At(At.all(kind, (count + 1,)).kind, torch.zeros(count + 1, dtype=torch.long))
-            made = dictionary.decode(ones, x, at)
+        rows = like.new_zeros(count, dictionary.d_out)
+        step = torch.zeros(count + 1, dtype=torch.long)
+        for one in (at,) if at is not None else [At(At.all(kind, (count + 1,)).kind, step) for kind in kinds]:
+            made = dictionary.decode(ones, x, one)
             moved = (made[:-1] - made[-1:]).to(rows)
             rows = torch.where(rows.norm(dim=1, keepdim=True) > 0, rows, moved)
         found.append(rows)

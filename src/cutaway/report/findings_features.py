@@ -17,9 +17,9 @@ from cutaway.data.prompts import DRAWINGS
 from cutaway.data.worlds import scenes
 from cutaway.methods.network_dissection.concept_masks import Concepts, concepts_in
 from cutaway.methods.network_dissection.unit_maps import Posed, unit_maps
-from cutaway.methods.sparse_autoencoders.baselines import Neurons, random_dictionary
+from cutaway.methods.sparse_autoencoders.baselines import random_dictionary
 from cutaway.methods.sparse_autoencoders.beginning import untrained
-from cutaway.model.dictionary import opened
+from cutaway.model.dictionary import Neurons, opened
 from cutaway.model.model import Model
 from cutaway.report.findings_scenes import TOLD
 from cutaway.store.reducers import Gram

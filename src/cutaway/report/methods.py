@@ -8,12 +8,14 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from cutaway.data import scenes
 from cutaway.methods.method import ROWS, Method
 from cutaway.methods.table import METHODS, in_row
+from cutaway.model.dictionary import Neurons
 from cutaway.model.load import load
 from cutaway.model.model import Model
 from cutaway.questions.bank import text_bank
@@ -47,7 +49,8 @@ class Row:
 def questions() -> dict[str, Question]:
     """A question of each family that lacks nothing which the family can have."""
     one, other = tiny.picture(), tiny.picture(3)
-    clip, llava, sd = (load(f"tiny:{name}") for name in ("clip", "llava", "sd"))
+    sites = {"clip": "vision.1.resid_post", "llava": "text.1.resid_post", "sd": "denoiser.1.resid_post"}
+    clip, llava, sd = (_with_features(f"tiny:{name}", site) for name, site in sites.items())
     crowd = list(scenes("test", 8))
     many: dict[str, Any] = {"crowd": crowd, "labels": {"half": np.array([0, 1] * 4)}}
     drawn = {**many, "crowd": drawings(sd, [f"a {thing} dog" for thing in "abcdefgh"], steps=2)}
@@ -65,6 +68,13 @@ def questions() -> dict[str, Question]:
 def _joint() -> Question:
     """The same for a denoiser of joint attention, which some methods are for."""
     return draw(load("tiny:sd3"), "a red dog", steps=2, counterpart="a red cat", image=tiny.picture())
+
+
+def _with_features(name: str, site: str) -> Model:
+    """A model with a dictionary: the numbers of a state."""
+    model = load(name)
+    here = model.sites.one(site)
+    return model.with_dictionaries(Neurons(site, torch.zeros(here.sizes[here.axes[-1]])))
 
 
 def question_for(method: Method, family: str) -> Question:

@@ -14,8 +14,7 @@ from torch.nn.functional import normalize
 
 from cutaway.errors import MethodError
 from cutaway.methods.linear_probing.probe_data import fit, split
-from cutaway.methods.sparse_autoencoders.baselines import directions_of
-from cutaway.model.dictionary import NOWHERE, At, Dictionary
+from cutaway.model.dictionary import NOWHERE, At, Dictionary, decoder_rows
 
 ALIGNED, SHARE = 0.025, 0.4  # cosine to the parent's direction, and share of what lies along it, of who took it over
 
@@ -97,7 +96,7 @@ def feature_absorption(
         )  # fmt: skip
     with torch.no_grad():
         features = dictionary.encode(x, at)
-    directions = directions_of(dictionary, x.shape[1], at, like=x)
+    directions = decoder_rows(dictionary, at, like=x)
     train, held = split(things, test, seed)
     states, codes = x.detach().cpu().double().numpy(), features.detach().cpu().double().numpy()
     found = {}

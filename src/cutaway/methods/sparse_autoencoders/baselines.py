@@ -1,59 +1,16 @@
-"""What a trained dictionary is held against: random directions, and the neurons themselves."""
+"""What a trained dictionary is held against: given directions, and random ones (neurons: `model.dictionary`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.model.dictionary import NOWHERE, At, Dictionary
-
-
-@dataclass(frozen=True, eq=False)
-class Neurons:
-    """The neurons themselves as a dictionary of 2 d features: the positive and the negative half of each.
-
-    f_i = max(x_i - m_i, 0), f_(d+i) = max(m_i - x_i, 0), y = m + f_(1…d) - f_(d+1…2d). With `k` only the k largest of
-    each row stay, so that neurons are as sparse as what they are held against; without, y is x. Units: those of x.
-
-    >>> neurons = Neurons("text.1.resid_post", torch.zeros(2))
-    >>> neurons.encode(torch.tensor([3.0, -1.0])).tolist()
-    [3.0, 0.0, 0.0, 1.0]
-    """
-
-    site: str
-    mean: Float[Tensor, "d"]
-    k: int | None = None
-
-    @property
-    def target(self) -> str:
-        """The site itself."""
-        return self.site
-
-    @property
-    def width(self) -> int:
-        """Twice as many as there are neurons."""
-        return 2 * len(self.mean)
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        """Nothing."""
-        return ()
-
-    def encode(self, x: Float[Tensor, "*rows d"], at: At = NOWHERE) -> Float[Tensor, "*rows width"]:
-        """Both halves of each neuron, of which at most one is on."""
-        moved = x - self.mean.to(x)
-        return largest(torch.cat([moved, -moved], -1).relu(), self.k)
-
-    def decode(
-        self, features: Float[Tensor, "*rows width"], x: Float[Tensor, "*rows d"], at: At = NOWHERE
-    ) -> Float[Tensor, "*rows d"]:
-        """The state whose neurons these are."""
-        up, down = features.chunk(2, -1)
-        return self.mean.to(features) + up - down
+from cutaway.model.dictionary import NOWHERE, At, largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +36,19 @@ class Directions:
     def width(self) -> int:
         """As many as directions."""
         return len(self.directions)
+
+    @property
+    def d_in(self) -> int:
+        """The length of a row."""
+        return len(self.mean)
+
+    @property
+    def d_out(self) -> int:
+        """The length of a row."""
+        return len(self.mean)
+
+    def check(self, model: Any, *sites: Any) -> None:
+        """It belongs to any model."""
 
     @property
     def asks(self) -> tuple[str, ...]:
@@ -132,24 +102,3 @@ def random_dictionary(
     made = plain.encode(moved) @ directions
     size = float((made * made).sum())
     return RandomDictionary(site, directions, mean, k, float((moved * made).sum()) / size if size else 1.0)
-
-
-def largest(features: Float[Tensor, "*rows width"], k: int | None) -> Float[Tensor, "*rows width"]:
-    """The k largest features of each row, the others 0."""
-    if k is None or k >= features.shape[-1]:
-        return features
-    values, places = features.topk(k, dim=-1)
-    return torch.zeros_like(features).scatter(-1, places, values)
-
-
-def directions_of(
-    dictionary: Dictionary, d_in: int, at: At = NOWHERE, like: Tensor | None = None
-) -> Float[Tensor, "width d_out"]:
-    """What one unit of each feature adds to what a dictionary decodes: decode(e_j) - decode(0), at an x of zeros.
-
-    That is the decoder's matrix where decoding is linear. `like` gives dtype and device.
-    """
-    like = torch.zeros(0) if like is None else like
-    nothing, one = like.new_zeros(dictionary.width, d_in), torch.eye(dictionary.width).to(like)
-    with torch.no_grad():
-        return dictionary.decode(one, nothing, at) - dictionary.decode(torch.zeros_like(one), nothing, at)

@@ -82,7 +82,7 @@ def monosemanticity(
     of its last layer looks good. What it can NOT tell: what the feature means, nor whether items of its kind without it
     are many. A feature on in two items has a score too. A scale of the feature, or a power near 1, hardly matters.
 
-    >>> from cutaway.methods.sparse_autoencoders.baselines import Neurons
+    >>> from cutaway.model.dictionary import Neurons
     >>> rows = torch.tensor([[1.0, 0.0], [1.0, 2.0], [0.0, 1.0]])
     >>> found = monosemanticity(Neurons("vision.joint", torch.zeros(2)), rows, torch.eye(2)[[0, 0, 1]])
     >>> [round(float(one), 3) for one in found.value[:2]], round(found.chance, 3)

@@ -136,7 +136,7 @@ def quality(dictionary: Dictionary, rows: Rows, *, batch: int = 4096, steps: int
     all positions. What it can NOT tell: whether what is left out mattered to the model (`loss_recovered`), nor whether
     a feature means one thing. Cosine and shrinkage are near 1 wherever the mean is long. `alive` rises with the rows.
 
-    >>> from cutaway.methods.sparse_autoencoders.baselines import Neurons
+    >>> from cutaway.model.dictionary import Neurons
     >>> rows = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
     >>> found = quality(Neurons("text.1.resid_post", rows.mean(0)), rows)
     >>> round(found.value.explained, 6), found.value.l0, found.alive

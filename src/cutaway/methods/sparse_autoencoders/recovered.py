@@ -88,7 +88,7 @@ def loss_recovered(
     What it can NOT tell: that the features are those the model uses. Where ablation does little, the share is noise.
 
     >>> import cutaway
-    >>> from cutaway.methods.sparse_autoencoders.baselines import Neurons
+    >>> from cutaway.model.dictionary import Neurons
     >>> model = cutaway.load("tiny:llama")
     >>> inputs = model.inputs(text=["a red", "a blue"], answer=["dog", "cat"])
     >>> loss_recovered(model, Neurons("text.1.resid_post", torch.zeros(32)), inputs, progress=False).of_mean

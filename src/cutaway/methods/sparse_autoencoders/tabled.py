@@ -10,9 +10,9 @@ import xarray
 from matplotlib.axes import Axes
 
 from cutaway.errors import MethodError
-from cutaway.methods.sparse_autoencoders.baselines import Neurons, random_dictionary
+from cutaway.methods.sparse_autoencoders.baselines import random_dictionary
 from cutaway.methods.sparse_autoencoders.seen import Seen
-from cutaway.model.dictionary import Dictionary
+from cutaway.model.dictionary import Dictionary, Neurons
 from cutaway.store.reducers import Gram, Moments
 
 Named = Mapping[str, Dictionary | Sequence[Dictionary]]
