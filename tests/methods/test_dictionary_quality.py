@@ -32,6 +32,11 @@ class Asking:
     target: str = SITE
     width: int = 12
     asks: tuple[str, ...] = field(default=("kind",))
+    d_in: int = 32
+    d_out: int = 32
+
+    def check(self, model, *sites) -> None:
+        pass
 
     def encode(self, x: torch.Tensor, at: At = NOWHERE) -> torch.Tensor:
         return torch.nn.functional.one_hot(at.kind, 12).to(x)

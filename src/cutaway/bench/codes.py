@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -253,6 +254,19 @@ class TrueDirections:
     def width(self) -> int:
         """As many as there are."""
         return self.codes.features
+
+    @property
+    def d_in(self) -> int:
+        """The length of a row."""
+        return self.codes.d
+
+    @property
+    def d_out(self) -> int:
+        """The length of a row."""
+        return self.codes.d
+
+    def check(self, model: Any, *sites: Any) -> None:
+        """It belongs to no model."""
 
     @property
     def asks(self) -> tuple[str, ...]:
