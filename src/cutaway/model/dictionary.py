@@ -168,13 +168,13 @@ def decoder_rows(
     kinds = ("image", "text") if "kind" in dictionary.asks else ("image",)
     for first in range(0, dictionary.width, PIECE):
         count = min(PIECE, dictionary.width - first)
-        ones, x = like.new_zeros(count + 1, dictionary.width), like.new_zeros(count + 1, dictionary.d_in)
+        ones, x = like.new_zeros(count, dictionary.width), like.new_zeros(count, dictionary.d_in)
+        nothing = torch.zeros_like(ones)
         ones[torch.arange(count), first + torch.arange(count)] = 1.0
         rows = like.new_zeros(count, dictionary.d_out)
-        step = torch.zeros(count + 1, dtype=torch.long)
-        for one in (at,) if at is not None else [At(At.all(kind, (count + 1,)).kind, step) for kind in kinds]:
-            made = dictionary.decode(ones, x, one)
-            moved = (made[:-1] - made[-1:]).to(rows)
+        step = torch.zeros(count, dtype=torch.long)
+        for one in (at,) if at is not None else [At(At.all(kind, (count,)).kind, step) for kind in kinds]:
+            moved = (dictionary.decode(ones, x, one) - dictionary.decode(nothing, x, one)).to(rows)
             rows = torch.where(rows.norm(dim=1, keepdim=True) > 0, rows, moved)
         found.append(rows)
     return torch.cat(found)
