@@ -53,7 +53,6 @@ SHIPPED: Mapping[str, Shipped] = {
     ),
 }  # fmt: skip
 HOME = Path(__file__).parent / "models" / "dictionaries"
-CARD = Path(__file__).parent / "dictionaries.md"
 
 
 def folder_of(name: str) -> Path:
