@@ -21,12 +21,13 @@ from cutaway.methods.network_dissection.concept_masks import Concepts, concepts_
 from cutaway.methods.network_dissection.unit_maps import TEXT, Posed, scenes_of, unit_maps, unit_site
 from cutaway.methods.neuron_descriptions.exemplars import exemplar_maps
 from cutaway.methods.neuron_descriptions.steering import POINTS, steered
+from cutaway.methods.neuron_descriptions.word_contexts import word_contexts
 from cutaway.methods.neuron_descriptions.worded import written
 from cutaway.methods.neuron_descriptions.write_vectors import write_vectors
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
-from cutaway.questions.bank import TextBank
+from cutaway.questions.bank import TextBank, emoji_texts
 from cutaway.questions.rows import unit
 from cutaway.store.reducers import Gram, Histogram, Mean, TopK
 
@@ -34,6 +35,7 @@ SOURCE = "Bricken et al. 2023 (Towards Monosemanticity), feature pages; Gandelsm
 BINS = 24
 BEYOND = 0.99  # quantile of the best correlation of shuffled pictures that a description has to exceed
 STEERED = 48  # units whose effect is measured
+TEXTS = 64  # descriptions of scenes, beside the names of all things, in which words are looked for
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,13 +46,21 @@ class Profiles(Result):
     activation over them. `density`: the share of patches where it is on (above 0), `mean`: its mean there, `largest`:
     its largest. `counts` (unit, bin): patches by activation, `edge` (bin) the lower edges. `concept` (unit): what is in
     the pictures in which it is large, `correlation` how much, `bound` what shuffled pictures reach (99 in 100 units);
-    `near`, `cosine` (unit, neighbour): units that write alike. Where the tower ends in words: `text`, `says` (unit,
-    word): what it writes and the cosine; `effect` (unit, point): how much more of its first text comes out when it is
-    set to so many times its largest on every patch, NaN where that was not measured; `chance` (quantile, point): the
-    same of other units' texts.
+    `near`, `cosine` (unit, neighbour): units that write alike. Of a tower that reads words: `at_word` (unit, place) the
+    largest activations at words of texts that are read alone, with `before`, `token`, `after`; `at_image` (unit): the
+    share of patches in its mean activations above 0 at patches and at words. Where the tower ends in words: `text`,
+    `says` (unit, word): what it writes and the cosine; `effect` (unit, point): how much more of its first text
+    comes out when it is set to so many times its largest on every patch, NaN where that was not measured; `chance`
+    (quantile, point): the same of other units' texts.
     """
 
     main: ClassVar[str] = "density"
+
+    @property
+    def alive(self) -> ndarray:
+        """Which units are ever on, at a patch or a word."""
+        on = self.data["largest"].values > 0
+        return np.asarray(on | (self.data["at_word"].values[:, 0] > 0) if "at_word" in self.data else on)
 
     def table(self) -> pandas.DataFrame:
         """A row a unit that is ever on, the most telling first."""
@@ -63,22 +73,25 @@ class Profiles(Result):
         })  # fmt: skip
         if "text" in data:
             table["writes"] = data["text"].isel(word=0).values
-        alive = table[table["largest"] > 0]
+        if "token" in data:
+            table["word"] = np.where(data["at_word"].values[:, 0] > 0, data["token"].values[:, 0], "")
+            table["at_image"] = data["at_image"].values
+        alive = table[self.alive]
         return alive.sort_values("correlation", ascending=False, kind="stable").reset_index(drop=True)
 
 
 def unit_profiles(
-    model: Model, scenes: Sequence[Any], *, site: str = "", bank: TextBank | None = None, text: str = TEXT,
-    step: int | None = None, top: int = 8, neighbours: int = 6, words: int = 6, steer: int = STEERED,
-    batch: int = 32, seed: int = 0, progress: bool = True,
+    model: Model, scenes: Sequence[Any], *, site: str = "", bank: TextBank | None = None,
+    contexts: Sequence[str] = (), text: str = TEXT, step: int | None = None, top: int = 8, neighbours: int = 6,
+    words: int = 6, steer: int = STEERED, batch: int = 32, seed: int = 0, progress: bool = True,
 ) -> Profiles:  # fmt: skip
     """Look at every unit of a site over scenes of EmojiWorld, whose content is known.
 
     A description is the concept whose presence in a picture correlates most with the unit's largest activation there,
     r = cov(a, c) / (s_a s_c), one number a picture; it is compared with the best of the same concepts when
     pictures are shuffled. What a unit writes is what `neuron_descriptions` says: its direction through the end of the
-    tower, by texts of a bank, or by next words. Sums alone are kept of all pictures; those
-    that a unit is largest in are run a second time. Units of activations: those of the site.
+    tower, by texts of a bank, or by next words. A tower that reads words is also given `contexts`, texts alone. Sums
+    alone are kept of all pictures; those that a unit is largest in are run a second time. Units: those of the site.
     Raises MethodError for rows that are no scenes.
     What it can NOT tell: what the unit is for: what it is large in, and what it writes, are two things, and neither is
     what the model does with it. A description is a correlation, of concepts that the scenes have.
@@ -103,12 +116,29 @@ def unit_profiles(
     laid = exemplar_maps(model, some, here, posed, items, units, batch=batch, progress=progress)
     data["map"] = (("unit", "top", "row", "col"), laid)
     data = _alike(data, model, here, neighbours)
+    data = _heard(data, model, here, contexts or emoji_texts(TEXTS), words, batch)
     data = _spoken(data, model, here, bank, words, steer, some, posed, seed)
     told = Provenance.of(
         "unit_profiles", SOURCE, started=started, model=model, sites=(str(here),), seed=seed, scenes=len(some), top=top,
         neighbours=neighbours, words=words, steer=steer, text=text, step=step,
     )  # fmt: skip
     return Profiles(data, told)
+
+
+def _heard(
+    data: xarray.Dataset, model: Model, site: Site, texts: Sequence[str], top: int, batch: int
+) -> xarray.Dataset:  # fmt: skip
+    """The words at which units are largest, where words are read."""
+    found = word_contexts(model, site, texts, top, batch=batch)
+    if found is None:
+        return data
+    seen = data["density"].values * np.nan_to_num(data["mean"].values)
+    both = seen + found.mean
+    return data.assign(
+        at_word=(("unit", "place"), found.values), before=(("unit", "place"), found.before),
+        token=(("unit", "place"), found.token), after=(("unit", "place"), found.after),
+        at_image=("unit", np.divide(seen, both, out=np.full_like(both, np.nan), where=both > 0)),
+    )  # fmt: skip
 
 
 class _Seen:

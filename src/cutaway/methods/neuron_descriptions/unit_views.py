@@ -16,10 +16,11 @@ from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
 from cutaway.views.kinds import Axis, Phrase, View
 from cutaway.views.picture import Picture
-from cutaway.views.units import Unit, Units
+from cutaway.views.units import Context, Unit, Units
 from cutaway.views.words import number
 
-COLUMNS = {"correlation": "r", "share of patches on": "density", "mean when on": "mean", "largest": "largest"}
+COLUMNS = ("correlation", "share of patches on", "mean when on", "largest")
+AT_IMAGE = "share at patches, not words"
 LIMITS = (
     "What a unit is for. A description is the concept whose presence in a picture correlates most with the unit's "
     "largest activation there, of the concepts that these scenes have; units of a model before training have such "
@@ -42,7 +43,7 @@ def table(found: Profiles) -> pandas.DataFrame:
 def units_view(found: Profiles, scenes: Sequence[Scene], title: str = "") -> Units:
     """Every unit that is ever on; `scenes` are those that were looked at."""
     data = found.data
-    alive = np.flatnonzero(data["largest"].values > 0)
+    alive = np.flatnonzero(found.alive)
     some = data.isel(unit=alive)
     items = np.unique(some["item"].values)
     at = {int(item): place for place, item in enumerate(items)}
@@ -53,10 +54,11 @@ def units_view(found: Profiles, scenes: Sequence[Scene], title: str = "") -> Uni
     return Units(
         title=title or f"Units of {site}",
         seen=f"{len(alive)} of {data.sizes['unit']} units of {site} are on somewhere in "
-        f"{found.provenance.options['scenes']} pictures. For {named} a concept correlates with r above "
-        f"{number(float(data['bound']))}, which 1 in 100 reaches when pictures are shuffled.",
+        f"{found.provenance.options['scenes']} pictures{' or in texts' if 'token' in data else ''}. For {named} a "
+        f"concept correlates with r above {number(float(data['bound']))}, which 1 in 100 reaches when pictures are "
+        "shuffled.",
         limits=LIMITS,
-        units=units, columns=tuple(COLUMNS), sorted="correlation",
+        units=units, columns=(*COLUMNS, *((AT_IMAGE,) if "at_image" in data else ())), sorted="correlation",
         pictures=tuple(_picture(scenes[int(item)]) for item in items), maps=maps,
         bins=tuple(number(float(edge)) for edge in data["bin"].values), counts=some["counts"].values,
         points=Axis("times its largest", tuple(f"{point:g}" for point in data["point"].values)) if steered else None,
@@ -75,12 +77,21 @@ def _unit(row: xarray.Dataset, at: dict[int, int], bound: float) -> Unit:
         number=int(row["unit"]), name=str(row["concept"].values) if r > bound else "",
         numbers={
             "correlation": r, "share of patches on": float(row["density"]), "mean when on": float(row["mean"]),
-            "largest": float(row["largest"]),
+            "largest": float(row["largest"]), **({AT_IMAGE: float(row["at_image"])} if "at_image" in row else {}),
         },
+        contexts=_contexts(row) if "token" in row else (),
         pictures=tuple(at[int(item)] for item in row["item"].values[on]),
         values=tuple(float(value) for value in row["value"].values[on]),
         writes=tuple(Phrase(str(text), None) for text, _ in says),
         near=tuple((int(other), float(cosine)) for other, cosine in near),
+    )  # fmt: skip
+
+
+def _contexts(row: xarray.Dataset) -> tuple[Context, ...]:
+    parts = (row[name].values for name in ("before", "token", "after", "at_word"))
+    return tuple(
+        Context(str(before), str(token), str(after), float(value))
+        for before, token, after, value in zip(*parts, strict=True) if value > 0
     )  # fmt: skip
 
 
