@@ -55,8 +55,8 @@ def word_contexts(
         [_around(said[int(item)], int(at[item, unit])) for item in column] for unit, column in enumerate(found.items.T)
     ]
     before, token, after = np.moveaxis(np.array(rows, dtype=object), -1, 0)
-    values, size = found.values.T.float().numpy(), mean.value.float().numpy()
-    return WordContexts(values, before.astype(str), token.astype(str), after.astype(str), size)
+    largest, size = found.values.T.float().numpy(), mean.value.float().numpy()
+    return WordContexts(largest, before.astype(str), token.astype(str), after.astype(str), size)
 
 
 def _words(inputs: Inputs, site: Site, size: int) -> Tensor:
