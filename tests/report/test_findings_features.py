@@ -54,11 +54,17 @@ def test_the_page_says_what_was_measured():
     assert missed(one) == ["colour: blue", "ground: plain"]
     said = sentences(found)
     assert "0.750 / 0.751" in said[0] and "for 1 concepts, behind for 1" in said[0]
-    assert "zoo:emoji-clip: 2" in said[-1]
+    assert "zoo:emoji-clip: 2" in said[-1] and "over 4 concepts" in said[0]
+    apart = one.copy(deep=True)
+    apart["auroc"][1, :, 2] = np.nan  # a concept that one set is too small for is in no mean, and is not counted
+    assert "0.733 / 0.734" in (alone := sentences({"emoji-clip-sae": apart}))[0] and "over 3 concepts" in alone[0]
     text = page(found, About("zoo:emoji-clip", 96, 0, "page.md", {"a": 60.0}), {"units": "img/units.png"})
     row = next(line for line in text.splitlines() if line.startswith("| features |"))
     assert re.search(r"\| 0\.80 / 0\.80 \| 0\.80 / 0\.80 \| 0\.60 / 0\.60 \| 0\.750 / 0\.751 \|", row)
-    assert "Features ahead of neurons in both sets: red" in text and "told by no feature: blue and plain" in text
+    assert (
+        "in both sets: red thing.\n- Behind: animals." in text
+        and "best feature: blue thing and plain background" in text
+    )
     assert len(units(found).axes) == 1
 
 

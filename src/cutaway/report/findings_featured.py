@@ -1,4 +1,4 @@
-"""The page on features: what single features tell that neurons do not, in each family, and what they miss."""
+"""The page on features: what the best feature tells beside the best neuron, in each family, and what it misses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import xarray
 from matplotlib.figure import Figure
 
 from cutaway import __version__
+from cutaway.methods.network_dissection.concept_masks import said
 from cutaway.report.findings_features import FEATURES, FEWEST, NEURONS, PROBE, UNITS
 from cutaway.report.findings_page import About
 from cutaway.report.findings_plots import saved
@@ -25,7 +26,7 @@ def page(found: Found, about: About, figures: dict[str, str]) -> str:
     """The whole page, in Markdown."""
     numbered = "\n".join(f"{i}. {said}" for i, said in enumerate(sentences(found), 1))
     front = (
-        "# Features of dictionaries: what one of them tells that no neuron does, and what they miss\n\n"
+        "# Features of dictionaries: what the best of them tells beside the best neuron, and what it misses\n\n"
         f"{numbered}\n\n*Where two numbers stand with a slash between them, the same was measured on two sets of "
         f"scenes.*\n\n![How well the best single unit tells a concept, by kind of concept]({figures['units']})"
     )
@@ -51,14 +52,14 @@ def sentences(found: Found) -> list[str]:
             f"**{of}**: the best single feature tells a concept with an AUROC of {mean(one, FEATURES)}, the best "
             f"single neuron with {mean(one, NEURONS)}, the best of as many random directions with "
             f"{mean(one, 'random directions')}, a probe on the whole state with {mean(one, PROBE)} (means over "
-            f"{one.sizes['concept']} concepts). In both sets of scenes a feature is ahead of all neurons by more than "
-            f"{APART:g} for {len(more)} concepts, behind for {len(less)}."
+            f"{_both(one).sizes['concept']} concepts). In both sets of scenes that feature is ahead of that neuron "
+            f"by more than {APART:g} for {len(more)} concepts, behind for {len(less)}."
         )  # fmt: skip
     lost = {SHIPPED[name].model: missed(found[name]) for name in models(found)}
     told = [f"{of}: {len(some)}" for of, some in lost.items()]
     made.append(
-        f"**What features miss**: concepts that a probe on the state reads (AUROC {READ:g} and above) and that no "
-        f"single feature tells ({LOST:g} and below), in both sets: {', '.join(told)}."
+        f"**What single features miss**: concepts that a probe on the state reads (AUROC {READ:g} and above) and that "
+        f"the best feature does not tell ({LOST:g} and below), in both sets: {', '.join(told)}."
     )
     return made
 
@@ -82,7 +83,7 @@ def wins(one: xarray.Dataset, left: str = FEATURES, right: str = NEURONS) -> lis
 
 
 def missed(one: xarray.Dataset) -> list[str]:
-    """The concepts that a probe reads and no feature tells, in both sets."""
+    """The concepts that a probe reads and the best feature does not tell, in both sets."""
     kept = _both(one)["auroc"]
     lost = (kept.sel(units=PROBE) >= READ).all("set") & (kept.sel(units=FEATURES) <= LOST).all("set")
     return [str(name) for name in kept["concept"].values[lost.values]]
@@ -100,11 +101,11 @@ def _made(about: About) -> str:
         f"the test split, two sets of them. A unit's number in a scene is its largest activation at any patch of the "
         f"picture (of zoo:emoji-sd at step 10 of 20, with noise on the scene's latents). For each concept that at "
         f"least {FEWEST} scenes of each half show, and as many do not, the unit with the highest AUROC on the even "
-        "scenes is chosen and judged on the odd ones: a unit that was lucky on the first gains nothing on the second. "
-        "`random directions` are as many and as sparse as the features, drawn with the covariance of the states; "
-        "`untrained features` are the dictionary before its training; `axes of the state` are its coordinates, each "
-        "with both signs; the probe is a ridge regression on the mean state of the patches, which may use every "
-        "direction."
+        "scenes is chosen and judged on the odd ones (*best* below): a unit that was lucky on the first gains nothing "
+        "on the second. `random directions` are as many as the features, drawn with the covariance of the states, the "
+        "k largest on at a patch; `untrained features` the same with weights as a training begins; `axes of the state` "
+        "are its coordinates, each with both signs; the probe is a ridge regression on the mean state of the patches, "
+        "which may use every direction."
     )
 
 
@@ -127,15 +128,19 @@ def _family(found: Found, name: str) -> str:
     more, less, lost = wins(one), wins(one, NEURONS, FEATURES), missed(one)
     return (
         f"## {shipped.model}, `{shipped.site}`\n\n{table}\n\n"
-        f"- Features ahead of neurons in both sets: {_names(more)}.\n- Behind: {_names(less)}.\n"
-        f"- Read by the probe, told by no feature: {_names(lost)}.\n"
+        f"- The best feature is ahead of the best neuron in both sets: {_names(more)}.\n- Behind: {_names(less)}.\n"
+        f"- Read by the probe, not told by the best feature: {_names(lost)}.\n"
         f"- With the second half shuffled the chosen features have an AUROC of {_shuffled(one)}."
     )
 
 
 def _names(some: list[str]) -> str:
     more = f", and {len(some) - MOST} more" if len(some) > MOST else ""
-    return (listed([one.split(": ")[1] for one in some[:MOST]]) + more) if some else "none"
+    return (
+        (listed([said((kind, word)) for kind, word in (one.split(": ") for one in some[:MOST])]) + more)
+        if some
+        else "none"
+    )
 
 
 def _shuffled(one: xarray.Dataset) -> str:

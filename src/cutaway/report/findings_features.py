@@ -1,4 +1,4 @@
-"""What features say of scenes that neurons do not: for each concept the one best unit, chosen and judged apart."""
+"""What features say of scenes beside neurons: for each concept the one best unit, chosen and judged apart."""
 
 from __future__ import annotations
 
