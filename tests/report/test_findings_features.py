@@ -53,12 +53,14 @@ def test_the_page_says_what_was_measured():
     assert wins(one) == ["colour: red"] and wins(one, NEURONS, FEATURES) == ["group: animals"]
     assert missed(one) == ["colour: blue", "ground: plain"]
     said = sentences(found)
-    assert "0.750 / 0.751" in said[0] and "for 1 concepts, behind for 1" in said[0]
+    assert "0.750 / 0.751" in said[0] and "for 1 concepts, behind for 1; untrained features are ahead" in said[0]
     assert "zoo:emoji-clip: 2" in said[-1]
     text = page(found, About("zoo:emoji-clip", 96, 0, "page.md", {"a": 60.0}), {"units": "img/units.png"})
     row = next(line for line in text.splitlines() if line.startswith("| features |"))
     assert re.search(r"\| 0\.80 / 0\.80 \| 0\.80 / 0\.80 \| 0\.60 / 0\.60 \| 0\.750 / 0\.751 \|", row)
-    assert "Features ahead of neurons in both sets: red" in text and "told by no feature: blue and plain" in text
+    assert (
+        "Features ahead of neurons in both sets: red (colour)." in text and "blue (colour) and plain (ground)" in text
+    )
     assert len(units(found).axes) == 1
 
 

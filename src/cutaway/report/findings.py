@@ -152,7 +152,8 @@ def measure(
                 make = partial(step, of, n, own)
                 made.append(_kept(folder / f"{name}-{key}.nc", make, bar, task, name, of))
                 bar.advance(task)
-            found[name] = xarray.concat([one.data for one in made], xarray.DataArray(seeds, dims="set", name="set"))
+            sets = xarray.DataArray(seeds, dims="set", name="set")
+            found[name] = xarray.concat([one.data for one in made], sets, join="outer")
             seconds[name] = sum(one.provenance.seconds for one in made)
     return found, seconds
 

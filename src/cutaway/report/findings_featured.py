@@ -47,12 +47,15 @@ def sentences(found: Found) -> list[str]:
     for name in models(found):
         one, of = found[name], SHIPPED[name].model
         more, less = wins(one), wins(one, NEURONS, FEATURES)
+        plain = ("untrained features", "random directions")
+        chance = len(wins(one, *plain)), len(wins(one, *plain[::-1]))
         made.append(
             f"**{of}**: the best single feature tells a concept with an AUROC of {mean(one, FEATURES)}, the best "
             f"single neuron with {mean(one, NEURONS)}, the best of as many random directions with "
             f"{mean(one, 'random directions')}, a probe on the whole state with {mean(one, PROBE)} (means over "
-            f"{one.sizes['concept']} concepts). In both sets of scenes a feature is ahead of all neurons by more than "
-            f"{APART:g} for {len(more)} concepts, behind for {len(less)}."
+            f"{_both(one).sizes['concept']} concepts). In both sets of scenes a feature is ahead of all neurons by "
+            f"more than {APART:g} for {len(more)} concepts, behind for {len(less)}; untrained features are ahead of "
+            f"random directions for {chance[0]}, behind for {chance[1]}."
         )  # fmt: skip
     lost = {SHIPPED[name].model: missed(found[name]) for name in models(found)}
     told = [f"{of}: {len(some)}" for of, some in lost.items()]
@@ -135,7 +138,7 @@ def _family(found: Found, name: str) -> str:
 
 def _names(some: list[str]) -> str:
     more = f", and {len(some) - MOST} more" if len(some) > MOST else ""
-    return (listed([one.split(": ")[1] for one in some[:MOST]]) + more) if some else "none"
+    return (listed(["{1} ({0})".format(*one.split(": ")) for one in some[:MOST]]) + more) if some else "none"
 
 
 def _shuffled(one: xarray.Dataset) -> str:
