@@ -1,13 +1,16 @@
 """Findings about features: a unit is judged where it was not chosen, and the page says what its tables say."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray
+from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 import cutaway
+from cutaway.report import findings
 from cutaway.report.findings_featured import missed, page, sentences, units, wins
 from cutaway.report.findings_features import FEATURES, NEURONS, PROBE, UNITS, aurocs, best, coverage
 from cutaway.report.findings_page import About
@@ -53,19 +56,33 @@ def test_the_page_says_what_was_measured():
     assert wins(one) == ["colour: red"] and wins(one, NEURONS, FEATURES) == ["group: animals"]
     assert missed(one) == ["colour: blue", "ground: plain"]
     said = sentences(found)
-    assert "0.750 / 0.751" in said[0] and "for 1 concepts, behind for 1" in said[0]
-    assert "zoo:emoji-clip: 2" in said[-1] and "over 4 concepts" in said[0]
+    assert "over 4 concepts" in said[0]
     apart = one.copy(deep=True)
     apart["auroc"][1, :, 2] = np.nan  # a concept that one set is too small for is in no mean, and is not counted
     assert "0.733 / 0.734" in (alone := sentences({"emoji-clip-sae": apart}))[0] and "over 3 concepts" in alone[0]
+    assert "0.750 / 0.751" in said[0] and "for 1 concepts, behind for 1; the best untrained feature" in said[0]
+    assert "zoo:emoji-clip: 2" in said[-1]
     text = page(found, About("zoo:emoji-clip", 96, 0, "page.md", {"a": 60.0}), {"units": "img/units.png"})
     row = next(line for line in text.splitlines() if line.startswith("| features |"))
     assert re.search(r"\| 0\.80 / 0\.80 \| 0\.80 / 0\.80 \| 0\.60 / 0\.60 \| 0\.750 / 0\.751 \|", row)
-    assert (
-        "in both sets: red thing.\n- Behind: animals." in text
-        and "best feature: blue thing and plain background" in text
-    )
+    assert "ahead of the best neuron in both sets: red (colour)." in text and "blue (colour) and plain (ground)" in text
     assert len(units(found).axes) == 1
+
+
+def test_a_kept_section_is_of_the_same_dictionaries(tmp_path):
+    """The weights of a dictionary are no code and no part of the model: other ones are measured anew."""
+    model, weights, calls = cutaway.load("tiny:clip"), ["a"], []
+
+    def step(*_):
+        calls.append(weights[0])
+        return xarray.Dataset({"auroc": ("concept", [0.5])})
+
+    asked = replace(findings.FEATURES, steps=lambda *_: {"one": (model, step)}, beside=lambda: tuple(weights))
+    for now in ("a", "a", "b"):
+        weights[0] = now
+        findings.measure(model, model, 48, 0, tmp_path, Console(quiet=True), asked)
+    assert calls == ["a", "a", "b", "b"]  # two sets of scenes each
+    assert len(findings.FEATURES.beside()) == len({*findings.FEATURES.beside()}) == 3
 
 
 @pytest.mark.parametrize("trained", [True, False])

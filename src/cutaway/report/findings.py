@@ -148,11 +148,12 @@ def measure(
         for name, (of, step) in steps.items():
             made = []
             for own in seeds:
-                key = fingerprint(code, mark(model), mark(of), n, seed, own)[:12]
+                key = fingerprint(code, mark(model), mark(of), n, seed, own, *asked.beside())[:12]
                 make = partial(step, of, n, own)
                 made.append(_kept(folder / f"{name}-{key}.nc", make, bar, task, name, of))
                 bar.advance(task)
-            found[name] = xarray.concat([one.data for one in made], xarray.DataArray(seeds, dims="set", name="set"))
+            sets = xarray.DataArray(seeds, dims="set", name="set")
+            found[name] = xarray.concat([one.data for one in made], sets, join="outer")
             seconds[name] = sum(one.provenance.seconds for one in made)
     return found, seconds
 
@@ -165,12 +166,13 @@ class Asked:
     """A kind of page: its sections, each with the model it is measured on; its figures; its words.
 
     `steps` takes the model, its floor, what is found so far (filled as the sections are made), the seeds of the sets,
-    and where what is fitted on a model is kept.
+    and where what is fitted on a model is kept. `beside`: what else the numbers depend on, by content.
     """
 
     steps: Callable[[Model, Model, Found, list[int], Callable[[Model], Path]], Steps]
     draw: Callable[[Found, Path, str], dict[str, str]]
     page: Callable[[Found, About, dict[str, str]], str]
+    beside: Callable[[], tuple[str, ...]] = tuple
 
 
 def _match(model: Model, floor: Model, found: Found, seeds: list[int], _: Callable[[Model], Path]) -> Steps:
@@ -262,7 +264,7 @@ MATCH = Asked(_match, draw_all, page)
 ANSWER = Asked(_answer, findings_answers.draw_all, findings_answers.page)
 DRAW = Asked(_draw, findings_strips.draw_all, findings_drawings.page)
 CIRCUITS = Asked(_circuits, findings_networks.draw_all, findings_networks.page)
-FEATURES = Asked(_features, findings_featured.draw_all, findings_featured.page)
+FEATURES = Asked(_features, findings_featured.draw_all, findings_featured.page, findings_features.contents)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import xarray
 from matplotlib.figure import Figure
 
 from cutaway import __version__
-from cutaway.methods.network_dissection.concept_masks import said
 from cutaway.report.findings_features import FEATURES, FEWEST, NEURONS, PROBE, UNITS
 from cutaway.report.findings_page import About
 from cutaway.report.findings_plots import saved
@@ -48,12 +47,15 @@ def sentences(found: Found) -> list[str]:
     for name in models(found):
         one, of = found[name], SHIPPED[name].model
         more, less = wins(one), wins(one, NEURONS, FEATURES)
+        plain = ("untrained features", "random directions")
+        chance = len(wins(one, *plain)), len(wins(one, *plain[::-1]))
         made.append(
             f"**{of}**: the best single feature tells a concept with an AUROC of {mean(one, FEATURES)}, the best "
             f"single neuron with {mean(one, NEURONS)}, the best of as many random directions with "
             f"{mean(one, 'random directions')}, a probe on the whole state with {mean(one, PROBE)} (means over "
-            f"{_both(one).sizes['concept']} concepts). In both sets of scenes that feature is ahead of that neuron "
-            f"by more than {APART:g} for {len(more)} concepts, behind for {len(less)}."
+            f"{_both(one).sizes['concept']} concepts). In both sets of scenes that feature is ahead of that "
+            f"neuron by more than {APART:g} for {len(more)} concepts, behind for {len(less)}; the best untrained "
+            f"feature is ahead of the best random direction for {chance[0]}, behind for {chance[1]}."
         )  # fmt: skip
     lost = {SHIPPED[name].model: missed(found[name]) for name in models(found)}
     told = [f"{of}: {len(some)}" for of, some in lost.items()]
@@ -136,11 +138,7 @@ def _family(found: Found, name: str) -> str:
 
 def _names(some: list[str]) -> str:
     more = f", and {len(some) - MOST} more" if len(some) > MOST else ""
-    return (
-        (listed([said((kind, word)) for kind, word in (one.split(": ") for one in some[:MOST])]) + more)
-        if some
-        else "none"
-    )
+    return (listed(["{1} ({0})".format(*one.split(": ")) for one in some[:MOST]]) + more) if some else "none"
 
 
 def _shuffled(one: xarray.Dataset) -> str:

@@ -20,10 +20,12 @@ from cutaway.methods.network_dissection.unit_maps import Posed, unit_maps
 from cutaway.methods.sparse_autoencoders.baselines import random_dictionary
 from cutaway.methods.sparse_autoencoders.beginning import untrained
 from cutaway.model.dictionary import Neurons, opened
+from cutaway.model.fingerprint import fingerprint
 from cutaway.model.model import Model
 from cutaway.report.findings_scenes import TOLD
+from cutaway.store.fitted import Fitted
 from cutaway.store.reducers import Gram
-from cutaway.zoo.dictionaries import SHIPPED
+from cutaway.zoo.dictionaries import SHIPPED, folder_of
 
 FEATURES, NEURONS, PROBE = "features", "MLP neurons", "probe on the state"
 UNITS = (FEATURES, "untrained features", "random directions", "axes of the state", NEURONS, PROBE)
@@ -53,6 +55,11 @@ def coverage(model: Model, n: int, seed: int, told: TOLD, *, name: str, trained:
     data = xarray.concat([*rows.values()], xarray.DataArray([*rows], dims="units", name="units"))
     named = [f"{kind}: {word}" for kind, word in (known.names[at] for at in kept)]
     return data.assign_coords(concept=named).assign_attrs(items=n, site=shipped.site, dictionary=name)
+
+
+def contents() -> tuple[str, ...]:
+    """What the dictionaries are, so that a kept section never stands for other weights."""
+    return tuple(fingerprint(Fitted.load(folder_of(name)).tensors) for name in sorted({*STEPS} & {*SHIPPED}))
 
 
 def _judged(known: Concepts, some: list[Scene]) -> Int[ndarray, "concept"]:
