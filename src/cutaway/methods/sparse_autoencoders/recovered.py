@@ -84,7 +84,7 @@ def loss_recovered(
 
     Units: shares, and those of the target. MethodError where a site has no vector a position, or where no target fits.
     Source: Gao et al. 2024, arXiv 2406.04093 (section 4.1), and Karvonen et al. 2025, arXiv 2503.09532, who ablate to
-    zero alone. Zero is far from all that a model has seen, and nearly anything recovers from it: read `of_mean`.
+    zero alone. Zero is far from all that a model has seen, and says as much of that: read `of_mean`.
     What it can NOT tell: that the features are those the model uses. Where ablation does little, the share is noise.
 
     >>> import cutaway

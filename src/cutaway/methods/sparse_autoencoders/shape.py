@@ -24,7 +24,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Shape:
-    """The pieces of a dictionary; each can be combined with each, but for what `check` refuses.
+    """The pieces of a dictionary; each can be combined with each.
 
     `width` features; `activation` says which of them are on (`reading.features` has the equations), `k` how many a row
     (of `batch_topk` on average). `nested`: every prefix of these widths must stand for the target by itself
