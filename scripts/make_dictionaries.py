@@ -39,10 +39,10 @@ of the training split; of zoo:emoji-sd 1500 drawings of 20 steps, the row with t
 kept in half precision. Measured by the same program (`--card`) on {held} scenes of the test split: `explained`, 1 -
 error / variance around the mean of each kind of position; `alive`, the share of features that are on in any row
 there; `loss recovered` on {judged} scenes, (spliced - mean) / (clean - mean) of what the model says of its own
-captions, answers or noise, beside a dictionary of the same width and k before training.
+captions, answers or noise, beside a dictionary of the same width and k with weights by chance and no centre.
 
 Open one with its model: `cutaway.load("zoo:emoji-clip", dictionary="zoo:emoji-clip-sae")`, or `--dictionary
-zoo:emoji-clip-sae`. What they tell that neurons do not, and what they miss: docs/findings/features.md. One seed each;
+zoo:emoji-clip-sae`. What the best features tell beside the best neurons: docs/findings/features.md. One seed each;
 another seed finds other features.
 """
 

@@ -164,6 +164,8 @@ def untrained(
 ) -> SparseAutoencoder:  # fmt: skip
     """A dictionary with the weights that a training begins with, for rows of a mean square of d: the untrained floor.
 
+    It has no centre, which a training takes from its first rows; where the mean is long it explains less for that.
+
     >>> untrained("topk", "text.1.resid_post", 32, width=64, k=4)
     SparseAutoencoder(64 features, topk, k 4 at text.1.resid_post of 'nothing')
     """
