@@ -166,7 +166,7 @@ def test_what_saelens_has_no_place_for_is_said(tmp_path):
             with pytest.raises(MethodError, match="gated with another target"):
                 saelens.write(one, tmp_path / "no")
     grouped = untrained("topk", SITE, 8, width=16, k=3, groups=groups)
-    with pytest.raises(MethodError, match="must know of a position"):
+    with pytest.raises(MethodError, match="by the kind of a position"):
         saelens.write(grouped, tmp_path / "no")
     with pytest.raises(StoreError, match="cannot be read"):
         saelens.read(tmp_path)

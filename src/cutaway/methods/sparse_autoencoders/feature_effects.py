@@ -32,11 +32,11 @@ class FeatureEffects(Result):
     """What a target owes to features: the units of the target throughout.
 
     `attribution` (feature): first order, activation times gradient over all places; `activation` (feature): the
-    largest; `on` (feature): at how many places, padding left out. `effect` (top): what the target loses without a feature, of those with
-    the largest |attribution| (`number` (top)); `place` (top, token): their activations, of the first row. `random`
-    (draw): the effects of other features that are on. `together`, `error`, `reconstruction`: what is lost without all
-    of `top`, without what the features leave over, and to first order for that rest; `random_together` (set): without
-    as many other features. `value`: the target as it is.
+    largest; `on` (feature): at how many places, padding left out. `effect` (top): what the target loses without a
+    feature, of those with the largest |attribution| (`number` (top)); `place` (top, token): their activations, of the
+    first row. `random` (draw): the effects of other features that are on. `together`, `error`, `reconstruction`: what
+    is lost without all of `top`, without what the features leave over, and to first order for that rest;
+    `random_together` (set): without as many other features. `value`: the target as it is.
     """
 
     main: ClassVar[str] = "effect"
@@ -87,9 +87,8 @@ def feature_effects(
     With y = decode(f) + e at the site, attribution_k = sum over places of f_k dm / df_k, the first order of m(x) - m(x
     | f_k = 0), for all features in one pass; and effect_k = m(x) - m(x | f_k = 0 everywhere), exactly, for the `top` of
     them by |attribution| and, as a baseline, for up to `draws` other features that are on. e stays as it is. `site`:
-    the features of one dictionary of the model (`model.with_dictionaries`); the first one unless named. Where the target
-    is flat (the distance of a drawing from itself) no attribution tells features apart: the `top` are then those that
-    write most, sum f_k |d_k|.
+    the features of one dictionary of the model (`model.with_dictionaries`); the first one unless named.
+    Where the target is flat (a drawing's distance from itself) the `top` are those that write most: sum f_k |d_k|.
 
     Takes any model that has a dictionary; of a drawing one step (`model.inputs(prompt=…, step=3)`). Units: those of the
     target. Source: Marks et al. 2024 (2403.19647), section 3.1, without their integrated gradients
@@ -117,10 +116,7 @@ def feature_effects(
     there, scores = _flat(slopes.activations[site]), _flat(slopes.attribution(site)).sum(0)
     there = there * _inside(model, inputs, site, slopes.activations[site])
     on = (there != 0).sum(0)
-    if not bool(on.any()):
-        raise MethodError(f"no feature of '{site}' is on", expected="one at least", do="give an input that has some")
-    ranked = scores if bool(scores.any()) else there.sum(0) * decoder_rows(model.dictionaries[site]).norm(dim=1).to(there)
-    chosen, drawn, sets = _drawn(ranked, on, top, draws, seed)
+    chosen, drawn, sets = _drawn(scores if bool(scores.any()) else _size(model, site, there), on, top, draws, seed)
     without = [[one] for one in (*chosen, *drawn)] + [chosen, *sets]
     cells: list[Edit] = [*(Scale(site, 0.0, unit=some) for some in without), Ablate(error)]
     swept = model.sweep(inputs, cells, target, progress=progress).values.values.reshape(len(cells), -1)
@@ -166,6 +162,8 @@ def _drawn(
     scores: Float[Tensor, "feature"], on: Int[Tensor, "feature"], top: int, draws: int, seed: int
 ) -> tuple[list[int], list[int], list[list[int]]]:
     """The features with the largest scores; others that are on, by chance; sets of these as large as the first."""
+    if not bool(on.any()):
+        raise MethodError("no feature is on", expected="one at least", do="give an input that has some")
     order = torch.where(on > 0, scores.abs(), -torch.ones_like(scores)).argsort(descending=True, stable=True).tolist()
     alive = int((on > 0).sum())
     chosen, rest = order[: min(top, alive)], order[min(top, alive) : alive]
@@ -184,6 +182,11 @@ def _inside(
     if own is None or tuple(own.shape) != tuple(values.shape[:-1]):
         return values.new_ones(1, 1, dtype=torch.float64)
     return own.to(values.device, torch.float64).reshape(-1, 1)
+
+
+def _size(model: Model, site: str, there: Float[Tensor, "place feature"]) -> Float[Tensor, "feature"]:
+    """How much each feature writes over all places."""
+    return there.sum(0) * decoder_rows(model.dictionaries[site]).norm(dim=1).to(there)
 
 
 def _flat(values: Float[Tensor, "*rows feature"]) -> Float[Tensor, "place feature"]:

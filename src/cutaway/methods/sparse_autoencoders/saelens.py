@@ -75,7 +75,7 @@ def write(made: SparseAutoencoder | Crosscoder, folder: str | Path, *, overwrite
     activation: Activation = "jumprelu" if shape.activation == "batch_topk" else shape.activation
     kind = WRITTEN.get((activation, across))
     lacks = [
-        *(["what it must know of a position"] if made.asks else []),
+        *([f"weights by the {' and the '.join(made.asks)} of a position"] if made.asks else []),
         *([f"{activation} with another target"] if kind is None else []),
         *(["a linear path without another target"] if shape.skip and not across else []),
     ]  # fmt: skip
