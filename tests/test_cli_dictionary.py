@@ -39,6 +39,7 @@ def test_one_is_trained_shown_given_away_and_taken_back(tmp_path):
     shown = said("dictionary", "show", out)
     assert "fitted on 'tiny:clip'" in shown and "its training ended at step 4" in shown
     assert "SAE.load_from_disk" in said("dictionary", "export", out, "--out", tmp_path / "theirs")
+    assert "64 features, jumprelu at vision.1" in said("dictionary", "show", tmp_path / "theirs")
     again = said("dictionary", "import", tmp_path / "theirs", "--out", tmp_path / "again", "--model", "tiny:clip")
     assert "64 features, jumprelu at vision.1.resid_post of 'tiny:clip'" in again
     assert SparseAutoencoder.load(tmp_path / "again").on.content == SparseAutoencoder.load(out).on.content
@@ -75,3 +76,25 @@ def test_a_transcoder_and_a_crosscoder_learn_from_a_store(tmp_path):
 def test_what_cannot_be_done_is_said(typed, message, tmp_path):
     with pytest.raises(CutawayError, match=f"(?i){message}"):
         said(*typed, "--out", tmp_path / "kept")
+
+
+def test_one_is_known_by_its_name_and_whoever_wrote_it(tmp_path):
+    shown = said("dictionary", "show", "zoo:emoji-clip-sae")
+    assert "at vision.4.resid_post of 'zoo:emoji-clip'" in shown
+    with pytest.raises(CutawayError, match="by the kind of a position"):
+        said("dictionary", "export", "zoo:emoji-clip-sae", "--out", tmp_path / "theirs")
+    for typed, match in (
+        ("zoo:emoji-clap-sae", "comes with the package"),
+        (tmp_path / "none", "No dictionary lies at"),
+    ):
+        with pytest.raises(CutawayError, match=match):
+            said("dictionary", "show", typed)
+
+
+def test_what_cannot_be_learned_from_is_said_before_it_fails(tmp_path):
+    with pytest.raises(CutawayError, match="No position is a 'pictures'"):
+        said(*VISION, "--where", "pictures", "--out", tmp_path / "sae")
+    with pytest.raises(CutawayError, match="not the same positions"):
+        said(*VISION, "--target", "text.1.resid_post", "--out", tmp_path / "sae")
+    with pytest.raises(CutawayError, match="No split"):
+        said("features", "tiny:clip", "--split", "tset", "--out", tmp_path / "page.html")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import cutaway
 from cutaway.errors import MethodError, SiteError, StoreError
-from cutaway.methods.sparse_autoencoders import prisma, saelens
+from cutaway.methods.sparse_autoencoders import opening, prisma, saelens
 from cutaway.methods.sparse_autoencoders.beginning import untrained
 from cutaway.methods.sparse_autoencoders.hook_names import LAYERED, ONCE, hook_of, site_of
 from cutaway.methods.sparse_autoencoders.shape import Group
@@ -166,7 +166,7 @@ def test_what_saelens_has_no_place_for_is_said(tmp_path):
             with pytest.raises(MethodError, match="gated with another target"):
                 saelens.write(one, tmp_path / "no")
     grouped = untrained("topk", SITE, 8, width=16, k=3, groups=groups)
-    with pytest.raises(MethodError, match="must know of a position"):
+    with pytest.raises(MethodError, match="by the kind of a position"):
         saelens.write(grouped, tmp_path / "no")
     with pytest.raises(StoreError, match="cannot be read"):
         saelens.read(tmp_path)
@@ -181,3 +181,45 @@ def test_saelens_itself_reads_the_same_features():
     assert done.returncode == 0, done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 5][2:]
     assert len(rows) == 18 and all(max(float(row[3]), float(row[4])) < 1e-5 for row in rows), done.stdout
+
+
+OLD = {
+    "architecture": "standard", "hook_name": "blocks.1.hook_resid_post", "activation_fn_str": "relu",
+    "normalize_activations": "none", "apply_b_dec_to_input": True, "model_name": "gpt2",
+}  # fmt: skip
+
+
+def test_a_factor_of_finetuning_counts_when_it_was_used(tmp_path):
+    """Before version 6 features could be written at another size than they are read at."""
+    w, x = {**numbers("W_enc", "b_enc", "W_dec", "b_dec"), "scaling_factor": torch.rand(16) + 0.5}, torch.randn(5, 8)
+    for used in (True, False):
+        back = saelens.read(theirs(tmp_path / str(used), {**OLD, "finetuning_scaling_factor": used}, w))
+        f = back.encode(x)
+        assert torch.allclose(f, ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu(), atol=1e-5)
+        want = (f * w["scaling_factor"] if used else f) @ w["W_dec"] + w["b_dec"]
+        assert torch.allclose(back.decode(f, x), want, atol=1e-5)
+
+
+def test_what_a_folder_lacks_is_said(tmp_path):
+    """Nothing is guessed: neither how many features are on, nor another activation, nor a tensor."""
+    w, new = numbers("W_enc", "b_enc", "W_dec", "b_dec"), {"hook_name": "blocks.1.hook_resid_post"}
+    cases = [
+        ({"architecture": "topk", "metadata": new}, w, "how many features"),
+        ({**OLD, "activation_fn_str": "topk", "activation_fn_kwargs": {}}, w, "how many features"),
+        ({**OLD, "activation_fn_str": "tanh-relu"}, w, "tanh-relu"),
+        ({"metadata": new}, w, "holds a 'None'"),
+        ({"architecture": "jumprelu", "metadata": new}, w, "lacks threshold"),
+        (OLD, numbers("W_enc", "W_dec", "b_dec"), "lacks b_enc"),
+        (OLD, {**w, "W_dec": w["W_dec"].T.contiguous()}, "lacks W_dec"),
+        ([1], w, "no settings"),
+    ]
+    for at, (told, tensors, said) in enumerate(cases):
+        with pytest.raises(StoreError, match=said):
+            saelens.read(theirs(tmp_path / str(at), told, tensors))
+
+
+def test_a_folder_of_a_model_is_no_dictionary(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    save_file({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(StoreError, match="no dictionary of ViT-Prisma"):
+        opening.opened(tmp_path)

@@ -13,7 +13,7 @@ from cutaway.errors import MethodError
 from cutaway.methods import feature_effects
 from cutaway.model.targets import margin
 from toys import toy
-from world import gap, given, opened
+from world import gap, given, one_step, opened
 
 FEATURES = "text.2.resid_post.features"
 
@@ -56,6 +56,45 @@ def test_it_is_what_the_edit_does_and_first_order_adds_up(name):
     whole = float((slopes[site] * slopes.activations[site]).sum())
     assert abs(float(found["attribution"].sum()) + float(found["reconstruction"]) - whole) < 1e-5 * (1 + abs(whole))
     assert abs(float(found["value"]) - value) < 1e-9
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_no_place(side):
+    """A batch counts each feature as its rows alone do, whatever stands behind or before the shorter ones."""
+    model = opened("llama").with_dictionaries(toy(opened("llama"), "text.1.resid_post"))
+    texts, before = ["a dog", "a photo of a big cat on the left"], model.tokenizer.padding_side
+    model.tokenizer.padding_side = side
+    try:
+        inputs = [model.inputs(text=some) for some in (texts, *texts)]
+    finally:
+        model.tokenizer.padding_side = before
+    options = {"top": 3, "draws": 2, "progress": False}
+    both, *alone = (feature_effects(model, one, targets.logit("cat"), **options) for one in inputs)
+    assert (both["on"].values == sum(one["on"].values for one in alone)).all()
+    assert np.allclose(both["activation"].values, np.maximum(*(one["activation"].values for one in alone)), atol=1e-9)
+
+
+def test_a_flat_target_takes_the_features_that_write_most():
+    """The distance of an outcome from itself has no slope: no order is made of zeros."""
+    model = opened("sd")
+    made = toy(model, "denoiser.1.resid_post")
+    model = model.with_dictionaries(made)
+    inputs = one_step("sd")
+    target = targets.distance(targets.outcome(model.run(inputs)).detach())
+    found = feature_effects(model, inputs, target, top=3, draws=4, progress=False)
+    run = model.run(inputs, record="denoiser.1.resid_post.features")
+    size = run["denoiser.1.resid_post.features"].flatten(0, -2).sum(0) * made.part(2, 12, made.d_out).norm(dim=1)
+    assert not found["attribution"].values.any() and "flat" in found.note()
+    assert found["number"].values.tolist() == size.argsort(descending=True)[:3].tolist()
+    assert (found["effect"].values < 0).all()
+
+
+def test_few_features_have_no_others_to_be_held_against():
+    model = opened("llama").with_dictionaries(toy(opened("llama"), "text.1.resid_post"))
+    found = feature_effects(model, given("llama"), targets.logit("cat"), top=12, draws=4, progress=False)
+    assert "nan" not in found.note() and "not known" in found.note() and "no other is on" in found.note()
+    with pytest.raises(MethodError, match="0 features"):
+        feature_effects(model, given("llama"), targets.logit("cat"), top=0)
 
 
 @pytest.fixture(scope="module")

@@ -122,3 +122,9 @@ def test_rows_without_a_truth_are_refused(model):
         unit_profiles(model, [])
     with pytest.raises(MethodError, match="Nothing to keep"):
         unit_profiles(model, [scene_at("test", at) for at in range(9)], top=0)
+
+
+def test_scenes_that_nothing_tells_apart_are_refused(model, scenes):
+    for few in (scenes[:3], scenes[:8]):
+        with pytest.raises(MethodError, match="nothing to tell"):
+            unit_profiles(model, few, top=2, steer=0, progress=False)

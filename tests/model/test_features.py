@@ -10,6 +10,7 @@ import cutaway
 from cutaway import Ablate, Add, Patch, Scale, Set, Where, store, targets
 from cutaway.errors import EditError, SiteError, StoreError
 from cutaway.jobs.worker import Opening
+from cutaway.model import dictionary
 from cutaway.model.dictionary import At
 from cutaway.model.fingerprint import fingerprint
 from cutaway.model.tokens import KINDS
@@ -334,6 +335,17 @@ def test_what_does_not_fit_is_refused():
         model.with_dictionaries(made).with_dictionaries(replace(made, site=within, target=within, d_in=12, d_out=12))
     with pytest.raises(SiteError, match="cannot stand for"):
         opened("llava").with_dictionaries(toy(opened("llava"), "vision.1.resid_post", "text.1.resid_post"))
+
+
+def test_a_dictionary_is_opened_by_its_name():
+    clip = cutaway.load("zoo:emoji-clip").with_dictionaries("zoo:emoji-clip-sae")
+    assert list(clip.dictionaries) == ["vision.4.resid_post.features"]
+    with pytest.raises(StoreError, match=r"not on 'zoo:emoji-clip' in bfloat16.*check=False"):
+        cutaway.load("zoo:emoji-clip", dtype="bfloat16", dictionary="zoo:emoji-clip-sae")
+    unchecked = getattr(dictionary.opened, "__wrapped__", dictionary.opened)  # without the tests' own checks of types
+    for wrong in (3, list(clip.dictionaries.values())):
+        with pytest.raises(StoreError, match="is no dictionary"):
+            unchecked(wrong)
 
 
 def test_features_are_harvested(tmp_path):

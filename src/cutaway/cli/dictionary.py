@@ -14,7 +14,9 @@ dictionary = typer.Typer(
     help="Dictionaries of features: few of many stand for what a model holds at a place.", no_args_is_help=True
 )
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `cutaway dictionary train` wrote.")]
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="What `cutaway dictionary train` or another tool wrote, or zoo:NAME.")
+]
 
 
 Sites = Annotated[list[str], typer.Option("--site", help="Where it reads; several make a crosscoder.")]

@@ -17,7 +17,7 @@ def features(
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page goes.")],
     site: Annotated[str, typer.Option(help="Whose units: SITE.features, or neurons such as vision.4.mlp.post.")] = "",
     n: Annotated[int, typer.Option("--n", min=8, help="How many scenes are looked at.")] = 400,
-    split: Annotated[str, typer.Option(help="Of the scenes.")] = "test",
+    split: Annotated[str, typer.Option(help="Of the scenes: train, test, pairs, places or artist.")] = "test",
     seed: Annotated[int, typer.Option(help="Of the scenes, and of what is drawn by chance.")] = 0,
     top: Annotated[int, typer.Option(min=1, help="Pictures of each unit.")] = 8,
     steer: Annotated[int, typer.Option(min=0, help="So many units are set to see what that does; 0: none.")] = 48,

@@ -188,6 +188,11 @@ def several(given: str | Path | Dictionary | Sequence[str | Path | Dictionary]) 
 def opened(given: str | Path | Dictionary) -> Dictionary:
     """A dictionary by its folder, or by its name in the zoo; one that is open as it is."""
     if not isinstance(given, str | Path):
+        if not callable(getattr(given, "encode", None)):
+            raise StoreError(
+                f"{type(given).__name__} is no dictionary", expected="an open dictionary, its folder or its name",
+                do="give each by itself, several one behind the other",
+            )  # fmt: skip
         return given
     kind, wanted = parted(str(given))
     folder = Path(given)

@@ -16,7 +16,7 @@ from cutaway.model.answers import Answer, answered
 from cutaway.model.cells import Cells, grid
 from cutaway.model.chat import in_chat
 from cutaway.model.denoise import draw_inputs
-from cutaway.model.dictionary import Dictionary
+from cutaway.model.dictionary import Dictionary, opened
 from cutaway.model.edits import Edit
 from cutaway.model.engine import Edits, Engine, Record
 from cutaway.model.estimate import Estimate, estimate
@@ -99,17 +99,22 @@ class Model:
         seats = self.engine.seats.items()
         return {name: seat.through.dictionary for name, seat in seats if seat.through and name.endswith("features")}
 
-    def with_dictionaries(self, *dictionaries: Dictionary, check: bool = True, **named: Dictionary) -> Model:
+    def with_dictionaries(
+        self, *dictionaries: str | Path | Dictionary, check: bool = True, **named: str | Path | Dictionary
+    ) -> Model:
         """The same model with the features of dictionaries as sites, to record, edit, sweep and differentiate.
 
         A dictionary at `text.3.resid_post` brings `text.3.resid_post.features` f and `text.3.resid_post.error` e, with
         y = decode(f) + e. An edit of f leaves e as it is; `Ablate("text.3.resid_post.error")` puts the reconstruction
         in y's place. Several dictionaries of a site need names: `wide=…` brings `text.3.resid_post.wide.features`. Of a
         transcoder y is what it stands for, and f is made of what it reads. The weights of the model are untouched.
+        A dictionary is given open, by its folder, or by its name in the zoo (`zoo:emoji-clip-sae`).
         Without `check` a dictionary may be of a model that differs, such as the same one in another precision.
         Raises StoreError for a dictionary of another model, SiteError for one that does not fit.
         """
-        given = {**{str(len(self.engine.dictionaries) + i): one for i, one in enumerate(dictionaries)}, **named}
+        first = len(self.engine.dictionaries)
+        every = {**{str(first + i): one for i, one in enumerate(dictionaries)}, **named}
+        given = {name: opened(one) for name, one in every.items()}
         for one in given.values() if check else ():
             one.check(self)
         made = copy.copy(self)

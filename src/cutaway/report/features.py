@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from cutaway.data import scene_at
-from cutaway.data.splits import Split
+from cutaway.data.splits import Split, check_split
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
 from cutaway.methods.table import method
@@ -33,6 +33,7 @@ def write_features(
 ) -> Path:  # fmt: skip
     """Look at every unit of a site over scenes, and write the page; `keep` keeps the labelled arrays."""
     console = console or Console(emoji=False)
+    check_split(split)
     check_file(out, (".html",), overwrite)
     if keep is not None:
         check_file(keep, (".nc",), overwrite)

@@ -92,7 +92,7 @@ def unit_profiles(
     pictures are shuffled. What a unit writes is what `neuron_descriptions` says: its direction through the end of the
     tower, by texts of a bank, or by next words. A tower that reads words is also given `contexts`, texts alone. Sums
     alone are kept of all pictures; those that a unit is largest in are run a second time. Units: those of the site.
-    Raises MethodError for rows that are no scenes.
+    Raises MethodError for rows that are no scenes, and for so few that no concept is in 8 of them.
     What it can NOT tell: what the unit is for: what it is large in, and what it writes, are two things, and neither is
     what the model does with it. A description is a correlation, of concepts that the scenes have.
 
@@ -108,7 +108,7 @@ def unit_profiles(
     here = unit_site(model, site or next(iter(model.dictionaries), ""))
     if top < 1 or neighbours < 1 or words < 1:
         raise MethodError("nothing to keep of a unit", expected="one of each at least", do="give top=8")
-    seen = _Seen(top, concepts_in(some), some, seed)
+    seen = _Seen(top, _varying(some), some, seed)
     for made in unit_maps(model, some, here, posed, batch=batch, progress=progress):
         seen.add(made.values)
     data = seen.told()
@@ -139,6 +139,19 @@ def _heard(
         token=(("unit", "place"), found.token), after=(("unit", "place"), found.after),
         at_image=("unit", np.divide(seen, both, out=np.full_like(both, np.nan), where=both > 0)),
     )  # fmt: skip
+
+
+def _varying(scenes: Sequence[Scene]) -> Concepts:
+    """The concepts that enough of the scenes show and others do not."""
+    known = concepts_in(scenes)
+    present = known.present(scenes)
+    kept = tuple(name for name, shows in zip(known.names, present.T, strict=True) if not shows.all())
+    if not kept:
+        raise MethodError(
+            f"there is nothing to tell {len(scenes)} scenes apart by", do="give more scenes, 48 say (--n)",
+            expected="concepts that 8 of them show and others do not",
+        )  # fmt: skip
+    return Concepts(kept)
 
 
 class _Seen:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.errors import MethodError, SiteError
+from cutaway.errors import MethodError, SiteError, StoreError
 from cutaway.methods.sparse_autoencoders.reading import (
     Rows,
     Tensors,
@@ -63,8 +63,17 @@ class Coder(Fitted):
 
     def check(self, model: Model, *sites: str | Site) -> None:
         """Raise StoreError unless it was trained on this very model; folders of other tools do not say on which."""
-        if self.on.content:
-            super().check(model, *sites)
+        if not self.on.content:
+            return
+        here = str(model.dtype).removeprefix("torch.")
+        if model.name == self.on.model and here != self.on.dtype:
+            raise StoreError(
+                f"this {self.kind} was fitted on {self.on}, not on '{model.name}' in {here}",
+                expected="the same weights in the same precision", exists=", ".join(self.on.sites),
+                do=f"open the model in {self.on.dtype} (`dtype=`, --dtype); or, since a dictionary takes any, "
+                "`model.with_dictionaries(…, check=False)`, which does not look at the weights",
+            )  # fmt: skip
+        super().check(model, *sites)
 
     def single(self: C) -> C:
         """The same in single precision."""

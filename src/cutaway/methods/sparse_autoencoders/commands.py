@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cutaway.errors import MethodError, StoreError
+from cutaway.errors import MethodError, StoreError, near
 from cutaway.methods.sparse_autoencoders import prisma, saelens
 from cutaway.methods.sparse_autoencoders.autoencoder import Crosscoder, SparseAutoencoder, opened, told
 from cutaway.methods.sparse_autoencoders.shape import modal
 from cutaway.methods.sparse_autoencoders.training import Trained, train
+from cutaway.model.dictionary import opened as by_name
 from cutaway.model.load import load
 from cutaway.model.model import Model
+from cutaway.model.tokens import KINDS
 from cutaway.source import Source
 from cutaway.store.collect import How
-from cutaway.store.fitted import Fitted
+from cutaway.store.fitted import TENSORS, Fitted
 from cutaway.store.harvesting import harvest
 from cutaway.store.sources import read_data
 from cutaway.store.spec import SPEC
@@ -31,6 +33,10 @@ def trained(
     """Train a dictionary, keep it in `out` and say what came of it. Without a width it has eight features a number."""
     if not data and store is None:
         raise MethodError("there are no rows to learn from", expected="--data or --store", do="name one")
+    if where is not None and where not in KINDS[1:]:
+        raise MethodError(
+            f"no position is a '{where}'", expected="a kind of positions", exists=near(where, KINDS[1:]), do="name one"
+        )
     if out.exists() and not overwrite:
         raise StoreError(f"'{out}' exists already", expected="a path where nothing is", do="add --overwrite")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -114,4 +120,9 @@ def imported(
 
 
 def _dictionary(folder: Path) -> SparseAutoencoder | Crosscoder:
-    return opened(Fitted.load(folder))
+    """A dictionary by its folder, whoever wrote it, or by its name in the zoo."""
+    if (folder / TENSORS).is_file():
+        return opened(Fitted.load(folder))
+    found = by_name(str(folder))
+    assert isinstance(found, SparseAutoencoder | Crosscoder)
+    return found

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cutaway.errors import MethodError
 from cutaway.methods.result import Provenance, Result
+from cutaway.model.dictionary import decoder_rows
 from cutaway.model.edits import Ablate, Edit, Scale
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -31,11 +32,11 @@ class FeatureEffects(Result):
     """What a target owes to features: the units of the target throughout.
 
     `attribution` (feature): first order, activation times gradient over all places; `activation` (feature): the
-    largest; `on` (feature): at how many places. `effect` (top): what the target loses without a feature, of those with
-    the largest |attribution| (`number` (top)); `place` (top, token): their activations, of the first row. `random`
-    (draw): the effects of other features that are on. `together`, `error`, `reconstruction`: what is lost without all
-    of `top`, without what the features leave over, and to first order for that rest; `random_together` (set): without
-    as many other features. `value`: the target as it is.
+    largest; `on` (feature): at how many places, padding left out. `effect` (top): what the target loses without a
+    feature, of those with the largest |attribution| (`number` (top)); `place` (top, token): their activations, of the
+    first row. `random` (draw): the effects of other features that are on. `together`, `error`, `reconstruction`: what
+    is lost without all of `top`, without what the features leave over, and to first order for that rest;
+    `random_together` (set): without as many other features. `value`: the target as it is.
     """
 
     main: ClassVar[str] = "effect"
@@ -51,13 +52,17 @@ class FeatureEffects(Result):
     def note(self) -> str:
         """What all of them do, beside chance."""
         data = self.data
-        others = np.abs(data["random"].values)
+        others, sets = np.abs(data["random"].values), data["random_together"].values
+        together = f"{sets.mean():.3f} on average" if sets.size else "is not known, since there are not as many"
+        alone = f"one of the others alone moves it by at most {others.max():.3f}" if others.size else "no other is on"
+        flat = "" if data["attribution"].values.any() else (
+            " It is flat here (a distance from this very run, say), so that no first order tells features apart: these "
+            "are the ones that write most."
+        )  # fmt: skip
         return (
-            f"The target is {float(data['value']):.3f}. Without these features together it loses "
-            f"{float(data['together']):.3f}, without as many others that are on "
-            f"{float(data['random_together'].mean()):.3f} on average; one of the others alone moves it by at most "
-            f"{float(others.max()) if others.size else 0.0:.3f}. Without what the features leave over it loses "
-            f"{float(data['error']):.3f}."
+            f"The target is {float(data['value']):.3f}.{flat} Without these features together it loses "
+            f"{float(data['together']):.3f}, without as many others that are on {together}; {alone}. Without what the "
+            f"features leave over it loses {float(data['error']):.3f}."
         )
 
     def _draw(self, ax: Axes) -> None:
@@ -83,6 +88,7 @@ def feature_effects(
     | f_k = 0), for all features in one pass; and effect_k = m(x) - m(x | f_k = 0 everywhere), exactly, for the `top` of
     them by |attribution| and, as a baseline, for up to `draws` other features that are on. e stays as it is. `site`:
     the features of one dictionary of the model (`model.with_dictionaries`); the first one unless named.
+    Where the target is flat (a drawing's distance from itself) the `top` are those that write most: sum f_k |d_k|.
 
     Takes any model that has a dictionary; of a drawing one step (`model.inputs(prompt=…, step=3)`). Units: those of the
     target. Source: Marks et al. 2024 (2403.19647), section 3.1, without their integrated gradients
@@ -108,10 +114,9 @@ def feature_effects(
     error = site.removesuffix("features") + "error"
     slopes = model.gradients(inputs, target, [site, error])
     there, scores = _flat(slopes.activations[site]), _flat(slopes.attribution(site)).sum(0)
+    there = there * _inside(model, inputs, site, slopes.activations[site])
     on = (there != 0).sum(0)
-    if not bool(on.any()):
-        raise MethodError(f"no feature of '{site}' is on", expected="one at least", do="give an input that has some")
-    chosen, drawn, sets = _drawn(scores, on, top, draws, seed)
+    chosen, drawn, sets = _drawn(scores if bool(scores.any()) else _size(model, site, there), on, top, draws, seed)
     without = [[one] for one in (*chosen, *drawn)] + [chosen, *sets]
     cells: list[Edit] = [*(Scale(site, 0.0, unit=some) for some in without), Ablate(error)]
     swept = model.sweep(inputs, cells, target, progress=progress).values.values.reshape(len(cells), -1)
@@ -138,11 +143,17 @@ def feature_effects(
 def _checked(model: Model, site: str, top: int, draws: int) -> str:
     """The features that are meant; MethodError where there are none."""
     site = site or next(iter(model.dictionaries), "")
-    if site not in model.dictionaries or top < 1 or draws < 0:
+    if top < 1 or draws < 0:
         raise MethodError(
-            f"'{model.name}' has no features at '{site}'" if top > 0 else f"the {top} features that matter most",
+            f"the {top} features that matter most, beside {draws} others", do="give top=12",
+            expected="one at least, beside none or more",
+        )  # fmt: skip
+    if site not in model.dictionaries:
+        raise MethodError(
+            f"'{model.name}' has no features at '{site}'" if site else f"'{model.name}' has no features",
             expected="features of a dictionary", exists=", ".join(model.dictionaries) or "no dictionary",
-            do="`model.with_dictionaries(…)`, or `--dictionary DIR` on the command line",
+            do="name one of these (`site=`)" if model.dictionaries
+            else "`model.with_dictionaries(…)`, or `--dictionary DIR` on the command line",
         )  # fmt: skip
     return site
 
@@ -151,6 +162,8 @@ def _drawn(
     scores: Float[Tensor, "feature"], on: Int[Tensor, "feature"], top: int, draws: int, seed: int
 ) -> tuple[list[int], list[int], list[list[int]]]:
     """The features with the largest scores; others that are on, by chance; sets of these as large as the first."""
+    if not bool(on.any()):
+        raise MethodError("no feature is on", expected="one at least", do="give an input that has some")
     order = torch.where(on > 0, scores.abs(), -torch.ones_like(scores)).argsort(descending=True, stable=True).tolist()
     alive = int((on > 0).sum())
     chosen, rest = order[: min(top, alive)], order[min(top, alive) : alive]
@@ -158,6 +171,22 @@ def _drawn(
     alone = dice.permutation(rest)[:draws].astype(int).tolist()
     sets = [dice.permutation(rest)[: len(chosen)].astype(int).tolist() for _ in range(draws)]
     return chosen, alone, sets if len(rest) >= len(chosen) else []
+
+
+def _inside(
+    model: Model, inputs: Inputs, site: str, values: Float[Tensor, "*rows feature"]
+) -> Float[Tensor, "#place 1"]:
+    """1 for the places of a batch that the inputs have, 0 for those that fill shorter rows up."""
+    here = model.sites.one(site)
+    own = inputs.own(here, "token") if "token" in here.axes else None
+    if own is None or tuple(own.shape) != tuple(values.shape[:-1]):
+        return values.new_ones(1, 1, dtype=torch.float64)
+    return own.to(values.device, torch.float64).reshape(-1, 1)
+
+
+def _size(model: Model, site: str, there: Float[Tensor, "place feature"]) -> Float[Tensor, "feature"]:
+    """How much each feature writes over all places."""
+    return there.sum(0) * decoder_rows(model.dictionaries[site]).norm(dim=1).to(there)
 
 
 def _flat(values: Float[Tensor, "*rows feature"]) -> Float[Tensor, "place feature"]:

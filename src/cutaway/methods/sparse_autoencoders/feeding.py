@@ -156,6 +156,12 @@ class Running:
         for start in range(first, min(first + long, len(self.data)), together):
             inputs = self.data.inputs(self.model, towers, start, min(start + together, len(self.data)))
             made = collect(self.model, inputs, sites, self.how, start=start)
+            tables = {str(site): made.kept[str(site)].table for site in sites}
+            if len({*tables.values()}) > 1:
+                raise MethodError(
+                    f"the rows of {', '.join(tables)} are not the same positions", expected="sites of one tower",
+                    exists=", ".join(dict.fromkeys(tables.values())), do="train a dictionary of each tower",
+                )  # fmt: skip
             columns = made.columns[made.kept[self.read[0]].table]
             parts.append(_fed(made.rows, columns, self.read, self.target))
         return _shuffled(_together(parts), batch, _dice(seed, number))

@@ -18,7 +18,7 @@ from torch import Tensor
 from cutaway.errors import StoreError
 from cutaway.methods.sparse_autoencoders.autoencoder import SparseAutoencoder
 from cutaway.methods.sparse_autoencoders.hook_names import site_of
-from cutaway.methods.sparse_autoencoders.saelens import GATED, PLAIN
+from cutaway.methods.sparse_autoencoders.saelens import GATED, PLAIN, settings, whole
 from cutaway.methods.sparse_autoencoders.shape import Activation, Shape
 from cutaway.model.model import Model
 from cutaway.store.fitted import Origin
@@ -26,6 +26,7 @@ from cutaway.store.fitted import Origin
 KINDS: Mapping[tuple[str, str], Activation] = {
     ("standard", "relu"): "relu", ("standard", "topk"): "topk", ("gated", "relu"): "gated",
 }  # fmt: skip
+PLACED, PLACED_OUT = ("hook_point_layer", "layer_subtype"), ("out_hook_point_layer", "layer_out_subtype")
 LEVELS = {"layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm_rescale", "none": "none", "None": "none"}
 
 
@@ -45,6 +46,14 @@ def read(
             f"'{folder}' holds a {kind} {asked} dictionary of rows by '{level}'", do="convert it with ViT-Prisma",
             expected=f"standard or gated, relu or topk, rows by {', '.join(LEVELS)}",
         )  # fmt: skip
+    named = PLACED + (PLACED_OUT if across else ())
+    lacks = [name for name in named if name not in told]
+    if lacks:
+        raise StoreError(
+            f"'{folder}' holds no dictionary of ViT-Prisma: its config.json has no {', '.join(lacks)}",
+            expected=", ".join(named), exists=", ".join(list(told)[:8]),
+            do="check the path: a dictionary, not a model",
+        )  # fmt: skip
     where = site or site_of(f"blocks.{_layer(told['hook_point_layer'])}.{told['layer_subtype']}", tower)
     goal = where
     if across:
@@ -54,7 +63,8 @@ def read(
         w["b_dec"] = w["b_dec_out"]
     names = GATED if activation == "gated" else PLAIN
     tensors = {here: w[there].clone() for here, there in names.items() if there in w}
-    tensors["encoder"] = w["W_enc"].T.contiguous()
+    tensors |= {"encoder": w["W_enc"].T.contiguous()} if "W_enc" in w else {}
+    tensors = whole(tensors, activation, folder, w)
     k = int(dict(told.get("activation_fn_kwargs") or {}).get("k", 64)) if activation == "topk" else 1
     shape = Shape(len(tensors["encoder"]), activation, k, skip="skip" in tensors, unit=False)
     config = {
@@ -82,7 +92,7 @@ def _opened(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             do="check the path", exists=", ".join(sorted(one.name for one in folder.glob("*"))[:5]) or "nothing",
         )  # fmt: skip
     try:
-        told = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        told = settings(folder / "config.json")
         held = load_file(files[0]) if files[0].suffix == ".safetensors" else torch.load(files[0], weights_only=True)
         return told, {name: value.float() for name, value in held.items() if isinstance(value, Tensor)}
     except (OSError, json.JSONDecodeError, pickle.UnpicklingError, RuntimeError, KeyError) as error:

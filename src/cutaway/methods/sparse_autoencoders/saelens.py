@@ -75,7 +75,7 @@ def write(made: SparseAutoencoder | Crosscoder, folder: str | Path, *, overwrite
     activation: Activation = "jumprelu" if shape.activation == "batch_topk" else shape.activation
     kind = WRITTEN.get((activation, across))
     lacks = [
-        *(["what it must know of a position"] if made.asks else []),
+        *([f"weights by the {' and the '.join(made.asks)} of a position"] if made.asks else []),
         *([f"{activation} with another target"] if kind is None else []),
         *(["a linear path without another target"] if shape.skip and not across else []),
     ]  # fmt: skip
@@ -137,12 +137,17 @@ def read(
     rows are multiplied with, for weights that were trained so ("expected_average_only_in") and do not say by what.
     """
     told, w = _opened(Path(folder))
-    kind = str(told["architecture"])
+    kind = str(told.get("architecture"))
     if kind not in READ:
         raise StoreError(
             f"'{folder}' holds a '{kind}' of SAELens", expected=", ".join(READ), do="save it there as one of these"
         )
     activation, across = READ[kind]
+    if activation == "topk" and not told.get("k"):
+        raise StoreError(
+            f"'{folder}' does not say how many features are on at once", expected=f"`k` in {CONFIG}, of a topk",
+            exists=", ".join(told), do="write it there",
+        )  # fmt: skip
     level = str(told.get("normalize_activations") or "none")
     if level == "expected_average_only_in" and factor is not None:
         level = "none"
@@ -157,7 +162,7 @@ def read(
     goal = where
     if across:
         goal = target or named.get("cutaway_target") or site_of(str(named.get("hook_name_out")), tower)
-    tensors = _taken(w, told, activation)
+    tensors = whole(_taken(w, told, activation), activation, folder, w)
     if factor is not None:  # features stay those of the rows that were multiplied, as SAELens has it
         tensors |= {"encoder": tensors["encoder"] * factor}
         tensors |= {name: tensors[name] / factor for name in ("decoder", "decoder_bias")}
@@ -177,7 +182,7 @@ def _opened(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors.torch import load_file
 
     try:
-        told = dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        told = settings(folder / CONFIG)
         w = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
     except (OSError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(
@@ -188,7 +193,11 @@ def _opened(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if "metadata" not in told:  # before version 6 all stood side by side
         old = dict(told)
         old.setdefault("hook_name", old.get("hook_point"))
-        chosen = old.get("activation_fn_str", old.get("activation_fn"))
+        chosen = str(old.get("activation_fn_str") or old.get("activation_fn") or "relu")
+        if chosen not in ("relu", "topk"):
+            raise StoreError(
+                f"'{folder}' holds features by '{chosen}'", expected="relu or topk", do="train one of these"
+            )
         if chosen == "topk":
             told |= {"architecture": "topk", "k": dict(old.get("activation_fn_kwargs") or {}).get("k")}
         told.setdefault("architecture", "standard")
@@ -200,9 +209,13 @@ def _opened(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _taken(w: dict[str, Tensor], told: Mapping[str, Any], activation: str) -> dict[str, Tensor]:
     """Their tensors under our names."""
+    if told["metadata"].get("finetuning_scaling_factor") and "scaling_factor" in w and "W_dec" in w:
+        w["W_dec"] = w["W_dec"] * w["scaling_factor"][:, None]  # before version 6: features as they are read count more
     if "log_threshold" in w:
         w["threshold"] = w.pop("log_threshold").exp()
     names = GATED if activation == "gated" else PLAIN
+    if not {"W_enc", "W_dec", "b_enc" if activation != "gated" else "b_gate"} <= w.keys():
+        return {}
     weighed = told["architecture"] in ("batchtopk", "matryoshka_batchtopk")
     if told.get("rescale_acts_by_decoder_norm", weighed) and (weighed or activation == "topk"):
         long = w["W_dec"].norm(dim=1)
@@ -211,3 +224,31 @@ def _taken(w: dict[str, Tensor], told: Mapping[str, Any], activation: str) -> di
         w["threshold"] = torch.full_like(w["b_enc"], float(w["topk_threshold"]))
     made = {here: w[there].clone() for here, there in names.items() if there in w}
     return {**made, "encoder": w["W_enc"].T.contiguous()}
+
+
+def settings(file: Path) -> dict[str, Any]:
+    """What a file of settings says, by name."""
+    told = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(told, dict):
+        raise StoreError(f"'{file}' holds no settings", expected="a JSON object", do="check the path")
+    return told
+
+
+def whole(
+    tensors: dict[str, Tensor], activation: Activation, folder: str | Path, w: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of a folder, `w` by their names there; StoreError where some are not there or do not fit."""
+    names = {"encoder": "W_enc", **(GATED if activation == "gated" else PLAIN)}
+    needed = [one for one in names if one != "skip" and (one != "threshold" or activation == "jumprelu")]
+    lacks = [names[one] for one in needed if names[one] not in w]
+    if not lacks:
+        rows = len(tensors["encoder"])
+        lacks = [names[one] for one in needed if one != "decoder_bias" and len(tensors[one]) != rows]
+    if lacks:
+        raise StoreError(
+            f"'{folder}' lacks {' and '.join(lacks)}, or they do not fit W_enc",
+            expected=", ".join(names[one] for one in needed),
+            exists=", ".join(f"{name} {' × '.join(map(str, value.shape))}" for name, value in list(w.items())[:8])
+            or "no tensor", do="save it there anew",
+        )  # fmt: skip
+    return tensors
