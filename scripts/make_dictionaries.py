@@ -41,6 +41,9 @@ error / variance around the mean of each kind of position; `alive`, the share of
 there; `loss recovered` on {judged} scenes, (spliced - mean) / (clean - mean) of what the model says of its own
 captions, answers or noise, beside a dictionary of the same width and k with weights by chance and no centre.
 
+Where the mean in a site's place costs next to nothing, as for the LLaVA's MLP, that share is noise. Nearly anything
+recovers at a residual stream of these models: read it beside the untrained.
+
 Open one with its model: `cutaway.load("zoo:emoji-clip", dictionary="zoo:emoji-clip-sae")`, or `--dictionary
 zoo:emoji-clip-sae`. What the best features tell beside the best neurons: docs/findings/features.md. One seed each;
 another seed finds other features.
