@@ -96,5 +96,3 @@ def test_what_cannot_be_learned_from_is_said_before_it_fails(tmp_path):
         said(*VISION, "--where", "pictures", "--out", tmp_path / "sae")
     with pytest.raises(CutawayError, match="not the same positions"):
         said(*VISION, "--target", "text.1.resid_post", "--out", tmp_path / "sae")
-    with pytest.raises(CutawayError, match="No split"):
-        said("features", "tiny:clip", "--split", "tset", "--out", tmp_path / "page.html")

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import cutaway
-from cutaway import store
+from cutaway import Set, store
 from cutaway.errors import MethodError, SiteError, StoreError
 from cutaway.methods.sparse_autoencoders import stepping
 from cutaway.methods.sparse_autoencoders.autoencoder import Crosscoder, SparseAutoencoder, opened
@@ -424,3 +424,28 @@ def test_learning_can_be_asked_at_any_moment():
     before = learning.dictionary().encode(torch.ones(2, 8))
     learning.step(Fed(torch.randn(50, 8)))
     assert before.shape == (2, 16)
+
+
+def test_the_threshold_of_a_short_training_is_that_of_its_end():
+    """When read, as many are on as in training, though the first steps had larger features."""
+    dice = torch.Generator().manual_seed(0)
+    x = torch.randn(1024, 16, generator=dice) @ torch.randn(16, 16, generator=dice)
+    made = train(x, "vision.1.resid_post", "batch_topk", width=64, k=6, steps=200, batch=128, progress=False)
+    on = float((made.dictionary.encode(x) > 0).sum(1).float().mean())
+    assert abs(on - 6) < 0.6
+
+
+def test_rows_that_cannot_be_learned_from_are_refused():
+    x, more = torch.randn(256, 8), {"width": 16, "k": 4, "steps": 2, "batch": 64, "progress": False}
+    for odd in (float("nan"), float("inf")):
+        with pytest.raises(MethodError, match="not finite"):
+            train(torch.cat([x, torch.full((1, 8), odd)]), "text.1.resid_post", "topk", **more)
+    late = torch.cat([x, torch.full((64, 8), float("nan"))])
+    with pytest.raises(MethodError, match="loss of step"):
+        train(late, "text.1.resid_post", "topk", scale="none", **{**more, "steps": 20})
+    made = train(x, "text.1.resid_post", "topk", **more).dictionary
+    with pytest.raises(MethodError, match="16 features for each row"):
+        made.decode(torch.zeros(3, 5), x[:3])
+    model = cutaway.load("tiny:llama")
+    with pytest.raises(MethodError, match="Edits are held"), model.edited(Set("text.1.resid_post", 1.0)):
+        train(["a red dog"] * 32, "text.1.resid_post", "topk", model=model, **more)

@@ -316,6 +316,8 @@ def test_it_is_known_by_content():
     assert str(pickle.loads(pickle.dumps(opening)).open().dictionaries[features]) == str(made)
     run = model.run(inputs, record=features)
     assert pickle.loads(pickle.dumps(run))[features].shape == run[features].shape
+    unchecked = cutaway.load("tiny:llama").with_dictionaries(replace(made, of="another"), check=False)
+    assert features in pickle.loads(pickle.dumps(Opening.of(unchecked))).open().dictionaries
 
 
 def test_what_does_not_fit_is_refused():

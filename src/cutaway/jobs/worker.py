@@ -46,7 +46,10 @@ class Opening:
     def open(self) -> Model:
         """The model, in the process of a worker."""
         plain = self._plain()
-        return plain.with_dictionaries(**self.dictionaries) if self.dictionaries else plain  # type: ignore[arg-type]
+        if not self.dictionaries:
+            return plain
+        # they were checked where they were put together, or were not to be
+        return plain.with_dictionaries(check=False, **self.dictionaries)
 
     def _plain(self) -> Model:
         if self.source is None:

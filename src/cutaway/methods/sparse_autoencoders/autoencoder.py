@@ -95,6 +95,11 @@ class Coder(Fitted):
         self, features: Float[Tensor, "*rows width"], x: Float[Tensor, "*rows d_in"], at: At = NOWHERE
     ) -> Float[Tensor, "*rows d_out"]:
         """What the features stand for, in units of the target; `x` for a linear path and for a row's own norm."""
+        if features.shape[-1] != self.width or features.shape[:-1].numel() != x.shape[:-1].numel():
+            raise MethodError(
+                f"features of shape {tuple(features.shape)} beside rows of shape {tuple(x.shape)}",
+                expected=f"{self.width} features for each row", do="give what `encode` made of these rows",
+            )  # fmt: skip
         w, rows, mean, size = self._rows(x, at)
         if "skip" in w and self._level != "none":
             rows = Rows(x.reshape(-1, x.shape[-1]).to(rows.x.dtype), rows.kind, rows.step)

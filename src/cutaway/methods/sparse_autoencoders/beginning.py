@@ -34,6 +34,11 @@ def scales(
     squares = torch.stack([part.square().sum(1) for part in x.split(list(parts), 1)], 1)
     sizes = torch.tensor(parts, dtype=x.dtype, device=x.device)
     every = (sizes / squares.mean(0)).sqrt()
+    if not bool(x.isfinite().all()):
+        raise MethodError(
+            "some rows hold numbers that are not finite", expected="activations", do="leave them out; in half "
+            "precision they may have overflowed: open the model in float32 or bfloat16",
+        )  # fmt: skip
     if not bool(every.isfinite().all()):
         raise MethodError("all rows are zero", expected="activations that differ", do="check where they come from")
     table = every.repeat(len(KINDS), 1)

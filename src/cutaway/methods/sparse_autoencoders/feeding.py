@@ -194,6 +194,10 @@ def feed_of(
             f"a {type(source).__name__} is neither rows nor a store", do="give the model that runs on these data",
             expected="a Store, a tensor, or data and a `model`",
         )  # fmt: skip
+    if model.engine.held is not None:
+        raise MethodError(
+            "edits are held around this training", expected="the model as it is", do="leave the `edited` block first"
+        )
     names = tuple(str(model.sites.one(site)) for site in read)
     return Running(model, as_data(source, **(asked or {})), names, target, **more)
 

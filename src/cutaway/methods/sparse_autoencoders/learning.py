@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -159,10 +160,16 @@ class Learning:
         price = Price(recipe.price_at(self.done), recipe.dead)
         parts = self.sizes if self.centred else ()
         made = judged(w, self.shape, rows, y, price, centred=self.centred, parts=parts, dead=dead)
+        if not math.isfinite(made.loss):
+            raise MethodError(
+                f"the loss of step {self.done + 1} is {made.loss}", expected="a number",
+                exists=f"a rate of {recipe.rate}", do="take a lower rate; or look for rows that are not finite",
+            )  # fmt: skip
         self.learn(made)
         self.last[made.fired > 0] = self.done + 1
         if made.least:
-            self.least += (made.least - self.least) * (recipe.follow if self.least else 1.0)
+            soon = min(1.0, max(recipe.follow, 10 / recipe.steps))  # a short training has moved on sooner
+            self.least += (made.least - self.least) * (soon if self.least else 1.0)
         if recipe.resample and (self.done + 1) % recipe.resample == 0 and self.done < recipe.steps // 2:
             self._again(rows, y, made)
         if self.done % recipe.log_every == 0 or self.done + 1 == recipe.steps:

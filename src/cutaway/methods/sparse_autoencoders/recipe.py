@@ -14,7 +14,8 @@ class Recipe:
     begin anew (relu, gated; 0: never; not in the last half). `scale`: rows have a mean square of d, all by "one"
     factor, which is folded into the weights, or by "kind" of position, which is kept; "none": as they are. `centre`:
     where the decoder's bias begins, "median", "mean" or "zero". `clip`: the longest gradient; 0: any. `follow`: how
-    soon the threshold of `batch_topk` follows a batch. `sample`: rows that scales, centre and points are taken from.
+    soon the threshold of `batch_topk` follows a batch, 10 / `steps` at least. `sample`: rows that scales, centre and
+    points are taken from.
     """
 
     steps: int = 2000
