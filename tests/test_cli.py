@@ -220,7 +220,8 @@ def test_narrow_tables_do_not_break_words():
 
 
 # Commands of the zoo open weights of the package by a name of their own: what they do not offer, their help explains.
-WITHOUT = {("zoo", "eval"): {"revision"}, ("zoo", "train"): {"dtype", "revision"}}
+WITHOUT = {("zoo", "eval"): {"revision"}, ("zoo", "train"): {"dtype", "revision"},
+           ("dictionary", "import"): {"device", "dtype", "revision"}}  # fmt: skip
 
 
 @pytest.mark.parametrize(("path", "command"), list(commands()))
@@ -240,7 +241,8 @@ def test_the_commands_that_open_a_model_are_known():
                if path in WITHOUT or any(one.name == "model" for one in command.params)}  # fmt: skip
     others = {path for path, _ in (one.values for one in commands())} - opening
     data, stores = {("data", "show"), ("zoo", "list"), ("zoo", "card")}, {("store", "show"), ("store", "check")}
-    assert others == {("tiny",), ("methods",)} | data | stores
+    dictionaries = {("dictionary", "show"), ("dictionary", "export")}
+    assert others == {("tiny",), ("methods",)} | data | stores | dictionaries
 
 
 @pytest.mark.parametrize("option", [["--out", "here"], ["--overwrite"]])

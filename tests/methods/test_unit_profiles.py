@@ -125,6 +125,6 @@ def test_rows_without_a_truth_are_refused(model):
 
 
 def test_scenes_that_nothing_tells_apart_are_refused(model, scenes):
-    for few in (scenes[:3], scenes[:8]):
+    for few in (scenes[:3], scenes[:7]):
         with pytest.raises(MethodError, match="nothing to tell"):
             unit_profiles(model, few, top=2, steer=0, progress=False)

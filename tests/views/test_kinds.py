@@ -29,7 +29,20 @@ each_view = pytest.mark.parametrize("title", EVERY)
 
 def test_kinds_of_view_are_named_by_what_they_are_and_name_no_method() -> None:
     """Neither a kind nor what it holds nor the page that draws it has the name of a method or of its result."""
-    plain = {"lens", "text", "texts", "head", "heads", "words", "word", "logit", "picture", "attention", "latent"}
+    plain = {
+        "lens",
+        "text",
+        "texts",
+        "head",
+        "heads",
+        "words",
+        "word",
+        "logit",
+        "picture",
+        "attention",
+        "latent",
+        "unit",
+    }
     named = {word for one in METHODS for word in one.name.split("_")} | {"patching", "steered", "span", "spans"}
     kinds = [*KINDS, *(field.name for kind in KINDS.values() for field in fields(kind))]
     drawn = [

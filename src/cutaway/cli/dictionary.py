@@ -141,6 +141,8 @@ def take_in(
 ) -> None:
     """Take in a dictionary that SAELens or ViT-Prisma wrote.
 
+    A --model is opened as its name says, to be told by its content: no --device, --dtype or --revision.
+
     Try: cutaway dictionary import runs/for-saelens --out runs/again --tower vision
     """
     from cutaway.methods.sparse_autoencoders.commands import imported

@@ -34,6 +34,7 @@ from cutaway.store.reducers import Gram, Histogram, Mean, TopK
 SOURCE = "Bricken et al. 2023 (Towards Monosemanticity), feature pages; Gandelsman et al. 2024, arXiv 2406.04341"
 BINS = 24
 BEYOND = 0.99  # quantile of the best correlation of shuffled pictures that a description has to exceed
+OFTEN = 8  # scenes that show a concept; of few scenes 2
 STEERED = 48  # units whose effect is measured
 TEXTS = 64  # descriptions of scenes, beside the names of all things, in which words are looked for
 
@@ -92,7 +93,7 @@ def unit_profiles(
     pictures are shuffled. What a unit writes is what `neuron_descriptions` says: its direction through the end of the
     tower, by texts of a bank, or by next words. A tower that reads words is also given `contexts`, texts alone. Sums
     alone are kept of all pictures; those that a unit is largest in are run a second time. Units: those of the site.
-    Raises MethodError for rows that are no scenes, and for so few that no concept is in 8 of them.
+    Raises MethodError for rows that are no scenes, and for so few that no concept tells them apart.
     What it can NOT tell: what the unit is for: what it is large in, and what it writes, are two things, and neither is
     what the model does with it. A description is a correlation, of concepts that the scenes have.
 
@@ -143,13 +144,13 @@ def _heard(
 
 def _varying(scenes: Sequence[Scene]) -> Concepts:
     """The concepts that enough of the scenes show and others do not."""
-    known = concepts_in(scenes)
+    known = concepts_in(scenes, least=OFTEN if len(scenes) >= 4 * OFTEN else 2)
     present = known.present(scenes)
     kept = tuple(name for name, shows in zip(known.names, present.T, strict=True) if not shows.all())
-    if not kept:
+    if not kept or len(scenes) < OFTEN:
         raise MethodError(
             f"there is nothing to tell {len(scenes)} scenes apart by", do="give more scenes, 48 say (--n)",
-            expected="concepts that 8 of them show and others do not",
+            expected=f"{OFTEN} scenes at least, and concepts that some of them show and others do not",
         )  # fmt: skip
     return Concepts(kept)
 
