@@ -7,7 +7,7 @@ from torch import nn
 import cutaway
 from cutaway import Ablate, Patch, Scale, targets
 from cutaway.model.fingerprint import fingerprint
-from world import ROUNDING, clean, gap, given, moved, opened
+from world import ROUNDING, clean, fresh, gap, given, moved
 
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.filterwarnings("ignore:The following device_map keys:UserWarning")  # weights by their names
@@ -23,7 +23,7 @@ def size(module: nn.Module, kept: bool = False) -> int:
 @pytest.fixture(scope="module", params=NAMES)
 def offloaded(request, tmp_path_factory):
     """A folder's model opened in less memory than its weights take."""
-    plain, folder = opened(request.param), tmp_path_factory.mktemp(request.param)
+    plain, folder = fresh(request.param), tmp_path_factory.mktemp(request.param)  # saving writes into its config
     plain.module.save_pretrained(folder)
     limit = int(SHARE * size(plain.module))
     model = cutaway.load(
