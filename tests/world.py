@@ -35,6 +35,16 @@ def fresh(name: str, attn: str | None = None) -> Model:
     return cutaway.load(f"tiny:{name}", dtype="float64", attn=attn)
 
 
+def red_unit(unit: int = 5) -> Model:
+    """A CLIP one unit of whose first state is how red a patch is, and no more."""
+    model = fresh("clip")
+    with torch.no_grad():
+        embeddings = model.module.vision_model.embeddings
+        embeddings.position_embedding.weight[:, unit] = 0
+        embeddings.patch_embedding.weight[unit] = torch.tensor([1.0, -1.0, -1.0])[:, None, None]
+    return model
+
+
 @cache
 def opened(name: str, attn: str | None = None) -> Model:
     """The same, built once; tests leave it as they found it."""

@@ -18,21 +18,11 @@ from cutaway.model.edits import Set
 from cutaway.model.tokens import Where
 from cutaway.questions.question import Question
 from cutaway.store.quantiles import Quantiles
-from world import fresh, noise, opened
+from world import fresh, noise, opened, red_unit
 
 SCENES = list(data.scenes("test", 40))
 GROUNDS = [Scene(background=Background("plain", (colour,))) for _ in range(6) for colour in ("blue", "red", "white")]
 UNIT = 5
-
-
-def planted():
-    """A model whose unit 5 is how red a patch is, and no more."""
-    model = fresh("clip")
-    with torch.no_grad():
-        embeddings = model.module.vision_model.embeddings
-        embeddings.position_embedding.weight[:, UNIT] = 0
-        embeddings.patch_embedding.weight[UNIT] = torch.tensor([1.0, -1.0, -1.0])[:, None, None]
-    return model
 
 
 def dissected(model, scenes, **more) -> Dissection:
@@ -42,7 +32,7 @@ def dissected(model, scenes, **more) -> Dissection:
 
 @pytest.mark.checks("network_dissection", "truth")
 def test_a_unit_that_is_the_mask_of_a_concept_has_an_iou_of_one():
-    found = dissected(planted(), GROUNDS, site="vision.embed", shares=(1 / 3,))
+    found = dissected(red_unit(), GROUNDS, site="vision.embed", shares=(1 / 3,))
     marked = found["iou"].isel(share=0).sel(unit=UNIT, concept="red ground")
     assert float(marked) == 1 and abs(float(found["marked"].sel(unit=UNIT)[0]) - 1 / 3) < 1e-6
     best = found.best().set_index("unit").loc[UNIT]

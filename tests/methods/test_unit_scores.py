@@ -23,7 +23,7 @@ from cutaway.methods.network_dissection.similarities import (
 )
 from cutaway.methods.truth import auroc
 from cutaway.zoo.trained import trained
-from world import fresh
+from world import red_unit
 
 DICE = np.random.default_rng(3)
 RARE = DICE.random((800, 12)) < 0.03  # as most concepts are
@@ -118,18 +118,8 @@ def test_a_formula_is_found_and_judged_apart():
     assert noise.fitted > noise.held - 0.02 and abs(noise.held - noise.null) < 0.15
 
 
-def planted():
-    """A model whose unit 5 of the first state is how red a patch is, and whose unit 6 is noise."""
-    model = fresh("clip")
-    with torch.no_grad():
-        embeddings = model.module.vision_model.embeddings
-        embeddings.position_embedding.weight[:, UNIT] = 0
-        embeddings.patch_embedding.weight[UNIT] = torch.tensor([1.0, -1.0, -1.0])[:, None, None]
-    return model
-
-
 def test_drawing_a_concept_tells_a_true_description_from_a_false_one():
-    model = planted()
+    model = red_unit()
     red = ("ground colour", "red")
     made = cosy(
         model, model.sites.one("vision.embed"), [UNIT, UNIT + 1], [red, ("ground colour", "blue")], many=8,

@@ -90,31 +90,16 @@ class Dictionary(Protocol):
         """What the features stand for, in units of the target; `x` for those that also have a linear path from it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Neurons:
-    """The neurons themselves as a dictionary of 2 d features: the positive and the negative half of each.
-
-    f_i = max(x_i - m_i, 0), f_(d+i) = max(m_i - x_i, 0), y = m + f_(1…d) - f_(d+1…2d). With `k` only the k largest of
-    each row stay, so that neurons are as sparse as what they are held against; without, y is x. Units: those of x.
-
-    >>> neurons = Neurons("text.1.resid_post", torch.zeros(2))
-    >>> neurons.encode(torch.tensor([3.0, -1.0])).tolist()
-    [3.0, 0.0, 0.0, 1.0]
-    """
+class Untold:
+    """What dictionaries that were not trained share: they stand for their own site, ask nothing, and fit any model."""
 
     site: str
     mean: Float[Tensor, "d"]
-    k: int | None = None
 
     @property
     def target(self) -> str:
         """The site itself."""
         return self.site
-
-    @property
-    def width(self) -> int:
-        """Twice as many as there are neurons."""
-        return 2 * len(self.mean)
 
     @property
     def d_in(self) -> int:
@@ -133,6 +118,28 @@ class Neurons:
     def asks(self) -> tuple[str, ...]:
         """Nothing."""
         return ()
+
+
+@dataclass(frozen=True, eq=False)
+class Neurons(Untold):
+    """The neurons themselves as a dictionary of 2 d features: the positive and the negative half of each.
+
+    f_i = max(x_i - m_i, 0), f_(d+i) = max(m_i - x_i, 0), y = m + f_(1…d) - f_(d+1…2d). With `k` only the k largest of
+    each row stay, so that neurons are as sparse as what they are held against; without, y is x. Units: those of x.
+
+    >>> neurons = Neurons("text.1.resid_post", torch.zeros(2))
+    >>> neurons.encode(torch.tensor([3.0, -1.0])).tolist()
+    [3.0, 0.0, 0.0, 1.0]
+    """
+
+    site: str
+    mean: Float[Tensor, "d"]
+    k: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Twice as many as there are neurons."""
+        return 2 * len(self.mean)
 
     def encode(self, x: Float[Tensor, "*rows d"], at: At = NOWHERE) -> Float[Tensor, "*rows width"]:
         """Both halves of each neuron, of which at most one is on."""

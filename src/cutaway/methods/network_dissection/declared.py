@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from cutaway.methods.method import Entry, Method
 from cutaway.methods.network_dissection.network_dissection import network_dissection
+from cutaway.methods.network_dissection.unit_maps import enough
 from cutaway.methods.network_dissection.views import show
-from cutaway.questions.question import Question
-
-ENOUGH = 512  # scenes from which a report dissects unasked: fewer show most concepts too seldom
-
-
-def _many(question: Question) -> bool:
-    return question.crowd is not None and len(question.crowd) >= ENOUGH
-
 
 METHODS = (
     Method(
@@ -27,7 +20,7 @@ METHODS = (
         },
         many=512,
         cannot="What a unit does, or what else it answers to: its strongest patches alone are looked at.",
-        reported=(Entry(name="dissection", when=_many),),
+        reported=(Entry(name="dissection", when=enough),),
         show=show,
     ),
 )

@@ -18,12 +18,14 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
+from cutaway.questions.question import Question
 from cutaway.questions.rows import Rows, reads_words, recorded
 from cutaway.store.stored import Store
 
 TEXT = "what is this"  # what a model that writes is asked about each picture, unless something else
 MIDDLE = 0.5  # of a drawing: where a denoiser looks at pictures unless a step is named
 STEPS = 20
+ENOUGH = 512  # scenes
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +192,11 @@ def _sees(model: Model, site: Site, tower: str) -> bool:
     """Whether a site holds MLP units at the patches of pictures."""
     mixed = tower == "text" and not model.family.image_tokens
     return site.tower == tower and site.part == "mlp.post" and site.stream != "text" and not mixed
+
+
+def enough(question: Question) -> bool:
+    """Whether a report looks at units unasked: few scenes show most concepts too seldom."""
+    return question.crowd is not None and len(question.crowd) >= ENOUGH
 
 
 def scenes_of(rows: Sequence[Any]) -> list[Scene]:

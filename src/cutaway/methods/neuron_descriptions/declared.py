@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from cutaway.methods.method import Entry, Method
+from cutaway.methods.network_dissection.unit_maps import enough
 from cutaway.methods.neuron_descriptions.neuron_descriptions import neuron_descriptions
 from cutaway.methods.neuron_descriptions.unit_profiles import unit_profiles
 from cutaway.methods.neuron_descriptions.unit_views import shown
 from cutaway.methods.neuron_descriptions.views import show
-from cutaway.questions.question import Question
-
-ENOUGH = 512  # scenes from which a report describes units unasked
-
-
-def _many(question: Question) -> bool:
-    return question.crowd is not None and len(question.crowd) >= ENOUGH
-
 
 METHODS = (
     Method(
@@ -29,7 +22,7 @@ METHODS = (
             "step": "At which of 20 steps a denoiser looks at the pictures; in the middle unless named.",
         },
         cannot="That a unit is about what its strongest pictures share, or what it does together with others.",
-        reported=(Entry(name="neurons", when=_many),),
+        reported=(Entry(name="neurons", when=enough),),
         show=show,
     ),
     Method(

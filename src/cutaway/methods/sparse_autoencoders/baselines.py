@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.model.dictionary import NOWHERE, At, largest
+from cutaway.model.dictionary import NOWHERE, At, Untold, largest
 
 
 @dataclass(frozen=True, eq=False)
-class Directions:
+class Directions(Untold):
     """Given unit directions as a dictionary: features are dot products from a mean on, the k largest of each row.
 
     f = largest_k(max(D (x - m), 0)), y = m + gain D' f: what a dictionary is before anything was learned about which
@@ -28,32 +27,9 @@ class Directions:
     gain: float = 1.0
 
     @property
-    def target(self) -> str:
-        """The site itself."""
-        return self.site
-
-    @property
     def width(self) -> int:
         """As many as directions."""
         return len(self.directions)
-
-    @property
-    def d_in(self) -> int:
-        """The length of a row."""
-        return len(self.mean)
-
-    @property
-    def d_out(self) -> int:
-        """The length of a row."""
-        return len(self.mean)
-
-    def check(self, model: Any, *sites: Any) -> None:
-        """It belongs to any model."""
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        """Nothing."""
-        return ()
 
     def encode(self, x: Float[Tensor, "*rows d"], at: At = NOWHERE) -> Float[Tensor, "*rows feature"]:
         """How far each row lies along each direction, where that is above 0 and among the k largest."""
