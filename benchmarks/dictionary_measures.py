@@ -26,6 +26,7 @@ from cutaway.methods.sparse_autoencoders.training import train
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.questions.labels import scene_labels
+from cutaway.store.reducers import Mean
 
 STEP, STEPS = 5, 10  # of a drawing
 
@@ -65,10 +66,12 @@ def main() -> None:
         )
         d = held.shape(place.site)[0]
         shape = {"width": 4 * d, "k": chosen.k}
-        seeds = range(chosen.seeds)
+        seeds, centre = range(chosen.seeds), Mean()
+        for part in learned.rows(place.site):
+            centre.add(part.x)
         made = [train(learned, place.site, "topk", steps=chosen.steps, seed=seed, progress=False, **shape).dictionary
                 for seed in seeds]  # fmt: skip
-        floor = [untrained("topk", place.site, d, seed=seed, **shape) for seed in seeds]
+        floor = [untrained("topk", place.site, d, centre=centre.value, seed=seed, **shape) for seed in seeds]
         scenes = [scene_at("test", at, 0, DRAWINGS) if place.how else scene_at("test", at) for at in range(chosen.test)]
         labels = {one: scene_labels(scenes)[one] for one in ("group", "background")}
         found = dictionary_quality(

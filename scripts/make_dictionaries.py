@@ -26,6 +26,7 @@ from cutaway.methods.sparse_autoencoders.training import train
 from cutaway.model.dictionary import opened
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.store.reducers import Mean
 from cutaway.zoo.dictionaries import HOME, SHIPPED, Shipped, folder_of
 
 SEED, HELD, JUDGED = 0, 400, 256  # of the scenes; scenes that are measured on; those the model is judged on
@@ -39,7 +40,7 @@ of the training split; of zoo:emoji-sd 1500 drawings of 20 steps, the row with t
 kept in half precision. Measured by the same program (`--card`) on {held} scenes of the test split: `explained`, 1 -
 error / variance around the mean of each kind of position; `alive`, the share of features that are on in any row
 there; `loss recovered` on {judged} scenes, (spliced - mean) / (clean - mean) of what the model says of its own
-captions, answers or noise, beside a dictionary of the same width and k with weights by chance and no centre.
+captions, answers or noise, beside a dictionary of the same width and k with weights by chance around the mean.
 
 Where the mean in a site's place costs next to nothing, as for the LLaVA's MLP, that share is noise. Nearly anything
 recovers at a residual stream of these models: read it beside the untrained.
@@ -101,7 +102,13 @@ def line(name: str, work: Path) -> tuple[str, ...]:
     found = quality(own, held, steps=max(1, one.drawn))
     recovered = loss_recovered(model, own, judged(model, one), progress=False)
     shape, d = dict(one.recipe), own.d_in
-    floor = untrained("topk", one.site, d, target=one.target or None, d_out=own.d_out, width=own.width, k=shape["k"])
+    centre = Mean()
+    for part in held.rows(one.stands_for):
+        centre.add(part.x)
+    floor = untrained(
+        "topk", one.site, d, target=one.target or None, d_out=own.d_out, width=own.width, k=shape["k"],
+        centre=centre.value,
+    )  # fmt: skip
     before = loss_recovered(model, floor, judged(model, one), progress=False)
     size = sum(file.stat().st_size for file in folder_of(name).iterdir())
     return (

@@ -218,6 +218,13 @@ def matched(decoder, truth):
     return float(alike.numpy()[linear_sum_assignment(-alike.numpy())].mean())
 
 
+def test_an_untrained_dictionary_begins_around_the_centre_it_is_given():
+    centre = torch.linspace(-1, 1, 8)
+    made = untrained("topk", SITE, 8, width=16, k=3, centre=centre)
+    assert not made.encode(centre[None]).any() and torch.equal(made.decode(torch.zeros(1, 16), centre[None])[0], centre)
+    assert torch.equal(made.tensors["decoder"], untrained("topk", SITE, 8, width=16, k=3).tensors["decoder"])
+
+
 def test_planted_directions_are_found_where_chance_and_untrained_weights_find_none():
     x, truth = planted()
     made = train(x, SITE, "topk", width=64, k=3, steps=500, batch=256, rate=2e-2, dead_after=50, progress=False)

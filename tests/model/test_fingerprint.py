@@ -56,6 +56,16 @@ def scaled(x):
     return FACTOR * x + TABLE.sum() + doubled(x)
 
 
+@pytest.mark.parametrize("name", ["clip", "llava"])
+def test_a_model_that_was_saved_and_opened_again_is_the_same(tmp_path, name):
+    model = world.fresh(name)
+    before = fingerprint(model)
+    model.module.save_pretrained(tmp_path)
+    assert fingerprint(model) == before
+    again = cutaway.load(str(tmp_path), processor=model.processor, dtype="float64")
+    assert fingerprint(again) == before
+
+
 def test_tensors_are_known_by_dtype_shape_and_bytes():
     values = [torch.tensor([[1, 0, 1], [0, 1, 1]]).to(dtype) for dtype in DTYPES]
     values += [values[0].T, values[0].reshape(-1), values[0][:, :2], torch.zeros(0), torch.tensor(1.0)]

@@ -23,7 +23,7 @@ def size(module: nn.Module, kept: bool = False) -> int:
 @pytest.fixture(scope="module", params=NAMES)
 def offloaded(request, tmp_path_factory):
     """A folder's model opened in less memory than its weights take."""
-    plain, folder = fresh(request.param), tmp_path_factory.mktemp(request.param)  # saving writes into its config
+    plain, folder = fresh(request.param), tmp_path_factory.mktemp(request.param)
     plain.module.save_pretrained(folder)
     limit = int(SHARE * size(plain.module))
     model = cutaway.load(

@@ -31,6 +31,7 @@ from cutaway.model.run import Run
 
 PIECE = 2**24  # entries of a tensor that are copied at once
 ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(Ellipsis)})
+WRITTEN = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"})
 Spelled = Iterable[object]
 
 
@@ -190,10 +191,16 @@ def _settings(part: Any) -> object:
         return {name: entry for name, entry in config.items() if not name.startswith("_")}
     if config is None or not hasattr(part, "config_class"):
         return None
-    plain = {
-        name: entry for name, entry in config.to_dict().items() if name not in ("_name_or_path", "transformers_version")
+    return _bare(config.to_dict()), getattr(config, "_attn_implementation", None)
+
+
+def _bare(settings: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Without what saving and opening again write into a config; the class and the weights say that themselves."""
+    return {
+        name: _bare(entry) if isinstance(entry, Mapping) else entry
+        for name, entry in settings.items()
+        if name not in WRITTEN
     }
-    return plain, getattr(config, "_attn_implementation", None)
 
 
 def _model(engine: Engine) -> Spelled:

@@ -80,10 +80,10 @@ def _collections(
     states = torch.cat([made.values.float() for made in unit_maps(model, some, site, posed, progress=False)])
     moments = Gram().add(states.flatten(0, 2)).value
     mean, k = moments.mean.float(), int(SHIPPED[name].recipe["k"])
-    plain = untrained("topk", str(site), len(mean), width=own.width, k=k, seed=seed)
+    plain = untrained("topk", str(site), len(mean), centre=mean, width=own.width, k=k, seed=seed)
     chance = random_dictionary(str(site), own.width, mean, moments.covariance.float(), k=k, seed=seed)
     for label, features in (
-        ("untrained features", plain.encode(states - mean)),
+        ("untrained features", plain.encode(states)),
         ("random directions", chance.encode(states)),
         ("axes of the state", Neurons(str(site), mean).encode(states)),
     ):

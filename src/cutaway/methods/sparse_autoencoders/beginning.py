@@ -165,11 +165,12 @@ def folded(w: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def untrained(
     architecture: str | Shape, site: str, d_in: int, *, target: str | None = None, d_out: int | None = None,
-    on: Origin | None = None, seed: int = 0, **more: Any,
+    centre: Float[Tensor, "d_out"] | None = None, on: Origin | None = None, seed: int = 0, **more: Any,
 ) -> SparseAutoencoder:  # fmt: skip
     """A dictionary with the weights that a training begins with, for rows of a mean square of d: the untrained floor.
 
-    It has no centre, which a training takes from its first rows; where the mean is long it explains less for that.
+    `centre` is where the decoder's bias begins, the mean of the target's rows: a training takes one from its first rows
+    (`centres`). Without it, and where that mean is long, the floor is worse than what a training begins with.
 
     >>> untrained("topk", "text.1.resid_post", 32, width=64, k=4)
     SparseAutoencoder(64 features, topk, k 4 at text.1.resid_post of 'nothing')
@@ -177,6 +178,8 @@ def untrained(
     shape = shaped(architecture, **more)
     tied = target in (None, site)
     w = begun(shape, d_in, d_out or d_in, torch.Generator().manual_seed(seed), tied=tied)
+    if centre is not None:
+        w["decoder_bias"] = centre.detach().to("cpu", torch.float32, copy=True)
     config = {"shape": shape.told(), "site": site, "target": target or site, "centred": tied}
     return SparseAutoencoder(kept(w, shape, 0.0), config, on or nowhere(site, *([target] if target else [])))
 
