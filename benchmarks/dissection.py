@@ -15,7 +15,7 @@ import numpy as np
 import cutaway
 from cutaway import data, questions
 from cutaway.data.prompts import DRAWINGS
-from cutaway.methods import network_dissection, neuron_descriptions
+from cutaway.methods import description_scores, network_dissection, neuron_descriptions
 from cutaway.methods.network_dissection.clip_dissect import clip_dissect
 from cutaway.methods.network_dissection.compositions import composition
 from cutaway.methods.network_dissection.concept_masks import KINDS, Concepts, concepts_in
@@ -99,6 +99,28 @@ def _five(units: np.ndarray, concepts: Concepts, drawn: list[data.Scene], best: 
     print(f"  {formulas[0].text}; {formulas[1].text}")
 
 
+def scored(many: int) -> None:
+    """Descriptions of units that were not chosen, by three describers, on scenes kept apart."""
+    print("\n## 48 units by chance: descriptions on the other half of the scenes, and by 16 drawn pictures")
+    kinds = ("pearson", "auprc", "iou", "beyond", "drawn")
+    print(f"| model | describer | labels | {' | '.join(kinds)} |")
+    for name, site in SITES.items():
+        for opened in (name, f"{name}@untrained"):
+            made = [
+                description_scores(cutaway.load(opened), scenes(name, many, seed), site=site, many=48, seed=seed,
+                                   progress=False).table().set_index("describer")
+                for seed in SEEDS
+            ]  # fmt: skip
+            for describer in made[0].index:
+                rows = [one.loc[describer] for one in made]
+                said = [" / ".join(f"{row[kind]:.2f}" for row in rows) for kind in kinds]
+                said = [f"{one} ({' / '.join(f'{row[other]:.2f}' for row in rows)})"
+                        if (other := f"{kind}, others") in rows[0] else one
+                        for kind, one in zip(kinds, said, strict=True)]  # fmt: skip
+                labels = " / ".join(str(row["labels"]) for row in rows)
+                print(f"| {opened} | {describer} | {labels} | {' | '.join(said)} |", flush=True)
+
+
 def named(many: int) -> None:
     """Texts of a CLIP for units of all families."""
     print("\n## CLIP-Dissect: share of units whose best text is above the 99th percentile of shuffled ones")
@@ -173,7 +195,15 @@ def forms(many: int) -> None:
                 print(f"{opened} {site} seed {seed}: {'; '.join(said)}")
 
 
-PARTS = {"masks": masks, "judged": judged, "named": named, "described": described, "paths": paths, "forms": forms}
+PARTS = {
+    "masks": masks,
+    "judged": judged,
+    "scored": scored,
+    "named": named,
+    "described": described,
+    "paths": paths,
+    "forms": forms,
+}
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ from cutaway.methods.logit_lens import (
     tuned_lens,
     word_lens,
 )
-from cutaway.methods.network_dissection import network_dissection
+from cutaway.methods.network_dissection import description_scores, network_dissection
 from cutaway.methods.neuron_descriptions import neuron_descriptions, unit_profiles
 from cutaway.methods.representation_decomposition import (
     logit_decomposition,
@@ -73,6 +73,7 @@ __all__ = [
     "completeness",
     "concept_attention",
     "cross_attention",
+    "description_scores",
     "diffusion_lens",
     "distributed_alignment_search",
     "drawing_steering",

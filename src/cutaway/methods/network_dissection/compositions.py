@@ -22,7 +22,7 @@ class Formula:
     """A formula in words, how many concepts it has, and its score on the items it was found on and on others.
 
     `single`: the held score of the best single concept, chosen on the same items as the formula; `null`: of the formula
-    that is found when the unit's items are shuffled.
+    that is found when the unit's items are shuffled. `items`: for which of all items it holds.
     """
 
     text: str
@@ -31,6 +31,7 @@ class Formula:
     held: float
     single: float
     null: float
+    items: Bool[ndarray, "item"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +44,16 @@ class _Part:
 
 def composition(
     values: Float[ndarray, "item"], concepts: Bool[ndarray, "item concept"], labels: Sequence[str], *,
-    score: Score = "iou", length: int = 3, beam: int = 8, share: float = 0.05, held: float = 0.5,
-    sizes: tuple[float, float] = (0.01, 0.5), seed: int = 0,
+    score: Score = "iou", length: int = 3, beam: int = 8, share: float = 0.05,
+    held: float | Bool[ndarray, "item"] = 0.5, sizes: tuple[float, float] = (0.01, 0.5), seed: int = 0,
 ) -> Formula:  # fmt: skip
     """The formula of up to `length` concepts that fits a unit's activations over items best.
 
     Begins with concepts and their NOTs and joins the `beam` best with a further one by AND or OR. `auc`:
     P(a(shows) > a(does not)), as INVERT has it; `iou`: with the `share` of items on which the unit is strongest. Only
     formulas that hold for a share of items within `sizes` count (INVERT: not too few to be trusted, at most half). A
-    longer formula fits what it was found on better, always: so it is found on some items and judged on the `held` ones.
+    longer formula fits what it was found on better, always: so it is found on some items and judged on the `held` ones,
+    a share of them by chance or those marked.
     AUC alone fails the sanity checks of descriptions (`similarities`): see the IoU beside it.
     What it can NOT tell: which of several formulas with nearly the same score is meant.
 
@@ -67,14 +69,16 @@ def composition(
         )  # fmt: skip
     dice = np.random.default_rng(seed)
     order = dice.permutation(len(values))
-    apart = order[: max(1, round(held * len(values)))]
+    apart = order[: max(1, round(held * len(values)))] if isinstance(held, float) else np.flatnonzero(held)
     fit = np.setdiff1d(order, apart)
     found, first = _searched(values, concepts, labels, fit, score, length, beam, share, sizes)
     shuffled = values[dice.permutation(len(values))]
     chance, _ = _searched(shuffled, concepts, labels, fit, score, length, beam, share, sizes)
-    judged = [_score(one, part.items, apart, score, share)
-              for one, part in ((values, found), (values, first), (shuffled, chance))]  # fmt: skip
-    return Formula(found.text, found.length, found.score, *judged)
+    judged, single, null = (
+        _score(one, part.items, apart, score, share)
+        for one, part in ((values, found), (values, first), (shuffled, chance))
+    )
+    return Formula(found.text, found.length, found.score, judged, single, null, found.items)
 
 
 def _searched(
