@@ -57,7 +57,7 @@ from cutaway.methods.task_vectors import (
     task_vector,
     weight_vector,
 )
-from cutaway.methods.text_explanation import head_texts, picture_texts, splice, text_span
+from cutaway.methods.text_explanation import concept_dictionary, head_texts, picture_texts, splice, text_span
 
 __all__ = [
     "Circuit",
@@ -72,6 +72,7 @@ __all__ = [
     "combined",
     "completeness",
     "concept_attention",
+    "concept_dictionary",
     "cross_attention",
     "description_scores",
     "diffusion_lens",

@@ -1,6 +1,16 @@
-"""Text explanations of embeddings: heads by the texts they vary with, pictures as sums of texts."""
+"""Text explanations of embeddings: heads by texts they vary with, pictures as texts, states as concepts."""
 
+from cutaway.methods.text_explanation.concept_dictionary import ConceptDictionary, concept_dictionary
 from cutaway.methods.text_explanation.splice import SparseTexts, picture_texts, splice
 from cutaway.methods.text_explanation.text_span import Spans, head_texts, text_span
 
-__all__ = ["Spans", "SparseTexts", "head_texts", "picture_texts", "splice", "text_span"]
+__all__ = [
+    "ConceptDictionary",
+    "Spans",
+    "SparseTexts",
+    "concept_dictionary",
+    "head_texts",
+    "picture_texts",
+    "splice",
+    "text_span",
+]

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from cutaway.methods.method import Entry, Method
+from cutaway.methods.text_explanation.concept_dictionary import concept_dictionary
 from cutaway.methods.text_explanation.splice import picture_texts
 from cutaway.methods.text_explanation.text_span import head_texts
-from cutaway.methods.text_explanation.views import sparse
+from cutaway.methods.text_explanation.views import concepts, sparse
+from cutaway.questions.question import Question
 
 ROW = "text explanations of embeddings"
+
+FEW = 64  # rows of a report below which concepts are not looked for
+
+
+def _many(question: Question) -> bool:
+    return question.crowd is not None and len(question.crowd) >= FEW
+
+
+def _read(question: Question) -> str:
+    """Why nothing reads the states in words, if so."""
+    if question.model.family.kind == "diffusion":
+        return "a denoiser ends in a picture: its heads are named by words with `head_relevance`"
+    if question.kind == "many" and question.model.family.image_tokens:
+        return "a model that writes is asked something about each picture: --image FILE and --text TEXT"
+    return ""
+
 
 METHODS = (
     Method(
@@ -28,5 +46,22 @@ METHODS = (
         cannot="A description, not an effect on the output; of near-synonyms one is picked.",
         reported=(Entry(name="splice"),),
         show=sparse,
+    ),
+    Method(
+        function=concept_dictionary,
+        row=ROW,
+        takes={"model": "model", "rows": "rows"},
+        also={"scenes": "scenes", "bank": "bank"},
+        needs=("looks",),
+        fitting=_read,
+        options={
+            "site": "Which residual stream; else two thirds up the tower that writes, or that looks.",
+            "concepts": "How many concepts.",
+            "penalty": "Larger: fewer concepts in each state.",
+        },
+        example="zoo:emoji-llava",
+        cannot="That the model uses a concept; one that no word names; other seeds give others.",
+        reported=(Entry(name="concepts", when=lambda question: question.kind == "ask" and _many(question)),),
+        show=concepts,
     ),
 )

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pandas
+
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
+from cutaway.methods.text_explanation.concept_dictionary import ConceptDictionary
 from cutaway.methods.text_explanation.splice import SparseTexts
 from cutaway.views.kinds import Table
-from cutaway.views.words import quoted, signed
+from cutaway.views.words import number, quoted, signed
 
 NEAREST = 12
 
@@ -38,3 +41,45 @@ def sparse(page: Page) -> Iterator[Table]:
 def heaviest(found: SparseTexts, count: int) -> Any:
     """The texts with the largest weights."""
     return found.top(count=count)
+
+
+def concepts(page: Page) -> Iterator[Table]:
+    """The concepts of the states, in words, and how the learners compare."""
+    made = page.made("concepts")
+    if made is None:
+        return
+    applied, where = page.applied["concepts"], ", ".join(made.provenance.sites)
+    learners, found = applied.look(learned), applied.look(frequent, count=NEAREST)
+    own, other = learners.value.iloc[0], learners.value.iloc[-1]
+    many, share = len(made["concept"]), number(own["explained"])
+    seen = (
+        f"{many} concepts explain {share} of what varies in {where}, on pictures that "
+        f"nothing was learned on; states drawn as they are {number(other['explained'])}."
+    )
+    if "named" in made.data:
+        seen += (
+            f" In {number(own['named'])} of these pictures a word of the strongest concept names something that is "
+            f"shown; of another concept in {number(own['named_random'])}."
+        )
+    limits = "That the model uses a concept; one that no word names. Other numbers of concepts and seeds give others."
+    yield Table(
+        title="States as a few concepts", seen=seen, limits=limits, columns=tuple(map(str, found.value.columns)),
+        cells=tuple(tuple(row) for row in found.value.round(3).itertuples(index=False)), folded=True,
+        provenance=origin(made), code=found.code,
+    )  # fmt: skip
+    yield Table(
+        title="Concepts by other learners", seen="Semi-NMF beside principal components, k-means and single states.",
+        limits=limits, columns=tuple(map(str, learners.value.columns)),
+        cells=tuple(tuple(row) for row in learners.value.round(3).itertuples(index=False)), folded=True,
+        provenance=origin(made), code=learners.code,
+    )  # fmt: skip
+
+
+def learned(found: ConceptDictionary) -> pandas.DataFrame:
+    """A row a learner."""
+    return found.table()
+
+
+def frequent(found: ConceptDictionary, count: int) -> pandas.DataFrame:
+    """The concepts that most rows have."""
+    return found.concepts().head(count)
