@@ -79,7 +79,7 @@ def test_a_trained_encoder_has_the_fox_by_its_end_and_an_untrained_denoiser_neve
     for which, least, most in (("zoo:emoji-sd", 0.5, 1.0), ("zoo:emoji-sd@untrained", 0.0, 0.5)):
         model = cutaway.load(which)
         found = diffusion_lens(
-            model, model.inputs(prompt=prompts, seed=0, steps=8, guidance=3.0), there, progress=False
+            model, model.inputs(prompt=prompts, seed=0, steps=8, guidance=3.0), there, levels=2, progress=False
         )
         assert (found["value"][-1] >= least).all() and (found["value"][-1] <= most).all()
         assert (found["random"] < 0.5).all()  # the other prompt's thing

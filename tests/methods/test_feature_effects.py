@@ -111,8 +111,8 @@ def asked(model, at):
 @pytest.mark.checks("feature_effects", "baseline")
 def test_the_features_that_it_names_count_for_more_than_others(clip):
     own, others = [], []
-    for at in range(6):
-        found = feature_effects(clip, asked(clip, at), margin(0, 1), top=6, draws=12, progress=False)
+    for at in range(4):
+        found = feature_effects(clip, asked(clip, at), margin(0, 1), top=6, draws=6, progress=False)
         own.append(np.abs(found["effect"].values).mean())
         others.append(np.abs(found["random"].values).mean())
     assert np.mean(own) > 5 * np.mean(others)
@@ -122,8 +122,8 @@ def test_the_features_that_it_names_count_for_more_than_others(clip):
 def test_before_training_no_feature_counts(clip):
     untrained = cutaway.load("zoo:emoji-clip@untrained").with_dictionaries(*clip.dictionaries.values(), check=False)
     after, before = (
-        np.mean([np.abs(feature_effects(model, asked(model, at), margin(0, 1), progress=False)["effect"]).max()
-                 for at in range(3)])
+        np.mean([np.abs(feature_effects(model, asked(model, at), margin(0, 1), top=3, draws=1, progress=False)
+                        ["effect"]).max() for at in range(3)])
         for model in (clip, untrained)
     )  # fmt: skip
     assert after > 3 * before
