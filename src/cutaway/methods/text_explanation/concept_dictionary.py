@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -167,6 +168,7 @@ def _learned(
     """Directions, and how much of each the held states have."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA, DictionaryLearning, SparseCoder
+    from sklearn.exceptions import ConvergenceWarning
 
     if name == "pca":
         some = PCA(min(-(-concepts // 2), *fit.shape), random_state=seed).fit(fit)
@@ -189,7 +191,9 @@ def _learned(
     coder = SparseCoder(
         axes, transform_algorithm="lasso_cd", transform_alpha=penalty, positive_code=True, transform_max_iter=2000
     )
-    return axes, coder.transform(rest)
+    with warnings.catch_warnings():  # of gaps of a millionth
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return axes, coder.transform(rest)
 
 
 def _told(
