@@ -56,7 +56,7 @@ class DescriptionScores(Result):
         rows = []
         for name in self["describer"].values:
             one = self.data.sel(describer=name)
-            row: dict[str, Any] = {"describer": name, "labels": len({*one["label"].values.tolist()})}
+            row: dict[str, Any] = {"describer": str(name), "labels": len({*one["label"].values.tolist()})}
             for kind in self["similarity"].values:
                 row[str(kind)] = float(one["score"].sel(similarity=kind).mean())
                 row[f"{kind}, others"] = float(one["random"].sel(similarity=kind).mean())
