@@ -16,6 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from cutaway.atlas.cite import cite
+from cutaway.atlas.mentions import works_of
 from cutaway.errors import InputError
 from cutaway.views.encode import encode
 from cutaway.views.kinds import Opening, View
@@ -49,6 +51,7 @@ def page(
         opening=begin,
         summary="".join(f"<p>{_text(part)}</p>" for part in re.split(r"\n\s*\n", summary) if part.strip()),
         provenance=_details("How this report was made", _pairs(provenance or {})) if provenance else "",
+        cited=_cited(views),
         contents="".join(links),
         count=len(views),
         sections="\n".join(sections) or '<p class="empty">This report has no views.</p>',
@@ -143,6 +146,17 @@ def _anchors(views: Sequence[View]) -> list[str]:
             name, number = f"v-{base}-{number}", number + 1
         names.append(name)
     return names
+
+
+def _cited(views: Iterable[View]) -> str:
+    """The works behind the views, from the sources that their results carry, and a button that copies them."""
+    works = works_of(dict.fromkeys(str(view.provenance.get("source", "")) for view in views))
+    if not works:
+        return ""
+    lines = "".join(f"<li>{_text(work.said)}</li>" for work in works)
+    copy = '<button type="button" class="quiet" data-do="cite">Copy BibTeX</button><span class="said" role="status"></span>'
+    inside = f"<ul>{lines}</ul>{copy}{_details('BibTeX', f'<pre><code>{_text(cite(works))}</code></pre>')}"
+    return f'<details class="cited"><summary>What to cite ({len(works)})</summary>{inside}</details>'
 
 
 def _pairs(items: Mapping[str, object]) -> str:

@@ -36,8 +36,13 @@ document.addEventListener("click", async ({ target }) => {
     target.textContent = open ? "Fold all views" : "Open all views";
     return;
   }
-  const { id } = target.closest("section"),
-    said = target.parentElement.querySelector(".said");
+  const said = target.parentElement.querySelector(".said");
+  if (action === "cite") {
+    const done = await copy(target.parentElement.querySelector("pre").textContent);
+    said.textContent = done ? "copied" : "this browser allows no copying; see BibTeX";
+    return setTimeout(() => (said.textContent = ""), 2500);
+  }
+  const { id } = target.closest("section");
   if (action === "csv") save(`${id.replace(/^v-/, "")}.csv`, csvOf(id));
   const done = action === "csv" || (await copy(views.get(id).code));
   said.textContent = !done ? "this browser allows no copying; see Python" : action === "csv" ? "saved" : "copied";
