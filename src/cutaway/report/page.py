@@ -154,8 +154,8 @@ def _cited(views: Iterable[View]) -> str:
     if not works:
         return ""
     lines = "".join(f"<li>{_text(work.said)}</li>" for work in works)
-    copy = '<button type="button" class="quiet" data-do="cite">Copy BibTeX</button><span class="said" role="status"></span>'
-    inside = f"<ul>{lines}</ul>{copy}{_details('BibTeX', f'<pre><code>{_text(cite(works))}</code></pre>')}"
+    copy = '<button type="button" class="quiet" data-do="cite">Copy BibTeX</button>'
+    inside = f"<ul>{lines}</ul>{copy}<span class=\"said\" role=\"status\"></span>{_details('BibTeX', f'<pre><code>{_text(cite(works))}</code></pre>')}"
     return f'<details class="cited"><summary>What to cite ({len(works)})</summary>{inside}</details>'
 
 
