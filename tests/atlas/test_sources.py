@@ -12,7 +12,7 @@ from cutaway.methods.table import METHODS
 def test_sources_are_read_as_people_write_them() -> None:
     said = (
         "Goh et al. 2021 (Distill), Geva et al. 2021 arXiv 2012.14913; nostalgebraist 2020, the logit lens; at "
-        "pictures: Neo et al. 2024, arXiv 2410.07149; tuned: arXiv 2303.08112; Chen, Viégas, Wattenberg 2023, arXiv 2306.05720"
+        "pictures: Neo et al. 2024, arXiv 2410.07149; tuned: arXiv 2303.08112; Chen, Viégas 2023, arXiv 2306.05720"
     )
     assert mentions(said) == (
         Mention("Goh", 2021, ""), Mention("Geva", 2021, "2012.14913"), Mention("nostalgebraist", 2020, ""),

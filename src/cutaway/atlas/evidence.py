@@ -93,7 +93,9 @@ def filled(table: str, page: Callable[[str], str]) -> str:
         for name in [name for name in row if name.endswith(_AT)]:
             row[name.removesuffix(_AT)] = number_at(page(row["page"]), row[name]) if row[name] else ""
     out = io.StringIO()
-    writer = csv.DictWriter(out, [*rows[0]], delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+    writer = csv.DictWriter(
+        out, [*rows[0]], delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None
+    )
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()

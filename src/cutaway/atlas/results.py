@@ -34,7 +34,9 @@ def read_results(folder: str | Path) -> tuple[tuple[Own, ...], tuple[Problem, ..
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(
-            f"'{folder}' is no folder", expected="a folder of files that `result.save` wrote (`.nc`)", do="check the path"
+            f"'{folder}' is no folder",
+            expected="a folder of files that `result.save` wrote (`.nc`)",
+            do="check the path",
         )
     found, problems = [], []
     for path in sorted(folder.rglob("*.nc")):

@@ -23,7 +23,7 @@ from cutaway.views.encode import encode
 from cutaway.views.kinds import Opening, View
 
 SCRIPTS = ("page.js", "colour.js", "heatmap.js", "figure.js", "maps.js", "charts.js", "grid.js",
-           "heads.js", "units.js", "words.js", "graph.js", "start.js")  # fmt: skip
+           "heads.js", "units.js", "words.js", "graph.js", "boards.js", "papers.js", "start.js")  # fmt: skip
 MOUNT = "cutaway.mount(document.currentScript)"
 
 
@@ -155,7 +155,8 @@ def _cited(views: Iterable[View]) -> str:
         return ""
     lines = "".join(f"<li>{_text(work.said)}</li>" for work in works)
     copy = '<button type="button" class="quiet" data-do="cite">Copy BibTeX</button>'
-    inside = f"<ul>{lines}</ul>{copy}<span class=\"said\" role=\"status\"></span>{_details('BibTeX', f'<pre><code>{_text(cite(works))}</code></pre>')}"
+    entries = _details("BibTeX", f"<pre><code>{_text(cite(works))}</code></pre>")
+    inside = f'<ul>{lines}</ul>{copy}<span class="said" role="status"></span>{entries}'
     return f'<details class="cited"><summary>What to cite ({len(works)})</summary>{inside}</details>'
 
 

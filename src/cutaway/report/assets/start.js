@@ -58,7 +58,9 @@ function reveal(hash, word) {
   fold.open = true;
   if (word !== undefined) section.querySelectorAll(".caption input")[word]?.click();
   if (place !== undefined) PLACES.get(id)?.(place);
-  (place === undefined ? section : (section.querySelector(".unit") ?? section)).scrollIntoView();
+  const wide = matchMedia("(min-width: 761px)").matches;
+  const shown = place === undefined ? null : section.querySelector(wide ? ".unit, .constellation, .panel" : ".unit, .paper, .panel");
+  (shown ?? section).scrollIntoView();
 }
 
 document.addEventListener("click", ({ target }) => {
