@@ -276,12 +276,13 @@ def _papers(atlas: Atlas) -> Papers:
     return Papers(
         title="Works",
         seen=(
-            "Every work by its year and the rows it belongs to. Choose one: lines lead to works that share squares with "
-            "it; of the survey, to works that it is known to cite."
+            "Every work by its year and the rows it belongs to. Choose one: lines lead to works that share squares "
+            "with it; of the survey, to works that it is known to cite."
         ),
         limits=(
             "A line between two works says that they share a square, not that one builds on the other. The "
-            "survey cites more than is drawn: only what is attested is. A work whose number could not be checked says so."
+            "survey cites more than is drawn: only what is attested is. A work whose number could not be checked says "
+            "so."
         ),
         papers=tuple(_paper(work, work.key in atlas.yours) for work in atlas.works),
         rows=ROWS, columns=FAMILIES, uses=USES, centre=taxonomy.SURVEY,
