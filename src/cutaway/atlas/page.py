@@ -292,8 +292,9 @@ def _papers(atlas: Atlas) -> Papers:
 
 def _paper(work: Work, yours: bool) -> Paper:
     return Paper(
-        key=work.key, title=work.title, author=work.author, year=work.year, number=work.arxiv, checked=work.checked,
-        doubt=bool(work.arxiv) and work.trust == "unchecked", rows=tuple(ROWS.index(name) for name in work.methods),
+        key=work.key, title=work.title, author=work.author, year=work.year, number=work.arxiv, link=work.url,
+        checked=work.checked, doubt=bool(work.arxiv) and work.trust == "unchecked",
+        rows=tuple(ROWS.index(name) for name in work.methods),
         columns=tuple(FAMILIES.index(name) for name in work.families if name in FAMILIES),
         uses=tuple(USES.index(name) for name in work.uses), about=(*work.about, *(("yours",) if yours else ())),
         used_by=users_of(work), entry=cite(work),

@@ -90,7 +90,8 @@ class Remarks(View):
 class Paper:
     """A work: what is known of it. `rows`, `columns` and `uses` are places in the lists of its view.
 
-    `checked` says how far its number was checked, `doubt` whether that is not at all; `entry` is what one cites it by.
+    `number` is what arXiv has it under, `link` where; `checked` says how far that was checked, `doubt` whether it was
+    not; `used_by` are what names it as a source, `entry` what one cites it by.
     """
 
     key: str
@@ -98,6 +99,7 @@ class Paper:
     author: str = ""
     year: int | None = None
     number: str = ""
+    link: str = ""
     checked: str = ""
     doubt: bool = False
     rows: tuple[int, ...] = ()

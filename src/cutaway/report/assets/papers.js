@@ -79,7 +79,7 @@ function paperPanel(view, paper, choose) {
   const first = related.slice(0, DRAWN_TO).map(([other]) => other);
   return [
     make("h3", { dir: "auto", text: paper.title }),
-    make("p", {}, `${calledPaper(paper)} · `, paper.number ? make("a", { href: `https://arxiv.org/abs/${paper.number}`, rel: "noreferrer", text: `arXiv ${paper.number}` }) : "no arXiv number", make("small", { class: paper.doubt ? "doubt" : null, text: ` ${paper.checked}` })),
+    make("p", {}, `${calledPaper(paper)} · `, paper.link ? make("a", { href: paper.link, rel: "noreferrer", text: `arXiv ${paper.number}` }) : "no arXiv number", make("small", { class: paper.doubt ? "doubt" : null, text: ` ${paper.checked}` })),
     view.cited.includes(paper.key) ? make("p", { class: "count", text: "The survey cites it." }) : null,
     squares.length ? make("div", { class: "told" }, make("h4", { text: "Its squares" }), make("ul", { class: "tags" }, squares)) : null,
     more.length ? make("p", { class: "count", text: `About: ${more.join("; ")}.` }) : null,
