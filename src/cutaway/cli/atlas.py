@@ -57,7 +57,10 @@ def search(
     words: Annotated[list[str], typer.Argument(metavar="WORDS", help="All of them: title, author, method, year, …")],
     works: Works = None,
 ) -> None:
-    """List the works in which all words occur, those with more of them in their title first."""
+    """List the works in which all words occur, those with more of them in their title first.
+
+    Try: cutaway atlas search sparse autoencoders · cutaway atlas search Neo 2024 --works own.bib
+    """
     made = _opened(works)
     found = made.search(" ".join(words))
     for work in found:
@@ -68,7 +71,10 @@ def search(
 
 @atlas.command()
 def related(key: Key, works: Works = None) -> None:
-    """List the works that share cells of the taxonomy with one, and the cells that they share."""
+    """List the works that share cells of the taxonomy with one, and the cells that they share.
+
+    Try: cutaway atlas related neo24 · cutaway atlas related 2310.05916
+    """
     made = _opened(works)
     found = made.related(key)
     for work, cells in found:
