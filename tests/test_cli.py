@@ -242,7 +242,8 @@ def test_the_commands_that_open_a_model_are_known():
     others = {path for path, _ in (one.values for one in commands())} - opening
     data, stores = {("data", "show"), ("zoo", "list"), ("zoo", "card")}, {("store", "show"), ("store", "check")}
     dictionaries = {("dictionary", "show"), ("dictionary", "export")}
-    assert others == {("tiny",), ("methods",)} | data | stores | dictionaries
+    atlas = {("cite",), *(("atlas", name) for name in ("search", "related", "cite", "gaps"))}
+    assert others == {("tiny",), ("methods",)} | data | stores | dictionaries | atlas
 
 
 @pytest.mark.parametrize("option", [["--out", "here"], ["--overwrite"]])

@@ -24,6 +24,7 @@ RANKS = {
     "__main__": 11,
     "cli": 10,
     "report": 9,
+    "atlas": 9,  # beside the report: each takes from the other
     "bench": 8,
     "applications": 7,
     "methods": 6,
@@ -268,8 +269,8 @@ def test_imports_point_downward(name: str) -> None:
         for line, dotted in imports(name)
         if dotted != "cutaway.__version__" and RANKS.get(part_of(dotted), 0) > RANKS.get(own, 0)
     ]
-    advice = "import downward only (cli > report > bench > applications > methods > jobs > views > questions > store > "
-    advice += "model, zoo, data > the rest), and from the module that defines the name, not from cutaway itself"
+    advice = "import downward only (cli > report, atlas > bench > applications > methods > jobs > views > questions > "
+    advice += "store > model, zoo, data > the rest), and from the module that defines the name, not from cutaway itself"
     report(name, upward, advice)
 
 

@@ -28,7 +28,7 @@ _HOMES = {
     "cutaway.model.tokens": ("TokenMap", "Where"),
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = {"store": "cutaway.store", "targets": "cutaway.model.targets"}
+_MODULES = {"atlas": "cutaway.atlas", "store": "cutaway.store", "targets": "cutaway.model.targets"}
 __all__ = [*_LAZY, *_MODULES]
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cutaway.views.boards import Board, Paper, Papers, Part, Remark, Remarks, Square
 from cutaway.views.films import Gallery, Strip
 from cutaway.views.graphs import Layered, Link, Node
 from cutaway.views.kinds import (
@@ -236,9 +237,48 @@ def units() -> Units:
     )  # fmt: skip
 
 
+def part() -> Part:
+    """A piece of everything that can be told."""
+    return Part(
+        title=f"Told {EVIL}", text=EVIL, lines=("one", EVIL), formula="a < b", command="cutaway", columns=("what", "n"),
+        cells=((EVIL, "1 / 2"),), papers=(("one24", "One 2024"), ("lost", EVIL)),
+    )  # fmt: skip
+
+
+def board() -> Board:
+    """Two rows and three columns, one place of which is empty."""
+    squares = [Square(row, column, "full" if row else "bare", ("1 way",) * row, (part(),)) for row, column in
+               ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))]  # fmt: skip
+    return Board(
+        **said("Board"), rows=("lens", EVIL), columns=("a", "b", "c"), squares=tuple(squares), groups=("first", ""),
+        states=(("full", "it is there"), ("bare", "it is not")), about=((part(),), (Part(text="row"),)),
+        more=((Part(title="Behind", folded=True, text=EVIL, lines=("inside",)),), (Part(text="more"),)),
+        closed=("bare",), heads=("first column", "", ""),
+    )  # fmt: skip
+
+
+def remarks() -> Remarks:
+    return Remarks(**said("Remarks"), remarks=(Remark("One", (part(),), "partly"), Remark(EVIL, (Part(text=EVIL),))))
+
+
+def papers() -> Papers:
+    """Four papers, of which two share a square and one is cited by the one in the centre."""
+    made = (
+        Paper(key="one24", title="One of lenses", author="One", year=2024, number="2401.00001", rows=(0,),
+              columns=(0, 1), uses=(0,), used_by=("word_lens",), entry="@misc{one24}", checked="seen"),
+        Paper(key="two25", title=EVIL, author=EVIL, year=2025, number="2501.00001", doubt=True, checked="not checked",
+              rows=(0, 1), columns=(1,)),
+        Paper(key="old", title="An old one", year=1999, about=("survey",)), Paper(key="none", title="Without a year"),
+    )  # fmt: skip
+    return Papers(
+        **said("Papers"), papers=made, rows=("lens", EVIL), columns=("a", "b", "c"), uses=("use",), centre="old",
+        cited=("one24",),
+    )  # fmt: skip
+
+
 def every() -> list[View]:
     views = [overlay(), lens(), strip(), gallery(), heads(), bars(), patching(), tokens(), curve(), grid(), table()]
-    return [*views, network(), units()]
+    return [*views, network(), units(), board(), remarks(), papers()]
 
 
 def nothing() -> list[View]:
@@ -252,6 +292,9 @@ def nothing() -> list[View]:
         "captions": ("", ""),
     }
     return [
+        Board(**said("No squares"), rows=(), columns=(), squares=(), states=()),
+        Remarks(**said("No remarks"), remarks=()),
+        Papers(**said("No papers"), papers=(), rows=(), columns=()),
         Units(**said("No units"), units=(), columns=("r",), sorted="r"),
         Overlay(**said("No texts"), picture=picture(), texts=(), values=np.zeros((0, 2, 2)), unit="u"),
         Overlay(**said("No numbers"), picture=picture(), texts=("", "x"), values=np.full((2, 3, 2), np.nan), unit="u"),

@@ -6,6 +6,7 @@ from functools import singledispatch
 
 import numpy as np
 
+from cutaway.views.boards import Board, Papers, Remarks
 from cutaway.views.films import Gallery, Strip
 from cutaway.views.graphs import Layered
 from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Matrix, Overlay, Table, View, WordGrid
@@ -119,3 +120,28 @@ def _(view: Layered) -> Iterator[Row]:
     for at, size in enumerate(view.sizes):
         bounds = (float(one[at]) for one in (view.carried, view.low, view.high, view.chance))
         yield ["size", *[None] * 6, size, *bounds]
+
+
+@told.register
+def _(view: Board) -> Iterator[Row]:
+    yield ["row", "column", "state", "on it"]
+    for one in view.squares:
+        yield [view.rows[one.row], view.columns[one.column], one.state, "; ".join(one.mark)]
+
+
+@told.register
+def _(view: Remarks) -> Iterator[Row]:
+    yield ["remark", "state", "part", "text"]
+    for one in view.remarks:
+        for part in one.parts:
+            words = [part.text, *part.lines, *("; ".join(row) for row in part.cells)]
+            yield [one.title, one.badge, part.title, " ".join(filter(None, words))]
+
+
+@told.register
+def _(view: Papers) -> Iterator[Row]:
+    yield ["key", "title", "first author", "year", "arXiv", "checked", "rows", "columns", "uses", "about"]
+    for one in view.papers:
+        places = ((view.rows, one.rows), (view.columns, one.columns), (view.uses, one.uses))
+        lists = ("; ".join(names[at] for at in given) for names, given in places)
+        yield [one.key, one.title, one.author, one.year, one.number, one.checked, *lists, "; ".join(one.about)]

@@ -15,6 +15,7 @@ from cutaway.errors import CutawayError, InputError
 from cutaway.methods.table import METHODS
 from cutaway.report import page
 from cutaway.views import kinds as views
+from cutaway.views.boards import Board, Papers, Square
 from cutaway.views.graphs import Layered, Link
 from cutaway.views.known import KINDS, from_json
 from cutaway.views.picture import Picture
@@ -111,6 +112,11 @@ def wrong() -> dict[str, tuple[type, dict[str, object]]]:
         "ranks": (Layered, vars(examples.network()) | {"links": (Link(0, 1, 1.0, 0), Link(0, 2, 1.0, 0))}),
         "sizes": (Layered, vars(examples.network()) | {"sizes": (0, 2, 2, 10)}),
         "carried": (Layered, vars(examples.network()) | {"carried": np.zeros(3)}),
+        "squares": (Board, vars(examples.board()) | {"squares": (Square(5, 0, "full"),)}),
+        "states": (Board, vars(examples.board()) | {"states": (("bare", "it is not"),)}),
+        "groups": (Board, vars(examples.board()) | {"groups": ("first",)}),
+        "papers": (Papers, vars(examples.papers()) | {"cited": ("gone",)}),
+        "rows of papers": (Papers, vars(examples.papers()) | {"rows": ("lens",)}),
         "no title": (views.Table, vars(examples.table()) | {"title": " "}),
         "no limits": (views.Table, vars(examples.table()) | {"limits": ""}),
     }

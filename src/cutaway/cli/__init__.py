@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
+from cutaway.cli.atlas import atlas, cite
 from cutaway.cli.dictionary import dictionary
 from cutaway.cli.features import features
 from cutaway.cli.options import Bank, Device, Dtype, Overwrite, Pictures, Raw, SkipBad, Texts, opens
@@ -55,6 +56,8 @@ zoo = typer.Typer(help="The trained models inside the package, and how they were
 app.add_typer(zoo, name="zoo")
 app.command()(harvest)
 app.command()(features)
+app.command()(cite)
+app.add_typer(atlas, name="atlas")
 app.add_typer(store, name="store")
 app.add_typer(dictionary, name="dictionary")
 

@@ -20,8 +20,9 @@ from cutaway.errors import InputError
 from cutaway.views.encode import encode
 from cutaway.views.kinds import Opening, View
 
+STYLES = ("page.css", "boards.css")
 SCRIPTS = ("page.js", "colour.js", "heatmap.js", "figure.js", "maps.js", "charts.js", "grid.js",
-           "heads.js", "units.js", "words.js", "graph.js", "start.js")  # fmt: skip
+           "heads.js", "units.js", "words.js", "graph.js", "boards.js", "papers.js", "start.js")  # fmt: skip
 MOUNT = "cutaway.mount(document.currentScript)"
 
 
@@ -36,7 +37,7 @@ def page(
     titles = dict(zip([view.title for view in views], names, strict=True))
     begin = "" if opening is None else _opening(opening, titles, pool)
     sections = [_section(view, name, pool) for view, name in zip(views, names, strict=True)]
-    style = _asset("page.css")
+    style = "\n".join(map(_asset, STYLES))
     script = "(() => {\n'use strict';\n" + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();"
     links = (f'<li><a href="#{name}">{_text(view.title)}</a></li>' for view, name in zip(views, names, strict=True))
     return Template(_asset("page.html")).substitute(
@@ -49,6 +50,7 @@ def page(
         opening=begin,
         summary="".join(f"<p>{_text(part)}</p>" for part in re.split(r"\n\s*\n", summary) if part.strip()),
         provenance=_details("How this report was made", _pairs(provenance or {})) if provenance else "",
+        cited=_cited(views),
         contents="".join(links),
         count=len(views),
         sections="\n".join(sections) or '<p class="empty">This report has no views.</p>',
@@ -143,6 +145,22 @@ def _anchors(views: Sequence[View]) -> list[str]:
             name, number = f"v-{base}-{number}", number + 1
         names.append(name)
     return names
+
+
+def _cited(views: Iterable[View]) -> str:
+    """The works behind the views, from the sources that their results carry, and a button that copies them."""
+    sources = dict.fromkeys(str(view.provenance["source"]) for view in views if view.provenance.get("source"))
+    if not sources:
+        return ""
+    from cutaway.atlas.cite import cite
+    from cutaway.atlas.mentions import works_of
+
+    works = works_of(sources)
+    lines = "".join(f"<li>{_text(work.said)}</li>" for work in works)
+    copy = '<button type="button" class="quiet" data-do="cite">Copy BibTeX</button>'
+    entries = _details("BibTeX", f"<pre><code>{_text(cite(works))}</code></pre>")
+    inside = f'<ul>{lines}</ul>{copy}<span class="said" role="status"></span>{entries}'
+    return f'<details class="cited"><summary>What to cite ({len(works)})</summary>{inside}</details>'
 
 
 def _pairs(items: Mapping[str, object]) -> str:

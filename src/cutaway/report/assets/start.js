@@ -36,8 +36,13 @@ document.addEventListener("click", async ({ target }) => {
     target.textContent = open ? "Fold all views" : "Open all views";
     return;
   }
-  const { id } = target.closest("section"),
-    said = target.parentElement.querySelector(".said");
+  const said = target.parentElement.querySelector(".said");
+  if (action === "cite") {
+    const done = await copy(target.parentElement.querySelector("pre").textContent);
+    said.textContent = done ? "copied" : "this browser allows no copying; see BibTeX";
+    return setTimeout(() => (said.textContent = ""), 2500);
+  }
+  const { id } = target.closest("section");
   if (action === "csv") save(`${id.replace(/^v-/, "")}.csv`, csvOf(id));
   const done = action === "csv" || (await copy(views.get(id).code));
   said.textContent = !done ? "this browser allows no copying; see Python" : action === "csv" ? "saved" : "copied";
@@ -53,7 +58,9 @@ function reveal(hash, word) {
   fold.open = true;
   if (word !== undefined) section.querySelectorAll(".caption input")[word]?.click();
   if (place !== undefined) PLACES.get(id)?.(place);
-  (place === undefined ? section : (section.querySelector(".unit") ?? section)).scrollIntoView();
+  const wide = matchMedia("(min-width: 761px)").matches;
+  const shown = place === undefined ? null : section.querySelector(wide ? ".unit, .constellation, .panel" : ".unit, .paper, .panel");
+  (shown ?? section).scrollIntoView();
 }
 
 document.addEventListener("click", ({ target }) => {
