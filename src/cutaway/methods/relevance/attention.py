@@ -54,7 +54,8 @@ def _along(seen: Seen, target: Aim, layer: Layer, *, kept: float) -> Along:
             f"'{seen.model.name}' has no attention between positions of its inputs", expected="a transformer",
             do="take another `method=`",
         )  # fmt: skip
-    ends = {name: _end(seen, name) for name in towers if name == "text" or seen.coupled or len(towers) == 1}
+    apart = seen.model.family.kind == "contrastive"
+    ends = {name: _end(seen, name) for name in towers if name == "text" or apart or len(towers) == 1}
     sites = [site for name in towers for site in _patterns(seen, name)]
     found = seen.model.gradients(seen.inputs, target, [*sites, *ends.values()])
     scores: dict[Side, Tensor] = {}

@@ -18,6 +18,7 @@ from cutaway.model.given import given_gradients
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
+from cutaway.model.targets import similarity
 from cutaway.model.tokens import TokenMap
 
 Side = Literal["picture", "words"]
@@ -54,16 +55,18 @@ class Leaf:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Inputs with their leaves, and how rows of leaves belong to rows of the target."""
+    """Inputs with their leaves, and how rows of leaves belong to rows of the target; `paired`: text i to picture i."""
 
     model: Model
     inputs: Inputs
     leaves: tuple[Leaf, ...]
+    paired: bool = False
 
     @property
     def coupled(self) -> bool:
         """Whether every row of the target may read every text: a model that matches."""
-        return "input_ids" in self.inputs.tensors and self.model.family.kind == "contrastive"
+        both = "input_ids" in self.inputs.tensors and self.model.family.kind == "contrastive"
+        return both and not self.paired
 
     def leaf(self, side: Side) -> Leaf | None:
         """The leaf of a side; None where there is none."""
@@ -109,7 +112,7 @@ class Seen:
         return found.values, {leaf.side: found[leaf.name] for leaf in self.leaves}
 
 
-def seen(model: Model, inputs: Inputs, *, starts: bool = True) -> Seen:
+def seen(model: Model, inputs: Inputs, target: Any = None, *, starts: bool = True) -> Seen:
     """The leaves of some inputs; MethodError where nothing is known of a picture or of words in them.
 
     What nothing is: a picture of the mean colour, the words `<unk>`; at a denoiser latents of zero and the states of
@@ -123,7 +126,7 @@ def seen(model: Model, inputs: Inputs, *, starts: bool = True) -> Seen:
             expected="a tower that looks or reads, or one evaluation of a denoiser", exists=", ".join(inputs.tokens),
             do="`model.inputs(prompt=…, step=…)` makes such an evaluation" if model.family.kind == "diffusion" else "",
         )  # fmt: skip
-    return Seen(model, inputs, tuple(leaves))
+    return Seen(model, inputs, tuple(leaves), isinstance(target, similarity) and target.text is None)
 
 
 def _of_towers(model: Model, inputs: Inputs, starts: bool) -> list[Leaf]:

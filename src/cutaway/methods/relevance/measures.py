@@ -184,7 +184,7 @@ def synergy(
 
     What it can NOT tell: whether the parts are where the thing is; and parts that only matter by themselves count 0.
     """
-    at = seen(model, inputs)
+    at = seen(model, inputs, target)
     if (
         "picture" not in found.data
         or "word" not in found.data

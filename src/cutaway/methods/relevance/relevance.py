@@ -131,9 +131,9 @@ def relevance(
     `method`: `gradient` |dm/dx|; `gradient_input` <x - b, dm/dx>; `integrated_gradients` the same with the mean slope
     at so many `points` of the way from b; `smooth_gradient` |mean slope over `draws` with noise|; `attn_lrp` the slopes
     by the rules of AttnLRP; `grad_cam` at a `site`, of the picture alone; `rollout`, `chefer` along attention, through
-    decoder and tower; `occlusion` m(x) - m(x without it); `shapley` over words and squares of patches (`parts` a side),
-    `orders` of them by chance, 0: all. b is a picture of the mean colour, unknown words, at a denoiser zero latents and
-    the empty prompt. Without a target it is, at a denoiser, what the prompt adds (`drawn_by_prompt`).
+    decoder and tower; `occlusion` m(x) - m(x without it), of latents squares (`parts` a side); `shapley` over words and
+    such squares, `orders` of them by chance, 0: all. b is a picture of the mean colour, unknown words, at a denoiser
+    zero latents and the empty prompt. Without a target it is, at a denoiser, what the prompt adds (`drawn_by_prompt`).
 
     Takes any model that looks, reads or draws. Units: those of the target, but for `gradient`, `smooth_gradient`,
     `grad_cam`, `rollout` and `chefer`, whose scale says nothing. MethodError where a method has nothing to work on.
@@ -153,7 +153,7 @@ def relevance(
     if method not in WAYS:
         raise MethodError(f"no method is called '{method}'", expected="one of these", exists=", ".join(WAYS))
     aim = (drawn_by_prompt(model, inputs) if inputs.call.drawing else _number(model)) if target is None else target
-    at = seen(model, inputs)
+    at = seen(model, inputs, aim)
     how = Options(site, points, draws, parts, orders, seed)
     found = measured(at, aim, method, how)
     told = Provenance.of(
@@ -217,7 +217,8 @@ def _nothing(at: Seen) -> Run:
 
 
 def _by_removal(at: Seen, aim: Any, method: str, how: Options, clean: ndarray) -> Found:
-    some = removal.players(at, len(clean), how.parts if method == "shapley" else 0)
+    whole = method == "shapley" or bool(at.inputs.call.drawing)
+    some = removal.players(at, len(clean), how.parts if whole else 0)
     found = Found(clean)
     if method == "occlusion":
         found.worth(some, removal.occlusion(at, aim, some, clean))
