@@ -5,9 +5,8 @@ python benchmarks/relevance.py [--many 6] [--seeds 0 1] [--part clip llava token
 For each seed other scenes of EmojiWorld with two things each, of which the text names the first. Overlap (patches above
 the mean of the map), pointing and share are on the exact mask of that thing; `gone` how often the thing with more
 relevance is the one whose absence, drawn again without it, changes the number more; `together` the synergy of the top
-quarter of patches and words, as a share of what there is to explain (median); `floor` the share of the same method in
-the untrained model; `shuffled` the rank correlation with the map after all weights, and those of the upper half, were
-shuffled.
+quarter of patches and words, in units of the number; `floor` the share of the same method in the untrained model;
+`shuffled` the rank correlation with the map after all weights, and those of the upper half, were shuffled.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from timing import seeded
 
 import cutaway
 from cutaway import data, questions
-from cutaway.data.prompts import DRAWINGS
-from cutaway.errors import CutawayError
+from cutaway.data.prompts import DRAWINGS, prompt
 from cutaway.methods import drawn_by_prompt, relevance, token_relevance
+from cutaway.methods.cross_attention.spoken import phrase
 from cutaway.methods.relevance.measures import (
     alike,
     by_chance,
@@ -132,11 +131,11 @@ def _scored(found: Relevance, scenes: list[data.Scene], whole: list[questions.Qu
         alone = replace(found, data=found.data.isel(target=[at]))
         if "word" in alone.data:
             done = synergy(one.model, one.inputs, one.target, alone, draws=0, seed=seed)
-            together.append(done.dividend / done.whole if abs(done.whole) > 1e-6 else np.nan)
+            together.append(done.dividend)
     return {
         "overlap": np.mean([one.iou for one in fits]), "best": np.mean([one.best for one in fits]),
         "points": np.mean([one.hit for one in fits]), "share": np.mean([one.mass for one in fits]),
-        "gone": np.mean(gone), "together": np.nanmedian(together) if together else np.nan,
+        "gone": np.mean(gone), "together": np.mean(together) if together else np.nan,
     }  # fmt: skip
 
 
@@ -179,50 +178,48 @@ def _named(model: cutaway.Model, scenes: list[data.Scene], method: str) -> tuple
 
 
 def sd(many: int, seeds: list[int]) -> None:
-    """What a prompt of two things adds where one of them is: is its name the word with most relevance; word maps."""
+    """What a prompt of two things adds where the first of them is: which of its words have most; word maps."""
     model, floor = cutaway.load("zoo:emoji-sd"), cutaway.load("zoo:emoji-sd@untrained")
     world = replace(DRAWINGS, things=(2, 2), repeat=0.0)
     for seed in seeds:
         scenes = scenes_of(many, seed, world)
-        print(
-            f"\nzoo:emoji-sd, seed {seed}, {len(scenes)} scenes of two things, in the middle of a drawing of 20 steps"
-        )
-        print("| method | its word | by chance | floor | map: overlap | points | share | by chance | seconds |")
+        print(f"\nzoo:emoji-sd, seed {seed}, {len(scenes)} scenes of two things, step 10 of 20")
+        print("| method | its name | it rather | floor | map: overlap | points | share | by chance | seconds |")
         for method in WAYS:
             if method in ("grad_cam", "rollout", "shapley"):
                 continue
             started = time.process_time()
-            hits, chance, fits, shuffled = _drawn(model, scenes, method, seed)
+            made = _drawn(model, scenes, method, seed)
             seconds = (time.process_time() - started) / many
-            numbers = [np.mean(hits), np.mean(chance), np.mean(_drawn(floor, scenes, method, seed)[0])]
-            numbers += [
-                np.mean([getattr(one, name) for one in fits]) if fits else np.nan for name in ("iou", "hit", "mass")
-            ]
-            numbers += [np.mean([one.mass for one in shuffled]) if fits else np.nan, seconds]
-            print(f"| {method} | {' | '.join(f'{one:.2f}' for one in numbers)} |", flush=True)
+            numbers = [np.mean(made["first"]), np.mean(made["rather"])]
+            numbers.append(np.mean(_drawn(floor, scenes, method, seed)["rather"]))
+            numbers += [np.mean(made[name]) if name in made else np.nan for name in ("iou", "hit", "mass", "chance")]
+            print(f"| {method} | {' | '.join(f'{one:.2f}' for one in [*numbers, seconds])} |", flush=True)
 
 
-def _drawn(model: cutaway.Model, scenes: list[data.Scene], method: str, seed: int) -> tuple[list[Any], ...]:
-    prompts = [f"a {one.things[0].concept} and a {one.things[1].concept}" for one in scenes]
+def _drawn(model: cutaway.Model, scenes: list[data.Scene], method: str, seed: int) -> dict[str, list[float]]:
+    """Whether the name has most, whether it and the word behind it have more than the other's; how its map fits."""
+    prompts = [prompt(one, one.seed, ground=True).text for one in scenes]
     inputs = model.inputs(prompt=prompts, image=[data.render(one) for one in scenes], step=10, steps=20, seed=seed)
     shape = inputs.tensors["sample"].shape[2:]
     truths = [covered(data.masks(one)[0], np.zeros(shape)) for one in scenes]
-    try:
-        target = drawn_by_prompt(model, inputs, torch.from_numpy(np.stack(truths)))
-        found = relevance(model, inputs, target, method=method, seed=seed, **FEW.get(method, {}))
-    except CutawayError as error:
-        raise SystemExit(str(error)) from error
-    hits, chance, fits, shuffled = [], [], [], []
+    target = drawn_by_prompt(model, inputs, torch.from_numpy(np.stack(truths)))
+    found = relevance(model, inputs, target, method=method, seed=seed, **FEW.get(method, {}))
+    made: dict[str, list[float]] = {}
     for at, scene in enumerate(scenes):
-        said, name = found.words(at), scene.things[0].concept.split()
+        said = found.words(at)
         values = found["word"].values[at][: len(said)]
-        hits.append(said[int(np.argmax(values))] in name)
-        chance.append(len([one for one in said if one in name]) / len(said))
-        if "maps" in found.data and all(word in said for word in name):
-            heat = sum(found.heat(word, at).values for word in name)
-            fits.append(located(heat, truths[at]))
-            shuffled.append(by_chance(heat, truths[at]))
-    return hits, chance, fits, shuffled
+        names = [phrase(said, thing.concept) for thing in scene.things]
+        own, other = (values[[*places, min(places[-1] + 1, len(said) - 1)]].sum() for places in names)
+        made.setdefault("first", []).append(float(int(values.argmax()) in names[0]))
+        made.setdefault("rather", []).append(float(own > other))
+        if "maps" in found.data:
+            heat = found["maps"].isel(target=at, place=names[0]).sum("place").values
+            fit = located(heat, truths[at])
+            for name, value in (("iou", fit.iou), ("hit", fit.hit), ("mass", fit.mass)):
+                made.setdefault(name, []).append(value)
+            made.setdefault("chance", []).append(by_chance(heat, truths[at]).mass)
+    return made
 
 
 if __name__ == "__main__":
