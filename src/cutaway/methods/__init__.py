@@ -41,6 +41,7 @@ from cutaway.methods.logit_lens import (
 )
 from cutaway.methods.network_dissection import description_scores, network_dissection
 from cutaway.methods.neuron_descriptions import neuron_descriptions, unit_profiles
+from cutaway.methods.relevance import drawn_by_prompt, relevance, token_relevance
 from cutaway.methods.representation_decomposition import (
     logit_decomposition,
     representation_decomposition,
@@ -79,6 +80,7 @@ __all__ = [
     "distributed_alignment_search",
     "drawing_steering",
     "drawing_tracing",
+    "drawn_by_prompt",
     "edge_attribution",
     "embedding_bank",
     "embedding_lens",
@@ -102,6 +104,7 @@ __all__ = [
     "picture_texts",
     "prompt_to_prompt",
     "prompt_to_prompt_drawings",
+    "relevance",
     "representation_decomposition",
     "splice",
     "steering",
@@ -109,6 +112,7 @@ __all__ = [
     "task_transfer",
     "task_vector",
     "text_span",
+    "token_relevance",
     "tuned_lens",
     "unit_profiles",
     "velocity_decomposition",
