@@ -27,6 +27,7 @@ from cutaway.methods.cross_attention import (
     prompt_to_prompt_drawings,
     weaken_heads,
 )
+from cutaway.methods.feature_visualisation import feature_visualisation
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -83,6 +84,7 @@ __all__ = [
     "erase",
     "faithfulness",
     "feature_effects",
+    "feature_visualisation",
     "function_vector",
     "head_attribution",
     "head_relevance",

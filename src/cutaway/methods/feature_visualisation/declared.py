@@ -1,0 +1,40 @@
+"""What pictures that are made for a unit or a number take, need and can not tell."""
+
+from __future__ import annotations
+
+from cutaway.methods.feature_visualisation.ascent import in_pieces
+from cutaway.methods.feature_visualisation.feature_visualisation import feature_visualisation
+from cutaway.methods.feature_visualisation.views import show
+from cutaway.methods.method import Entry, Method
+from cutaway.questions.question import Question
+
+
+def _whole(question: Question) -> str:
+    """Why no picture can be made for a question, else ""."""
+    return in_pieces(question.inputs)
+
+
+METHODS = (
+    Method(
+        function=feature_visualisation,
+        row="feature visualisation",
+        takes={"model": "model", "inputs": "inputs"},
+        also={"target": "target", "pictures": "crowd", "floor": "floor.model"},
+        needs=("pictures",),
+        fitting=_whole,
+        options={
+            "site": "Whose units become large: neurons, heads (attn.z), a residual stream, features; else the number.",
+            "units": "Their numbers; else those that move the number most.",
+            "many": "So many units; without a site of the MLP in the middle.",
+            "at": "Where: patches, peak, class, last or all.",
+            "by": "How pictures are made: pixel, fourier, or maco (phases under the spectrum of the data set).",
+            "steps": "Steps of the ascent.",
+        },
+        cannot="That anything like the picture is what makes the number large in real ones.",
+        reported=(
+            Entry(name="vision", options={"steps": 64}),
+            Entry(name="unit_visions", options={"many": 4, "steps": 64}),
+        ),
+        show=show,
+    ),
+)  # fmt: skip
