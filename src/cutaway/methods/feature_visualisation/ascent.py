@@ -16,23 +16,12 @@ from cutaway.methods.feature_visualisation.aims import activation
 from cutaway.methods.feature_visualisation.paint import Free, Paint, Pictures, shaken
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.pictures import CHANNELS, whole
 from cutaway.model.run import Run
 from cutaway.model.targets import numbers
 
 PIXELS = "pixel_values"
-CHANNELS, WHOLE = 3, 4
 Aim = Callable[[Run], Tensor]
-
-
-def in_pieces(inputs: Inputs | None) -> str:
-    """Why no picture can be made for these inputs; "" where one can."""
-    given = None if inputs is None else inputs.tensors.get(PIXELS)
-    if not isinstance(given, Tensor):
-        return "it needs a picture that the model is given as pixels"
-    if given.dim() != WHOLE or given.shape[1] != CHANNELS:
-        return "the model is given its picture in pieces, not as a whole"
-    tokens = inputs.tokens.get("text") if inputs is not None else None
-    return "it makes one picture a row" if tokens is not None and len(given) != 1 else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +32,9 @@ class Eye:
     inputs: Inputs
 
     def __post_init__(self) -> None:
-        if why := in_pieces(self.inputs):
+        if whole(self.inputs) is None:
             raise MethodError(
-                f"no picture can be made for these inputs: {why}", expected="inputs with one whole picture",
+                "no picture can be made for these inputs", expected="inputs with one whole picture",
                 exists=", ".join(self.inputs.tensors), do="`model.inputs(image=…)`, with a text where the model asks",
             )  # fmt: skip
 

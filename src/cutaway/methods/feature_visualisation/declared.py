@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from cutaway.methods.feature_visualisation.ascent import in_pieces
 from cutaway.methods.feature_visualisation.feature_visualisation import feature_visualisation
 from cutaway.methods.feature_visualisation.views import show
 from cutaway.methods.method import Entry, Method
-from cutaway.questions.question import Question
-
-
-def _whole(question: Question) -> str:
-    """Why no picture can be made for a question, else ""."""
-    return in_pieces(question.inputs)
-
 
 METHODS = (
     Method(
@@ -20,8 +12,7 @@ METHODS = (
         row="feature visualisation",
         takes={"model": "model", "inputs": "inputs"},
         also={"target": "target", "pictures": "crowd", "floor": "floor.model"},
-        needs=("pictures",),
-        fitting=_whole,
+        needs=("pixels",),
         options={
             "site": "Whose units become large: neurons, heads (attn.z), a residual stream, features; else the number.",
             "units": "Their numbers; else those that move the number most.",
