@@ -204,4 +204,4 @@ def test_a_result_is_kept_and_what_can_not_be_made_says_why(tmp_path):
     (declared,) = METHODS
     assert "picture" in declared.why_not(questions.asked("tiny:llama", text="a dog"))
     pieces = questions.asked("tiny:qwen2-vl", image=tiny.picture(), text="what is this")
-    assert declared.why_not(pieces) .startswith("it needs one picture that the model is given as a whole")
+    assert declared.why_not(pieces).startswith("it needs one picture that the model is given as a whole")

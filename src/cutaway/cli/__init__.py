@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
+from cutaway.cli.caption import caption
 from cutaway.cli.dictionary import dictionary
 from cutaway.cli.features import features
 from cutaway.cli.options import Bank, Device, Dtype, Overwrite, Pictures, Raw, SkipBad, Texts, opens
@@ -55,6 +56,7 @@ zoo = typer.Typer(help="The trained models inside the package, and how they were
 app.add_typer(zoo, name="zoo")
 app.command()(harvest)
 app.command()(features)
+app.command()(caption)
 app.add_typer(store, name="store")
 app.add_typer(dictionary, name="dictionary")
 

@@ -27,7 +27,7 @@ from cutaway.methods.cross_attention import (
     prompt_to_prompt_drawings,
     weaken_heads,
 )
-from cutaway.methods.feature_visualisation import feature_visualisation
+from cutaway.methods.feature_visualisation import caption_sources, feature_visualisation
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -69,6 +69,7 @@ __all__ = [
     "attention_lens",
     "attention_rollout",
     "attribution_patching",
+    "caption_sources",
     "causal_tracing",
     "combined",
     "completeness",

@@ -21,7 +21,7 @@ from cutaway.views.encode import encode
 from cutaway.views.kinds import Opening, View
 
 SCRIPTS = ("page.js", "colour.js", "heatmap.js", "figure.js", "maps.js", "charts.js", "grid.js",
-           "heads.js", "units.js", "words.js", "graph.js", "start.js")  # fmt: skip
+           "heads.js", "units.js", "words.js", "captions.js", "graph.js", "start.js")  # fmt: skip
 MOUNT = "cutaway.mount(document.currentScript)"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cutaway.methods.feature_visualisation import caption_views
+from cutaway.methods.feature_visualisation.caption_sources import caption_sources
 from cutaway.methods.feature_visualisation.feature_visualisation import feature_visualisation
 from cutaway.methods.feature_visualisation.views import show
 from cutaway.methods.method import Entry, Method
@@ -27,5 +29,18 @@ METHODS = (
             Entry(name="unit_visions", options={"many": 4, "steps": 64}),
         ),
         show=show,
+    ),
+    Method(
+        function=caption_sources,
+        row="feature visualisation",
+        takes={"model": "model", "inputs": "inputs"},
+        needs=("pixels", "voice"),
+        options={
+            "length": "Tokens of the caption at most.",
+            "features": "So many features of the first dictionary for each token; 0: none.",
+        },
+        cannot="What would be written if a head or a patch were gone.",
+        reported=(Entry(name="caption", when=lambda _: False),),
+        show=caption_views.show,
     ),
 )  # fmt: skip

@@ -53,7 +53,7 @@ function reveal(hash, word) {
   fold.open = true;
   if (word !== undefined) section.querySelectorAll(".caption input")[word]?.click();
   if (place !== undefined) PLACES.get(id)?.(place);
-  (place === undefined ? section : (section.querySelector(".unit") ?? section)).scrollIntoView();
+  (place === undefined ? section : (section.querySelector(".unit, .chosen") ?? section)).scrollIntoView();
 }
 
 document.addEventListener("click", ({ target }) => {
