@@ -71,9 +71,9 @@ def test_heads_bring_the_word_of_a_thing_from_where_it_is_and_before_training_fr
 
 
 def test_the_page_has_a_map_and_bars_for_every_word(found):
-    model, made = found
+    model, _ = found
     question = questions.asked(model.name, image=tiny.picture(), text="what is this")
-    declared = METHODS[-1] if METHODS[-1].name == "caption_sources" else METHODS[1]
+    declared = next(one for one in METHODS if one.name == "caption_sources")
     applied = declared.apply(question, length=3, features=0)
     assert len(applied.result["text"]) <= 3
     (view,) = declared.show(Page(question, {"caption": applied}))

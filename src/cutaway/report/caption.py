@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
 from rich.console import Console
 
 from cutaway.methods.result import origin
@@ -32,10 +30,10 @@ def write_caption(
     if keep is not None:
         check_file(keep, (".nc",), overwrite)
     picture, model = read_picture(image), load(name)
-    given = {"answer": caption} if caption else {}
+    inputs = model.inputs(image=picture, text=text, answer=caption or None)
     question = Question(
-        model=model, kind="ask", inputs=model.inputs(image=picture, text=text, **given), pictures=(picture,), text=text,
-        code=written(name, image, text, given),
+        model=model, kind="ask", inputs=inputs, pictures=(picture,), text=text,
+        code=written(name, image, text, caption),
     )  # fmt: skip
     made = method("caption_sources").apply(question, progress=True, length=length, features=features)
     if keep is not None:
@@ -51,9 +49,9 @@ def write_caption(
     return wrote
 
 
-def written(source: Source | str, image: Path, text: str, given: dict[str, Any]) -> str:
+def written(source: Source | str, image: Path, text: str, caption: str) -> str:
     """The lines that make the question again."""
-    more = "".join(f", {name}={value!r}" for name, value in given.items())
+    more = f", answer={caption!r}" if caption else ""
     return "\n".join([
         opening(source),
         f"inputs = model.inputs(image={str(image)!r}, text={text!r}{more})",
