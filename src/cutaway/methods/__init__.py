@@ -27,7 +27,7 @@ from cutaway.methods.cross_attention import (
     prompt_to_prompt_drawings,
     weaken_heads,
 )
-from cutaway.methods.feature_visualisation import caption_sources, feature_visualisation
+from cutaway.methods.feature_visualisation import caption_sources, drawing_visualisation, feature_visualisation
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -79,6 +79,7 @@ __all__ = [
     "distributed_alignment_search",
     "drawing_steering",
     "drawing_tracing",
+    "drawing_visualisation",
     "edge_attribution",
     "embedding_bank",
     "embedding_lens",

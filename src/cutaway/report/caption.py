@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+
 from rich.console import Console
 
 from cutaway.methods.result import origin

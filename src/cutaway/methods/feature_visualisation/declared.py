@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cutaway.methods.feature_visualisation import caption_views
+from cutaway.methods.feature_visualisation import caption_views, led_views
 from cutaway.methods.feature_visualisation.caption_sources import caption_sources
+from cutaway.methods.feature_visualisation.drawing_visualisation import drawing_visualisation
 from cutaway.methods.feature_visualisation.feature_visualisation import feature_visualisation
 from cutaway.methods.feature_visualisation.views import show
 from cutaway.methods.method import Entry, Method
@@ -42,5 +43,20 @@ METHODS = (
         cannot="What would be written if a head or a patch were gone.",
         reported=(Entry(name="caption", when=lambda _: False),),
         show=caption_views.show,
+    ),
+    Method(
+        function=drawing_visualisation,
+        row="feature visualisation",
+        takes={"model": "model", "inputs": "drawing"},
+        options={
+            "site": "Whose units become large; else MLP units in the middle.",
+            "units": "Their numbers; else those whose largest activation stands out most.",
+            "many": "How many of these.",
+            "step": "At which step the unit is read; latents are moved before it. In the middle unless named.",
+            "strength": "How far latents are moved at a step, as a share of their length.",
+        },
+        cannot="That the unit is about what is drawn: a move of that length changes a drawing by itself.",
+        reported=(Entry(name="led", options={"many": 2}),),
+        show=led_views.show,
     ),
 )  # fmt: skip

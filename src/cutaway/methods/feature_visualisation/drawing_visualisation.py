@@ -17,6 +17,7 @@ from torch import Tensor
 from cutaway.errors import MethodError
 from cutaway.methods.feature_visualisation.aims import activation, laid, units_of
 from cutaway.methods.feature_visualisation.ascent import Aim, Eye
+from cutaway.methods.feature_visualisation.feature_visualisation import listed
 from cutaway.methods.network_dissection.unit_maps import unit_site
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.denoise import LATENT
@@ -63,7 +64,7 @@ class Led(Result):
 
 
 def drawing_visualisation(
-    model: Model, inputs: Inputs, *, site: str = "", units: Sequence[int] | None = None, many: int = FEW,
+    model: Model, inputs: Inputs, *, site: str = "", units: Sequence[int] | str | None = None, many: int = FEW,
     step: int | None = None, eye: Model | None = None, shown: Inputs | None = None, aims: Sequence[Aim] = (),
     strength: float = 0.1, seed: int = 0, progress: bool = True,
 ) -> Led:  # fmt: skip
@@ -99,9 +100,9 @@ def drawing_visualisation(
             expected=f"a step from 0 to {every - 1}, a strength from 0",
         )  # fmt: skip
     if eye is None:
-        named, risers = _own(model, inputs, site, units, many, last)
+        named, risers = _own(model, inputs, site, listed(units), many, last)
     else:
-        named, risers = _seen(model, eye, shown, site, units, aims)
+        named, risers = _seen(model, eye, shown, site, listed(units), aims)
     made = []
     for riser in tracked(risers, "drawings", show=progress):
         pulled: dict[int, Tensor] = {}

@@ -123,7 +123,7 @@ def feature_visualisation(
     started = time.perf_counter()
     fast = RATES.get(by, 0.0) if rate is None else rate
     how = Climb(steps=steps, rate=fast, jitter=jitter, zoom=zoom, noise=noise, looks=looks)
-    aim, names = _aim(model, inputs, target, site, _numbers(units), many, at, directions)
+    aim, names = _aim(model, inputs, target, site, listed(units), many, at, directions)
     some = list(scenes("test", MANY)) if pictures is None else list(pictures)
     wish = _Wish(names, by, contrast, some, start, facet, facet_weight, how, seed)
     made = wish.granted(Eye(model, inputs), aim, progress)
@@ -201,7 +201,7 @@ def _aim(
     return aim, [str(one) for one in aim.units]
 
 
-def _numbers(units: Sequence[int] | str | None) -> Sequence[int] | None:
+def listed(units: Sequence[int] | str | None) -> Sequence[int] | None:
     """Units as numbers; a text has commas between them."""
     if not isinstance(units, str):
         return units
