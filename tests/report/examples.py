@@ -3,6 +3,7 @@
 import numpy as np
 
 from cutaway.views.boards import Board, Paper, Papers, Part, Remark, Remarks, Square
+from cutaway.views.captions import Sources
 from cutaway.views.films import Gallery, Strip
 from cutaway.views.graphs import Layered, Link, Node
 from cutaway.views.kinds import (
@@ -276,9 +277,19 @@ def papers() -> Papers:
     )  # fmt: skip
 
 
+def sources() -> Sources:
+    """Two words with a map each way, one of them with bars of two groups."""
+    values = np.arange(2 * 2 * 2 * 3, dtype=np.float32).reshape(2, 2, 2, 3) / 8 - 1
+    bars = ((Bar("0.1", "heads", 0.5), Bar("7", "features", -0.25)), ())
+    return Sources(
+        **said("Sources"), picture=picture(), words=(EVIL, "dog"), told=("Probability 0.9", EVIL),
+        ways=("straight", "any path"), values=values, bars=bars, unit="logits", shown=1,
+    )  # fmt: skip
+
+
 def every() -> list[View]:
     views = [overlay(), lens(), strip(), gallery(), heads(), bars(), patching(), tokens(), curve(), grid(), table()]
-    return [*views, network(), units(), board(), remarks(), papers()]
+    return [*views, network(), units(), board(), remarks(), papers(), sources()]
 
 
 def nothing() -> list[View]:
@@ -295,6 +306,16 @@ def nothing() -> list[View]:
         Board(**said("No squares"), rows=(), columns=(), squares=(), states=()),
         Remarks(**said("No remarks"), remarks=()),
         Papers(**said("No papers"), papers=(), rows=(), columns=()),
+        Sources(
+            **said("No words"),
+            picture=picture(),
+            words=(),
+            told=(),
+            ways=("",),
+            values=np.zeros((0, 1, 2, 2)),
+            bars=(),
+            unit="u",
+        ),
         Units(**said("No units"), units=(), columns=("r",), sorted="r"),
         Overlay(**said("No texts"), picture=picture(), texts=(), values=np.zeros((0, 2, 2)), unit="u"),
         Overlay(**said("No numbers"), picture=picture(), texts=("", "x"), values=np.full((2, 3, 2), np.nan), unit="u"),

@@ -7,6 +7,7 @@ from functools import singledispatch
 import numpy as np
 
 from cutaway.views.boards import Board, Papers, Remarks
+from cutaway.views.captions import Sources
 from cutaway.views.films import Gallery, Strip
 from cutaway.views.graphs import Layered
 from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Matrix, Overlay, Table, View, WordGrid
@@ -52,6 +53,15 @@ def _(view: Strip) -> Iterator[Row]:
 def _(view: Gallery) -> Iterator[Row]:
     yield ["picture", *view.columns]
     yield from ([name, *row] for name, row in zip(view.captions, view.cells, strict=True))
+
+
+@told.register
+def _(view: Sources) -> Iterator[Row]:
+    yield ["word", "part", "row", "column", "value"]
+    for at, word in enumerate(view.words):
+        for (way, *place), v in np.ndenumerate(view.values[at]):
+            yield [word, view.ways[way], *place, float(v)]
+        yield from ([word, f"{bar.group}: {bar.label}", None, None, bar.value] for bar in view.bars[at])
 
 
 @told.register

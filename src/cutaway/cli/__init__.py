@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cutaway.cli.atlas import atlas, cite
+from cutaway.cli.caption import caption
 from cutaway.cli.dictionary import dictionary
 from cutaway.cli.features import features
 from cutaway.cli.options import Bank, Device, Dtype, Overwrite, Pictures, Raw, SkipBad, Texts, opens
@@ -58,6 +59,7 @@ app.command()(harvest)
 app.command()(features)
 app.command()(cite)
 app.add_typer(atlas, name="atlas")
+app.command()(caption)
 app.add_typer(store, name="store")
 app.add_typer(dictionary, name="dictionary")
 

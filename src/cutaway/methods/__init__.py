@@ -27,6 +27,7 @@ from cutaway.methods.cross_attention import (
     prompt_to_prompt_drawings,
     weaken_heads,
 )
+from cutaway.methods.feature_visualisation import caption_sources, drawing_visualisation, feature_visualisation
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -69,6 +70,7 @@ __all__ = [
     "attention_lens",
     "attention_rollout",
     "attribution_patching",
+    "caption_sources",
     "causal_tracing",
     "combined",
     "completeness",
@@ -81,12 +83,14 @@ __all__ = [
     "drawing_steering",
     "drawing_tracing",
     "drawn_by_prompt",
+    "drawing_visualisation",
     "edge_attribution",
     "embedding_bank",
     "embedding_lens",
     "erase",
     "faithfulness",
     "feature_effects",
+    "feature_visualisation",
     "function_vector",
     "head_attribution",
     "head_relevance",

@@ -8,6 +8,7 @@ from cutaway.errors import MethodError, near
 from cutaway.methods.causal_tracing import circuits_declared as circuits
 from cutaway.methods.causal_tracing import declared as causal_tracing
 from cutaway.methods.cross_attention import declared as cross_attention
+from cutaway.methods.feature_visualisation import declared as feature_visualisation
 from cutaway.methods.linear_probing import declared as linear_probing
 from cutaway.methods.logit_lens import declared as logit_lens
 from cutaway.methods.method import Method
@@ -26,6 +27,7 @@ METHODS: tuple[Method, ...] = (
     *cross_attention.METHODS,
     *logit_lens.METHODS, *task_vectors.METHODS, *linear_probing.METHODS,
     *relevance.METHODS,
+    *feature_visualisation.METHODS,
 )  # fmt: skip
 
 

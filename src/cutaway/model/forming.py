@@ -74,6 +74,23 @@ def pictured(model: Opened, inputs: Inputs, latents: Float[Tensor, "n *latent"])
     return (pipeline.image_processor.postprocess(made, output_type="np") * 255).round().astype(np.uint8)
 
 
+def decoded(model: Opened, latents: Float[Tensor, "n *latent"]) -> Float[Tensor, "n channel y x"]:
+    """Latents as pictures in [0, 1], before they are cut to that range, with a gradient back to the latents.
+
+    Raises InputError for a pipeline without an autoencoder, or whose latents are packed.
+    """
+    pipeline: Any = model.engine.pipeline
+    vae = getattr(pipeline, "vae", None)
+    if vae is None or latents.dim() != 4:
+        raise InputError(
+            f"latents of shape {tuple(latents.shape)} are not decoded here", expected="those of an autoencoder",
+            do="open a pipeline such as Stable Diffusion",
+        )  # fmt: skip
+    given = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+    with model.engine.taken():
+        return vae.decode(given + (getattr(vae.config, "shift_factor", None) or 0)).sample / 2 + 0.5
+
+
 class Forming:
     """What the first picture of a drawing would become if it ended at each of its steps, gathered as it is drawn."""
 

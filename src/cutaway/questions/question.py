@@ -11,6 +11,7 @@ from typing import Any, Literal
 import xarray
 from numpy import ndarray
 from PIL.Image import Image
+from torch import Tensor
 
 from cutaway.data import Scene, questions, render, scenes
 from cutaway.data.prompts import DRAWINGS
@@ -18,6 +19,7 @@ from cutaway.errors import InputError, SiteError
 from cutaway.model.asides import in_words_of
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.model.pictures import whole
 from cutaway.model.targets import Target, denoising_error, distance, margin, numbers, outcome
 from cutaway.model.voice import speaking
 from cutaway.model.weights import readout
@@ -34,7 +36,6 @@ SCENES = 256  # of a model that draws, where it has no crowd
 OTHERS = 24  # other inputs, of which it is seen whether a change to the question leaves them as they are
 LEAST = {"cosine": 0.02, "logits": 0.02, "nats": 0.02}  # inputs whose numbers are closer are not told apart
 MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one is named
-
 JOINT = ("denoiser.image", "denoiser.text")  # streams of joint attention
 
 
@@ -155,6 +156,11 @@ class Question:
         if self.inputs is not None and self.inputs.call.drawing:
             return None
         return next(iter(speaking(self.model.engine)), None)
+
+    @property
+    def pixels(self) -> Tensor | None:
+        """The picture as the model is given it, where that is one and whole; else None."""
+        return None if self.inputs is None else whole(self.inputs)
 
     @property
     def dictionary(self) -> str | None:

@@ -22,7 +22,8 @@ from cutaway.views.kinds import Opening, View
 
 STYLES = ("page.css", "boards.css")
 SCRIPTS = ("page.js", "colour.js", "heatmap.js", "figure.js", "maps.js", "charts.js", "grid.js",
-           "heads.js", "units.js", "words.js", "graph.js", "boards.js", "papers.js", "start.js")  # fmt: skip
+           "heads.js", "units.js", "words.js", "captions.js", "graph.js", "boards.js", "papers.js",
+           "start.js")  # fmt: skip
 MOUNT = "cutaway.mount(document.currentScript)"
 
 

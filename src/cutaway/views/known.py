@@ -6,13 +6,13 @@ import json
 from dataclasses import is_dataclass
 
 from cutaway.errors import InputError
-from cutaway.views import boards, films, graphs, kinds, picture, units
+from cutaway.views import boards, captions, films, graphs, kinds, picture, units
 from cutaway.views.encode import decode
 from cutaway.views.kinds import Opening, View
 
 KINDS: dict[str, type] = {
     name: one
-    for module in (kinds, boards, films, graphs, units, picture)
+    for module in (kinds, boards, films, graphs, units, captions, picture)
     for name, one in vars(module).items()
     if isinstance(one, type) and is_dataclass(one) and one.__module__ == module.__name__ and one not in (View, Opening)
 }

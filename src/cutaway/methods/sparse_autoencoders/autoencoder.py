@@ -91,6 +91,11 @@ class Coder(Fitted):
         f = features(before(w, self.shape, rows, self._centred), w, self.shape)
         return f.reshape(*x.shape[:-1], self.width)
 
+    def before(self, x: Float[Tensor, "*rows d_in"], at: At = NOWHERE) -> Float[Tensor, "*rows width"]:
+        """u, what stands before the activation: it has a slope where a feature is off."""
+        w, rows, _, _ = self._rows(x, at)
+        return before(w, self.shape, rows, self._centred).reshape(*x.shape[:-1], self.width)
+
     def decode(
         self, features: Float[Tensor, "*rows width"], x: Float[Tensor, "*rows d_in"], at: At = NOWHERE
     ) -> Float[Tensor, "*rows d_out"]:

@@ -59,7 +59,8 @@ function reveal(hash, word) {
   if (word !== undefined) section.querySelectorAll(".caption input")[word]?.click();
   if (place !== undefined) PLACES.get(id)?.(place);
   const wide = matchMedia("(min-width: 761px)").matches;
-  const shown = place === undefined ? null : section.querySelector(wide ? ".unit, .constellation, .panel" : ".unit, .paper, .panel");
+  const inside = wide ? ".unit, .chosen, .constellation, .panel" : ".unit, .chosen, .paper, .panel";
+  const shown = place === undefined ? null : section.querySelector(inside);
   (shown ?? section).scrollIntoView();
 }
 

@@ -1,0 +1,62 @@
+"""What pictures that are made for a unit or a number take, need and can not tell."""
+
+from __future__ import annotations
+
+from cutaway.methods.feature_visualisation import caption_views, led_views
+from cutaway.methods.feature_visualisation.caption_sources import caption_sources
+from cutaway.methods.feature_visualisation.drawing_visualisation import drawing_visualisation
+from cutaway.methods.feature_visualisation.feature_visualisation import feature_visualisation
+from cutaway.methods.feature_visualisation.views import show
+from cutaway.methods.method import Entry, Method
+
+METHODS = (
+    Method(
+        function=feature_visualisation,
+        row="feature visualisation",
+        takes={"model": "model", "inputs": "inputs"},
+        also={"target": "target", "pictures": "crowd", "floor": "floor.model"},
+        needs=("pixels",),
+        options={
+            "site": "Whose units become large: neurons, heads (attn.z), a residual stream, features; else the number.",
+            "units": "Their numbers; else those that move the number most.",
+            "many": "So many units; without a site of the MLP in the middle.",
+            "at": "Where: patches, peak, class, last or all.",
+            "by": "How pictures are made: pixel, fourier, or maco (phases under the spectrum of the data set).",
+            "steps": "Steps of the ascent.",
+        },
+        cannot="That anything like the picture is what makes the number large in real ones.",
+        reported=(
+            Entry(name="vision", options={"steps": 64}),
+            Entry(name="unit_visions", options={"many": 4, "steps": 64}),
+        ),
+        show=show,
+    ),
+    Method(
+        function=caption_sources,
+        row="feature visualisation",
+        takes={"model": "model", "inputs": "inputs"},
+        needs=("pixels", "voice"),
+        options={
+            "length": "Tokens of the caption at most.",
+            "features": "So many features of the first dictionary for each token; 0: none.",
+        },
+        cannot="What would be written if a head or a patch were gone.",
+        reported=(Entry(name="caption", when=lambda _: False),),
+        show=caption_views.show,
+    ),
+    Method(
+        function=drawing_visualisation,
+        row="feature visualisation",
+        takes={"model": "model", "inputs": "drawing"},
+        options={
+            "site": "Whose units become large; else MLP units in the middle.",
+            "units": "Their numbers; else those whose largest activation stands out most.",
+            "many": "How many of these.",
+            "step": "At which step the unit is read; latents are moved before it. In the middle unless named.",
+            "strength": "How far latents are moved at a step, as a share of their length.",
+        },
+        cannot="That the unit is about what is drawn: a move of that length changes a drawing by itself.",
+        reported=(Entry(name="led", options={"many": 2}),),
+        show=led_views.show,
+    ),
+)  # fmt: skip
