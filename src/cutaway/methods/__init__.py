@@ -27,6 +27,7 @@ from cutaway.methods.cross_attention import (
     prompt_to_prompt_drawings,
     weaken_heads,
 )
+from cutaway.methods.data_attribution import data_attribution, lds, mislabel_auc, retrieval
 from cutaway.methods.feature_visualisation import caption_sources, drawing_visualisation, feature_visualisation
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
@@ -77,13 +78,14 @@ __all__ = [
     "concept_attention",
     "concept_dictionary",
     "cross_attention",
+    "data_attribution",
     "description_scores",
     "diffusion_lens",
     "distributed_alignment_search",
     "drawing_steering",
     "drawing_tracing",
-    "drawn_by_prompt",
     "drawing_visualisation",
+    "drawn_by_prompt",
     "edge_attribution",
     "embedding_bank",
     "embedding_lens",
@@ -98,10 +100,12 @@ __all__ = [
     "hide_words",
     "latent_bank",
     "latent_lens",
+    "lds",
     "linear_probing",
     "logit_decomposition",
     "logit_lens",
     "minimality",
+    "mislabel_auc",
     "network_dissection",
     "neuron_descriptions",
     "path_patching",
@@ -110,6 +114,7 @@ __all__ = [
     "prompt_to_prompt_drawings",
     "relevance",
     "representation_decomposition",
+    "retrieval",
     "splice",
     "steering",
     "steering_vector",
