@@ -1,0 +1,279 @@
+"""Training-data attribution: exact leave-one-out, identities, planted copies, chance, the floor, and taking up."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import cutaway
+from cutaway import targets
+from cutaway.errors import MethodError, StoreError
+from cutaway.methods import data_attribution as tda
+from cutaway.methods.causal_tracing import Circuit
+from cutaway.methods.data_attribution import data_attribution, loo_correlation, retrieval
+from cutaway.methods.data_attribution.features import Plan, Projection, item_features
+from cutaway.methods.data_attribution.scores import METHODS, Curved
+from cutaway.model.inputs import Inputs
+from cutaway.model.pieces import pieces
+from cutaway.model.weight_gradients import weight_gradients
+from cutaway.questions.losses import contrastive_loss
+from cutaway.questions.training import Drawings, Items, Pairs
+from cutaway.zoo import tiny
+from world import fresh, noise
+
+N, WIDE, RIDGE = 24, 4, 0.7
+
+
+class Line(nn.Module):
+    """y = x w, or the logit of a class."""
+
+    def __init__(self):
+        super().__init__()
+        self.fit = nn.Linear(WIDE, 1, bias=False)
+
+    def forward(self, x, truth=None):
+        return self.fit(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(Items):
+    """Numbers x with their truth, and what each costs."""
+
+    x: Any = None
+    truth: Any = None
+    cost: Any = None
+
+    def __len__(self):
+        return len(self.x)
+
+    def shown(self, at):
+        return None, f"row {at}"
+
+    def on(self, model, measure="loss"):
+        def make(rows, draw):
+            inputs = Inputs({"x": self.x[list(rows)], "truth": self.truth[list(rows)]})
+            return inputs, lambda run: self.cost(run.outputs[:, 0], run.inputs.tensors["truth"])
+
+        return make
+
+
+def line(weight):
+    model = cutaway.load(Line().double())
+    with torch.no_grad():
+        model.module.fit.weight.copy_(weight[None])
+    return model
+
+
+def output(run):
+    return run.outputs[:, 0]
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return fresh("clip")
+
+
+@pytest.fixture(scope="module")
+def six():
+    """Six pairs, the last of which is the second again."""
+    pictures = [tiny.picture().rotate(90 * i) for i in range(4)]
+    order = (0, 1, 2, 3, 0, 1)
+    texts = ["a red dog", "a cat", "two birds", "a fox", "a blue mat", "a cat"]
+    return Pairs(pictures=[pictures[i] for i in order], texts=texts)
+
+
+@pytest.mark.checks("data_attribution", "truth")
+def test_it_is_exact_leave_one_out_of_ridge_regression():
+    """w = H^-1 X'y; without item i a query falls by x_q H^-1 x_i r_i / (1 - h_i): influence, but for 1 - h_i."""
+    x, y, asked = noise(N, WIDE, seed=1), noise(N, seed=2), noise(3, WIDE, seed=3)
+    hessian = x.T @ x + RIDGE * torch.eye(WIDE)
+    weight = torch.linalg.solve(hessian, x.T @ y)
+    train = Rows(x=x, truth=y, cost=lambda out, truth: (out - truth) ** 2 / 2)
+    curvature = replace(train, cost=lambda out, truth: out)
+    found = data_attribution(
+        line(weight), train, Inputs({"x": asked}), output, kind="whole", curvature=curvature,
+        damping=RIDGE * WIDE / float(x.pow(2).sum()), progress=False,
+    )  # fmt: skip
+    leverage = torch.einsum("id,de,ie->i", x, torch.linalg.inv(hessian), x).numpy()
+    change = np.zeros((3, N))
+    for out in range(N):
+        kept = [i for i in range(N) if i != out]
+        other = torch.linalg.solve(x[kept].T @ x[kept] + RIDGE * torch.eye(WIDE), x[kept].T @ y[kept])
+        change[:, out] = asked @ (weight - other)
+    assert np.abs(found["scores"].values / (1 - leverage) - change).max() < 1e-8
+    chance = loo_correlation(found["random"].values, change)
+    assert np.abs(chance).max() < 0.6 < loo_correlation(found["scores"].values, change).min()
+
+
+def test_it_is_leave_one_out_of_logistic_regression_to_first_order():
+    x, asked = noise(N, WIDE, seed=4), noise(2, WIDE, seed=5)
+    y = (x @ noise(WIDE, seed=6) + noise(N, seed=7) > 0).double()
+
+    def fitted(kept):
+        weight = torch.zeros(WIDE, dtype=torch.float64)
+        for _ in range(30):
+            p = (x[kept] @ weight).sigmoid()
+            slope = x[kept].T @ (p - y[kept]) + RIDGE * weight
+            weight -= torch.linalg.solve((x[kept].T * (p * (1 - p))) @ x[kept] + RIDGE * torch.eye(WIDE), slope)
+        return weight
+
+    weight = fitted(list(range(N)))
+    p = (x @ weight).sigmoid()
+    train = Rows(x=x, truth=y, cost=lambda out, truth: nn.functional.softplus(out) - truth * out)
+    curvature = replace(train, truth=(p * (1 - p)).sqrt(), cost=lambda out, scale: out * scale)
+    damping = RIDGE * WIDE / float((x.pow(2).sum(1) * p * (1 - p)).sum())
+    found = data_attribution(
+        line(weight), train, Inputs({"x": asked}), output, kind="whole", curvature=curvature, damping=damping,
+        progress=False,
+    )  # fmt: skip
+    change = np.stack([(asked @ (weight - fitted([i for i in range(N) if i != out]))).numpy() for out in range(N)], 1)
+    assert loo_correlation(found["scores"].values, change).min() > 0.99
+    bend = torch.linalg.inv((x.T * (p * (1 - p))) @ x + RIDGE * torch.eye(WIDE))
+    leverage = (torch.einsum("id,de,ie->i", x, bend, x) * p * (1 - p)).numpy()
+    assert np.abs(found["scores"].values / (1 - leverage) - change).max() < 0.1 * np.abs(change).max()
+
+
+def test_a_contrastive_batch_is_the_sum_of_its_items(clip, six):
+    """With what each costs the others, gradients of items add up to that of the symmetric loss of the batch."""
+    inputs, own = replace(six, whole=True).on(clip)(range(6), 0)
+    assert isinstance(own, contrastive_loss)
+    chosen = pieces(clip, ["vision.1.mlp.out", "text.0.attn.q"])
+    parts = weight_gradients(clip, inputs, own, chosen)
+
+    def batch(run):
+        logits = run.outputs.logits_per_image
+        same = torch.arange(6)
+        both = nn.functional.cross_entropy(logits, same) + nn.functional.cross_entropy(logits.T, same)
+        return both[None] * 3
+
+    whole = weight_gradients(clip, inputs, batch, chosen)
+    for piece in chosen:
+        assert torch.allclose(parts.of(piece).sum(0), whole.of(piece)[0], atol=1e-9)
+    plain = six.on(clip)(range(6), 0)[1]
+    loss = batch(clip.run(inputs))[0]
+    assert torch.allclose(plain(clip.run(inputs)).sum(), loss)
+    alone = six.take([2]).on(clip)([0], 0)
+    assert torch.allclose(alone[1](clip.run(alone[0])), plain(clip.run(inputs))[2:3])
+
+
+def test_scores_are_the_algebra_that_they_say(clip, six):
+    chosen = pieces(clip, ["vision.1.attn.q", "text.1.mlp.norm.scale"])
+    (f,) = item_features(clip, six, chosen, [Projection("factored", 3)], Plan(4), progress=False)
+    g, n, by = f.values.double(), 6, Curved(f, 0.3)
+    assert [stop - start for start, stop in f.parts] == [6, 9]
+    blocks = [g[:, start:stop] for start, stop in f.parts]
+    ridge = 0.3 * g.pow(2).sum() / g.shape[1]
+    by_hand = {
+        "dot": g @ g.T,
+        "cosine": nn.functional.normalize(g, dim=1) @ nn.functional.normalize(g, dim=1).T,
+        "trak": g @ torch.linalg.inv(g.T @ g + ridge * torch.eye(g.shape[1])) @ g.T,
+        "logra": sum(b @ torch.linalg.inv(b.T @ b / n + 0.3 * b.pow(2).sum() / n / b.shape[1]
+                                          * torch.eye(b.shape[1])) @ b.T for b in blocks),
+        "ekfac": sum(b / (b.pow(2).mean(0) + 0.3 * b.pow(2).mean()) @ b.T for b in blocks),
+    }  # fmt: skip
+    by_hand["datainf"] = sum(
+        b @ sum(torch.linalg.inv(torch.outer(k, k) + r * torch.eye(len(k))) for k in b) / n @ b.T
+        for b in blocks for r in [0.3 * b.pow(2).mean()]
+    )  # fmt: skip
+    assert set(by_hand) == set(METHODS)
+    for name, true in by_hand.items():
+        assert torch.allclose(METHODS[name](f, f, by).double(), true, rtol=1e-6, atol=1e-9), name
+    lost = (1 - torch.exp(-f.losses))[:, None]
+    odds = g / lost
+    true = g @ torch.linalg.inv(odds.T @ odds + 0.3 * odds.pow(2).sum() / 15 * torch.eye(15)) @ g.T
+    assert torch.allclose(METHODS["trak"](f, f, Curved(f, 0.3, margin=True)).double(), true, rtol=1e-6)
+
+
+def test_projections_keep_products_and_eigenvectors_keep_all(clip, six):
+    chosen = pieces(clip, ["vision.1.attn.q", "text.0.mlp.norm.scale"])
+    hows = [Projection("whole"), *(Projection(k, 6, s) for k in ("factored", "dense", "adapter") for s in range(60))]
+    whole, *others = (
+        one.values @ one.values.T for one in item_features(clip, six, chosen, hows, Plan(6), progress=False)
+    )
+    for at in range(3):
+        mean = torch.stack(others[60 * at : 60 * at + 60]).mean(0)
+        assert (mean - whole).norm() < 0.35 * whole.norm()
+    basis = tda.eigenbases(clip, six, chosen, Plan(6), progress=False)
+    (turned,) = item_features(clip, six, chosen, [basis], Plan(6), progress=False)
+    assert torch.allclose(turned.values @ turned.values.T, whole, rtol=1e-6)
+
+
+@pytest.mark.checks("data_attribution", "baseline")
+@pytest.mark.parametrize("method", ["cosine", "trak", "ekfac", "representation"])
+def test_copies_of_what_is_asked_come_first_and_not_by_chance(clip, six, method):
+    found = data_attribution(clip, six, six.take([1]), method=method, weights="vision", size=4, progress=False)
+    assert set(found.proponents(k=2)) == {1, 5}
+    assert retrieval(found["scores"].values, [{1, 5}], k=2)["recall"] == 1
+    shuffled = [
+        retrieval(np.random.default_rng(i).permuted(found["scores"].values, axis=1), [{1, 5}], k=2)["recall"]
+        for i in range(40)
+    ]
+    assert abs(np.mean(shuffled) - 1 / 3) < 0.15
+    assert sorted(found["random"].values[0]) == sorted(found["scores"].values[0])
+
+
+def test_what_is_kept_is_taken_up_and_known_by_content(clip, six, tmp_path, monkeypatch):
+    chosen, hows = pieces(clip, "vision.1.attn.q"), [Projection(size=3, seed=s) for s in (0, 1)]
+    plain = item_features(clip, six, chosen, hows, Plan(2), progress=False)
+    made, real = [], weight_gradients
+
+    def counted(*given):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(given)
+        return real(*given)
+
+    module = "cutaway.methods.data_attribution.features.weight_gradients"
+    monkeypatch.setattr(module, counted)
+    with pytest.raises(KeyboardInterrupt):
+        item_features(clip, six, chosen, hows, Plan(2), folder=tmp_path, progress=False)
+    made.clear()
+    again = item_features(clip, six, chosen, hows, Plan(2), folder=tmp_path, progress=False)
+    assert len(made) == 1
+    for one, other in zip(plain, again, strict=True):
+        assert torch.equal(one.values, other.values) and torch.equal(one.losses, other.losses)
+    with pytest.raises(StoreError, match="of another model"):
+        item_features(clip, six.take(range(5)), chosen, hows, Plan(2), folder=tmp_path, progress=False)
+
+
+def test_checkpoints_are_summed_by_their_rates(clip, six):
+    other = fresh("clip")
+    with torch.no_grad():
+        other.module.visual_projection.weight.mul_(1.0).add_(0.01 * noise(*other.module.visual_projection.weight.shape))
+    how = {"method": "dot", "weights": "vision.1.attn.q", "progress": False}
+    each = [data_attribution(one, six, six.take([0]), **how)["scores"].values for one in (clip, other)]
+    both = data_attribution(clip, six, six.take([0]), checkpoints=[clip, other], rates=[0.5, 2.0], **how)
+    assert np.allclose(both["scores"], 0.5 * each[0] + 2.0 * each[1])
+
+
+def test_a_circuit_names_its_weights_and_errors_say_what_is_there(clip, six):
+    circuit = Circuit.of("tiny:clip", [("vision.0.attn[1]", "vision.1.mlp"), ("vision.1.mlp", "vision.end")])
+    named = {one.layer.rpartition("layers.")[2] for one in tda.chosen_pieces(clip, circuit)}
+    assert named == {*(f"0.self_attn.{part}_proj" for part in ("q", "k", "v", "out")), "1.mlp.fc1", "1.mlp.fc2"}
+    with pytest.raises(MethodError, match="ekfac"):
+        data_attribution(clip, six, six, method="ek-fac")
+    with pytest.raises(MethodError, match="no inverse"):
+        data_attribution(clip, six, six, weights="vision", damping=0.0, progress=False)
+    with pytest.raises(MethodError, match="no number"):
+        data_attribution(clip, six, clip.inputs(text="a dog"))
+
+
+def test_a_denoiser_has_levels_of_noise_and_measures_of_its_own():
+    model = cutaway.load("tiny:sd")
+    pictures = [tiny.picture(), tiny.picture().rotate(90)] * 2
+    items = Drawings(pictures=pictures, prompts=["a dog", "a cat"] * 2, at=(0, 2), steps=3)
+    chosen = pieces(model, "denoiser.1.attn.q")
+    plain, even = (
+        item_features(model, items, chosen, [Projection("whole")], Plan(4, even=one), progress=False)[0]
+        for one in (False, True)
+    )
+    assert torch.allclose(plain.values[:2], plain.values[2:]) and not torch.allclose(plain.values[0], plain.values[1])
+    assert float(even.values.norm(dim=1).max()) <= 1 + 1e-5
+    asked = model.inputs(prompt="a cat", step=1, steps=3)
+    found = data_attribution(model, items, asked, measure="square", weights="denoiser.1.attn.q", progress=False)
+    assert found["scores"].shape == (1, 4) and np.allclose(found["scores"][0, :2], found["scores"][0, 2:], rtol=1e-3)
+    with pytest.raises(MethodError, match="has no gradient"):
+        data_attribution(model, items, asked, targets.distance(torch.zeros(1)))
