@@ -16,9 +16,9 @@ from cutaway.bench.retrained.family import Family, Ready, Recipe, pictures
 from cutaway.bench.retrained.items import PLAIN
 from cutaway.data.scene import TINTS
 from cutaway.data.worlds import Item
-from cutaway.model.inputs import Inputs
 from cutaway.model.load import load
 from cutaway.model.model import Model
+from cutaway.questions.training import Pairs
 from cutaway.zoo import emoji_clip
 from cutaway.zoo.tiny_text import KINDS, word_tokenizer
 
@@ -82,13 +82,15 @@ class Contrastive(Family):
         """All of it but what is locked."""
         return model.module
 
-    def inputs(self, model: Model, items: Sequence[Item]) -> Inputs:
-        """Pictures, and their captions."""
-        return model.inputs(image=pictures(items, emoji_clip.SIDE), text=[item.caption.text for item in items])
+    def asked(self, items: Sequence[Item], among: Sequence[Item] = ()) -> Pairs:
+        """Pairs, each told from the others or, where there are none, from one another."""
+        seen, said = pictures(items, emoji_clip.SIDE), [item.caption.text for item in items]
+        return Pairs(pictures=seen, texts=said, among=self.asked(among) if among else None)
 
     def ready(self, model: Model, items: Sequence[Item]) -> Ready:
         """What the locked tower sees, and the words."""
-        given = dict(self.inputs(model, items).tensors)
+        made = self.asked(items)
+        given = dict(model.inputs(image=made.pictures, text=list(made.texts)).tensors)
         with torch.no_grad():
             return given | {"pixel_values": model.module.vision_model(given["pixel_values"]).pooler_output}
 

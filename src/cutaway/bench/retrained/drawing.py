@@ -14,6 +14,7 @@ from cutaway.bench.retrained.items import SIDE
 from cutaway.data.worlds import Item
 from cutaway.model.load import load
 from cutaway.model.model import Model
+from cutaway.questions.training import Drawings
 from cutaway.zoo import emoji_clip, emoji_vae
 from cutaway.zoo.emoji_sd import noised
 
@@ -61,6 +62,11 @@ class Drawing(Family):
     def learning(self, model: Model) -> nn.Module:
         """The UNet."""
         return _pipeline(model).unet
+
+    def asked(self, items: Sequence[Item], among: Sequence[Item] = ()) -> Drawings:
+        """Pictures with their captions as prompts, at the steps and with the noises that are judged."""
+        said = [item.caption.text for item in items]
+        return Drawings(pictures=pictures(items, SIDE), prompts=said, at=JUDGED, steps=STEPS)
 
     def ready(self, model: Model, items: Sequence[Item]) -> Ready:
         """Latents without noise, and what the locked encoder says of the captions."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cutaway.data.worlds import Item
 from cutaway.model.model import Model
+from cutaway.questions.training import Items
 
 Ready = Mapping[str, Tensor]  # what the learning part of a model is given of items, row by row
 
@@ -49,6 +50,10 @@ class Family(ABC):
     @abstractmethod
     def learning(self, model: Model) -> nn.Module:
         """The module whose parameters learn, those that ask for a gradient."""
+
+    @abstractmethod
+    def asked(self, items: Sequence[Item], among: Sequence[Item] = ()) -> Items:
+        """Items as methods take them, each with its loss; `among` are the others that a pair is told from."""
 
     @abstractmethod
     def ready(self, model: Model, items: Sequence[Item]) -> Ready:

@@ -14,9 +14,9 @@ from cutaway.bench.retrained.family import Family, Ready, Recipe, pictures
 from cutaway.bench.retrained.items import PLAIN
 from cutaway.data.scene import TINTS
 from cutaway.data.worlds import Item
-from cutaway.model.inputs import Inputs
 from cutaway.model.load import load
 from cutaway.model.model import Model
+from cutaway.questions.training import Answers
 from cutaway.zoo import emoji_clip
 from cutaway.zoo.tiny_text import KINDS, word_tokenizer
 
@@ -76,14 +76,16 @@ class Generative(Family):
         """All of it but what is locked."""
         return model.module
 
-    def inputs(self, model: Model, items: Sequence[Item]) -> Inputs:
-        """Pictures, the one question, and the captions as answers."""
-        said = [item.caption.text for item in items]
-        return model.inputs(image=pictures(items, emoji_clip.SIDE), text=[PROMPT] * len(items), answer=said)
+    def asked(self, items: Sequence[Item], among: Sequence[Item] = ()) -> Answers:
+        """The one question about each picture, with its caption as the answer: the loss of a token."""
+        said, seen = [item.caption.text for item in items], pictures(items, emoji_clip.SIDE)
+        return Answers(pictures=seen, texts=[PROMPT] * len(items), answers=said, mean=True)
 
     def ready(self, model: Model, items: Sequence[Item]) -> Ready:
         """Words, the patches that the decoder sees, and how long the answers are."""
-        made = self.inputs(model, items)
+        asked = self.asked(items)
+        images = [[one] for one in asked.pictures]
+        made = model.inputs(image=images, text=list(asked.texts), answer=list(asked.answers))
         given = dict(made.tensors)
         with torch.no_grad():
             seen = model.module.model.vision_tower(given.pop("pixel_values"), output_hidden_states=True)

@@ -37,7 +37,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate_at(step)
         dice = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        here = rows_of(ready, rows[kept[rows]]) | {"slot": kept[rows].nonzero().flatten()}
+        here = {**rows_of(ready, rows[kept[rows]]), "slot": kept[rows].nonzero().flatten()}
         family.losses(start, here, dice).mean().backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
