@@ -2,8 +2,9 @@
 
 Prints the tables of docs/attribution-truth.md. For each retrained world: what it learns and how far a second seed
 agrees (`worlds`); every method of `data_attribution` beside chance and the model before training, by LDS, by items left
-out alone, by wrong items, copies and the cue (`methods`); gradients of chosen weights alone (`mechanism`); what is lost
-when the first items of a method are taken away and the model is trained anew (`removal`).
+out alone, by wrong items, copies and the cue (`methods`); single steps of what draws (`steps`); gradients of chosen
+weights alone (`mechanism`); what is lost when the first items of a method are taken away and the model is trained anew
+(`removal`).
 Seconds are of one core (process time), with everything that lies in the caches of the process.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,12 @@ from scipy.stats import spearmanr
 from cutaway.bench.retrained import Retrained, world
 from cutaway.bench.retrained.family import learnt
 from cutaway.methods.data_attribution.data_attribution import data_attribution
+from cutaway.methods.data_attribution.features import Projection, item_features
 from cutaway.methods.data_attribution.measures import lds, loo_correlation, mislabel_auc, retrieval
+from cutaway.methods.data_attribution.scores import cosine, dot
 from cutaway.model.edits import Ablate
 from cutaway.model.pieces import Piece, pieces
+from cutaway.questions.training import Drawings
 
 KINDS = ("held", "copied", "misled")
 TAKEN, ASKED = 20, 2  # items taken away before a retraining; queries of each kind for which that is done
@@ -151,6 +156,23 @@ def methods(made: Retrained, keep: dict[str, np.ndarray]) -> None:
     print(f"The loss of an item alone tells wrong items with an AUC of {mislabel_auc(keep['loss'], wrong):.2f}.")
 
 
+def steps(made: Retrained) -> None:
+    """Of what draws: how long gradients are at each step, and what the dot product of each step alone is worth."""
+    items, queries = made.training(), made.asked()
+    if not isinstance(items, Drawings) or not isinstance(queries, Drawings):
+        return
+    print(f"\n{made.name}: gradients at single steps of {items.steps}, one noise")
+    print("| step | mean length of an item's gradient | LDS of dot | LDS of cosine |")
+    print("|---|---|---|---|")
+    for step in items.at:
+        of = [
+            item_features(made.model, replace(one, at=(step,)), made.pieces(), [Projection("whole")], progress=False)[0]
+            for one in (queries, items)
+        ]
+        found = [spread(lds(by(*of).numpy(), made.kept, made.outcome)) for by in (dot, cosine)]
+        print(f"| {step} | {of[1].values.norm(dim=1).mean():.3g} | {' | '.join(found)} |", flush=True)
+
+
 # --- weights chosen by what they do -----------------------------------------------------------------------------------
 
 
@@ -241,19 +263,20 @@ def main() -> None:
     """Print the tables asked for."""
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--worlds", nargs="*", default=["clip", "llava", "sd"])
-    asked.add_argument("--part", nargs="*", default=["worlds", "methods", "mechanism", "removal"])
+    asked.add_argument("--part", nargs="*", default=["worlds", "methods", "steps", "mechanism", "removal"])
     given = asked.parse_args()
     torch.set_num_threads(1)
     for name in given.worlds:
         made, keep = world(name), dict[str, np.ndarray]()
-        steps: dict[str, Callable[[], None]] = {
+        every: dict[str, Callable[[], None]] = {
             "worlds": lambda made=made: worlds(made),
             "methods": lambda made=made, keep=keep: methods(made, keep),
+            "steps": lambda made=made: steps(made),
             "mechanism": lambda made=made: mechanism(made),
             "removal": lambda made=made, keep=keep: removal(made, keep),
         }  # type: ignore[misc]
         for part in given.part:
-            steps[part]()
+            every[part]()
 
 
 if __name__ == "__main__":

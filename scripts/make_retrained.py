@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from cutaway.bench.retrained.family import Family, learnt
 from cutaway.bench.retrained.items import planted
-from cutaway.bench.retrained.jobs import MARKS, Job, alone, halves, jobs
+from cutaway.bench.retrained.jobs import MARKS, Job, jobs
 from cutaway.bench.retrained.training import train
 from cutaway.bench.retrained.world import FAMILIES, shipped
 from cutaway.model.model import Model
@@ -63,23 +63,20 @@ class Trainer:
 def pack(name: str, work: Path) -> None:
     """One file of all numbers of a world."""
     given = planted()
-    found = {job.name: load_file(work / name / f"{job.name}.safetensors") for job in jobs(given)}
-
-    def of(kind: str) -> torch.Tensor:
-        return torch.stack([one["outcome"] for key, one in found.items() if key.startswith(kind)]).contiguous()
-
-    numbers = {
-        "outcome": of("subset"),
-        "again": of("again"),
-        "alone": of("alone"),
-        "full": of("full"),
-        "flaw": of("flaw"),
-    }
-    numbers |= {"kept": halves(len(given.items)).to(torch.uint8), "left": torch.tensor(alone(given))}
-    numbers |= {key: value for key, value in found["full-000"].items() if key != "outcome"}
+    files = {job: work / name / f"{job.name}.safetensors" for job in jobs(given)}
+    found = {job: load_file(path) for job, path in files.items() if path.exists()}
+    kinds: dict[str, list[torch.Tensor]] = {}
+    for job, one in found.items():
+        kinds.setdefault(job.kind, []).append(one["outcome"])
+    numbers = {("outcome" if kind == "subset" else kind): torch.stack(some) for kind, some in kinds.items()}
+    numbers["kept"] = torch.stack([job.kept for job in found if job.kind == "subset"]).to(torch.uint8)
+    numbers["left"] = torch.tensor([int((~job.kept).nonzero()) for job in found if job.kind == "alone"])
+    full = next(one for job, one in found.items() if job.kind == "full")
+    numbers |= {key: value for key, value in full.items() if key != "outcome"}
     shipped(name).parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in numbers.items()}, shipped(name))
-    sys.stdout.write(f"{name}: {shipped(name).stat().st_size / 2**20:.2f} MiB\n")
+    size = shipped(name).stat().st_size / 2**20
+    sys.stdout.write(f"{name}: {size:.2f} MiB, {len(found)} of {len(files)} trainings\n")
 
 
 def main() -> None:
