@@ -208,19 +208,29 @@ def mechanism(made: Retrained) -> None:
     order = sorted(effects, key=effects.__getitem__, reverse=True)
     many = max(2, len(order) // 4)
     dice = np.random.default_rng(0)
-    draws = [[order[i] for i in dice.choice(len(order), many, replace=False)] for _ in range(3)]
+    draws = [alike(order[:many], order, dice) for _ in range(4)]
     print(f"\n{made.name}: TRAK from the gradients of some of {len(order)} heads and MLPs; most needed: "
           + ", ".join(f"{name} {effects[name]:.3f}" for name in order[:3]))  # fmt: skip
     print("| weights | numbers | LDS | held | copied | misled | left out | wrong, AUC | copies in 4 | cue, AUC |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     every = {"all that learn": made.pieces()}
     every |= {f"the {many} most needed": joined(made, found, order[:many])}
-    every |= {f"{many} by chance, draw {i}": joined(made, found, one) for i, one in enumerate(draws)}
+    every |= {f"as many of each kind by chance, draw {i}": joined(made, found, one) for i, one in enumerate(draws)}
     every |= {f"the {many} least needed": joined(made, found, order[-many:])}
     for name, chosen in every.items():
         made_of = applied(made, {**GRADIENTS["TRAK"], "weights": chosen})
         columns = judged(made, made_of.data["scores"].values, made_of.data["own"].values)
         print(f"| {name} | {sum(one.size for one in chosen)} | {' | '.join(columns)} |", flush=True)
+
+
+def alike(chosen: Sequence[str], every: Sequence[str], dice: np.random.Generator) -> list[str]:
+    """As many heads and as many MLPs of all, by chance: weights of the same size."""
+    found: list[str] = []
+    for mlp in (True, False):
+        kind = [one for one in every if one.endswith(".mlp.out") == mlp]
+        wanted = sum(one.endswith(".mlp.out") == mlp for one in chosen)
+        found += [kind[at] for at in dice.choice(len(kind), wanted, replace=False)]
+    return found
 
 
 def joined(made: Retrained, found: dict[str, Any], names: Sequence[str]) -> tuple[Piece, ...]:
