@@ -24,12 +24,10 @@ from cutaway.methods.text_explanation import declared as text_explanation
 # In the order in which a report shows them: what adds up, where it appears, what it is called, what it takes.
 METHODS: tuple[Method, ...] = (
     *representation_decomposition.METHODS, *text_explanation.METHODS, *network_dissection.METHODS,
-*neuron_descriptions.METHODS, *sparse_autoencoders.METHODS, *causal_tracing.METHODS, *circuits.METHODS,
+    *neuron_descriptions.METHODS, *sparse_autoencoders.METHODS, *causal_tracing.METHODS, *circuits.METHODS,
     *cross_attention.METHODS,
     *logit_lens.METHODS, *task_vectors.METHODS, *linear_probing.METHODS,
-    *relevance.METHODS,
-    *feature_visualisation.METHODS,
-    *logit_lens.METHODS, *task_vectors.METHODS, *linear_probing.METHODS, *data_attribution.METHODS,
+    *data_attribution.METHODS, *relevance.METHODS, *feature_visualisation.METHODS,
 )  # fmt: skip
 
 

@@ -1,0 +1,293 @@
+"""Which items taught it, beside retrained models: python benchmarks/attribution.py [--worlds clip llava sd] [--part …].
+
+Prints the tables of docs/attribution-truth.md. For each retrained world: what it learns and how far a second seed
+agrees (`worlds`); every method of `data_attribution` beside chance and the model before training, by LDS, by items left
+out alone, by wrong items, copies and the cue (`methods`); single steps of what draws (`steps`); gradients of chosen
+weights alone (`mechanism`); what is lost when the first items of a method are taken away and the model is trained anew
+(`removal`).
+Seconds are of one core (process time), with everything that lies in the caches of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from cutaway.bench.retrained import Retrained, world
+from cutaway.bench.retrained.family import learnt
+from cutaway.methods.data_attribution.data_attribution import data_attribution
+from cutaway.methods.data_attribution.features import Projection, item_features
+from cutaway.methods.data_attribution.measures import lds, loo_correlation, mislabel_auc, retrieval
+from cutaway.methods.data_attribution.scores import cosine, dot
+from cutaway.model.edits import Ablate
+from cutaway.model.pieces import Piece, pieces
+from cutaway.questions.training import Drawings
+
+KINDS = ("held", "copied", "misled")
+TAKEN, ASKED = 20, 2  # items taken away before a retraining; queries of each kind for which that is done
+GRADIENTS: dict[str, dict[str, Any]] = {
+    "dot": {"method": "dot", "kind": "whole"},
+    "cosine": {"method": "cosine", "kind": "whole"},
+    "TracIn": {"method": "dot", "kind": "whole", "on the way": True},
+    "TRAK": {"method": "trak", "damping": 0.1},
+    "LoGra": {"method": "logra"},
+    "EK-FAC": {"method": "ekfac"},
+    "DataInf": {"method": "datainf"},
+}  # fmt: skip
+DRAWN: dict[str, dict[str, Any]] = {
+    "dot, steps of one length": {"method": "dot", "kind": "whole", "even": True},
+    "TracIn, steps of one length": {"method": "dot", "kind": "whole", "even": True, "on the way": True},
+    "D-TRAK (square)": {"method": "trak", "damping": 0.1, "measure": "square"},
+}  # fmt: skip
+FLOORS = ("dot", "TRAK")  # of the model before training
+
+
+def spread(values: np.ndarray, seed: int = 0) -> str:
+    """The mean over queries, and where 95 % of means over queries drawn again lie."""
+    found = values[np.isfinite(values)]
+    draws = np.random.default_rng(seed).choice(found, (2000, len(found))).mean(1)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return f"{found.mean():.2f} ({low:.2f} to {high:.2f})"
+
+
+def of_kind(made: Retrained, values: np.ndarray, kind: str) -> np.ndarray:
+    """The values of the queries of one kind."""
+    return values[list(made.planted.asked(kind))]
+
+
+def ceiling(made: Retrained) -> np.ndarray:
+    """For each query how two seeds agree about the order of the subsets."""
+    few = made.outcome[: len(made.again)]
+    return np.array([spearmanr(one, other)[0] for one, other in zip(few.T, made.again.T, strict=True)])
+
+
+# --- the worlds -------------------------------------------------------------------------------------------------------
+
+
+def worlds(made: Retrained) -> None:
+    """What a world learns, and how far its outcomes follow from the items."""
+    family, start = made.family, made.floor()
+    given, known = made.ready()
+    with torch.no_grad():
+        before = family.outcome(start, known).numpy()
+    began = time.process_time()
+    again = made.retrain(made.kept[0], ready=(given, known))
+    seconds = time.process_time() - began
+    numbers = sum(one.numel() for one in learnt(family.learning(start)).values())
+    print(f"\n{family.about}: {numbers} numbers learn, {family.recipe.steps} steps, {seconds:.1f} s a subset;")
+    print(f"the first subset trained here: at most {np.abs(again - made.outcome[0]).max():.1g} off what is shipped")
+    print("| queries | before | all items | without wrong | without cue | subsets | deviation | two seeds agree |")
+    print("|---|---|---|---|---|---|---|---|")
+    agree = ceiling(made)
+    for kind in KINDS:
+        rows = (before, made.full, made.without["wrong"], made.without["cued"], made.outcome.mean(0))
+        means = [f"{of_kind(made, one, kind).mean():.3f}" for one in rows]
+        deviation = of_kind(made, made.outcome.std(0), kind).mean()
+        print(f"| {kind} | {' | '.join(means)} | {deviation:.3f} | {spread(of_kind(made, agree, kind))} |")
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+def applied(made: Retrained, how: dict[str, Any], folder: Path | None = None, *, floor: bool = False) -> Any:
+    """A method on all items and all queries."""
+    model = made.floor() if floor else made.model
+    more = {key: value for key, value in how.items() if key != "on the way"}
+    if how["method"] != "representation":
+        more.setdefault("weights", made.pieces(model))
+    if "on the way" in how:
+        models, rates = made.checkpoints()
+        more |= {"checkpoints": models, "rates": rates}
+    return data_attribution(model, made.training(), made.asked(), folder=folder, progress=False, **more)
+
+
+def judged(made: Retrained, scores: np.ndarray, own: np.ndarray) -> list[str]:
+    """The columns of a method."""
+    found = lds(scores, made.kept, made.outcome)
+    left = made.leave_one_out
+    loo = loo_correlation(scores[:, left.items], left.lost.T)
+    wrong = np.isin(np.arange(len(made.items)), made.truth.wrong)
+    cued = np.isin(np.arange(len(made.items)), made.truth.cued) & ~wrong
+    copies = retrieval(of_kind(made, scores, "copied"), made.truth.duplicates, k=4)
+    cue = np.mean([mislabel_auc(one, cued) for one in of_kind(made, scores, "misled")])
+    named = "" if np.isnan(own).any() else f"{mislabel_auc(own, wrong):.2f}"
+    means = [f"{np.nanmean(of_kind(made, found, kind)):.2f}" for kind in KINDS]
+    return [spread(found), *means, f"{np.nanmean(loo):.2f}", named, f"{copies['recall']:.2f}", f"{cue:.2f}"]
+
+
+def methods(made: Retrained, keep: dict[str, np.ndarray]) -> None:
+    """Every method, beside chance and the model before training."""
+    print(f"\n{made.name}: ceiling of LDS, two seeds: {spread(ceiling(made))}")
+    columns = "LDS | held | copied | misled | left out | wrong, AUC | copies in 4 | cue, AUC"
+    print(f"| method | {columns} | items, s | query, s | bytes an item |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    every = {"representation": {"method": "representation"}, **GRADIENTS, **(DRAWN if made.name == "sd" else {})}
+    chance = np.random.default_rng(0).normal(size=(len(made.queries), len(made.items)))
+    print(f"| chance | {' | '.join([*judged(made, chance, chance[0]), '', '', ''])} |", flush=True)
+    for name, how in every.items():
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.process_time()
+            found = applied(made, how, Path(folder) if how["method"] != "representation" else None)
+            middle = time.process_time()
+            applied(made, how, Path(folder) if how["method"] != "representation" else None)
+            query = time.process_time() - middle
+            items = max(middle - began - query, 0.0)
+            size = sum(one.stat().st_size for one in Path(folder).rglob("*.safetensors")) / len(made.items)
+        scores, own = found.data["scores"].values, found.data["own"].values
+        keep[name] = scores
+        timing = [f"{items:.1f}", f"{query / len(made.queries):.3f}", f"{size:.0f}"]
+        print(f"| {name} | {' | '.join([*judged(made, scores, own), *timing])} |", flush=True)
+        if name == "dot":
+            keep["loss"] = found.data["loss"].values
+    for name in FLOORS:
+        found = applied(made, GRADIENTS[name], floor=True)
+        columns = judged(made, found.data["scores"].values, found.data["own"].values)
+        print(f"| {name}, before training | {' | '.join([*columns, '', '', ''])} |", flush=True)
+    wrong = np.isin(np.arange(len(made.items)), made.truth.wrong)
+    print(f"The loss of an item alone tells wrong items with an AUC of {mislabel_auc(keep['loss'], wrong):.2f}.")
+
+
+def steps(made: Retrained) -> None:
+    """Of what draws: how long gradients are at each step, and what the dot product of each step alone is worth."""
+    items, queries = made.training(), made.asked()
+    if not isinstance(items, Drawings) or not isinstance(queries, Drawings):
+        return
+    print(f"\n{made.name}: gradients at single steps of {items.steps}, one noise")
+    print("| step | mean length of an item's gradient | LDS of dot | LDS of cosine |")
+    print("|---|---|---|---|")
+    for step in items.at:
+        of = [
+            item_features(made.model, replace(one, at=(step,)), made.pieces(), [Projection("whole")], progress=False)[0]
+            for one in (queries, items)
+        ]
+        found = [spread(lds(by(*of).numpy(), made.kept, made.outcome)) for by in (dot, cosine)]
+        print(f"| {step} | {of[1].values.norm(dim=1).mean():.3g} | {' | '.join(found)} |", flush=True)
+
+
+# --- weights chosen by what they do -----------------------------------------------------------------------------------
+
+
+def parts(made: Retrained) -> dict[str, tuple[tuple[Piece, ...], Ablate]]:
+    """Heads and MLPs whose weights learn, each with its pieces and the edit that takes it away."""
+    model, learns, found = made.model, {one.layer for one in made.pieces()}, {}
+    for site in model.sites:
+        for ends in (".attn.z", ".cross.z", ".mlp.out"):
+            name = str(site)
+            if not name.endswith(ends):
+                continue
+            heads = range(site.sizes["head"]) if ends.endswith(".z") else (None,)
+            for head in heads:
+                called = name if head is None else f"{name.removesuffix('.z')}[{head}]"
+                mine = pieces(model, [name, name.replace(".out", ".pre")] if head is None else called)
+                if {one.layer for one in mine} <= learns:
+                    found[called] = (mine, Ablate(name) if head is None else Ablate(name, head=head))
+    return found
+
+
+def mechanism(made: Retrained) -> None:
+    """TRAK from the weights of the parts that matter most to the queries, from as many others, and from all."""
+    found, asked = parts(made), made.asked()
+    make, rows = asked.on(made.model), range(len(asked))
+    effects: dict[str, float] = {}
+    for name, (_, edit) in found.items():
+        total = 0.0
+        for draw in range(asked.draws):
+            inputs, target = make(rows, draw)
+            with torch.no_grad():
+                total += float((target(made.model.run(inputs, edits=[edit])) - target(made.model.run(inputs))).mean())
+        effects[name] = total / asked.draws
+    order = sorted(effects, key=effects.__getitem__, reverse=True)
+    many = max(2, len(order) // 4)
+    dice = np.random.default_rng(0)
+    draws = [alike(order[:many], order, dice) for _ in range(4)]
+    print(f"\n{made.name}: TRAK from the gradients of some of {len(order)} heads and MLPs; most needed: "
+          + ", ".join(f"{name} {effects[name]:.3f}" for name in order[:3]))  # fmt: skip
+    print("| weights | numbers | LDS | held | copied | misled | left out | wrong, AUC | copies in 4 | cue, AUC |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    every = {"all that learn": made.pieces()}
+    every |= {f"the {many} most needed": joined(made, found, order[:many])}
+    every |= {f"as many of each kind by chance, draw {i}": joined(made, found, one) for i, one in enumerate(draws)}
+    every |= {f"the {many} least needed": joined(made, found, order[-many:])}
+    for name, chosen in every.items():
+        made_of = applied(made, {**GRADIENTS["TRAK"], "weights": chosen})
+        columns = judged(made, made_of.data["scores"].values, made_of.data["own"].values)
+        print(f"| {name} | {sum(one.size for one in chosen)} | {' | '.join(columns)} |", flush=True)
+
+
+def alike(chosen: Sequence[str], every: Sequence[str], dice: np.random.Generator) -> list[str]:
+    """As many heads and as many MLPs of all, by chance: weights of the same size."""
+    found: list[str] = []
+    for mlp in (True, False):
+        kind = [one for one in every if one.endswith(".mlp.out") == mlp]
+        wanted = sum(one.endswith(".mlp.out") == mlp for one in chosen)
+        found += [kind[at] for at in dice.choice(len(kind), wanted, replace=False)]
+    return found
+
+
+def joined(made: Retrained, found: dict[str, Any], names: Sequence[str]) -> tuple[Piece, ...]:
+    """The pieces of several parts."""
+    return tuple(sorted({piece for name in names for piece in found[name][0]}))
+
+
+# --- taken away -------------------------------------------------------------------------------------------------------
+
+
+def removal(made: Retrained, keep: dict[str, np.ndarray]) -> None:
+    """What a query loses when its first items by a method are taken away and the model is trained anew."""
+    ready = made.ready()
+    chance = np.random.default_rng(1).normal(size=(len(made.queries), len(made.items)))
+    names = ("representation", "dot", "TRAK", "LoGra", *(("D-TRAK (square)",) if made.name == "sd" else ()))
+    every = {"chance": chance, **{name: keep[name] if name in keep else scored(made, name) for name in names}}
+    print(f"\n{made.name}: outcome lost without the first {TAKEN} of {len(made.items)} items, {ASKED} queries a kind")
+    print("| items by | held | copied | misled |")
+    print("|---|---|---|---|")
+    for name, scores in every.items():
+        said = []
+        for kind in KINDS:
+            lost = []
+            for query in made.planted.asked(kind)[:ASKED]:
+                kept = np.ones(len(made.items), dtype=bool)
+                kept[np.argsort(-scores[query], kind="stable")[:TAKEN]] = False
+                lost.append(made.full[query] - made.retrain(kept, ready=ready)[query])
+            said.append(", ".join(f"{one:.3f}" for one in lost))
+        print(f"| {name} | {' | '.join(said)} |", flush=True)
+
+
+def scored(made: Retrained, name: str) -> np.ndarray:
+    """The scores of a method by its name."""
+    how = {"representation": {"method": "representation"}, **GRADIENTS, **DRAWN}[name]
+    found: np.ndarray = applied(made, how).data["scores"].values
+    return found
+
+
+def main() -> None:
+    """Print the tables asked for."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--worlds", nargs="*", default=["clip", "llava", "sd"])
+    asked.add_argument("--part", nargs="*", default=["worlds", "methods", "steps", "mechanism", "removal"])
+    given = asked.parse_args()
+    torch.set_num_threads(1)
+    for name in given.worlds:
+        made, keep = world(name), dict[str, np.ndarray]()
+        every: dict[str, Callable[[], None]] = {
+            "worlds": lambda made=made: worlds(made),
+            "methods": lambda made=made, keep=keep: methods(made, keep),
+            "steps": lambda made=made: steps(made),
+            "mechanism": lambda made=made: mechanism(made),
+            "removal": lambda made=made, keep=keep: removal(made, keep),
+        }  # type: ignore[misc]
+        for part in given.part:
+            every[part]()
+
+
+if __name__ == "__main__":
+    main()

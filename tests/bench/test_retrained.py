@@ -1,0 +1,101 @@
+"""The numbers of the retrained worlds belong to their recipes, and their truth is what was planted."""
+
+import numpy as np
+import pytest
+import torch
+
+from cutaway.bench.retrained import FAMILIES, planted, world
+from cutaway.bench.retrained.items import COPIES, CUE, CUED, HELD
+from cutaway.bench.retrained.jobs import AGAIN, SEED, alone, halves, jobs
+from cutaway.errors import InputError
+from cutaway.methods.data_attribution.measures import lds
+
+WORLDS = list(FAMILIES)
+
+
+def test_truth_is_what_was_planted():
+    made, truth = planted(), planted().truth
+    concepts = [item.scene.things[0].concept for item in made.items]
+    assert all(len(group) == COPIES and len({made.items[i] for i in group}) == 1 for group in truth.duplicates)
+    assert [i for i, item in enumerate(made.items) if not item.caption.true_of(item.scene)] == list(truth.wrong)
+    assert [i for i, one in enumerate(concepts) if one == CUED] == list(truth.present)
+    assert [i for i, item in enumerate(made.items) if item.scene.background == CUE] == list(truth.cued)
+    assert not set(truth.wrong) & {i for group in truth.duplicates for i in group}
+    assert set(truth.cued) < set(truth.present)
+
+
+def test_queries_are_held_out_copied_or_misled():
+    made = planted()
+    seen = {item.scene for item in made.items}
+    assert [made.queries[i].scene in seen for i in range(len(made.queries))] == [one == "copied" for one in made.kinds]
+    assert len(made.asked("held")) == HELD and set(made.asked("misled")).isdisjoint(made.asked("copied"))
+    assert all(made.items[i] == made.queries[query] for query, group in made.sources.items() for i in group)
+    for query in made.asked("misled"):
+        item = made.queries[query]
+        assert CUED in item.caption.text and not item.caption.true_of(item.scene) and item.scene.background == CUE
+    assert len({item.caption.text for item in made.reference}) == len(made.reference)
+
+
+def test_jobs_keep_halves_and_leave_single_items_out():
+    made = planted()
+    every = list(jobs(made))
+    subsets = [job for job in every if job.kind == "subset"]
+    assert torch.equal(torch.stack([job.kept for job in subsets]), halves(len(made.items)))
+    assert {int(job.kept.sum()) for job in subsets} == {len(made.items) // 2}
+    left = [(~job.kept).nonzero().flatten().tolist() for job in every if job.kind == "alone"]
+    assert left == [[item] for item in alone(made)] and len({job.name for job in every}) == len(every)
+    assert {job.seed for job in every} == {SEED, AGAIN}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_numbers_have_their_shapes_and_say_that_it_learnt(name):
+    made = world(name)
+    queries, items = len(made.queries), len(made.items)
+    assert made.kept.shape == (64, items) and made.outcome.shape == (64, queries)
+    assert len(made.again) >= 16 and made.again.shape[1] == queries
+    assert made.leave_one_out.lost.shape == (len(made.leave_one_out.items), queries)
+    assert np.isfinite(made.outcome).all() and (made.outcome.std(0) > 0).all()
+    copied = list(made.planted.asked("copied"))  # more items, and the copies among them: better
+    assert made.full[copied].mean() > made.outcome[:, copied].mean()
+    misled = list(made.planted.asked("misled"))  # only the cue teaches the mistake
+    assert made.full[misled].mean() > made.without["cued"][misled].mean()
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_outcome_is_minus_the_loss_that_methods_are_given(name):
+    made = world(name)
+    asked, rows = made.asked(), [0, HELD]  # one held out, one that was copied
+    lost = []
+    for model in (made.model, made.floor()):
+        make = asked.on(model)
+        found = []
+        for draw in range(asked.draws):
+            inputs, target = make(rows, draw)
+            with torch.no_grad():
+                found.append(target(model.run(inputs)))
+        lost.append(torch.stack(found).mean(0).double().numpy())
+    assert np.allclose(-lost[0], made.full[rows], atol=2e-4)
+    assert (lost[1] > lost[0]).all()  # before training it does worse
+    assert {one.layer for one in made.pieces()} and made.training().draws == asked.draws
+
+
+def test_a_subset_trained_anew_gives_the_shipped_outcome():
+    made = world("clip")
+    again = made.retrain(made.kept[0])
+    assert np.abs(again - made.outcome[0]).max() < 0.05 < made.outcome.std(0).mean()
+    with pytest.raises(InputError, match="marks"):
+        made.retrain([True])
+
+
+def test_a_second_seed_foretells_the_first_and_chance_does_not():
+    made = world("clip")
+    few = len(made.again)
+    dice = np.random.default_rng(0)
+    agree = [np.corrcoef(one, other)[0, 1] for one, other in zip(made.outcome[:few].T, made.again.T, strict=True)]
+    chance = lds(dice.normal(size=(len(made.queries), len(made.items))), made.kept, made.outcome)
+    assert np.mean(agree) > 0.5 and abs(chance.mean()) < 0.1
+
+
+def test_a_world_is_known_by_name():
+    with pytest.raises(InputError, match="no retrained world"):
+        world("audio")
