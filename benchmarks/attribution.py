@@ -245,7 +245,7 @@ def removal(made: Retrained, keep: dict[str, np.ndarray]) -> None:
     """What a query loses when its first items by a method are taken away and the model is trained anew."""
     ready = made.ready()
     chance = np.random.default_rng(1).normal(size=(len(made.queries), len(made.items)))
-    names = ("representation", "dot", "TRAK", "LoGra", *(("D-TRAK (square)",) if made.name == "sd" else ()))
+    names = ("representation", "TRAK")
     every = {"chance": chance, **{name: keep[name] if name in keep else scored(made, name) for name in names}}
     print(f"\n{made.name}: outcome lost without the first {TAKEN} of {len(made.items)} items, {ASKED} queries a kind")
     print("| items by | held | copied | misled |")
