@@ -1,5 +1,6 @@
 """Training-data attribution: exact leave-one-out, identities, planted copies, chance, the floor, and taking up."""
 
+import importlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,18 +10,28 @@ import torch
 from torch import nn
 
 import cutaway
-from cutaway import targets
+from cutaway import data, targets
 from cutaway.errors import MethodError, StoreError
-from cutaway.methods import data_attribution as tda
 from cutaway.methods.causal_tracing import Circuit
-from cutaway.methods.data_attribution import data_attribution, loo_correlation, retrieval
+from cutaway.methods.data_attribution import (
+    chosen_pieces,
+    data_attribution,
+    eigenbases,
+    loo_correlation,
+    mislabel_auc,
+    retrieval,
+)
 from cutaway.methods.data_attribution.features import Plan, Projection, item_features
 from cutaway.methods.data_attribution.scores import METHODS, Curved
+from cutaway.methods.shown import applied
+from cutaway.methods.table import method
 from cutaway.model.inputs import Inputs
 from cutaway.model.pieces import pieces
 from cutaway.model.weight_gradients import weight_gradients
+from cutaway.questions.asked import asked
 from cutaway.questions.losses import contrastive_loss
-from cutaway.questions.training import Drawings, Items, Pairs
+from cutaway.questions.training import KINDS, Drawings, Items, Pairs, candidates
+from cutaway.report.methods import questions as questions_of_each
 from cutaway.zoo import tiny
 from world import fresh, noise
 
@@ -196,7 +207,7 @@ def test_projections_keep_products_and_eigenvectors_keep_all(clip, six):
     for at in range(3):
         mean = torch.stack(others[60 * at : 60 * at + 60]).mean(0)
         assert (mean - whole).norm() < 0.35 * whole.norm()
-    basis = tda.eigenbases(clip, six, chosen, Plan(6), progress=False)
+    basis = eigenbases(clip, six, chosen, Plan(6), progress=False)
     (turned,) = item_features(clip, six, chosen, [basis], Plan(6), progress=False)
     assert torch.allclose(turned.values @ turned.values.T, whole, rtol=1e-6)
 
@@ -226,8 +237,8 @@ def test_what_is_kept_is_taken_up_and_known_by_content(clip, six, tmp_path, monk
         made.append(given)
         return real(*given)
 
-    module = "cutaway.methods.data_attribution.features.weight_gradients"
-    monkeypatch.setattr(module, counted)
+    home = importlib.import_module("cutaway.methods.data_attribution.features")
+    monkeypatch.setattr(home, "weight_gradients", counted)
     with pytest.raises(KeyboardInterrupt):
         item_features(clip, six, chosen, hows, Plan(2), folder=tmp_path, progress=False)
     made.clear()
@@ -251,7 +262,7 @@ def test_checkpoints_are_summed_by_their_rates(clip, six):
 
 def test_a_circuit_names_its_weights_and_errors_say_what_is_there(clip, six):
     circuit = Circuit.of("tiny:clip", [("vision.0.attn[1]", "vision.1.mlp"), ("vision.1.mlp", "vision.end")])
-    named = {one.layer.rpartition("layers.")[2] for one in tda.chosen_pieces(clip, circuit)}
+    named = {one.layer.rpartition("layers.")[2] for one in chosen_pieces(clip, circuit)}
     assert named == {*(f"0.self_attn.{part}_proj" for part in ("q", "k", "v", "out")), "1.mlp.fc1", "1.mlp.fc2"}
     with pytest.raises(MethodError, match="ekfac"):
         data_attribution(clip, six, six, method="ek-fac")
@@ -277,3 +288,31 @@ def test_a_denoiser_has_levels_of_noise_and_measures_of_its_own():
     assert found["scores"].shape == (1, 4) and np.allclose(found["scores"][0, :2], found["scores"][0, 2:], rtol=1e-3)
     with pytest.raises(MethodError, match="has no gradient"):
         data_attribution(model, items, asked, targets.distance(torch.zeros(1)))
+
+
+@pytest.mark.checks("data_attribution", "floor")
+def test_a_trained_model_knows_wrong_captions_by_their_own_influence_and_an_untrained_one_does_not():
+    planted = data.plant_mislabels(list(data.items("train", 20)), 0.25, seed=1)
+    items = Pairs(pictures=[one.scene for one in planted.items], texts=[one.caption.text for one in planted.items])
+    wrong = np.isin(np.arange(len(items)), planted.wrong)
+    found = {}
+    for name in ("zoo:emoji-clip", "zoo:emoji-clip@untrained"):
+        made = data_attribution(
+            cutaway.load(name), items, items.take([0]), method="dot", weights="vision.*.mlp.out", batch=20,
+            progress=False,
+        )  # fmt: skip
+        found[name] = mislabel_auc(made["own"].values, wrong)
+    assert found["zoo:emoji-clip"] > 0.95 and abs(found["zoo:emoji-clip@untrained"] - 0.5) < 0.3
+
+
+def test_a_page_shows_the_items_and_candidates_are_told_as_the_recipe_does():
+    declared = method("data-attribution")
+    page = applied(questions_of_each()["contrastive"], [declared])
+    helping, harming, histogram = declared.show(page)
+    assert len(helping.pictures) == len(harming.pictures) == 2 and histogram.lines[0].values.sum() == 2
+    assert "question.training" in page.applied["data_attribution"].call
+    assert "it needs items" in declared.why_not(asked("tiny:clip", image=tiny.picture(), text="a dog", floor=False))
+    assert candidates(page.question.model) is None
+    made = {name: one(2) for name, one in KINDS.items()}
+    assert all(len(one) == 2 and one.shown(1)[0].size == (64, 64) and one.shown(1)[1] for one in made.values())
+    assert made["emoji-llava"].take([1]).answers == made["emoji-llava"].answers[1:]

@@ -27,6 +27,7 @@ from cutaway.methods.cross_attention import (
     prompt_to_prompt_drawings,
     weaken_heads,
 )
+from cutaway.methods.data_attribution import data_attribution, lds, mislabel_auc, retrieval
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
@@ -73,6 +74,7 @@ __all__ = [
     "completeness",
     "concept_attention",
     "cross_attention",
+    "data_attribution",
     "diffusion_lens",
     "distributed_alignment_search",
     "drawing_steering",
@@ -90,10 +92,12 @@ __all__ = [
     "hide_words",
     "latent_bank",
     "latent_lens",
+    "lds",
     "linear_probing",
     "logit_decomposition",
     "logit_lens",
     "minimality",
+    "mislabel_auc",
     "network_dissection",
     "neuron_descriptions",
     "path_patching",
@@ -101,6 +105,7 @@ __all__ = [
     "prompt_to_prompt",
     "prompt_to_prompt_drawings",
     "representation_decomposition",
+    "retrieval",
     "splice",
     "steering",
     "steering_vector",

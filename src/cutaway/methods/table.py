@@ -8,6 +8,7 @@ from cutaway.errors import MethodError, near
 from cutaway.methods.causal_tracing import circuits_declared as circuits
 from cutaway.methods.causal_tracing import declared as causal_tracing
 from cutaway.methods.cross_attention import declared as cross_attention
+from cutaway.methods.data_attribution import declared as data_attribution
 from cutaway.methods.linear_probing import declared as linear_probing
 from cutaway.methods.logit_lens import declared as logit_lens
 from cutaway.methods.method import Method
@@ -23,7 +24,7 @@ METHODS: tuple[Method, ...] = (
     *representation_decomposition.METHODS, *text_explanation.METHODS, *network_dissection.METHODS,
 *neuron_descriptions.METHODS, *sparse_autoencoders.METHODS, *causal_tracing.METHODS, *circuits.METHODS,
     *cross_attention.METHODS,
-    *logit_lens.METHODS, *task_vectors.METHODS, *linear_probing.METHODS,
+    *logit_lens.METHODS, *task_vectors.METHODS, *linear_probing.METHODS, *data_attribution.METHODS,
 )  # fmt: skip
 
 

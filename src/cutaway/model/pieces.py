@@ -16,6 +16,7 @@ from cutaway.model.blocks import BLOCKS, TRANSPOSED
 from cutaway.model.engine import Engine, Opened
 from cutaway.model.linear import LINEARS
 from cutaway.model.paths import child, has, linear_shape
+from cutaway.model.seats import is_rms
 from cutaway.model.sites import Site
 from cutaway.model.table import Attn
 
@@ -99,8 +100,7 @@ def matrix_shape(module: Any) -> tuple[int, int] | None:
 def is_norm(module: Any) -> bool:
     """Whether a layer divides by a length and multiplies by a gain; RMS norms have a class in each library."""
     weight = getattr(module, "weight", None)
-    rms = "RMSNorm" in type(module).__name__ and isinstance(weight, nn.Parameter) and weight.dim() == 1
-    return isinstance(module, NORMS) or rms
+    return isinstance(module, NORMS) or (is_rms(module) and isinstance(weight, nn.Parameter) and weight.dim() == 1)
 
 
 def pieces(model: Opened, names: str | Iterable[str] = "") -> tuple[Piece, ...]:

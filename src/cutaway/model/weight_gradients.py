@@ -142,6 +142,18 @@ def weight_gradients(
             )  # fmt: skip
         leaves = [one.leaf for one in seen]
         slopes = torch.autograd.grad(values.sum(), leaves, allow_unused=True, materialize_grads=True)
+    calls = _calls(engine, inputs, seen, slopes, len(values))
+    by_name = {
+        name: [call for module in shared[id(every[name].weight)] for call in calls.get(id(module), ())]
+        for name in names
+    }  # fmt: skip
+    return WeightGradients(values.detach(), tuple(chosen), by_name)
+
+
+def _calls(
+    engine: Engine, inputs: Inputs, seen: Sequence[_Seen], slopes: Sequence[Tensor], rows: int
+) -> dict[int, list[Call]]:
+    """The calls of each layer with the gradients at what they gave, by its identity."""
     calls: dict[int, list[Call]] = {}
     towers = _towers(engine)
     for one, slope in zip(seen, slopes, strict=True):
@@ -150,13 +162,9 @@ def weight_gradients(
                 f"what a {type(one.module).__name__} got was overwritten before its gradient was there",
                 expected="a model that keeps what its layers get", do="choose other weights, and report this",
             )  # fmt: skip
-        owner = _owner(engine, inputs, towers.get(id(one.module), ""), one, len(values))
+        owner = _owner(engine, inputs, towers.get(id(one.module), ""), one, rows)
         calls.setdefault(id(one.module), []).append(Call(one.module, one.got, slope, owner))
-    by_name = {
-        name: [call for module in shared[id(every[name].weight)] for call in calls.get(id(module), ())]
-        for name in names
-    }  # fmt: skip
-    return WeightGradients(values.detach(), tuple(chosen), by_name)
+    return calls
 
 
 # --- one pass ---------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ LACKS = {
     "others": ("other inputs whose answers should stay, of a model that matches or answers", "--pictures FOLDER"),
     "drawing": ("a prompt to draw, for a model that draws", "--prompt TEXT"),
     "tasks": ("tasks told by examples, as prompts", "open zoo:emoji-llava, or `told=` in Python"),
+    "training": ("items that it may have learnt from", "open a model of `cutaway zoo list`, or `learnt=` in Python"),
     "streams": (
         "towers whose blocks add to one stream, as transformers have",
         "open zoo:emoji-clip, say, or for drawings zoo:emoji-mmdit: a UNet has none",

@@ -27,6 +27,7 @@ from cutaway.questions.drawn import drawn
 from cutaway.questions.lacks import lacking
 from cutaway.questions.rows import embedded
 from cutaway.questions.tasks import Tasks, tasks_of
+from cutaway.questions.training import Items, candidates
 
 Kind = Literal["match", "ask", "draw", "many"]
 AMONG = 63  # pictures of a crowd that one is read among, where all are held at once
@@ -34,7 +35,6 @@ SCENES = 256  # of a model that draws, where it has no crowd
 OTHERS = 24  # other inputs, of which it is seen whether a change to the question leaves them as they are
 LEAST = {"cosine": 0.02, "logits": 0.02, "nats": 0.02}  # inputs whose numbers are closer are not told apart
 MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one is named
-
 JOINT = ("denoiser.image", "denoiser.text")  # streams of joint attention
 
 
@@ -44,9 +44,9 @@ class Question:
 
     `words` are what the number is about and, if there is one, its rival; `counterpart` is the same question with one
     thing changed; `floor` the same of the model before training; `crowd` many other inputs, `labels` what is known of
-    them; `bank` texts to explain in, `contexts` texts for a model that writes; `told` tasks told by examples; `truth`
-    parts of the picture by name (rows × columns, true inside); `word` that of a prompt with which a page begins; `code`
-    the lines that make it.
+    them; `bank` texts to explain in, `contexts` texts for a model that writes; `told` tasks told by examples; `learnt`
+    training items; `truth` parts of the picture by name (rows × columns, true inside); `word` that of a prompt with
+    which a page begins; `code` the lines that make it.
     """
 
     model: Model
@@ -62,6 +62,7 @@ class Question:
     labels: Mapping[str, Any] | None = None
     bank: TextBank | None = None
     told: Tasks | None = None
+    learnt: Items | None = None
     contexts: tuple[str, ...] | None = None
     truth: Mapping[str, ndarray] = field(default_factory=dict)
     seed: int = 0
@@ -138,6 +139,11 @@ class Question:
     def tasks(self) -> Tasks | None:
         """Tasks told by examples: those that were given, or that the model was taught; else None."""
         return tasks_of(self.model) if self.told is None else self.told
+
+    @cached_property
+    def training(self) -> Items | None:
+        """What the model may have learnt from: the items that were given, or scenes as its recipe draws them."""
+        return candidates(self.model) if self.learnt is None else self.learnt
 
     @property
     def looks(self) -> str | None:

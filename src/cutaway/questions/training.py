@@ -24,7 +24,7 @@ from cutaway.questions.rows import embedded
 from cutaway.zoo.contexts import asked, some_scene
 from cutaway.zoo.trained import spec_of
 
-CANDIDATES = 128  # scenes of a model of the zoo, where no items are given
+CANDIDATES = 96  # scenes of a model of the zoo, where no items are given
 STEPS = 20  # of the drawing whose noise levels a denoiser is asked at
 NOISES = (2, 7, 12, 17)  # the levels: four of these steps, evenly
 

@@ -23,6 +23,7 @@ from cutaway.questions.drawings import drawings
 from cutaway.questions.lacks import LACKS
 from cutaway.questions.question import Question, ask, draw, match
 from cutaway.questions.tasks import Task, Tasks, prompts
+from cutaway.questions.training import Answers, Drawings, Pairs
 from cutaway.report.tables import heading
 from cutaway.zoo import tiny
 
@@ -55,13 +56,17 @@ def questions() -> dict[str, Question]:
     many: dict[str, Any] = {"crowd": crowd, "labels": {"half": np.array([0, 1] * 4)}}
     drawn = {**many, "crowd": drawings(sd, [f"a {thing} dog" for thing in "abcdefgh"], steps=2)}
     bank = text_bank(clip, ["a dog", "a cat", "a bird"], progress=False)
+    shown, said = [one, other], ["a dog", "a cat"]
+    pairs, told = Pairs(pictures=shown, texts=said), Drawings(pictures=shown, prompts=said, at=(1,), steps=4)
+    talked = Answers(pictures=shown, texts=["what is this"] * 2, answers=["dog", "cat"])
     return {
-        "contrastive": match(clip, one, ["a dog", "a cat"], other, bank=bank, **many),
+        "contrastive": match(clip, one, ["a dog", "a cat"], other, bank=bank, learnt=pairs, **many),
         "generative": ask(
-            llava, one, "what is this", "dog", "cat", other, told=_tasks(llava), contexts=("a red dog", "a cat"), **many
+            llava, one, "what is this", "dog", "cat", other, told=_tasks(llava), contexts=("a red dog", "a cat"),
+            learnt=talked, **many,
         ),
-        "diffusion": draw(sd, "a red dog", steps=4, counterpart="a red cat", image=one, **drawn),
-    }
+        "diffusion": draw(sd, "a red dog", steps=4, counterpart="a red cat", image=one, learnt=told, **drawn),
+    }  # fmt: skip
 
 
 @cache
