@@ -103,7 +103,10 @@ def applied(made: Retrained, how: dict[str, Any], folder: Path | None = None, *,
     model = made.floor() if floor else made.model
     more = {key: value for key, value in how.items() if key != "on the way"}
     if how["method"] != "representation":
-        more.setdefault("weights", made.pieces(model))
+        every = made.pieces(model)
+        if how["method"] == "ekfac":  # of a table of words that is the unembedding too it knows no factors
+            every = tuple(one for one in every if not one.layer.endswith("embed_tokens"))
+        more.setdefault("weights", every)
     if "on the way" in how:
         models, rates = made.checkpoints()
         more |= {"checkpoints": models, "rates": rates}
@@ -245,7 +248,7 @@ def removal(made: Retrained, keep: dict[str, np.ndarray]) -> None:
     """What a query loses when its first items by a method are taken away and the model is trained anew."""
     ready = made.ready()
     chance = np.random.default_rng(1).normal(size=(len(made.queries), len(made.items)))
-    names = ("representation", "dot", "TRAK", "LoGra", *(("D-TRAK (square)",) if made.name == "sd" else ()))
+    names = ("representation", "TRAK")
     every = {"chance": chance, **{name: keep[name] if name in keep else scored(made, name) for name in names}}
     print(f"\n{made.name}: outcome lost without the first {TAKEN} of {len(made.items)} items, {ASKED} queries a kind")
     print("| items by | held | copied | misled |")

@@ -63,7 +63,7 @@ class Trainer:
 def pack(name: str, work: Path) -> None:
     """One file of all numbers of a world."""
     given = planted()
-    files = {job: work / name / f"{job.name}.safetensors" for job in jobs(given)}
+    files = {job: work / name / f"{job.name}.safetensors" for job in sorted(jobs(given), key=lambda job: job.name)}
     found = {job: load_file(path) for job, path in files.items() if path.exists()}
     kinds: dict[str, list[torch.Tensor]] = {}
     for job, one in found.items():

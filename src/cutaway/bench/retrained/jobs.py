@@ -14,6 +14,7 @@ from cutaway.bench.retrained.items import Planted
 
 SUBSETS, SHARE, ALONE, TWICE = 64, 0.5, 16, 32  # the last: of the subsets, with another seed too
 SEED, AGAIN = 0, 1  # of the trainings, and of those that say how far a seed matters
+ENOUGH = 50  # of the subsets, before anything else is done
 _HALVED = 7_919  # of the subsets: the seed of no training, whose batches would be halves of the same order
 MARKS = (0.25, 0.5, 0.75)  # of the training of all items: where weights are kept on the way
 
@@ -52,17 +53,20 @@ def alone(planted: Planted) -> tuple[int, ...]:
 
 
 def jobs(planted: Planted) -> Iterator[Job]:
-    """Everything, what is needed most first: all items, the subsets, single items left out, the subsets again."""
+    """Everything, what is needed most first, so that a run that is stopped leaves something of each kind."""
     every = torch.ones(len(planted.items), dtype=torch.bool)
 
     def without(items: tuple[int, ...]) -> Tensor:
         return every.index_fill(0, torch.tensor(items), False)
 
-    subsets = halves(len(every))
+    subsets = [Job("subset", index, kept, SEED) for index, kept in enumerate(halves(len(every)))]
+    twice = [Job("again", one.index, one.kept, AGAIN) for one in subsets[:TWICE]]
     yield Job("full", 0, every, SEED)
-    yield from (Job("subset", index, kept, SEED) for index, kept in enumerate(subsets))
+    yield from subsets[:ENOUGH]
     yield Job("full", 1, every, AGAIN)
     yield Job("flaw", 0, without(planted.truth.wrong), SEED)
     yield Job("flaw", 1, without(planted.truth.cued), SEED)
+    yield from twice[: TWICE // 2]
     yield from (Job("alone", index, without((item,)), SEED) for index, item in enumerate(alone(planted)))
-    yield from (Job("again", index, kept, AGAIN) for index, kept in enumerate(subsets[:TWICE]))
+    yield from subsets[ENOUGH:]
+    yield from twice[TWICE // 2 :]
