@@ -103,10 +103,7 @@ def applied(made: Retrained, how: dict[str, Any], folder: Path | None = None, *,
     model = made.floor() if floor else made.model
     more = {key: value for key, value in how.items() if key != "on the way"}
     if how["method"] != "representation":
-        every = made.pieces(model)
-        if how["method"] == "ekfac":  # of a table of words that is the unembedding too it knows no factors
-            every = tuple(one for one in every if not one.layer.endswith("embed_tokens"))
-        more.setdefault("weights", every)
+        more.setdefault("weights", made.pieces(model))
     if "on the way" in how:
         models, rates = made.checkpoints()
         more |= {"checkpoints": models, "rates": rates}

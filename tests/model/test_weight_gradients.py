@@ -110,7 +110,9 @@ def test_a_weight_in_two_places_has_one_gradient_and_one_row_gets_all():
 
     (piece,) = pieces(model, "text.logits")
     assert piece in pieces(model, "text.embed") and piece.shape == (19, 8)
-    found = weight_gradients(model, inputs, target, [piece]).of(piece)
+    made = weight_gradients(model, inputs, target, [piece])
+    found, (inner, outer) = made.of(piece), made.moments(piece)
+    assert inner.shape == (8, 8) and outer.shape == (19,)  # of a table the second is its diagonal
     assert not any(p.requires_grad for p in module.parameters()) and not module.lm_head._forward_hooks
     weight = module.lm_head.weight.requires_grad_()
     for row in range(2):

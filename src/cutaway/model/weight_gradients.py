@@ -71,12 +71,12 @@ class WeightGradients:
     ) -> tuple[Float[Tensor, "columns columns"], Float[Tensor, "rows rows"] | Float[Tensor, "rows"]]:
         """Sums over rows and positions of x x' and d d': the factors of a Kronecker-factored curvature.
 
-        Of a norm, whose gradient is no outer product, G'G and GG'; of a table of words the second is its diagonal.
+        Of a norm, whose gradient is no outer product, G'G and GG'; of a table of words, also one that is the unembedding too, the second is its diagonal.
         """
         accurate = torch.promote_types(self.values.dtype, torch.float32)
         size = piece.shape
         inner = torch.zeros(size[1], size[1], dtype=accurate, device=self.values.device)
-        table = isinstance(self.calls[piece.layer][0].module, nn.Embedding) if self.calls[piece.layer] else False
+        table = any(isinstance(call.module, nn.Embedding) for call in self.calls[piece.layer])
         outer = torch.zeros(size[0] if table else (size[0], size[0]), dtype=accurate, device=self.values.device)
         for call in self.calls[piece.layer]:
             if is_norm(call.module):
@@ -90,7 +90,7 @@ class WeightGradients:
             else:
                 slope, got = (part.flatten(0, 1) for part in _sides(call, piece, accurate))
                 inner += got.T @ got
-                outer += slope.T @ slope
+                outer += slope.square().sum(0) if table else slope.T @ slope
         return inner, outer
 
 

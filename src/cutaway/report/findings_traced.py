@@ -1,0 +1,84 @@
+"""Findings on training data: what methods foretell of retrained models, each on two sets of trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import xarray
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.stats import spearmanr
+
+from cutaway.bench.retrained import Retrained, world
+from cutaway.methods.data_attribution import data_attribution, lds, mislabel_auc, retrieval
+from cutaway.model.model import Model
+
+SETS = 2
+CHANCE, LIKENESS, BEFORE = "chance", "representation", "TRAK, before training"
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    LIKENESS: {"method": "representation"}, "dot": {"method": "dot", "kind": "whole"},
+    "cosine": {"method": "cosine", "kind": "whole"}, "TRAK": {"method": "trak", "damping": 0.1},
+    "LoGra": {"method": "logra"}, "EK-FAC": {"method": "ekfac"}, "DataInf": {"method": "datainf"},
+    BEFORE: {"method": "trak", "damping": 0.1},
+}  # fmt: skip
+WORLDS = ("clip", "llava", "sd")
+
+
+def traced(_: Model, __: int, seed: int, told: Callable[[str], None], *, name: str) -> xarray.Dataset:
+    """Every method in one retrained world, against one half of its trainings; projections are of the seed.
+
+    `lds` (method, query); `wrong`, `copies`, `cue` (method): how well items with another's caption come last or first,
+    the share of copies among the first four, and items with the cue before others where that is what misled; NaN where
+    a method has nothing to say. `ceiling` (query): how two seeds of training agree on this half.
+    """
+    made = world(name)
+    mine = np.arange(len(made.kept)) % SETS == seed % SETS
+    rows: dict[str, list[Any]] = {"lds": [], "wrong": [], "copies": [], "cue": []}
+    chance = np.random.default_rng(seed).normal(size=(len(made.queries), len(made.items)))
+    for way in (CHANCE, *WAYS):
+        told(f"{name}, {way}")
+        scores, own = (chance, chance[0]) if way == CHANCE else scored(made, way, seed)
+        rows["lds"].append(lds(scores, made.kept[mine], made.outcome[mine]))
+        for part, value in flaws(made, scores, own).items():
+            rows[part].append(value)
+    twice = len(made.again)
+    pairs = zip(made.outcome[:twice][mine[:twice]].T, made.again[mine[:twice]].T, strict=True)
+    return xarray.Dataset(
+        {
+            "lds": (("method", "query"), np.stack(rows["lds"])), **{part: ("method", rows[part]) for part in rows if part != "lds"},
+            "ceiling": ("query", [spearmanr(one, other)[0] for one, other in pairs]),
+        },
+        {"method": [CHANCE, *WAYS], "query": np.arange(len(made.queries)), "kind": ("query", kinds(made))},
+    )  # fmt: skip
+
+
+def scored(made: Retrained, way: str, seed: int) -> tuple[Float[ndarray, "query item"], Float[ndarray, "item"]]:
+    """The scores of a method, and those of each item for itself."""
+    model = made.floor() if way == BEFORE else made.model
+    weights = {} if way == LIKENESS else {"weights": made.pieces(model)}
+    found = data_attribution(model, made.training(), made.asked(), seed=seed, progress=False, **weights, **WAYS[way])
+    return found.data["scores"].values, found.data["own"].values
+
+
+def flaws(made: Retrained, scores: Float[ndarray, "query item"], own: Float[ndarray, "item"]) -> dict[str, float]:
+    """What is planted, and how well it is found."""
+    every, truth = np.arange(len(made.items)), made.truth
+    wrong = np.isin(every, truth.wrong)
+    cued = np.isin(every, truth.cued) & ~wrong
+    copied, misled = (scores[list(made.planted.asked(kind))] for kind in ("copied", "misled"))
+    return {
+        "wrong": float("nan") if np.isnan(own).any() else float(mislabel_auc(own, wrong)),
+        "copies": float(retrieval(copied, truth.duplicates, k=4)["recall"]),
+        "cue": float(np.mean([mislabel_auc(one, cued) for one in misled])),
+    }
+
+
+def kinds(made: Retrained) -> list[str]:
+    """What each query is: held, copied or misled."""
+    found = [""] * len(made.queries)
+    for kind in ("held", "copied", "misled"):
+        for at in made.planted.asked(kind):
+            found[at] = kind
+    return found
