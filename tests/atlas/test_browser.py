@@ -96,7 +96,7 @@ def test_a_square_opens_below_its_row_and_keys_walk_the_board(tab: Page, path: P
 def test_a_work_leads_to_its_squares_and_back(tab: Page, path: Path) -> None:
     tab.show(path, *WIDE)
     tab.click("button.square[aria-label^='logit lens, generative']")
-    tab.click(".panel a[data-paper=neo24]")
+    tab.click(".panel > .told > .paperlinks a[data-paper=neo24]")
     tab.wait("document.querySelector('.paper h3')")
     assert texts(tab, ".paper h3") == ["Towards Interpreting Visual Information Processing in Vision-Language Models"]
     assert tab.run("document.querySelectorAll('.tie').length") > 3

@@ -1,5 +1,9 @@
 """What to cite for a method comes from its own file, and every method has something."""
 
+import sys
+import types
+from dataclasses import replace
+
 import pytest
 
 from cutaway.atlas.mentions import Mention, mentions, work_of, works_of
@@ -32,6 +36,16 @@ def test_a_work_that_the_atlas_lacks_is_cited_by_what_is_known() -> None:
 def test_every_declared_method_says_whom_to_cite() -> None:
     without = [one.name for one in METHODS if not works_of(sources_of(one))]
     assert not without, f"name the work in a SOURCE of the file, or as arXiv … in the docstring: {without}"
+
+
+def test_sources_by_the_way_of_a_method_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = types.ModuleType("ways")
+    exec("def ways():\n    'A method, after arXiv 2310.05916 and arXiv 2303.14186.'", file.__dict__)  # noqa: S102
+    vars(file).update(SOURCES={"a": "Park et al. 2023, arXiv 2303.14186"}, DATA_SOURCE="Goh et al. 2021 (Distill)")
+    vars(file).update(RESOURCES=("nothing 1999",), OTHER_SOURCES=("words", "picture"))
+    monkeypatch.setitem(sys.modules, "ways", file)
+    one = replace(METHODS[0], function=file.ways)
+    assert [work.key for work in works_of(sources_of(one))] == ["park23trak", "goh21", "gandel23"]
 
 
 def test_a_method_and_a_work_know_each_other() -> None:

@@ -10,7 +10,8 @@ from cutaway.atlas import taxonomy
 from cutaway.atlas.atlas import STATES, Atlas, Cell
 from cutaway.atlas.cite import cite
 from cutaway.atlas.evidence import Evidence, Sides, evidence, sides
-from cutaway.atlas.sources import users_of
+from cutaway.atlas.mentions import works_of
+from cutaway.atlas.sources import sources_of, users_of
 from cutaway.atlas.works import FAMILIES, USES, Work
 from cutaway.errors import InputError
 from cutaway.methods.method import ROWS, Method
@@ -77,7 +78,7 @@ def _board(atlas: Atlas) -> Board:
             for row in told
         ),
         heads=tuple(_family(name) for name in FAMILIES),
-        squares=tuple(_square(cell) for cell in atlas.cells),
+        squares=tuple(_square(cell, atlas) for cell in atlas.cells),
         states=tuple(STATES.items()),
     )  # fmt: skip
 
@@ -86,13 +87,13 @@ def _family(name: str) -> str:
     return " ".join(filter(None, (taxonomy.families()[name], taxonomy.opens().get(name, ""))))
 
 
-def _square(cell: Cell) -> Square:
+def _square(cell: Cell, atlas: Atlas) -> Square:
     counts = ((len(cell.methods), "method"), (len(cell.works), "work"))
     mark = tuple(f"{count} {name}{'s' * (count != 1)}" for count, name in counts if count)
-    return Square(ROWS.index(cell.row), FAMILIES.index(cell.family), cell.state, mark, tuple(_told(cell)))
+    return Square(ROWS.index(cell.row), FAMILIES.index(cell.family), cell.state, mark, tuple(_told(cell, atlas)))
 
 
-def _told(cell: Cell) -> Iterator[Part]:
+def _told(cell: Cell, atlas: Atlas) -> Iterator[Part]:
     """What a square opens, between what its row and column tell."""
     if cell.state == "never":
         yield Part(title="Why", text=taxonomy.never(cell.row, cell.family))
@@ -102,8 +103,8 @@ def _told(cell: Cell) -> Iterator[Part]:
         lines = (f"{one.file}: {one.method} of {one.model or 'an unnamed model'}, {one.holds}" for one in cell.own)
         yield Part(title="Your results", lines=tuple(lines))
     if cell.methods:
-        yield Part(title="Methods here, with what they need and can not tell")
-        yield from map(_method, cell.methods)
+        yield Part(title="Methods here: what they need and can not tell, and whom they follow")
+        yield from (_method(one, atlas) for one in cell.methods)
     if cell.works:
         yield Part(title=f"Works ({len(cell.works)})", papers=_by_year(cell.works))
     elif cell.state != "never":
@@ -117,12 +118,16 @@ def _more(atlas: Atlas, row: taxonomy.Row) -> tuple[Part, ...]:
     return (*((roots,) if general else ()), Part(title="Open questions", lines=row.open))
 
 
-def _method(one: Method) -> Part:
+def _method(one: Method, atlas: Atlas) -> Part:
     named = dict.fromkeys(part.split(".")[0] for part in one.parts)
     needs = "; ".join(LACKS[part][0] for part in named if part in LACKS)
+    listed = {work.key for work in atlas.works}
+    sources = works_of(sources_of(one), atlas.works)
+    other = tuple(f"It also names {work.said}." for work in sources if work.key not in listed)
     return Part(
         title=one.name, folded=True, text=one.line, command=f"cutaway run {one.name.replace('_', '-')} --help",
-        lines=(f"It needs: {needs}.", f"It can not tell: {one.cannot[:1].lower()}{one.cannot[1:]}"),
+        lines=(f"It needs: {needs}.", f"It can not tell: {one.cannot[:1].lower()}{one.cannot[1:]}", *other),
+        papers=tuple((work.key, _label(work)) for work in sources if work.key in listed),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections.abc import Mapping
 from functools import cache
 
 from cutaway.atlas.mentions import works_of
@@ -12,13 +13,15 @@ from cutaway.atlas.works import Work
 from cutaway.methods.method import Method
 from cutaway.methods.table import METHODS, method
 
-SOURCE = re.compile(r"^(?:[A-Z]+_)*SOURCE$")
+SOURCE = re.compile(r"^(?:[A-Z]+_)*SOURCES?$")
 
 
 def sources_of(one: Method) -> tuple[str, ...]:
     """The sources that the file of a method names: what its results carry, and numbers in its own words beside."""
     file = sys.modules[one.function.__module__]
-    named = [value for name, value in vars(file).items() if SOURCE.match(name) and isinstance(value, str)]
+    held = [value for name, value in vars(file).items() if SOURCE.match(name)]
+    words = (value.values() if isinstance(value, Mapping) else [value] for value in held)
+    named = [word for some in words for word in some if isinstance(word, str)]
     beside = re.findall(r"arXiv (\d{4}\.\d{4,5})", " ".join((inspect.getdoc(one.function) or "").split()))
     more = [f"arXiv {number}" for number in beside if not any(number in source for source in named)]
     return tuple(dict.fromkeys((*named, *more)))
