@@ -42,6 +42,7 @@ from cutaway.methods.logit_lens import (
 )
 from cutaway.methods.network_dissection import network_dissection
 from cutaway.methods.neuron_descriptions import neuron_descriptions, unit_profiles
+from cutaway.methods.relevance import drawn_by_prompt, relevance, token_relevance
 from cutaway.methods.representation_decomposition import (
     logit_decomposition,
     representation_decomposition,
@@ -80,6 +81,7 @@ __all__ = [
     "drawing_steering",
     "drawing_tracing",
     "drawing_visualisation",
+    "drawn_by_prompt",
     "edge_attribution",
     "embedding_bank",
     "embedding_lens",
@@ -104,6 +106,7 @@ __all__ = [
     "picture_texts",
     "prompt_to_prompt",
     "prompt_to_prompt_drawings",
+    "relevance",
     "representation_decomposition",
     "splice",
     "steering",
@@ -111,6 +114,7 @@ __all__ = [
     "task_transfer",
     "task_vector",
     "text_span",
+    "token_relevance",
     "tuned_lens",
     "unit_profiles",
     "velocity_decomposition",

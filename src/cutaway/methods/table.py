@@ -14,6 +14,7 @@ from cutaway.methods.logit_lens import declared as logit_lens
 from cutaway.methods.method import Method
 from cutaway.methods.network_dissection import declared as network_dissection
 from cutaway.methods.neuron_descriptions import declared as neuron_descriptions
+from cutaway.methods.relevance import declared as relevance
 from cutaway.methods.representation_decomposition import declared as representation_decomposition
 from cutaway.methods.sparse_autoencoders import declared as sparse_autoencoders
 from cutaway.methods.task_vectors import declared as task_vectors
@@ -25,6 +26,7 @@ METHODS: tuple[Method, ...] = (
 *neuron_descriptions.METHODS, *sparse_autoencoders.METHODS, *causal_tracing.METHODS, *circuits.METHODS,
     *cross_attention.METHODS,
     *logit_lens.METHODS, *task_vectors.METHODS, *linear_probing.METHODS,
+    *relevance.METHODS,
     *feature_visualisation.METHODS,
 )  # fmt: skip
 

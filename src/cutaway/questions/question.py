@@ -88,6 +88,11 @@ class Question:
         return float(numbers(self.target, self.model.run(self.inputs))[0])
 
     @property
+    def number(self) -> Target | None:
+        """The target; None of a drawing, whose inputs are where it is least and no small change tells."""
+        return None if self.kind == "draw" else self.target
+
+    @property
     def alike(self) -> str:
         """Why it has no sense to compare with the counterpart: the numbers of both are nearly the same; "" else."""
         gap = 0.0 if self.counterpart is None else abs(self.value - self.counterpart.value)

@@ -1,0 +1,137 @@
+"""Relevance from slopes: the gradient, times the input, along a path, over noise, by the rules of AttnLRP; Grad-CAM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutaway.errors import MethodError
+from cutaway.methods.relevance.leaves import Leaf, Seen, Side
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
+from cutaway.model.rules import relevance_rules
+from cutaway.model.run import Run
+from cutaway.model.sites import Site
+
+Aim = Callable[[Run], Tensor]
+Scores = dict[Side, Tensor]
+
+
+class one_row:  # noqa: N801, it is a target
+    """The number of one row alone: of a model that matches, whose rows share their texts."""
+
+    def __init__(self, target: Aim, row: int) -> None:
+        self.target, self.row = target, row
+
+    def __call__(self, run: Run) -> Tensor:
+        """That row."""
+        return self.target(run)[self.row : self.row + 1]
+
+
+def aims(seen: Seen, target: Aim, rows: int) -> list[Aim]:
+    """What is differentiated: each row by itself where rows share something, else all at once."""
+    return [one_row(target, row) for row in range(rows)] if seen.coupled and rows > 1 else [target]
+
+
+def gradient(seen: Seen, target: Aim) -> Scores:
+    """|d m / d x| of each position."""
+    _, slopes = seen.slopes(target)
+    return {leaf.side: leaf.summed(slopes[leaf.side].double().pow(2)).sqrt() for leaf in seen.leaves}
+
+
+def gradient_input(seen: Seen, target: Aim) -> Scores:
+    """<x - b, d m / d x> of each position."""
+    _, slopes = seen.slopes(target)
+    return _times(seen, slopes)
+
+
+def attn_lrp(seen: Seen, target: Aim, *, patterns: bool = True) -> Scores:
+    """The same with the rules of AttnLRP in the place of the true slopes."""
+    with relevance_rules(seen.model, patterns=patterns):
+        _, slopes = seen.slopes(target)
+    return _times(seen, slopes)
+
+
+def integrated_gradients(seen: Seen, target: Aim, *, points: int = 32) -> Scores:
+    """<x - b, mean slope between b and x>, all leaves on one way, at Gauss-Legendre points."""
+    nodes, weights = np.polynomial.legendre.leggauss(points)
+    total = {leaf.side: torch.zeros_like(leaf.there) for leaf in seen.leaves}
+    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+        _, slopes = seen.slopes(target, between(seen, float(node)))
+        for side, slope in slopes.items():
+            total[side] += float(weight) * slope
+    return _times(seen, total)
+
+
+def smooth_gradient(seen: Seen, target: Aim, *, draws: int = 16, noise: float = 0.15, seed: int = 0) -> Scores:
+    """|mean slope over inputs with noise|, its spread `noise` of how far apart the leaf's own numbers lie."""
+    dice = torch.Generator().manual_seed(seed)
+    total = {leaf.side: torch.zeros_like(leaf.there) for leaf in seen.leaves}
+    for _ in range(draws):
+        values = {leaf.side: leaf.there + _noise(leaf, noise, dice) for leaf in seen.leaves}
+        for side, slope in seen.slopes(target, values)[1].items():
+            total[side] += slope / draws
+    return {leaf.side: leaf.summed(total[leaf.side].double().pow(2)).sqrt() for leaf in seen.leaves}
+
+
+def between(seen: Seen, share: float) -> Mapping[Side, Tensor]:
+    """What leaves hold on the way from nothing to what is there, at the positions that are patches or words."""
+    return {
+        leaf.side: torch.where(
+            leaf.spread(leaf.own, leaf.there), leaf.start + share * (leaf.there - leaf.start), leaf.there
+        )
+        for leaf in seen.leaves
+    }  # fmt: skip
+
+
+def _noise(leaf: Leaf, noise: float, dice: torch.Generator) -> Tensor:
+    drawn = torch.randn(leaf.there.shape, generator=dice).to(leaf.there) * noise * (leaf.there.max() - leaf.there.min())
+    return drawn * leaf.spread(leaf.own, leaf.there)
+
+
+def _times(seen: Seen, slopes: Mapping[Side, Tensor]) -> Scores:
+    return {
+        leaf.side: leaf.summed((leaf.there.double() - leaf.start.double()) * slopes[leaf.side].double())
+        for leaf in seen.leaves
+    }
+
+
+# --- Grad-CAM ---------------------------------------------------------------------------------------------------------
+
+
+def grad_cam(seen: Seen, target: Aim, *, site: str = "") -> tuple[Site, Tensor]:
+    """ReLU(sum_k a_k A_k), a_k the mean over places of d m / d A_k, at a site with rows and columns.
+
+    (row, position) or, of a site with places of its own, (row, height, width); of the picture alone.
+    """
+    at = seen.model.sites.one(site or usual(seen.model, seen.inputs))
+    found = seen.model.gradients(seen.inputs, target, [at])
+    slope, there = found[at].double(), found.activations[str(at)].double()
+    lead = [name for name in at.axes if name in ("step", "guidance")]
+    if any(slope.shape[at.axes.index(name)] != 1 for name in lead):
+        raise MethodError(f"'{at}' ran more than once", expected="one step and one row of guidance")
+    slope, there = (one.reshape(one.shape[len(lead) :]) for one in (slope, there))
+    places = tuple(range(2, there.dim())) if "channel" in at.axes else (1,)
+    if there.dim() < 3 or "batch" not in at.axes:
+        raise MethodError(
+            f"'{at}' has no places of a picture", expected="a site with positions or with rows and columns",
+            do="`vision.3.resid_post`, `text.2.resid_post` or `denoiser.5.res.out` have",
+        )  # fmt: skip
+    weight = slope.mean(places, keepdim=True)
+    return at, (weight * there).sum(1 if "channel" in at.axes else -1).relu().cpu()
+
+
+def usual(model: Model, inputs: Inputs) -> str:
+    """The last site of the picture that every place still reaches the number from: a state, or a block of a UNet."""
+    live = [site for site in model.sites if not site.dead]
+    for tower, part in (("vision", "resid_pre"), ("denoiser", "res.out"), ("denoiser", "resid_pre")):
+        found = [str(site) for site in live if site.tower == tower and site.part == part and tower in inputs.tokens]
+        found = [name for name in found if ".text." not in name]
+        if found:
+            return found[-1]
+    raise MethodError(
+        f"'{model.name}' has no site of a picture", expected="a tower that looks or draws", do="name one as `site=`"
+    )

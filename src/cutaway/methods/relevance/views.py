@@ -1,0 +1,133 @@
+"""Relevance on a page: the maps of all methods on the picture, the words, how maps fit what is known to be there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import xarray
+
+from cutaway.methods.relevance.measures import by_chance, covered, located
+from cutaway.methods.relevance.relevance import Relevance
+from cutaway.methods.result import origin
+from cutaway.methods.shown import Page
+from cutaway.views import kinds
+from cutaway.views.words import quoted
+
+ENTRY = "relevance"
+ENTRIES = {
+    ENTRY: "AttnLRP", "relevance_by_attention": "attention x gradient", "relevance_by_slope": "gradient x input",
+    "relevance_by_removal": "occlusion",
+}  # fmt: skip
+LIMITS = (
+    "What the model would do without a part: only occlusion takes one away, and as no picture does. Methods contradict "
+    "one another, and the scale of one says nothing beside that of another: each is shown as a share of its largest."
+)
+
+
+def show(page: Page) -> Iterator[kinds.View]:
+    """The maps of every method, the words, and the scores where the truth is known."""
+    made = found(page)
+    if (
+        page.picture is not None
+        and all("picture" in one.data for one in made.values())
+        and page.question.kind != "draw"
+    ):
+        yield maps(page, made)
+    if any("word" in one.data for one in made.values()):
+        yield words(page, made)
+    if scores := list(_scores(page, made)):
+        yield _table(page, scores)
+
+
+def tell(page: Page) -> Iterator[str]:
+    """The word and the patch with most relevance."""
+    yield f"By AttnLRP {_most(page.made(ENTRY))}."
+
+
+def found(page: Page) -> Mapping[str, Relevance]:
+    """The results by what their methods are called."""
+    return {said: page.made(name) for name, said in ENTRIES.items() if page.made(name) is not None}
+
+
+def maps(page: Page, made: Mapping[str, Relevance]) -> kinds.Lens:
+    """The first picture's map by each method."""
+    shown = np.stack([_share(one.map().values) for one in made.values()])
+    return kinds.Lens(
+        title="Which patches the number depends on, by method",
+        seen=f"By AttnLRP {_most(page.made(ENTRY))}.",
+        limits=LIMITS, picture=page.seen, texts=(page.question.aim,), layers=tuple(made), axis="method",
+        values=shown[None], unit="share of the largest", signed=True, provenance=origin(page.made(ENTRY)),
+        code=page.applied[ENTRY].look(first_map).code,
+    )  # fmt: skip
+
+
+def first_map(found: Relevance) -> xarray.DataArray:
+    """The map of the first picture."""
+    return found.map()
+
+
+def words(page: Page, made: Mapping[str, Relevance]) -> kinds.Table:
+    """The words by each method."""
+    first = next(one for one in made.values() if "word" in one.data)
+    said = first.words()
+    shown = {name: _share(one["word"].values[0][: len(said)]) for name, one in made.items() if "word" in one.data}
+    cells: list[tuple[kinds.Cell, ...]] = [
+        (word, *(round(float(each[at]), 3) for each in shown.values())) for at, word in enumerate(said)
+    ]
+    return kinds.Table(
+        title="Which words the number depends on, by method",
+        seen=f"By AttnLRP {_most(page.made(ENTRY))}.", limits=LIMITS, columns=("word", *shown), cells=tuple(cells),
+        provenance=origin(page.made(ENTRY)), code=page.applied[ENTRY].look().code,
+    )  # fmt: skip
+
+
+def _scores(page: Page, made: Mapping[str, Relevance]) -> Iterator[tuple[kinds.Cell, ...]]:
+    """Of each true thing that is spoken of: how the maps of the methods fit it, beside shuffled ones."""
+    said = f"{' '.join(page.question.words)} {page.question.text}".lower()
+    for name, mask in page.question.truth.items():
+        if name.removeprefix("the ").split(" ")[-1] not in said:
+            continue
+        for method, one in made.items():
+            if "picture" not in one.data:
+                continue
+            heat = one.map().values
+            if mask.shape[0] % heat.shape[0] or mask.shape[1] % heat.shape[1]:
+                continue
+            truth = covered(mask, heat)
+            fit, chance = located(heat, truth), by_chance(heat, truth)
+            yield (
+                name, method, round(fit.iou, 2), round(fit.best, 2), round(fit.hit, 2), round(fit.mass, 2),
+                round(chance.iou, 2), round(chance.mass, 2),
+            )  # fmt: skip
+
+
+def _table(page: Page, rows: list[tuple[kinds.Cell, ...]]) -> kinds.Table:
+    best = max(rows, key=lambda row: float(row[5] or 0))
+    return kinds.Table(
+        title="How relevance fits what is known to be there",
+        seen=f"Most of its relevance on a thing has {best[1]}, on {quoted(str(best[0]))}: {best[5]} "
+        f"({best[7]} by chance).",
+        limits="Whether a map is true to the model: a model may look elsewhere, and a map that says so fits less.",
+        columns=("thing", "method", "overlap", "best overlap", "points at it", "share on it", "overlap by chance",
+                 "share by chance"),
+        cells=tuple(rows), provenance=origin(page.made(ENTRY)), code=page.applied[ENTRY].look(first_map).code,
+    )  # fmt: skip
+
+
+def _share(values: np.ndarray) -> np.ndarray:
+    return values / max(float(np.nanmax(np.abs(values))), 1e-30)
+
+
+def _most(one: Relevance) -> str:
+    """The word and the patch with most relevance, in words."""
+    said = []
+    if "word" in one.data and one.words():
+        values = one["word"].values[0][: len(one.words())]
+        said.append(f"the word with most relevance is {quoted(one.words()[int(np.nanargmax(values))])}")
+    if "picture" in one.data and bool(one["picture"].isel(target=0).notnull().any()):
+        heat = one.map().values
+        row, col = np.unravel_index(int(np.nanargmax(heat)), heat.shape)
+        share = float(heat[row, col] / max(np.nan_to_num(heat).clip(min=0).sum(), 1e-30))
+        said.append(f"the patch with most is at row {row}, column {col} ({share:.0%} of all that is above zero)")
+    return ", and ".join(said) or "nothing has any"
