@@ -28,8 +28,8 @@ from cutaway.zoo.judging import look
 
 CLIP, LLAVA, DRAWS = "zoo:emoji-clip", "zoo:emoji-llava", "zoo:emoji-sd"
 SITES = {CLIP: "vision.4.mlp.post", LLAVA: "text.3.mlp.post"}
-WAYS = ("pixel", "fourier", "maco")
-SEEDS = (0, 1)
+WAYS: tuple[str, ...] = ("pixel", "fourier", "maco")
+SEEDS: tuple[int, ...] = (0, 1)
 PICTURE = data.render(data.scene_at("test", 3))
 
 
@@ -107,7 +107,7 @@ def told(label: str, seed: int, z: Iterable[float], pictures: np.ndarray, things
     )  # fmt: skip
 
 
-def texts(many: int, steps: int, led: bool, strip: Path | None) -> None:
+def texts(many: int, steps: int, led: bool, strip: Path | None) -> None:  # noqa: C901
     """Pictures for the cosine with “a thing”: what a judge, who never saw the CLIP, names in them."""
     things = words(many)
     print(
@@ -163,7 +163,7 @@ def said(many: int, steps: int) -> None:
         model = cutaway.load(opened)
         twin = "" if opened == LLAVA else ", untrained"
         for seed in SEEDS:
-            for by in ("fourier", "maco"):
+            for by in WAYS[1:] or WAYS:
                 found = []
                 for thing in things:
                     sentence = f"a {called(thing)} on a red background."
@@ -188,13 +188,17 @@ def saved(path: Path, pictures: list[np.ndarray]) -> None:
 
 def main() -> None:
     """Print the tables."""
+    global WAYS, SEEDS
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--units", type=int, default=8)
     options.add_argument("--things", type=int, default=8)
     options.add_argument("--steps", type=int, default=96)
     options.add_argument("--part", nargs="*", default=["units", "texts", "led", "said"])
     options.add_argument("--strip", type=Path)
+    options.add_argument("--ways", nargs="*", default=WAYS)
+    options.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     given = options.parse_args()
+    WAYS, SEEDS = tuple(given.ways), tuple(given.seeds)
     torch.set_num_threads(1)
     started = time.perf_counter()
     if "units" in given.part:
