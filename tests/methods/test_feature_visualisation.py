@@ -1,4 +1,4 @@
-"""Pictures made for units: a planted template comes back, spectra are kept, and an untrained model has pictures too."""
+"""Pictures made for units: a planted template comes back, spectra are kept, and an untrained model is led less."""
 
 from dataclasses import replace
 
@@ -124,7 +124,7 @@ def test_pictures_by_chance_with_the_same_spectrum_stay_below_what_is_made_and_t
 
 
 @pytest.mark.checks("feature_visualisation", "floor")
-def test_an_untrained_model_has_pictures_that_are_above_all_there_are_as_well():
+def test_units_of_an_untrained_model_rise_as_well_but_less():
     question = questions.asked("zoo:emoji-clip", image=data.render(SCENES[0]), text=["a fox", "a cat"])
     declared = METHODS[0]
     question = replace(question, crowd=SCENES)
@@ -133,7 +133,7 @@ def test_an_untrained_model_has_pictures_that_are_above_all_there_are_as_well():
     ))])  # fmt: skip
     found = page.made("unit_visions")
     z = found.scores()
-    assert float(z["made"].median()) > 2 and float(z["floor"].median()) > 1
+    assert float(z["made"].median()) > 2 and 1 < float(z["floor"].median()) < float(z["made"].median())
     number, units = declared.show(page)
     assert "spreads above the mean" in number.seen and "before training" in units.seen
     assert len(units.pictures) == 12 and units.captions[2].endswith("made for the model before training")

@@ -18,6 +18,8 @@ from cutaway.model.known import rows_joined
 from cutaway.model.sites import Site
 from cutaway.model.tokens import TokenMap
 
+CHANNELS, WHOLE = 3, 4  # of a picture, and the axes of a batch of whole ones
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -38,6 +40,14 @@ class Inputs:
     answers: tuple[int, ...] = ()
     drawn: tuple[str, ...] = ()
     copies: int = 1
+
+    @property
+    def whole(self) -> Tensor | None:
+        """The pixels of the one picture that these inputs hold, in the model's units; None for several, or pieces."""
+        given, text = self.tensors.get("pixel_values"), self.tokens.get("text")
+        if not isinstance(given, Tensor) or given.dim() != WHOLE or given.shape[1] != CHANNELS or len(given) != 1:
+            return None
+        return None if text is not None and (text.image >= 0).any() and text.batch > 1 else given
 
     def where(
         self, kind: str | None = None, *, tower: str | None = None, **coordinates: Any

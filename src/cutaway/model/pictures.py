@@ -14,12 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cutaway.errors import InputError
-from cutaway.model.inputs import Inputs, as_list
+from cutaway.model.inputs import as_list
 from cutaway.model.modality import Asked, Modality
 from cutaway.model.picture_prompts import around_pictures, picture_prompts
 
 SMALLEST, LARGEST = 2, 64_000_000
-CHANNELS, WHOLE = 3, 4  # of a picture, and the axes of a batch of whole ones
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 GREY = "pass grey levels as bytes, as uint16 or as floats in [0, 1]"
 
@@ -179,15 +178,6 @@ def _made(asked: Asked) -> dict[str, Any]:
     made = dict(asked.need(PICTURES)(images=every, return_tensors="pt"))
     ids = asked.tensors.get("input_ids")
     return made if ids is None else made | around_pictures(module, family, ids)
-
-
-def whole(inputs: Inputs) -> Tensor | None:
-    """The pixels of the one picture that these inputs hold, in the model's own units; None for several or pieces."""
-    given, text = inputs.tensors.get("pixel_values"), inputs.tokens.get("text")
-    if not isinstance(given, Tensor) or given.dim() != WHOLE or given.shape[1] != CHANNELS or len(given) != 1:
-        return None
-    asked = text is not None and (text.image >= 0).any() and text.batch > 1
-    return None if asked else given
 
 
 PICTURES = Modality(

@@ -44,7 +44,7 @@ class Brings(NamedTuple):
 
 # What of a question models of a kind never have, so that a method which needs it is never one for them.
 NEVER: Mapping[str, tuple[str, ...]] = {
-    "diffusion": ("pixels", "texts", "space", "end", "voice", "bank", "contexts", "others", "tasks"),
+    "diffusion": ("inputs.whole", "texts", "space", "end", "voice", "bank", "contexts", "others", "tasks"),
     "contrastive": ("voice", "contexts", "tasks", "drawing"),
     "generative": ("texts", "space", "end", "bank", "drawing"),
 }
@@ -57,7 +57,6 @@ UNHEARD: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 BRINGS: Mapping[str, Brings] = {
     "pictures": Brings(("image",), ("text",)),
-    "pixels": Brings(("image",), ("text",)),
     "inputs": Brings((), ("image", "text", "answer", "rival", "raw", "prompt", "step")),
     "target": Brings(("text", "answer", "prompt")),
     "drawing": Brings(("prompt",)),

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import xarray
 from numpy import ndarray
 from PIL.Image import Image
-from torch import Tensor
 
 from cutaway.data import Scene, questions, render, scenes
 from cutaway.data.prompts import DRAWINGS
@@ -19,7 +18,6 @@ from cutaway.errors import InputError, SiteError
 from cutaway.model.asides import in_words_of
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.pictures import whole
 from cutaway.model.targets import Target, denoising_error, distance, margin, numbers, outcome
 from cutaway.model.voice import speaking
 from cutaway.model.weights import readout
@@ -163,11 +161,6 @@ class Question:
         if self.inputs is not None and self.inputs.call.drawing:
             return None
         return next(iter(speaking(self.model.engine)), None)
-
-    @property
-    def pixels(self) -> Tensor | None:
-        """The picture as the model is given it, where that is one and whole; else None."""
-        return None if self.inputs is None else whole(self.inputs)
 
     @property
     def dictionary(self) -> str | None:

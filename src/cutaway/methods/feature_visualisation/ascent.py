@@ -14,9 +14,8 @@ from cutaway.data import Scene, render
 from cutaway.errors import MethodError
 from cutaway.methods.feature_visualisation.aims import activation
 from cutaway.methods.feature_visualisation.paint import Free, Paint, Pictures, shaken
-from cutaway.model.inputs import Inputs
+from cutaway.model.inputs import CHANNELS, Inputs
 from cutaway.model.model import Model
-from cutaway.model.pictures import CHANNELS, whole
 from cutaway.model.run import Run
 from cutaway.model.targets import numbers
 
@@ -32,7 +31,7 @@ class Eye:
     inputs: Inputs
 
     def __post_init__(self) -> None:
-        if whole(self.inputs) is None:
+        if self.inputs.whole is None:
             raise MethodError(
                 "no picture can be made for these inputs", expected="inputs with one whole picture",
                 exists=", ".join(self.inputs.tensors), do="`model.inputs(image=…)`, with a text where the model asks",

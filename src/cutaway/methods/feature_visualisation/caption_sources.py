@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 
 from cutaway.errors import MethodError
+from cutaway.methods.relevance.tokens import token_relevance
 from cutaway.methods.representation_decomposition.logit_decomposition import logit_decomposition
 from cutaway.methods.result import Provenance, Result
 from cutaway.methods.sparse_autoencoders.feature_effects import feature_effects
@@ -23,7 +24,9 @@ from cutaway.model.model import Model
 from cutaway.model.targets import logit_diff
 from cutaway.questions.rows import tracked
 
-SOURCE = "Elhage et al. 2021 (heads, exactly); Marks et al. 2024 arXiv 2403.19647 (features)"
+SOURCE = (
+    "Elhage et al. 2021 (heads), Achtibat et al. 2024 arXiv 2402.05602 (AttnLRP), Marks et al. 2024 arXiv 2403.19647"
+)
 LONGEST, FEATURES, OTHERS, PAIRS = 32, 5, 5, 16
 WAYS = ("straight", "any path")
 
@@ -32,8 +35,8 @@ WAYS = ("straight", "any path")
 class CaptionSources(Result):
     """What wrote each token, as parts of l(token) - l(rival) at its place; the rival is what was next likely there.
 
-    `patches` (way, token, row, col): what heads bring straight from each patch, exactly, and gradient times activation
-    where the picture enters the decoder, to first order; `heads` (token, layer, head) exactly, `heads_chance` the root
+    `patches` (way, token, row, col): what heads bring straight from each patch, exactly, and the relevance of the patch
+    for the token on any path (AttnLRP); `heads` (token, layer, head) exactly, `heads_chance` the root
     mean square of the same for random pairs of words; `mlps`, `straight` (token): what MLPs and what patches straight
     bring of `number` (token), the difference itself. `probability`, `rival` (token). With a dictionary `feature`,
     `effect` (token, rank): what the difference loses without the feature, `others` (token, draw) without others.
@@ -77,17 +80,17 @@ def caption_sources(
     """For every token of what a model writes about a picture: the patches, heads and features that wrote it.
 
     The token is held against what the model found next likely at its place, d = l(token) - l(rival). Heads, MLPs and
-    patches straight: d as an exact sum (`logit_decomposition`, by source token). On any path: x dd/dx where the picture
-    enters the decoder. Features of the first dictionary of the model, the `features` largest by attribution, exactly
+    patches straight: d as an exact sum (`logit_decomposition`, by source token). On any path: AttnLRP back to the
+    picture of l(token) less the mean of all logits (`token_relevance`). Features of the first dictionary of the model, the `features` largest by attribution, exactly
     (`feature_effects`). Of inputs that end in an answer the caption is that, else what the model writes, `length`
     tokens at most.
 
-    Units: logits. Sources: Elhage et al. 2021; Marks et al. 2024, 2403.19647. Beside heads their size for random pairs
-    of words, beside features others that are on. MethodError for several rows, a model that writes nothing, and no
-    picture among its positions.
+    Units: logits. Sources: Elhage et al. 2021; Achtibat et al. 2024, 2402.05602; Marks et al. 2024, 2403.19647. Beside
+    heads stands their size for random pairs of words, beside features others that are on. MethodError for several rows,
+    a model that writes nothing, and no picture among its positions.
 
     What it can NOT tell: what would be written if a part were gone, but for the features; straight leaves out what
-    goes through later layers, on any path is a slope.
+    goes through later layers, and relevance on any path is a rule that is followed back, no effect.
 
     >>> import cutaway
     >>> from cutaway.zoo import tiny
@@ -108,8 +111,9 @@ def caption_sources(
     logits = model.run(whole).logits[0].detach().float()
     count = whole.answers[0]
     ids = whole.tensors["input_ids"][0, -count:].tolist()
+    paths = token_relevance(model, whole, method="attn_lrp", seed=seed)["picture"].isel(image=0).values
     parts = [
-        _token(model, whole, logits[at - count - 1], ids[at], at - count - 1, features, seed)
+        _token(model, whole, logits[at - count - 1], ids[at], at - count - 1, features, seed, paths[at])
         for at in tracked(range(count), "tokens", show=progress)
     ]
     data = xarray.concat(parts, "token").assign_coords(
@@ -135,7 +139,8 @@ def _written(model: Model, inputs: Inputs, length: int) -> Inputs:
 
 
 def _token(
-    model: Model, whole: Inputs, logits: Float[torch.Tensor, "word"], own: int, place: int, features: int, seed: int
+    model: Model, whole: Inputs, logits: Float[torch.Tensor, "word"], own: int, place: int, features: int, seed: int,
+    any_path: Float[ndarray, "row col"],
 ) -> xarray.Dataset:  # fmt: skip
     """What wrote one token."""
     others = logits.clone()
@@ -144,7 +149,7 @@ def _token(
     target = logit_diff(own, rival, place)
     made = logit_decomposition(model, whole, target, by_token=True, pairs=PAIRS, seed=seed)
     straight = made.on_grid("head_tokens").sum(("layer", "head"))
-    maps = np.stack([straight.values, _slope(model, whole, target)])
+    maps = np.stack([straight.values, any_path])
     data = {
         "patches": (("way", "row", "col"), maps),
         "heads": made["heads"].isel(row=0, drop=True), "heads_chance": made["heads_chance"].isel(row=0, drop=True),
@@ -160,13 +165,6 @@ def _token(
         ):  # fmt: skip
             data[name] = (axis, _filled(found[key].values, size))
     return xarray.Dataset(data)
-
-
-def _slope(model: Model, whole: Inputs, target: logit_diff) -> Float[ndarray, "row col"]:
-    """Gradient times activation where the picture enters the decoder, on its patches."""
-    site = "text.0.resid_pre"
-    found = model.gradients(whole, target, [site]).attribution(site).sum(-1)
-    return whole.grid(found.float().cpu(), tower="text").numpy()
 
 
 def _filled(values: ndarray, size: int) -> Float[ndarray, "rank"]:

@@ -17,7 +17,7 @@ from cutaway.views.words import number
 HEADS = 6
 CANNOT = (
     "What would be written without a part, but for the features: a map says what heads bring straight to the word, or "
-    "how the number would begin to change; what an earlier word brings is of the picture as well."
+    "follows a rule back to the picture; what an earlier word brings is of the picture as well."
 )
 
 

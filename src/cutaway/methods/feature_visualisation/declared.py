@@ -15,7 +15,7 @@ METHODS = (
         row="feature visualisation",
         takes={"model": "model", "inputs": "inputs"},
         also={"target": "target", "pictures": "crowd", "floor": "floor.model"},
-        needs=("pixels",),
+        needs=("inputs.whole",),
         options={
             "site": "Whose units become large: neurons, heads (attn.z), a residual stream, features; else the number.",
             "units": "Their numbers; else those that move the number most.",
@@ -35,7 +35,7 @@ METHODS = (
         function=caption_sources,
         row="feature visualisation",
         takes={"model": "model", "inputs": "inputs"},
-        needs=("pixels", "voice"),
+        needs=("inputs.whole", "voice"),
         options={
             "length": "Tokens of the caption at most.",
             "features": "So many features of the first dictionary for each token; 0: none.",

@@ -110,7 +110,7 @@ def feature_visualisation(
     taken apart; facets Goh et al. 2021 (Distill). MethodError for inputs without a whole picture.
 
     What it can NOT tell: that a unit is about what its picture shows, or that it answers to such things in real
-    pictures: `best` says how large those make it; an untrained model has such pictures too.
+    pictures: `best` says how large those make it; units of an untrained model rise as well, though less.
 
     >>> import cutaway
     >>> from cutaway.zoo import tiny

@@ -16,8 +16,8 @@ from cutaway.views.picture import Picture
 from cutaway.views.words import number
 
 CANNOT = (
-    "That anything like it is what makes the number large in real pictures: an untrained model has such pictures as "
-    "well, and far above those of the data set a picture is one that nobody would take."
+    "That anything like it is what makes the number large in real pictures: far above those of the data set a picture "
+    "is one that nobody would take, and units of a model that learned nothing rise as well."
 )
 ENTRIES = ("vision", "unit_visions")
 TIMES = 4  # a picture is this much larger on the page, with pixels as they are
