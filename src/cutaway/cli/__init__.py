@@ -234,6 +234,9 @@ def findings(
     features: Annotated[
         bool, typer.Option("--features", help="What dictionaries tell that neurons do not, in each family.")
     ] = False,
+    attribution: Annotated[
+        bool, typer.Option("--attribution", help="Which data, which pixels, which picture, held against truth.")
+    ] = False,
     work: Annotated[Path | None, typer.Option(metavar="DIR", help="Where finished sections are kept.")] = None,
 ) -> None:
     """Which heads carry what, what happens without them, where factors are readable and where they are used: one page.
@@ -245,7 +248,8 @@ def findings(
     """
     from cutaway.report.findings import write_findings
 
-    typer.echo(f"wrote {write_findings(model, out, n, seed, circuits=circuits, features=features, work=work)}")
+    made = write_findings(model, out, n, seed, circuits=circuits, features=features, attribution=attribution, work=work)
+    typer.echo(f"wrote {made}")
 
 
 # --- explaining -------------------------------------------------------------------------------------------------------

@@ -71,7 +71,8 @@ class WeightGradients:
     ) -> tuple[Float[Tensor, "columns columns"], Float[Tensor, "rows rows"] | Float[Tensor, "rows"]]:
         """Sums over rows and positions of x x' and d d': the factors of a Kronecker-factored curvature.
 
-        Of a norm, whose gradient is no outer product, G'G and GG'; of a table of words, also one that is the unembedding too, the second is its diagonal.
+        Of a norm, whose gradient is no outer product, G'G and GG'; of a table of words the second is its
+        diagonal, also where it is the unembedding too.
         """
         accurate = torch.promote_types(self.values.dtype, torch.float32)
         size = piece.shape

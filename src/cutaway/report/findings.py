@@ -23,6 +23,7 @@ from cutaway.model.model import Model
 from cutaway.questions.given import check_folder
 from cutaway.report import (
     findings_answers,
+    findings_attributed,
     findings_circuits,
     findings_drawings,
     findings_drawn,
@@ -32,10 +33,13 @@ from cutaway.report import (
     findings_layers,
     findings_lens,
     findings_looks,
+    findings_made,
     findings_networks,
+    findings_pixels,
     findings_scenes,
     findings_spots,
     findings_strips,
+    findings_traced,
     findings_word,
     findings_writes,
 )
@@ -45,13 +49,14 @@ from cutaway.source import Source
 from cutaway.zoo.dictionaries import SHIPPED
 from cutaway.zoo.trained import TRAINED, spec_of
 
+WRITER = "zoo:emoji-llava"  # whose maps stand beside those of a model that matches
 SMALLEST = 48  # scenes: fewer leave a class without items
 SETS = 2  # of scenes: what is said must hold in both, and heads picked on one are tried on the other
 SAYING = {  # these measure nothing
     f"findings_{name}"
     for name in (
-        "answers", "claims", "drawings", "featured", "inside", "networks", "page", "plots", "strips", "tables",
-        "worded", "words",
+        "answers", "attributed", "claims", "drawings", "featured", "inside", "networks", "page", "plots", "strips",
+        "tables", "worded", "words",
     )
 }  # fmt: skip
 Found = dict[str, xarray.Dataset]
@@ -60,13 +65,14 @@ Steps = dict[str, tuple[Model, Callable[..., xarray.Dataset]]]
 
 def write_findings(
     model: Source | str, out: str | Path, n: int = 640, seed: int = 0, *, circuits: bool = False,
-    features: bool = False, work: str | Path | None = None, console: Console | None = None,
+    features: bool = False, attribution: bool = False, work: str | Path | None = None, console: Console | None = None,
 ) -> Path:  # fmt: skip
     """Measure a model of the zoo and its untrained floor, and write a Markdown page with figures beside it.
 
     What it is about follows from what the model is asked: which text a picture matches, an answer in words, a drawing;
     with `circuits`, for a model that answers, the circuits of one question in two forms and those of planted worlds;
-    with `features` the dictionaries that come with the package, those of other families too.
+    with `features` the dictionaries that come with the package, those of other families too; with `attribution` which
+    data, which pixels and which picture, held against truth, of all families.
     Everything is measured on two sets of scenes, of `seed` and `seed` + 1. `n` is the number of scenes of each; pairs
     are n / 4 to n / 16 for each factor. `work` keeps each section as netCDF, so that an interrupted call goes on where
     it was (by default the user's cache folder); the page is written anew each time.
@@ -103,7 +109,12 @@ def write_findings(
             f"circuits of one question by picture and in words, of '{model_name}'", expected="a model that answers",
             exists=", ".join(one.title for one in TRAINED.values() if one.asked == "answer"), do="name one of these",
         )  # fmt: skip
-    asked = CIRCUITS if circuits else FEATURES if features else asked
+    if attribution and spec.asked != "match":
+        raise InputError(
+            f"attribution in all families, begun at '{model_name}'", expected="a model that matches",
+            exists=", ".join(one.title for one in TRAINED.values() if one.asked == "match"), do="name one of these",
+        )  # fmt: skip
+    asked = CIRCUITS if circuits else FEATURES if features else ATTRIBUTION if attribution else asked
     check_folder(out.parent)
     opened, floor = load(source), load(replace(source, name=spec.floor))
     return write(opened, floor, out, n, seed, asked, work=work, console=console)
@@ -260,10 +271,26 @@ def _features(model: Model, _: Model, __: Found, ___: list[int], ____: Callable[
     return made
 
 
+def _attribution(model: Model, floor: Model, _: Found, __: list[int], ___: Callable[[Model], Path]) -> Steps:
+    """The retrained worlds, each a model of its own; maps of the model that was opened and of a LLaVA; pictures."""
+    other, before = load(WRITER), load(f"{WRITER}@untrained")
+    data = {f"data_{name}": (model, partial(findings_traced.traced, name=name)) for name in findings_traced.WORLDS}
+    return {
+        **data,
+        "pixels_clip": (model, findings_pixels.pixels),
+        "pixels_clip_floor": (floor, findings_pixels.pixels),
+        "pixels_llava": (other, findings_pixels.pixels),
+        "pixels_llava_floor": (before, findings_pixels.pixels),
+        "pictures": (model, findings_made.made_for_words),
+        "pictures_floor": (floor, findings_made.made_for_words),
+    }
+
+
 MATCH = Asked(_match, draw_all, page)
 ANSWER = Asked(_answer, findings_answers.draw_all, findings_answers.page)
 DRAW = Asked(_draw, findings_strips.draw_all, findings_drawings.page)
 CIRCUITS = Asked(_circuits, findings_networks.draw_all, findings_networks.page)
+ATTRIBUTION = Asked(_attribution, findings_attributed.draw_all, findings_attributed.page)
 FEATURES = Asked(_features, findings_featured.draw_all, findings_featured.page, findings_features.contents)
 
 

@@ -13,12 +13,13 @@ from numpy import ndarray
 from cutaway.data import Noun, render, scene_at, scenes
 from cutaway.data.prompts import DRAWABLE
 from cutaway.methods import feature_visualisation
+from cutaway.methods.feature_visualisation.paint import By
 from cutaway.model.model import Model
 from cutaway.model.targets import similarity
 from cutaway.zoo.emoji_judge import judge
 from cutaway.zoo.judging import look
 
-WAYS = ("pixel", "fourier", "maco")
+WAYS: tuple[By, ...] = ("pixel", "fourier", "maco")
 THINGS, STEPS, AMONG, FIRST = 8, 96, 64, 5
 SCENE = "best of 64 scenes"
 
@@ -27,8 +28,8 @@ def made_for_words(model: Model, _: int, seed: int, told: Callable[[str], None])
     """Pictures made for the cosine with “a thing”: how large it becomes, and where a judge ranks the thing.
 
     `value` (way, thing) the cosine in the picture that was made; `rank` of the thing among all that the judge knows, 1
-    the first, `probability` what the judge gives it. The last way is the scene that the model likes best. The judge is a
-    classifier trained apart.
+    the first, `probability` what the judge gives it. The last way is the scene that the model likes best. The judge is
+    a classifier trained apart.
     """
     things = words(THINGS, seed)
     texts = [f"a {called(one)}" for one in things]

@@ -20,7 +20,7 @@ from cutaway.model.targets import Target, logit_diff, similarity
 
 FEWEST, SHARE = 8, 40  # scenes: one in so many of a page's
 PAIR = World(things=(2, 2), repeat=0.0, tinted=0.0)
-FEW: dict[str, dict[str, int]] = {
+FEW: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"points": 16}, "smooth_gradient": {"draws": 8}, "shapley": {"orders": 2},
 }  # fmt: skip
 
@@ -28,9 +28,9 @@ FEW: dict[str, dict[str, int]] = {
 def pixels(model: Model, n: int, seed: int, told: Callable[[str], None]) -> xarray.Dataset:
     """Of scenes of two things, of which the text names the first: where each method's map lies.
 
-    `share`, `overlap`, `points` (method, scene) on the patches of the named thing; `gone` whether the thing with more
-    relevance is the one whose absence, drawn again without it, changes the number more. `area` (scene): the share that a
-    map by chance has.
+    `share`, `overlap`, `points` (way, scene) on the patches of the named thing; `gone` whether the thing with more
+    relevance is the one whose absence, drawn again without it, changes the number more. `area` (scene): the share that
+    a map by chance has.
     """
     some = two_things(max(FEWEST, n // SHARE), seed)
     inputs, target = asked(model, some)
@@ -47,8 +47,8 @@ def pixels(model: Model, n: int, seed: int, told: Callable[[str], None]) -> xarr
         found["gone"].append([float(int(one.density.argmax()) == int(np.abs(one.effect).argmax())) for one in absent])
     area = [by_chance(heat, covered(masks(one)[0], heat)).mass for heat, one in zip(heats, some, strict=True)]
     return xarray.Dataset(
-        {**{part: (("method", "scene"), np.array(rows)) for part, rows in found.items()}, "area": ("scene", area)},
-        {"method": list(WAYS), "scene": np.arange(len(some))},
+        {**{part: (("way", "scene"), np.array(rows)) for part, rows in found.items()}, "area": ("scene", area)},
+        {"way": list(WAYS), "scene": np.arange(len(some))},
     )
 
 

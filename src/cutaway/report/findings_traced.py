@@ -16,12 +16,21 @@ from cutaway.methods.data_attribution import data_attribution, lds, mislabel_auc
 from cutaway.model.model import Model
 
 SETS = 2
-CHANCE, LIKENESS, BEFORE = "chance", "representation", "TRAK, before training"
+CHANCE, LIKENESS, TRACIN, BEFORE = "chance", "representation", "TracIn", "TRAK, before training"
 WAYS: Mapping[str, Mapping[str, Any]] = {
-    LIKENESS: {"method": "representation"}, "dot": {"method": "dot", "kind": "whole"},
-    "cosine": {"method": "cosine", "kind": "whole"}, "TRAK": {"method": "trak", "damping": 0.1},
-    "LoGra": {"method": "logra"}, "EK-FAC": {"method": "ekfac"}, "DataInf": {"method": "datainf"},
+    LIKENESS: {"method": "representation"},
+    "dot": {"method": "dot", "kind": "whole"},
+    "cosine": {"method": "cosine", "kind": "whole"},
+    TRACIN: {"method": "dot", "kind": "whole"},
+    "TRAK": {"method": "trak", "damping": 0.1},
+    "LoGra": {"method": "logra"},
+    "EK-FAC": {"method": "ekfac"},
+    "DataInf": {"method": "datainf"},
     BEFORE: {"method": "trak", "damping": 0.1},
+}
+OF_DRAWINGS: Mapping[str, Mapping[str, Any]] = {
+    "dot, steps of one length": {"method": "dot", "kind": "whole", "even": True},
+    "D-TRAK": {"method": "trak", "damping": 0.1, "measure": "square"},
 }  # fmt: skip
 WORLDS = ("clip", "llava", "sd")
 
@@ -29,7 +38,7 @@ WORLDS = ("clip", "llava", "sd")
 def traced(_: Model, __: int, seed: int, told: Callable[[str], None], *, name: str) -> xarray.Dataset:
     """Every method in one retrained world, against one half of its trainings; projections are of the seed.
 
-    `lds` (method, query); `wrong`, `copies`, `cue` (method): how well items with another's caption come last or first,
+    `lds` (way, query); `wrong`, `copies`, `cue` (way): how well items with another's caption come last or first,
     the share of copies among the first four, and items with the cue before others where that is what misled; NaN where
     a method has nothing to say. `ceiling` (query): how two seeds of training agree on this half.
     """
@@ -37,7 +46,8 @@ def traced(_: Model, __: int, seed: int, told: Callable[[str], None], *, name: s
     mine = np.arange(len(made.kept)) % SETS == seed % SETS
     rows: dict[str, list[Any]] = {"lds": [], "wrong": [], "copies": [], "cue": []}
     chance = np.random.default_rng(seed).normal(size=(len(made.queries), len(made.items)))
-    for way in (CHANCE, *WAYS):
+    ways = {**WAYS, **(OF_DRAWINGS if name == "sd" else {})}
+    for way in (CHANCE, *ways):
         told(f"{name}, {way}")
         scores, own = (chance, chance[0]) if way == CHANCE else scored(made, way, seed)
         rows["lds"].append(lds(scores, made.kept[mine], made.outcome[mine]))
@@ -47,18 +57,22 @@ def traced(_: Model, __: int, seed: int, told: Callable[[str], None], *, name: s
     pairs = zip(made.outcome[:twice][mine[:twice]].T, made.again[mine[:twice]].T, strict=True)
     return xarray.Dataset(
         {
-            "lds": (("method", "query"), np.stack(rows["lds"])), **{part: ("method", rows[part]) for part in rows if part != "lds"},
+            "lds": (("way", "query"), np.stack(rows.pop("lds"))),
+            **{part: ("way", values) for part, values in rows.items()},
             "ceiling": ("query", [spearmanr(one, other)[0] for one, other in pairs]),
         },
-        {"method": [CHANCE, *WAYS], "query": np.arange(len(made.queries)), "kind": ("query", kinds(made))},
+        {"way": [CHANCE, *ways], "query": np.arange(len(made.queries)), "kind": ("query", kinds(made))},
     )  # fmt: skip
 
 
 def scored(made: Retrained, way: str, seed: int) -> tuple[Float[ndarray, "query item"], Float[ndarray, "item"]]:
     """The scores of a method, and those of each item for itself."""
-    model = made.floor() if way == BEFORE else made.model
-    weights = {} if way == LIKENESS else {"weights": made.pieces(model)}
-    found = data_attribution(model, made.training(), made.asked(), seed=seed, progress=False, **weights, **WAYS[way])
+    model, how = made.floor() if way == BEFORE else made.model, dict({**WAYS, **OF_DRAWINGS}[way])
+    if way != LIKENESS:
+        how["weights"] = made.pieces(model)
+    if way == TRACIN:
+        how["checkpoints"], how["rates"] = made.checkpoints()
+    found = data_attribution(model, made.training(), made.asked(), seed=seed, progress=False, **how)
     return found.data["scores"].values, found.data["own"].values
 
 

@@ -31,7 +31,7 @@ Way = Literal[
     "gradient", "gradient_input", "integrated_gradients", "smooth_gradient", "attn_lrp", "grad_cam", "rollout",
     "chefer", "occlusion", "shapley",
 ]  # fmt: skip
-WAYS: tuple[str, ...] = get_args(Way)
+WAYS: tuple[Way, ...] = get_args(Way)
 SOURCES: Mapping[str, str] = {
     "gradient": "Simonyan et al. 2014, arXiv 1312.6034",
     "gradient_input": "Shrikumar et al. 2017, arXiv 1704.02685",
@@ -42,7 +42,7 @@ SOURCES: Mapping[str, str] = {
     "rollout": "Abnar and Zuidema 2020, arXiv 2005.00928",
     "chefer": "Chefer et al. 2021, arXiv 2103.15679",
     "occlusion": "Zeiler and Fergus 2014, arXiv 1311.2901",
-    "shapley": "Castro et al. 2009 (sampling); Goldwaser and Hooker 2024, arXiv 2412.08087 (PixelSHAP)",
+    "shapley": "Castro et al. 2009 (sampling); Goldshmidt 2025, arXiv 2503.06670 (PixelSHAP)",
 }
 SIGNED = ("gradient_input", "integrated_gradients", "attn_lrp", "occlusion", "shapley")
 
