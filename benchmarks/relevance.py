@@ -1,6 +1,6 @@
 """What relevance maps are worth in the three families: the tables of docs/relevance.md.
 
-python benchmarks/relevance.py [--many 6] [--seeds 0 1] [--part clip llava tokens sd]
+python benchmarks/relevance.py [--many 6] [--seeds 0 1] [--part clip llava tokens sd twins]
 
 For each seed other scenes of EmojiWorld with two things each, of which the text names the first. Overlap (patches above
 the mean of the map), pointing and share are on the exact mask of that thing; `gone` how often the thing with more
@@ -35,6 +35,7 @@ from cutaway.methods.relevance.measures import (
     synergy,
 )
 from cutaway.methods.relevance.relevance import WAYS, Relevance
+from cutaway.methods.relevance.twins import apart, twins
 from cutaway.model.targets import logit_diff, similarity
 
 PAIR = data.World(things=(2, 2), repeat=0.0, tinted=0.0)
@@ -45,7 +46,7 @@ COLUMNS = ("overlap", "best", "points", "share", "floor", "gone", "together", "s
 
 def main() -> None:
     """Print the tables."""
-    parts = {"clip": clip, "llava": llava, "tokens": tokens, "sd": sd}
+    parts = {"clip": clip, "llava": llava, "tokens": tokens, "sd": sd, "twins": told_apart}
     parser = seeded(__doc__, 6, "scenes")
     parser.add_argument("--part", nargs="*", choices=parts, default=[*parts])
     given = parser.parse_args()
@@ -220,6 +221,26 @@ def _drawn(model: cutaway.Model, scenes: list[data.Scene], method: str, seed: in
                 made.setdefault(name, []).append(value)
             made.setdefault("chance", []).append(by_chance(heat, truths[at]).mass)
     return made
+
+
+def told_apart(many: int, seeds: list[int]) -> None:
+    """Two read-outs of one model, by a thing and by a cue: do the maps of a method say which is which."""
+    model = cutaway.load("zoo:emoji-clip")
+    for seed in seeds:
+        found = twins(model, few=many, seed=seed)
+        inputs = model.inputs(image=[data.render(one) for one in found.scenes])
+        print(f"\nTwins on zoo:emoji-clip, seed {seed}, {len(found.scenes)} scenes; right {found.right}")
+        print("| method | on the thing, by thing | by cue | on the cue, by thing | by cue | both right |")
+        for method in (*WAYS, "by chance"):
+            if method == "shapley":
+                continue
+            maps = []
+            for which in ("thing", "cue"):
+                made = _found(model, inputs, found.target(which, len(found.scenes)), method, seed + len(maps))
+                maps.append([made.map(at).values for at in range(len(found.scenes))])
+            row = apart(found, *maps)
+            numbers = [*row.thing.mean(1), *row.cue.mean(1), row.both]
+            print(f"| {method} | {' | '.join(f'{one:.2f}' for one in numbers)} |", flush=True)
 
 
 if __name__ == "__main__":
