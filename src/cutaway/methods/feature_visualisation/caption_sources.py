@@ -81,9 +81,9 @@ def caption_sources(
 
     The token is held against what the model found next likely at its place, d = l(token) - l(rival). Heads, MLPs and
     patches straight: d as an exact sum (`logit_decomposition`, by source token). On any path: AttnLRP back to the
-    picture of l(token) less the mean of all logits (`token_relevance`). Features of the first dictionary of the model, the `features` largest by attribution, exactly
-    (`feature_effects`). Of inputs that end in an answer the caption is that, else what the model writes, `length`
-    tokens at most.
+    picture, of l(token) less the mean of all logits (`token_relevance`). Features of the first dictionary of the model:
+    the `features` largest by attribution, exactly (`feature_effects`). Of inputs that end in an answer the caption is
+    that, else what the model writes, `length` tokens at most.
 
     Units: logits. Sources: Elhage et al. 2021; Achtibat et al. 2024, 2402.05602; Marks et al. 2024, 2403.19647. Beside
     heads stands their size for random pairs of words, beside features others that are on. MethodError for several rows,
