@@ -107,7 +107,7 @@ def told(label: str, seed: int, z: Iterable[float], pictures: np.ndarray, things
     )  # fmt: skip
 
 
-def texts(many: int, steps: int, led: bool, strip: Path | None) -> None:  # noqa: C901
+def texts(many: int, steps: int, led: bool, strip: Path | None) -> None:
     """Pictures for the cosine with “a thing”: what a judge, who never saw the CLIP, names in them."""
     things = words(many)
     print(
@@ -130,10 +130,10 @@ def texts(many: int, steps: int, led: bool, strip: Path | None) -> None:  # noqa
                 ]
                 pictures = np.concatenate([one["picture"].values for one in found])
                 told(by + twin, seed, (float(one["value"][0]) for one in found), pictures, things)
-                if not seed:
+                if seed == SEEDS[0]:
                     kept[by + twin] = list(pictures)
             best = np.concatenate([one["exemplar"].values for one in found])
-            if not seed:
+            if seed == SEEDS[0]:
                 told(f"best of 64 scenes{twin}", seed, (float(one["best"][0]) for one in found), best, things)
                 kept[f"scene{twin}"] = list(best)
         if led and not twin:
@@ -145,12 +145,11 @@ def texts(many: int, steps: int, led: bool, strip: Path | None) -> None:  # noqa
                 for side, label in ((1, "drawing, led"), (0, "drawing, best of 2"), (2, "drawing, moved by chance")):
                     value = made["value"].isel(side=side).max("draw").values
                     told(label, seed, map(float, value), made["picture"].values[:, side], things)
-                if not seed:
+                if seed == SEEDS[0]:
                     kept["led"] = list(made["picture"].values[:, 1])
-    if strip is not None:
-        for name in ("fourier", "maco", "maco, untrained", "scene", "led"):
-            if name in kept:
-                saved(strip / f"visions-{name.replace(', ', '-')}.png", kept[name])
+        if strip is not None:
+            rows = [kept[name] for name in ("fourier", "maco", "led", "scene", "maco, untrained") if name in kept]
+            saved(strip / "visions.webp", rows)
 
 
 def said(many: int, steps: int) -> None:
@@ -173,17 +172,16 @@ def said(many: int, steps: int) -> None:
                     ))  # fmt: skip
                 told(by + twin, seed, (float(one["value"][0]) for one in found),
                      np.concatenate([one["picture"].values for one in found]), things)  # fmt: skip
-            if not seed:
+            if seed == SEEDS[0]:
                 told(f"best of 64 scenes{twin}", seed, (float(one["best"][0]) for one in found),
                      np.concatenate([one["exemplar"].values for one in found]), things)  # fmt: skip
 
 
-def saved(path: Path, pictures: list[np.ndarray]) -> None:
-    """A strip of pictures, twice as large."""
-    laid = np.concatenate(pictures, 1)
-    Image.fromarray(laid).resize((laid.shape[1] * 2, laid.shape[0] * 2), Image.Resampling.NEAREST).save(
-        path.with_suffix(".webp"), quality=80
-    )
+def saved(path: Path, rows: list[list[np.ndarray]]) -> None:
+    """Rows of pictures, twice as large."""
+    laid = np.concatenate([np.concatenate(row, 1) for row in rows], 0)
+    size = (laid.shape[1] * 2, laid.shape[0] * 2)
+    Image.fromarray(laid).resize(size, Image.Resampling.NEAREST).save(path, quality=80)
 
 
 def main() -> None:

@@ -1,16 +1,22 @@
 """What wrote each word of a caption: exact sums, beside random words, and an untrained decoder looks elsewhere."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 import cutaway
 from cutaway import data, questions
-from cutaway.errors import MethodError
+from cutaway.errors import InputError, MethodError
 from cutaway.methods import caption_sources
+from cutaway.methods.feature_visualisation.caption_sources import CaptionSources
 from cutaway.methods.feature_visualisation.declared import METHODS
+from cutaway.methods.result import load
 from cutaway.methods.shown import Page
 from cutaway.methods.sparse_autoencoders.beginning import untrained
 from cutaway.model.targets import logit_diff, numbers
+from cutaway.report.caption import write_caption
 from cutaway.zoo import tiny
 from world import opened
 
@@ -79,6 +85,19 @@ def test_the_page_has_a_map_and_bars_for_every_word(found):
     (view,) = declared.show(Page(question, {"caption": applied}))
     assert view.values.shape[:2] == (len(view.words), 2) and len(view.bars[0]) == 6
     assert "logits above" in view.told[0] and "caption_sources(" in view.code
+
+
+def test_the_command_writes_a_page_and_keeps_the_arrays(tmp_path):
+    tiny.picture().save(tmp_path / "picture.png")
+    console = Console(file=io.StringIO())
+    wrote = write_caption(
+        "tiny:llava", tmp_path / "picture.png", tmp_path / "page.html", caption="a dog", features=0,
+        keep=tmp_path / "made.nc", console=console,
+    )  # fmt: skip
+    assert "What wrote each word" in wrote.read_text("utf-8") and isinstance(load(tmp_path / "made.nc"), CaptionSources)
+    assert "answer='a dog'" in wrote.read_text("utf-8")
+    with pytest.raises(InputError, match="already"):
+        write_caption("tiny:llava", tmp_path / "picture.png", tmp_path / "page.html", console=console)
 
 
 def test_what_has_no_caption_says_so():

@@ -12,7 +12,7 @@ from cutaway.errors import InputError, MethodError
 from cutaway.methods.feature_visualisation.aims import units_of
 from cutaway.methods.feature_visualisation.ascent import Eye
 from cutaway.methods.feature_visualisation.declared import METHODS
-from cutaway.methods.feature_visualisation.drawing_visualisation import _Riser, drawing_visualisation
+from cutaway.methods.feature_visualisation.drawing_visualisation import Riser, drawing_visualisation
 from cutaway.methods.method import Applied
 from cutaway.methods.shown import Page
 from cutaway.model.denoise import LATENT
@@ -37,7 +37,7 @@ def test_the_gradient_is_that_of_the_number_with_respect_to_the_latents_and_noth
     clip = opened("clip")
     eye = Eye(clip, clip.inputs(image=tiny.picture()))
     risers = [
-        _Riser(sd, units_of(sd, site, [3], "all")), _Riser(sd, units_of(clip, "vision.1.mlp.post", [3], "patches"), eye)
+        Riser(sd, units_of(sd, site, [3], "all")), Riser(sd, units_of(clip, "vision.1.mlp.post", [3], "patches"), eye)
     ]  # fmt: skip
     checked = []
 

@@ -55,7 +55,7 @@ def test_the_best_picture_of_a_linear_unit_is_its_template_in_every_patch_and_as
     inputs, contrast = model.inputs(image=tiny.picture()), 0.1
     more = {"by": by, "contrast": contrast, "steps": 150, "rate": 0.1, **STILL}
     found = made(model, inputs, site="vision.embed", units=[UNIT], **more)
-    mean, spread = Eye(model, inputs)._scale()
+    mean, spread = Eye(model, inputs).scale()
     along = template / spread  # a picture in [0, 1] is divided by its spread
     across = 32 // template.shape[-1]
     best = along.repeat(1, across, across)

@@ -43,7 +43,7 @@ class Eye:
         height, width = self.inputs.tensors[PIXELS].shape[-2:]
         return int(height), int(width)
 
-    def _scale(self) -> tuple[Tensor, Tensor]:
+    def scale(self) -> tuple[Tensor, Tensor]:
         """What the processor takes from a picture in [0, 1], and what it divides by."""
         tool, like = self.model.engine.tools.images, self.inputs.tensors[PIXELS]
         mean, spread = (getattr(tool, name, None) or [0.5] * CHANNELS for name in ("image_mean", "image_std"))
@@ -54,12 +54,12 @@ class Eye:
         images = [render(one) if isinstance(one, Scene) else one for one in pictures]
         tool = self.model.engine.tools.need("images", self.model.module)
         made = torch.as_tensor(tool(images=images, return_tensors="pt")[PIXELS])
-        mean, spread = (one.float().cpu() for one in self._scale())
+        mean, spread = (one.float().cpu() for one in self.scale())
         return (made.float() * spread + mean).clamp(0, 1)
 
     def run(self, pictures: Pictures, record: Sequence[str] = (), *, grad: bool = False, stop: bool = False) -> Run:
         """One run of so many rows, each with its picture and with the same text."""
-        mean, spread = self._scale()
+        mean, spread = self.scale()
         given = self.inputs if len(pictures) == 1 else Inputs.stack([self.inputs] * len(pictures))
         pixels = (pictures.to(mean) - mean) / spread
         shown = replace(given, tensors={**given.tensors, PIXELS: pixels})

@@ -81,7 +81,7 @@ def caption_sources(
 
     The token is held against what the model found next likely at its place, d = l(token) - l(rival). Heads, MLPs and
     patches straight: d as an exact sum (`logit_decomposition`, by source token). On any path: AttnLRP back to the
-    picture of l(token) less the mean of all logits (`token_relevance`). Features of the first dictionary of the model,
+    picture, of l(token) less the mean of all logits (`token_relevance`). Features of the first dictionary of the model:
     the `features` largest by attribution, exactly (`feature_effects`). Of inputs that end in an answer the caption is
     that, else what the model writes, `length` tokens at most.
 

@@ -116,7 +116,7 @@ def drawing_visualisation(
 
 
 @dataclass(frozen=True, eq=False)
-class _Riser:
+class Riser:
     """A number of a drawing at a step, and its gradient to the latents: of the denoiser, or of who sees the picture."""
 
     model: Model
@@ -155,7 +155,7 @@ class _Riser:
 
 def _own(
     model: Model, inputs: Inputs, site: str, units: Sequence[int] | None, many: int, step: int
-) -> tuple[list[str], list[_Riser]]:  # fmt: skip
+) -> tuple[list[str], list[Riser]]:  # fmt: skip
     """Units of the denoiser."""
     chosen = str(unit_site(model, site))
     if not units:
@@ -168,7 +168,7 @@ def _own(
         draw_midway(model, inputs, [step], look)
         peak = held[0].amax(0) / held[0].abs().mean(0).clamp_min(TINY)
         units = peak.topk(min(many, len(peak))).indices.tolist()
-    return [str(one) for one in units], [_Riser(model, units_of(model, chosen, [one], "all")) for one in units]
+    return [str(one) for one in units], [Riser(model, units_of(model, chosen, [one], "all")) for one in units]
 
 
 def units_table(run: Any, site: str) -> Float[Tensor, "place unit"]:
@@ -178,7 +178,7 @@ def units_table(run: Any, site: str) -> Float[Tensor, "place unit"]:
 
 def _seen(
     model: Model, eye: Model, shown: Inputs | None, site: str, units: Sequence[int] | None, aims: Sequence[Aim]
-) -> tuple[list[str], list[_Riser]]:  # fmt: skip
+) -> tuple[list[str], list[Riser]]:  # fmt: skip
     """Numbers of a model that sees what is drawn."""
     if shown is None or not (aims or (site and units)):
         raise MethodError(
@@ -188,11 +188,11 @@ def _seen(
     sight = Eye(eye, shown)
     wanted: list[Aim] = list(aims) or [units_of(eye, site, [one], "patches") for one in units or ()]
     names = [repr(one) for one in aims] or [str(one) for one in units or ()]
-    return names, [_Riser(model, one, sight) for one in wanted]
+    return names, [Riser(model, one, sight) for one in wanted]
 
 
 def _drawn(
-    model: Model, inputs: Inputs, riser: _Riser, last: int, side: str, strength: float, pulled: dict[int, Tensor],
+    model: Model, inputs: Inputs, riser: Riser, last: int, side: str, strength: float, pulled: dict[int, Tensor],
     dice: torch.Generator,
 ) -> tuple[Float[Tensor, "step draw"], Float[Tensor, "draw channel y x"]]:  # fmt: skip
     """One side: its number at every step, the pictures."""
