@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -31,7 +32,7 @@ import cutaway
 from cutaway.methods.data_attribution import Projection, data_attribution, lds
 from cutaway.methods.data_attribution.features import Projected
 from cutaway.model.inputs import Inputs
-from cutaway.model.pieces import layers, pieces
+from cutaway.model.pieces import elsewhere, layers, pieces
 from cutaway.questions.training import Items
 
 WIDE = (64, 512, 256, 10)
@@ -196,6 +197,33 @@ def apart(one: ndarray, other: ndarray) -> float:
     return float(np.abs(one - other).max() / np.abs(one).max())
 
 
+def ways(net: Net, x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> dict[str, Callable[[], ndarray]]:
+    """Each tool and method, by what the table calls it."""
+    wide: dict[str, Any] = {"kind": "dense", "size": 256}
+    last = pieces(cutaway.load(net), "body.4")
+    others = [elsewhere(cutaway.load(net), last, seed=seed) for seed in range(3)]
+    return {
+        "traker, TRAK, 256 numbers": lambda: by_traker(net, x, y, z, w, 256),
+        "dattri, TRAK, 256 numbers": lambda: by_dattri(net, x, y, z, w, 256),
+        "ours, trak, dense, 256 numbers, no damping": lambda: ours(net, x, y, z, w, damping=0.0, **wide),
+        "ours, trak, dense, 256 numbers": lambda: ours(net, x, y, z, w, **wide),
+        "ours, trak, 8 × 8 a layer": lambda: ours(net, x, y, z, w),
+        "ours, trak, 16 × 16 a layer": lambda: ours(net, x, y, z, w, size=16),
+        "ours, trak, 8 × 8, last layer alone (2 570 weights)": lambda: ours(net, x, y, z, w, weights=last),
+        **{
+            f"ours, trak, 8 × 8, as many weights elsewhere, draw {at}": lambda one=one: ours(
+                net, x, y, z, w, weights=one
+            )
+            for at, one in enumerate(others)
+        },
+        "ours, logra, 16 × 16 a layer": lambda: ours(net, x, y, z, w, method="logra", size=16),
+        "ours, ekfac, 32 × 32 a layer": lambda: ours(net, x, y, z, w, method="ekfac", size=32),
+        "ours, datainf, 8 columns a layer": lambda: ours(net, x, y, z, w, method="datainf"),
+        "ours, dot, 16 × 16 a layer": lambda: ours(net, x, y, z, w, method="dot", size=16),
+        "ours, cosine, 16 × 16 a layer": lambda: ours(net, x, y, z, w, method="cosine", size=16),
+    }
+
+
 def main() -> None:
     """Print both tables."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -229,20 +257,7 @@ def main() -> None:
             outcome[at] = margin(half(z), w)
     print(f"| scores of {told.items} items for {QUERIES} queries | LDS | by chance | seconds |", flush=True)
     print("|---|---|---|---|")
-    wide: dict[str, Any] = {"kind": "dense", "size": 256}
-    tools: dict[str, Callable[[], ndarray]] = {
-        "traker, TRAK, 256 numbers": lambda: by_traker(net, x, y, z, w, 256),
-        "dattri, TRAK, 256 numbers": lambda: by_dattri(net, x, y, z, w, 256),
-        "ours, trak, dense, 256 numbers, no damping": lambda: ours(net, x, y, z, w, damping=0.0, **wide),
-        "ours, trak, dense, 256 numbers": lambda: ours(net, x, y, z, w, **wide),
-        "ours, trak, 8 × 8 a layer": lambda: ours(net, x, y, z, w),
-        "ours, trak, 16 × 16 a layer": lambda: ours(net, x, y, z, w, size=16),
-        "ours, logra, 16 × 16 a layer": lambda: ours(net, x, y, z, w, method="logra", size=16),
-        "ours, ekfac, 32 × 32 a layer": lambda: ours(net, x, y, z, w, method="ekfac", size=32),
-        "ours, datainf, 8 columns a layer": lambda: ours(net, x, y, z, w, method="datainf"),
-        "ours, dot, 16 × 16 a layer": lambda: ours(net, x, y, z, w, method="dot", size=16),
-        "ours, cosine, 16 × 16 a layer": lambda: ours(net, x, y, z, w, method="cosine", size=16),
-    }
+    tools = ways(net, x, y, z, w)
     for name, make in tools.items():
         scores, seconds = timed(make, told.runs)
         chance = lds(np.random.default_rng(1).permuted(scores, axis=1), kept, outcome)
