@@ -211,9 +211,7 @@ def ways(net: Net, x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> dict[str, Call
         "ours, trak, 16 × 16 a layer": lambda: ours(net, x, y, z, w, size=16),
         "ours, trak, 8 × 8, last layer alone (2 570 weights)": lambda: ours(net, x, y, z, w, weights=last),
         **{
-            f"ours, trak, 8 × 8, as many weights elsewhere, draw {at}": lambda one=one: ours(
-                net, x, y, z, w, weights=one
-            )
+            f"ours, trak, 8 × 8, as many weights elsewhere, draw {at}": partial(ours, net, x, y, z, w, weights=one)
             for at, one in enumerate(others)
         },
         "ours, logra, 16 × 16 a layer": lambda: ours(net, x, y, z, w, method="logra", size=16),
