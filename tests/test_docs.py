@@ -73,6 +73,7 @@ def test_the_pages_on_methods_run(page, capsys):
         ("concept-dictionaries.md", "emoji-llava", r"(?s)semi-nmf.*states.*words"),
         ("features.md", "emoji-clip", r"(?s)\(1, 65, 1024\).*True.*attribution.*concept.*shuffled pictures"),
         ("atlas.md", "", r"(?s)cyw25.*@misc\{gandel23.*syed23.*measured.*for sounds.*3 .bad key. is no.*atlas.html"),
+        ("data-attribution.md", "emoji-clip", r"(?s)\[4, .*16480 \[.*16480 \["),
         ("store.md", "emoji-clip", r"(?s)6240 in 'vision'.*\(96, 128\).*1 +3 +cond.*resid_post image +6144"),
     ],
 )
