@@ -14,7 +14,8 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,12 @@ from cutaway.methods.data_attribution.features import Projection, item_features
 from cutaway.methods.data_attribution.measures import lds, loo_correlation, mislabel_auc, retrieval
 from cutaway.methods.data_attribution.scores import cosine, dot
 from cutaway.model.edits import Ablate
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
 from cutaway.model.pieces import Piece, pieces
-from cutaway.questions.training import Drawings
+from cutaway.model.targets import denoising_error
+from cutaway.questions.losses import Measure, output_size
+from cutaway.questions.training import Batch, Drawings, Items
 
 KINDS = ("held", "copied", "misled")
 TAKEN, ASKED = 20, 2  # items taken away before a retraining; queries of each kind for which that is done
@@ -98,6 +103,36 @@ def worlds(made: Retrained) -> None:
 # --- methods ----------------------------------------------------------------------------------------------------------
 
 
+_ONCE: dict[tuple[str, int, int, int], Inputs] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Once(Drawings):
+    """Drawings whose noised inputs are made once for all methods: they do not depend on the weights that learn."""
+
+    def on(self, model: Model, measure: Measure = "loss") -> Callable[[Sequence[int], int], Batch]:
+        """Inputs as of any drawings."""
+        make, target = super().on(model, measure), denoising_error() if measure == "loss" else output_size(measure)
+
+        def once(row: int, draw: int) -> Inputs:
+            key = (self.prompts[row], id(self.pictures[row]), draw, self.at[draw])
+            if key not in _ONCE:
+                _ONCE[key] = make([row], draw)[0]
+            return _ONCE[key]
+
+        return lambda rows, draw: (Inputs.stack([once(row, draw) for row in rows]), target)
+
+
+@cache
+def both(made: Retrained) -> tuple[Items, Items]:
+    """Items and queries, of what draws with inputs that are made once."""
+    found = made.training(), made.asked()
+    return tuple(
+        Once(pictures=one.pictures, prompts=one.prompts, at=one.at, steps=one.steps)
+        if isinstance(one, Drawings) else one for one in found
+    )  # type: ignore[return-value]  # fmt: skip
+
+
 def applied(made: Retrained, how: dict[str, Any], folder: Path | None = None, *, floor: bool = False) -> Any:
     """A method on all items and all queries."""
     model = made.floor() if floor else made.model
@@ -110,7 +145,7 @@ def applied(made: Retrained, how: dict[str, Any], folder: Path | None = None, *,
     if "on the way" in how:
         models, rates = made.checkpoints()
         more |= {"checkpoints": models, "rates": rates}
-    return data_attribution(model, made.training(), made.asked(), folder=folder, progress=False, **more)
+    return data_attribution(model, *both(made), folder=folder, progress=False, **more)
 
 
 def judged(made: Retrained, scores: np.ndarray, own: np.ndarray) -> list[str]:
@@ -127,8 +162,8 @@ def judged(made: Retrained, scores: np.ndarray, own: np.ndarray) -> list[str]:
     return [spread(found), *means, f"{np.nanmean(loo):.2f}", named, f"{copies['recall']:.2f}", f"{cue:.2f}"]
 
 
-def methods(made: Retrained, keep: dict[str, np.ndarray]) -> None:
-    """Every method, beside chance and the model before training."""
+def methods(made: Retrained, keep: dict[str, np.ndarray], only: Sequence[str]) -> None:
+    """Every method, or `only` some, beside chance and the model before training."""
     print(f"\n{made.name}: ceiling of LDS, two seeds: {spread(ceiling(made))}")
     columns = "LDS | held | copied | misled | left out | wrong, AUC | copies in 4 | cue, AUC"
     print(f"| method | {columns} | items, s | query, s | bytes an item |")
@@ -137,6 +172,8 @@ def methods(made: Retrained, keep: dict[str, np.ndarray]) -> None:
     chance = np.random.default_rng(0).normal(size=(len(made.queries), len(made.items)))
     print(f"| chance | {' | '.join([*judged(made, chance, chance[0]), '', '', ''])} |", flush=True)
     for name, how in every.items():
+        if only and name not in only:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             began = time.process_time()
             found = applied(made, how, Path(folder) if how["method"] != "representation" else None)
@@ -152,16 +189,20 @@ def methods(made: Retrained, keep: dict[str, np.ndarray]) -> None:
         if name == "dot":
             keep["loss"] = found.data["loss"].values
     for name in FLOORS:
+        if only and f"{name}, before training" not in only:
+            continue
         found = applied(made, GRADIENTS[name], floor=True)
         columns = judged(made, found.data["scores"].values, found.data["own"].values)
         print(f"| {name}, before training | {' | '.join([*columns, '', '', ''])} |", flush=True)
+    if "loss" not in keep:
+        return
     wrong = np.isin(np.arange(len(made.items)), made.truth.wrong)
     print(f"The loss of an item alone tells wrong items with an AUC of {mislabel_auc(keep['loss'], wrong):.2f}.")
 
 
 def steps(made: Retrained) -> None:
     """Of what draws: how long gradients are at each step, and what the dot product of each step alone is worth."""
-    items, queries = made.training(), made.asked()
+    items, queries = both(made)
     if not isinstance(items, Drawings) or not isinstance(queries, Drawings):
         return
     print(f"\n{made.name}: gradients at single steps of {items.steps}, one noise")
@@ -198,7 +239,7 @@ def parts(made: Retrained) -> dict[str, tuple[tuple[Piece, ...], Ablate]]:
 
 def mechanism(made: Retrained) -> None:
     """TRAK from the weights of the parts that matter most to the queries, from as many others, and from all."""
-    found, asked = parts(made), made.asked()
+    found, asked = parts(made), both(made)[1]
     make, rows = asked.on(made.model), range(len(asked))
     effects: dict[str, float] = {}
     for name, (_, edit) in found.items():
@@ -277,13 +318,14 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--worlds", nargs="*", default=["clip", "llava", "sd"])
     asked.add_argument("--part", nargs="*", default=["worlds", "methods", "steps", "mechanism", "removal"])
+    asked.add_argument("--methods", nargs="*", default=[], help="rows of the table of methods; all unless given")
     given = asked.parse_args()
     torch.set_num_threads(1)
     for name in given.worlds:
         made, keep = world(name), dict[str, np.ndarray]()
         every: dict[str, Callable[[], None]] = {
             "worlds": lambda made=made: worlds(made),
-            "methods": lambda made=made, keep=keep: methods(made, keep),
+            "methods": lambda made=made, keep=keep: methods(made, keep, given.methods),
             "steps": lambda made=made: steps(made),
             "mechanism": lambda made=made: mechanism(made),
             "removal": lambda made=made, keep=keep: removal(made, keep),
