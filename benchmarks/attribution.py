@@ -238,7 +238,7 @@ def parts(made: Retrained) -> dict[str, tuple[tuple[Piece, ...], Ablate]]:
 
 
 def mechanism(made: Retrained) -> None:
-    """TRAK from the weights of the parts that matter most to the queries, from as many others, and from all."""
+    """TRAK from the weights of the heads that matter most to the queries, from as many others, and from all."""
     found, asked = parts(made), both(made)[1]
     make, rows = asked.on(made.model), range(len(asked))
     effects: dict[str, float] = {}
@@ -250,34 +250,25 @@ def mechanism(made: Retrained) -> None:
                 total += float((target(made.model.run(inputs, edits=[edit])) - target(made.model.run(inputs))).mean())
         effects[name] = total / asked.draws
     order = sorted(effects, key=effects.__getitem__, reverse=True)
-    many = max(2, len(order) // 4)
+    heads = [name for name in order if not name.endswith(".mlp.out")]
+    many = max(2, len(heads) // 4)
     dice = np.random.default_rng(0)
-    draws = [alike(order[:many], order, dice) for _ in range(4)]
-    print(f"\n{made.name}: TRAK from the gradients of some of {len(order)} heads and MLPs; most needed: "
+    draws = [dice.choice(heads, many, replace=False).tolist() for _ in range(4)]
+    print(f"\n{made.name}: TRAK from the gradients of some of {len(heads)} heads; most needed of these and the MLPs: "
           + ", ".join(f"{name} {effects[name]:.3f}" for name in order[:3]))  # fmt: skip
     print("| weights | numbers | LDS | held | copied | misled | left out | wrong, AUC | copies in 4 | cue, AUC |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    every = {"all that learn": made.pieces()}
-    every |= {f"the {many} most needed": joined(made, found, order[:many])}
-    every |= {f"as many of each kind by chance, draw {i}": joined(made, found, one) for i, one in enumerate(draws)}
-    every |= {f"the {many} least needed": joined(made, found, order[-many:])}
+    every = {"all that learn": made.pieces(), "all MLPs": joined(found, sorted({*order} - {*heads}))}
+    every |= {f"the {many} heads most needed": joined(found, heads[:many])}
+    every |= {f"{many} heads by chance, draw {i}": joined(found, one) for i, one in enumerate(draws)}
+    every |= {f"the {many} heads least needed": joined(found, heads[-many:])}
     for name, chosen in every.items():
         made_of = applied(made, {**GRADIENTS["TRAK"], "weights": chosen})
         columns = judged(made, made_of.data["scores"].values, made_of.data["own"].values)
         print(f"| {name} | {sum(one.size for one in chosen)} | {' | '.join(columns)} |", flush=True)
 
 
-def alike(chosen: Sequence[str], every: Sequence[str], dice: np.random.Generator) -> list[str]:
-    """As many heads and as many MLPs of all, by chance: weights of the same size."""
-    found: list[str] = []
-    for mlp in (True, False):
-        kind = [one for one in every if one.endswith(".mlp.out") == mlp]
-        wanted = sum(one.endswith(".mlp.out") == mlp for one in chosen)
-        found += [kind[at] for at in dice.choice(len(kind), wanted, replace=False)]
-    return found
-
-
-def joined(made: Retrained, found: dict[str, Any], names: Sequence[str]) -> tuple[Piece, ...]:
+def joined(found: dict[str, Any], names: Sequence[str]) -> tuple[Piece, ...]:
     """The pieces of several parts."""
     return tuple(sorted({piece for name in names for piece in found[name][0]}))
 
