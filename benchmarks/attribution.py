@@ -157,7 +157,7 @@ def judged(made: Retrained, scores: np.ndarray, own: np.ndarray) -> list[str]:
     cued = np.isin(np.arange(len(made.items)), made.truth.cued) & ~wrong
     copies = retrieval(of_kind(made, scores, "copied"), made.truth.duplicates, k=4)
     cue = np.mean([mislabel_auc(one, cued) for one in of_kind(made, scores, "misled")])
-    named = "" if np.isnan(own).any() else f"{mislabel_auc(own, wrong):.2f}"
+    named = "" if np.isnan(own).any() or np.ptp(own) < 1e-3 else f"{mislabel_auc(own, wrong):.2f}"
     means = [f"{np.nanmean(of_kind(made, found, kind)):.2f}" for kind in KINDS]
     return [spread(found), *means, f"{np.nanmean(loo):.2f}", named, f"{copies['recall']:.2f}", f"{cue:.2f}"]
 
