@@ -14,7 +14,8 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,12 @@ from cutaway.methods.data_attribution.features import Projection, item_features
 from cutaway.methods.data_attribution.measures import lds, loo_correlation, mislabel_auc, retrieval
 from cutaway.methods.data_attribution.scores import cosine, dot
 from cutaway.model.edits import Ablate
+from cutaway.model.inputs import Inputs
+from cutaway.model.model import Model
 from cutaway.model.pieces import Piece, pieces
-from cutaway.questions.training import Drawings
+from cutaway.model.targets import denoising_error
+from cutaway.questions.losses import Measure, output_size
+from cutaway.questions.training import Batch, Drawings, Items
 
 KINDS = ("held", "copied", "misled")
 TAKEN, ASKED = 20, 2  # items taken away before a retraining; queries of each kind for which that is done
@@ -98,6 +103,36 @@ def worlds(made: Retrained) -> None:
 # --- methods ----------------------------------------------------------------------------------------------------------
 
 
+_ONCE: dict[tuple[str, int, int, int], Inputs] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Once(Drawings):
+    """Drawings whose noised inputs are made once for all methods: they do not depend on the weights that learn."""
+
+    def on(self, model: Model, measure: Measure = "loss") -> Callable[[Sequence[int], int], Batch]:
+        """Inputs as of any drawings."""
+        make, target = super().on(model, measure), denoising_error() if measure == "loss" else output_size(measure)
+
+        def once(row: int, draw: int) -> Inputs:
+            key = (self.prompts[row], id(self.pictures[row]), draw, self.at[draw])
+            if key not in _ONCE:
+                _ONCE[key] = make([row], draw)[0]
+            return _ONCE[key]
+
+        return lambda rows, draw: (Inputs.stack([once(row, draw) for row in rows]), target)
+
+
+@cache
+def both(made: Retrained) -> tuple[Items, Items]:
+    """Items and queries, of what draws with inputs that are made once."""
+    found = made.training(), made.asked()
+    return tuple(
+        Once(pictures=one.pictures, prompts=one.prompts, at=one.at, steps=one.steps)
+        if isinstance(one, Drawings) else one for one in found
+    )  # type: ignore[return-value]  # fmt: skip
+
+
 def applied(made: Retrained, how: dict[str, Any], folder: Path | None = None, *, floor: bool = False) -> Any:
     """A method on all items and all queries."""
     model = made.floor() if floor else made.model
@@ -107,7 +142,7 @@ def applied(made: Retrained, how: dict[str, Any], folder: Path | None = None, *,
     if "on the way" in how:
         models, rates = made.checkpoints()
         more |= {"checkpoints": models, "rates": rates}
-    return data_attribution(model, made.training(), made.asked(), folder=folder, progress=False, **more)
+    return data_attribution(model, *both(made), folder=folder, progress=False, **more)
 
 
 def judged(made: Retrained, scores: np.ndarray, own: np.ndarray) -> list[str]:
@@ -119,13 +154,13 @@ def judged(made: Retrained, scores: np.ndarray, own: np.ndarray) -> list[str]:
     cued = np.isin(np.arange(len(made.items)), made.truth.cued) & ~wrong
     copies = retrieval(of_kind(made, scores, "copied"), made.truth.duplicates, k=4)
     cue = np.mean([mislabel_auc(one, cued) for one in of_kind(made, scores, "misled")])
-    named = "" if np.isnan(own).any() else f"{mislabel_auc(own, wrong):.2f}"
+    named = "" if np.isnan(own).any() or np.ptp(own) < 1e-3 else f"{mislabel_auc(own, wrong):.2f}"
     means = [f"{np.nanmean(of_kind(made, found, kind)):.2f}" for kind in KINDS]
     return [spread(found), *means, f"{np.nanmean(loo):.2f}", named, f"{copies['recall']:.2f}", f"{cue:.2f}"]
 
 
-def methods(made: Retrained, keep: dict[str, np.ndarray]) -> None:
-    """Every method, beside chance and the model before training."""
+def methods(made: Retrained, keep: dict[str, np.ndarray], only: Sequence[str]) -> None:
+    """Every method, or `only` some, beside chance and the model before training."""
     print(f"\n{made.name}: ceiling of LDS, two seeds: {spread(ceiling(made))}")
     columns = "LDS | held | copied | misled | left out | wrong, AUC | copies in 4 | cue, AUC"
     print(f"| method | {columns} | items, s | query, s | bytes an item |")
@@ -134,6 +169,8 @@ def methods(made: Retrained, keep: dict[str, np.ndarray]) -> None:
     chance = np.random.default_rng(0).normal(size=(len(made.queries), len(made.items)))
     print(f"| chance | {' | '.join([*judged(made, chance, chance[0]), '', '', ''])} |", flush=True)
     for name, how in every.items():
+        if only and name not in only:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             began = time.process_time()
             found = applied(made, how, Path(folder) if how["method"] != "representation" else None)
@@ -149,16 +186,20 @@ def methods(made: Retrained, keep: dict[str, np.ndarray]) -> None:
         if name == "dot":
             keep["loss"] = found.data["loss"].values
     for name in FLOORS:
+        if only and f"{name}, before training" not in only:
+            continue
         found = applied(made, GRADIENTS[name], floor=True)
         columns = judged(made, found.data["scores"].values, found.data["own"].values)
         print(f"| {name}, before training | {' | '.join([*columns, '', '', ''])} |", flush=True)
+    if "loss" not in keep:
+        return
     wrong = np.isin(np.arange(len(made.items)), made.truth.wrong)
     print(f"The loss of an item alone tells wrong items with an AUC of {mislabel_auc(keep['loss'], wrong):.2f}.")
 
 
 def steps(made: Retrained) -> None:
     """Of what draws: how long gradients are at each step, and what the dot product of each step alone is worth."""
-    items, queries = made.training(), made.asked()
+    items, queries = both(made)
     if not isinstance(items, Drawings) or not isinstance(queries, Drawings):
         return
     print(f"\n{made.name}: gradients at single steps of {items.steps}, one noise")
@@ -194,8 +235,8 @@ def parts(made: Retrained) -> dict[str, tuple[tuple[Piece, ...], Ablate]]:
 
 
 def mechanism(made: Retrained) -> None:
-    """TRAK from the weights of the parts that matter most to the queries, from as many others, and from all."""
-    found, asked = parts(made), made.asked()
+    """TRAK from the weights of the heads that matter most to the queries, from as many others, and from all."""
+    found, asked = parts(made), both(made)[1]
     make, rows = asked.on(made.model), range(len(asked))
     effects: dict[str, float] = {}
     for name, (_, edit) in found.items():
@@ -206,34 +247,25 @@ def mechanism(made: Retrained) -> None:
                 total += float((target(made.model.run(inputs, edits=[edit])) - target(made.model.run(inputs))).mean())
         effects[name] = total / asked.draws
     order = sorted(effects, key=effects.__getitem__, reverse=True)
-    many = max(2, len(order) // 4)
+    heads = [name for name in order if not name.endswith(".mlp.out")]
+    many = max(2, len(heads) // 4)
     dice = np.random.default_rng(0)
-    draws = [alike(order[:many], order, dice) for _ in range(4)]
-    print(f"\n{made.name}: TRAK from the gradients of some of {len(order)} heads and MLPs; most needed: "
+    draws = [dice.choice(heads, many, replace=False).tolist() for _ in range(4)]
+    print(f"\n{made.name}: TRAK from the gradients of some of {len(heads)} heads; most needed of these and the MLPs: "
           + ", ".join(f"{name} {effects[name]:.3f}" for name in order[:3]))  # fmt: skip
     print("| weights | numbers | LDS | held | copied | misled | left out | wrong, AUC | copies in 4 | cue, AUC |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    every = {"all that learn": made.pieces()}
-    every |= {f"the {many} most needed": joined(made, found, order[:many])}
-    every |= {f"as many of each kind by chance, draw {i}": joined(made, found, one) for i, one in enumerate(draws)}
-    every |= {f"the {many} least needed": joined(made, found, order[-many:])}
+    every = {"all that learn": made.pieces(), "all MLPs": joined(found, sorted({*order} - {*heads}))}
+    every |= {f"the {many} heads most needed": joined(found, heads[:many])}
+    every |= {f"{many} heads by chance, draw {i}": joined(found, one) for i, one in enumerate(draws)}
+    every |= {f"the {many} heads least needed": joined(found, heads[-many:])}
     for name, chosen in every.items():
         made_of = applied(made, {**GRADIENTS["TRAK"], "weights": chosen})
         columns = judged(made, made_of.data["scores"].values, made_of.data["own"].values)
         print(f"| {name} | {sum(one.size for one in chosen)} | {' | '.join(columns)} |", flush=True)
 
 
-def alike(chosen: Sequence[str], every: Sequence[str], dice: np.random.Generator) -> list[str]:
-    """As many heads and as many MLPs of all, by chance: weights of the same size."""
-    found: list[str] = []
-    for mlp in (True, False):
-        kind = [one for one in every if one.endswith(".mlp.out") == mlp]
-        wanted = sum(one.endswith(".mlp.out") == mlp for one in chosen)
-        found += [kind[at] for at in dice.choice(len(kind), wanted, replace=False)]
-    return found
-
-
-def joined(made: Retrained, found: dict[str, Any], names: Sequence[str]) -> tuple[Piece, ...]:
+def joined(found: dict[str, Any], names: Sequence[str]) -> tuple[Piece, ...]:
     """The pieces of several parts."""
     return tuple(sorted({piece for name in names for piece in found[name][0]}))
 
@@ -274,13 +306,14 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--worlds", nargs="*", default=["clip", "llava", "sd"])
     asked.add_argument("--part", nargs="*", default=["worlds", "methods", "steps", "mechanism", "removal"])
+    asked.add_argument("--methods", nargs="*", default=[], help="rows of the table of methods; all unless given")
     given = asked.parse_args()
     torch.set_num_threads(1)
     for name in given.worlds:
         made, keep = world(name), dict[str, np.ndarray]()
         every: dict[str, Callable[[], None]] = {
             "worlds": lambda made=made: worlds(made),
-            "methods": lambda made=made, keep=keep: methods(made, keep),
+            "methods": lambda made=made, keep=keep: methods(made, keep, given.methods),
             "steps": lambda made=made: steps(made),
             "mechanism": lambda made=made: mechanism(made),
             "removal": lambda made=made, keep=keep: removal(made, keep),

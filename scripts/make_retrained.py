@@ -22,6 +22,8 @@ from cutaway.bench.retrained.training import train
 from cutaway.bench.retrained.world import FAMILIES, shipped
 from cutaway.model.model import Model
 
+LARGE = 100_000  # numbers that learn: of such a model the weights on the way are not kept
+
 
 class Trainer:
     """One world, with what its frozen parts make of items and its models before training, ready for every job."""
@@ -72,7 +74,8 @@ def pack(name: str, work: Path) -> None:
     numbers["kept"] = torch.stack([job.kept for job in found if job.kind == "subset"]).to(torch.uint8)
     numbers["left"] = torch.tensor([int((~job.kept).nonzero()) for job in found if job.kind == "alone"])
     full = next(one for job, one in found.items() if job.kind == "full")
-    numbers |= {key: value for key, value in full.items() if key != "outcome"}
+    few = sum(one.numel() for key, one in full.items() if key.startswith("weight.")) < LARGE
+    numbers |= {key: one for key, one in full.items() if key.startswith(("weight.", "mark.") if few else "weight.")}
     shipped(name).parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in numbers.items()}, shipped(name))
     size = shipped(name).stat().st_size / 2**20

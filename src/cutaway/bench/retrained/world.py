@@ -88,7 +88,7 @@ class Retrained:
 
     @cached_property
     def again(self) -> Float[ndarray, "twice query"]:
-        """The same of the first `TWICE` subsets with another seed."""
+        """The same of the first so many subsets with another seed."""
         return self._array("again")
 
     @cached_property
@@ -116,11 +116,27 @@ class Retrained:
         return self.family.start(SEED)
 
     def checkpoints(self) -> tuple[list[Model], list[float]]:
-        """The model on its way, in half precision weights, and at its end; with the rate of each."""
+        """The model on its way, in half precision weights, and at its end; with the rate of each.
+
+        Where the weights on the way are not shipped (`sd`: they are large), it is trained once more, in seconds.
+        """
         recipe = self.family.recipe
         steps = [round(mark * recipe.steps) for mark in MARKS]
-        models = [self._with(f"mark.{index}.") for index in range(len(steps))]
+        on_the_way = self.numbers if any(name.startswith("mark.") for name in self.numbers) else self._marks(steps)
+        models = [self._with(f"mark.{index}.", on_the_way) for index in range(len(steps))]
         return [*models, self.model], [recipe.rate_at(step - 1) for step in (*steps, recipe.steps)]
+
+    def _marks(self, steps: Sequence[int]) -> dict[str, Tensor]:
+        """The weights after these steps of a training on all items."""
+        start, found = self.floor(), dict[str, Tensor]()
+
+        def saw(step: int, model: Model) -> None:
+            if step in steps:
+                parts = learnt(self.family.learning(model)).items()
+                found.update({f"mark.{steps.index(step)}.{name}": one.detach().half() for name, one in parts})
+
+        train(self.family, self.family.ready(start, self.items), torch.ones(len(self.items)).bool(), SEED, start, saw)
+        return found
 
     def pieces(self, model: Model | None = None) -> tuple[Piece, ...]:
         """The pieces of weights that learn, of its model or another one of this world: locked towers are left out."""
@@ -167,11 +183,11 @@ class Retrained:
     def _array(self, name: str) -> Float[ndarray, "..."]:
         return self.numbers[name].double().numpy()
 
-    def _with(self, prefix: str) -> Model:
-        """A model of this world with some of the shipped weights."""
+    def _with(self, prefix: str, numbers: Mapping[str, Tensor] | None = None) -> Model:
+        """A model of this world with some of the shipped weights, or of others."""
         model = self.floor()
         for name, weight in learnt(self.family.learning(model)).items():
-            weight.data.copy_(self.numbers[f"{prefix}{name}"])
+            weight.data.copy_((numbers or self.numbers)[f"{prefix}{name}"])
         return model
 
 
