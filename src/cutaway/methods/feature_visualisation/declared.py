@@ -26,8 +26,8 @@ METHODS = (
         },
         cannot="That anything like the picture is what makes the number large in real ones.",
         reported=(
-            Entry(name="vision", options={"steps": 64}),
-            Entry(name="unit_visions", options={"many": 4, "steps": 64}),
+            Entry(name="vision", options={"steps": 32}),
+            Entry(name="unit_visions", options={"many": 4, "steps": 32}),
         ),
         show=show,
     ),
@@ -56,7 +56,7 @@ METHODS = (
             "strength": "How far latents are moved at a step, as a share of their length.",
         },
         cannot="That the unit is about what is drawn: a move of that length changes a drawing by itself.",
-        reported=(Entry(name="led", options={"many": 2}),),
+        reported=(Entry(name="led", options={"many": 1}),),
         show=led_views.show,
     ),
 )  # fmt: skip
