@@ -37,6 +37,14 @@ def test_every_row_of_the_taxonomy_is_listed():
     assert {one.row for one in METHODS} <= set(ROWS)
 
 
+def test_the_readme_shows_the_table_and_says_why_a_cell_is_empty():
+    made = methods.overview()
+    assert made in (DOCS.parents[1] / "README.md").read_text()
+    assert methods.NONE not in made
+    filled = {(row.row, family) for row in methods.rows() for family, fits in row.families.items() if fits}
+    assert not filled & {*methods.EMPTY}
+
+
 def test_each_declaration_says_what_it_can_not_tell_and_offers_options_that_exist():
     for one in METHODS:
         assert one.line.endswith(".") and one.cannot.endswith(".") and one.parts, one.name

@@ -354,16 +354,17 @@ def demo(
 def methods(
     needs: Annotated[bool, typer.Option("--needs", help="Say what each needs and what it can not tell.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/methods.md.")] = False,
+    brief: Annotated[bool, typer.Option("--brief", help="With --markdown: one line a row, as in the README.")] = False,
 ) -> None:
     """List the methods: the rows of the taxonomy, on which families of models each runs, and what each needs.
 
     Try: cutaway methods · cutaway methods --needs
     """
     from cutaway.report.methods import markdown as written
-    from cutaway.report.methods import print_methods
+    from cutaway.report.methods import overview, print_methods
 
-    if markdown:
-        typer.echo(written())
+    if markdown or brief:
+        typer.echo(overview() if brief else written())
     else:
         print_methods(needs=needs)
 

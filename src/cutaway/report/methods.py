@@ -28,6 +28,11 @@ from cutaway.report.tables import heading
 from cutaway.zoo import tiny
 
 NONE = "not yet"
+EMPTY = {  # why no method of a row is for a family
+    ("text explanations of embeddings", "diffusion"): "ends in a picture, not in words; `head_relevance` names its heads",
+    ("cross-attention", "contrastive"): "its towers do not attend to one another",
+    ("cross-attention", "generative"): "pictures are among its words: `attention_knockout`, `relevance` by rollout",
+}
 
 
 @dataclass(frozen=True)
@@ -131,4 +136,17 @@ def markdown() -> str:
         name = NONE if row.method is None else f"`{row.method.name}`"
         cells = ["yes" if row.families[family] else "" for family in families]
         lines.append(f"| {row.row} | {name} | {' | '.join(cells)} | {row.needs} |")
+    return "\n".join(lines)
+
+
+def overview() -> str:
+    """The rows of the taxonomy and the methods of each for every family, as the README has it; why a cell is empty."""
+    families = [*questions()]
+    lines = [f"| row of the taxonomy | {' | '.join(families)} |", "|---|" + "---|" * len(families)]
+    for name in ROWS:
+        cells = []
+        for family in families:
+            named = [f"`{row.method.name}`" for row in rows() if row.row == name and row.method and row.families[family]]
+            cells.append(", ".join(named) or f"*{EMPTY.get((name, family), NONE)}*")
+        lines.append(f"| **{name}** | {' | '.join(cells)} |")
     return "\n".join(lines)
