@@ -26,8 +26,8 @@ METHODS = (
         },
         cannot="That anything like the picture is what makes the number large in real ones.",
         reported=(
-            Entry(name="vision", options={"steps": 64}),
-            Entry(name="unit_visions", options={"many": 4, "steps": 64}),
+            Entry(name="vision", options={"steps": 32}),
+            Entry(name="unit_visions", options={"many": 4, "steps": 32}),
         ),
         show=show,
     ),
