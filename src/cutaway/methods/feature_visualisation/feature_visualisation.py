@@ -98,7 +98,7 @@ def feature_visualisation(
     phases under the mean spectrum of `pictures`, MACO; the first 64 of these are used); τ moves, scales and adds noise.
     All units are rows of one run. f is the activation of `units` at `site` (`at`: over patches, their peak, class
     token, last position), for a site with heads the length of what a head gives, the state along `directions` (row,
-    width), or without a site the `target`. Of features of a dictionary what rises is the number before their activation,
+    width), or without a site the `target`. Of features of a dictionary what rises is what stands before activation,
     what is reported the feature. Without `units` the `many` with the largest gradient x activation of the target (6),
     without a `site` of the MLP in the middle. `floor` is the model before training: the same is made for it.
     `inputs` hold one picture, whose size and text are kept. `facet` is a second number, a probe or text direction: with
