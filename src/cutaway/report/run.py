@@ -39,7 +39,8 @@ def answer(
         wanted = BRINGS[part].one_of if part in BRINGS else ()
         if wanted and not any(asking.get(name) for name in wanted):
             method.check(lacking(part))
-    question = asked(model, **asking, floor="floor" in method.parts)
+    beside = {one.split(".")[0] for one in (*method.parts, *method.also.values())}
+    question = asked(model, **asking, floor="floor" in beside)
     made = method.apply(question, progress=True, workers=workers, **options).result
     finish(
         made, out, plot, overwrite, None if method.table is None else method.table(made, question),

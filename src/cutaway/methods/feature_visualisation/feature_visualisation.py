@@ -95,10 +95,10 @@ def feature_visualisation(
     """Make a picture for each unit of a site, direction or feature, or for a number, that makes it large.
 
     x* = argmax_p E_τ f(τ(x(p))), by Adam on the free numbers p of a picture (`paint`: pixels, Fourier coefficients, or
-    phases under the mean spectrum of `pictures`, MACO); τ moves, scales and adds noise. All units are rows of one run.
-    f is the activation of `units` at `site` (`at`: over patches, their peak, class token, last position), for a
-    site with heads the length of what a head gives, the state along `directions` (row, width), or without a site the
-    `target`: a similarity, an answer. Of features of a dictionary what rises is the number before their activation, and
+    phases under the mean spectrum of `pictures`, MACO; the first 64 of these are used); τ moves, scales and adds noise.
+    All units are rows of one run. f is the activation of `units` at `site` (`at`: over patches, their peak, class
+    token, last position), for a site with heads the length of what a head gives, the state along `directions` (row,
+    width), or without a site the `target`. Of features of a dictionary what rises is what stands before activation,
     what is reported the feature. Without `units` the `many` with the largest gradient x activation of the target (6),
     without a `site` of the MLP in the middle. `floor` is the model before training: the same is made for it.
     `inputs` hold one picture, whose size and text are kept. `facet` is a second number, a probe or text direction: with
@@ -124,7 +124,7 @@ def feature_visualisation(
     fast = RATES.get(by, 0.0) if rate is None else rate
     how = Climb(steps=steps, rate=fast, jitter=jitter, zoom=zoom, noise=noise, looks=looks)
     aim, names = _aim(model, inputs, target, site, listed(units), many, at, directions)
-    some = list(scenes("test", MANY)) if pictures is None else list(pictures)
+    some = list(scenes("test", MANY)) if pictures is None else list(pictures[:MANY])
     wish = _Wish(names, by, contrast, some, start, facet, facet_weight, how, seed)
     made = wish.granted(Eye(model, inputs), aim, progress)
     if floor is not None:
