@@ -72,6 +72,7 @@ def test_the_pages_on_methods_run(page, capsys):
         ("dictionary-measures.md", "emoji-clip", r"(?s)topk.*neurons, as sparse.*recovered.*oracle +1\.0"),
         ("neurons.md", "emoji-clip", r"(?s)labelled_null.*'pearson'.*shuffled.*others ablated.*both .*drawn \+ other"),
         ("features.md", "emoji-clip", r"(?s)\(1, 65, 1024\).*True.*attribution.*concept.*shuffled pictures"),
+        ("data-attribution.md", "emoji-clip", r"(?s)\[4, .*16480 \[.*16480 \["),
         ("store.md", "emoji-clip", r"(?s)6240 in 'vision'.*\(96, 128\).*1 +3 +cond.*resid_post image +6144"),
     ],
 )

@@ -52,7 +52,8 @@ def matrix(layer, path, slopes):
 @pytest.mark.parametrize("name", ["clip", "llava", "sd", "sd3"])
 def test_each_row_has_the_gradient_that_torch_gives_it(name):
     model, inputs, target = made(name)
-    chosen = pieces(model)
+    every_one = pieces(model)
+    chosen = every_one[::4] if name == "sd" else every_one  # a UNet has hundreds of a few kinds
     found = weight_gradients(model, inputs, target, chosen)
     every = layers(model.engine)
     theirs = [by_torch(model, inputs, target, row) for row in range(2)]
@@ -61,7 +62,7 @@ def test_each_row_has_the_gradient_that_torch_gives_it(name):
         for row in range(2):
             true = matrix(every[piece.layer], piece.layer, theirs[row])
             assert (ours[row] - true).abs().max() <= 1e-6 * true.abs().max() + 1e-12, piece
-    assert found.values.shape == (2,) and share(model, chosen) > 0.98
+    assert found.values.shape == (2,) and share(model, every_one) > 0.98
     assert not any(module._forward_hooks for module in every.values() if "Embedding" not in type(module).__name__)
 
 

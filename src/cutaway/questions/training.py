@@ -173,7 +173,8 @@ class Answers(Items):
         def make(rows: Sequence[int], _: int) -> Batch:
             seen = [_picture(self.pictures[i]) for i in rows]
             alone = all(one is None for one in seen)
-            said = [self.texts[i] if one is not None else model.chat(self.texts[i]) for i, one in zip(rows, seen)]  # noqa: B905
+            both = zip(rows, seen, strict=True)
+            said = [self.texts[i] if one is not None else model.chat(self.texts[i]) for i, one in both]
             images = None if alone else [[] if one is None else [one] for one in seen]
             inputs = model.inputs(image=images, text=said, answer=[self.answers[i] for i in rows])
             return inputs, answer_loss(mean=self.mean)
