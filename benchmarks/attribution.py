@@ -165,6 +165,9 @@ def methods(made: Retrained, keep: dict[str, np.ndarray], only: Sequence[str]) -
     columns = "LDS | held | copied | misled | left out | wrong, AUC | copies in 4 | cue, AUC"
     print(f"| method | {columns} | items, s | query, s | bytes an item |")
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    for one in both(made):  # a scheduler that has been used is another content
+        for draw in range(one.draws if made.name == "sd" else 0):
+            one.on(made.model)(range(len(one)), draw)
     every = {"representation": {"method": "representation"}, **GRADIENTS, **(DRAWN if made.name == "sd" else {})}
     chance = np.random.default_rng(0).normal(size=(len(made.queries), len(made.items)))
     print(f"| chance | {' | '.join([*judged(made, chance, chance[0]), '', '', ''])} |", flush=True)

@@ -63,6 +63,7 @@ def test_the_pages_on_methods_run(page, capsys):
         ("planted-circuits.md", "planted-text", r"(?s)text.2.attn\[2\] → text.end.*text.2.attn\[2\] *1\.0"),
         ("jobs.md", "", r"(?s)\('site', 'head', 'token', 'row'\) \(3, 4, 3, 1\).*\[0, 1, 2, 3\] \(8, 1\)"),
         ("head-relevance.md", "emoji-sd", r"(?s)colour .*\(64, 64\)"),
+        ("attribution-truth.md", "emoji-clip", r"(?s)\(64, 192\) \(64, 40\).*0\.2"),
         (
             "dictionaries.md",
             "emoji-clip",
