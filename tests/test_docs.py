@@ -57,6 +57,7 @@ def test_the_pages_on_methods_run(page, capsys):
         ("pipelines.md", "", r"(?s)\[False, False, True, True\].*cond.*uncond.*takes no `prompt=`"),
         ("tracing-drawings.md", "emoji-sd", "the word"),
         ("causal-tracing.md", "emoji-llava", r"(?s)attention.*picture->last"),
+        ("relevance.md", "emoji-llava", r"(?s)the patch at row.*Located.*by chance.*token.*\(8, 8\)"),
         ("velocity.md", "emoji-mmdit", r"(?s)times chance.*Heads bring .* from words"),
         ("probing-drawings.md", "", "background"),
         ("attend-and-excite.md", "emoji-sd", r"(?s)excited.*'side': 3"),

@@ -133,5 +133,5 @@ def test_a_faithful_method_tells_twins_apart(clip):
     dice = np.random.default_rng(0)
     chance = [apart(found, *map(list, dice.random((2, len(found.scenes), 8, 8)))).both for _ in range(20)]
     assert np.mean(chance) < 0.5
-    with pytest.raises(MethodError, match="the read-outs are right in"):
+    with pytest.raises(MethodError, match="read-outs are right in"):
         twins(cutaway.load("zoo:emoji-clip@untrained"), names=("fox", "tulip"), many=12, few=2)
