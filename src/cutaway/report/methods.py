@@ -29,7 +29,10 @@ from cutaway.zoo import tiny
 
 NONE = "not yet"
 EMPTY = {  # why no method of a row is for a family
-    ("text explanations of embeddings", "diffusion"): "ends in a picture, not in words; `head_relevance` names its heads",
+    (
+        "text explanations of embeddings",
+        "diffusion",
+    ): "ends in a picture, not in words; `head_relevance` names its heads",
     ("cross-attention", "contrastive"): "its towers do not attend to one another",
     ("cross-attention", "generative"): "pictures are among its words: `attention_knockout`, `relevance` by rollout",
 }
@@ -146,7 +149,9 @@ def overview() -> str:
     for name in ROWS:
         cells = []
         for family in families:
-            named = [f"`{row.method.name}`" for row in rows() if row.row == name and row.method and row.families[family]]
+            named = [
+                f"`{row.method.name}`" for row in rows() if row.row == name and row.method and row.families[family]
+            ]
             cells.append(", ".join(named) or f"*{EMPTY.get((name, family), NONE)}*")
         lines.append(f"| **{name}** | {' | '.join(cells)} |")
     return "\n".join(lines)

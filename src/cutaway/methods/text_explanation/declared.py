@@ -21,7 +21,9 @@ def _many(question: Question) -> bool:
 def _read(question: Question) -> str:
     """Why nothing reads the states in words, if so."""
     if question.model.family.kind == "diffusion":
-        return "it needs an end that is read in words, and a denoiser ends in a picture: `head_relevance` names its heads"
+        return (
+            "it needs an end that is read in words, and a denoiser ends in a picture: `head_relevance` names its heads"
+        )
     if question.kind == "many" and question.model.family.image_tokens:
         return "it needs something that is asked of each picture: --image FILE and --text TEXT"
     return ""
