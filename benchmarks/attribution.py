@@ -28,7 +28,6 @@ from cutaway.bench.retrained.family import learnt
 from cutaway.methods.data_attribution.data_attribution import data_attribution
 from cutaway.methods.data_attribution.features import Projection, item_features
 from cutaway.methods.data_attribution.measures import lds, loo_correlation, mislabel_auc, retrieval
-from cutaway.methods.data_attribution.scores import cosine, dot
 from cutaway.model.edits import Ablate
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -213,7 +212,10 @@ def steps(made: Retrained) -> None:
             item_features(made.model, replace(one, at=(step,)), made.pieces(), [Projection("whole")], progress=False)[0]
             for one in (queries, items)
         ]
-        found = [spread(lds(by(*of).numpy(), made.kept, made.outcome)) for by in (dot, cosine)]
+        whole = [one.values for one in of]
+        units = [torch.nn.functional.normalize(one, dim=1) for one in whole]
+        scores = [(asked @ held.T).numpy() for asked, held in (whole, units)]
+        found = [spread(lds(one, made.kept, made.outcome)) for one in scores]
         print(f"| {step} | {of[1].values.norm(dim=1).mean():.3g} | {' | '.join(found)} |", flush=True)
 
 
