@@ -217,6 +217,7 @@ def found_by_hand(full):
         "The embedding as a few texts": [float(shown.made("splice")[name].values[0]) for name in ("cosine", "random")],
         "Beside chance": [margin],
         **flow_by_hand(shown),
+        **relevance_by_hand(shown),
     }  # fmt: skip
 
 
@@ -231,6 +232,13 @@ def flow_by_hand(shown):
         "Which way it takes through attention": edges,
         "Edges of attention, cut": [inside.flat[abs(inside).argmax()]],
     }
+
+
+def relevance_by_hand(shown):
+    """The share of the patch with most relevance of all above zero."""
+    heat = shown.made("relevance").data["picture"].values[0, 0]
+    said = [heat.max() / heat[heat > 0].sum()]
+    return {f"Which {what} the number depends on, by method": said for what in ("patches", "words")}
 
 
 def by_word_by_hand(full, text):

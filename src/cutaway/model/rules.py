@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from cutaway.model.engine import Opened
 from cutaway.model.shift import weights
 
-BENT = (F.gelu, F.silu, F.mish, F.elu, F.softplus)  # f(x) as x times what it is there
-STEADY = (torch.sigmoid, Tensor.sigmoid, torch.tanh, Tensor.tanh, torch.rsqrt, Tensor.rsqrt)  # factors beside an x
+BENT = (F.gelu, F.silu, F.mish, F.elu, F.softplus, torch.tanh, Tensor.tanh)  # f(x) as x times what it is there
+STEADY = (torch.sigmoid, Tensor.sigmoid, torch.rsqrt, Tensor.rsqrt)  # factors beside an x
 PRODUCTS = (
     torch.mul, torch.matmul, torch.bmm, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, Tensor.matmul, Tensor.__matmul__,
     Tensor.bmm,

@@ -32,7 +32,6 @@ METHODS = (
             ),
         ),
         show=views.show,
-        tell=views.tell,
     ),
     Method(
         function=token_relevance,

@@ -40,11 +40,6 @@ def show(page: Page) -> Iterator[kinds.View]:
         yield _table(page, scores)
 
 
-def tell(page: Page) -> Iterator[str]:
-    """The word and the patch with most relevance."""
-    yield f"By AttnLRP {_most(page.made(ENTRY))}."
-
-
 def found(page: Page) -> Mapping[str, Relevance]:
     """The results by what their methods are called."""
     return {said: page.made(name) for name, said in ENTRIES.items() if page.made(name) is not None}
@@ -129,5 +124,5 @@ def _most(one: Relevance) -> str:
         heat = one.map().values
         row, col = np.unravel_index(int(np.nanargmax(heat)), heat.shape)
         share = float(heat[row, col] / max(np.nan_to_num(heat).clip(min=0).sum(), 1e-30))
-        said.append(f"the patch with most is at row {row}, column {col} ({share:.0%} of all that is above zero)")
+        said.append(f"the patch with most is at row {row}, column {col} ({share:.1%} of all that is above zero)")
     return ", and ".join(said) or "nothing has any"
