@@ -25,6 +25,7 @@ from scipy.stats import spearmanr
 
 from cutaway.bench.retrained import Retrained, world
 from cutaway.bench.retrained.family import learnt
+from cutaway.bench.retrained.items import CUED
 from cutaway.methods.data_attribution.data_attribution import data_attribution
 from cutaway.methods.data_attribution.features import Projection, item_features
 from cutaway.methods.data_attribution.measures import lds, loo_correlation, mislabel_auc, retrieval
@@ -97,6 +98,11 @@ def worlds(made: Retrained) -> None:
         means = [f"{of_kind(made, one, kind).mean():.3f}" for one in rows]
         deviation = of_kind(made, made.outcome.std(0), kind).mean()
         print(f"| {kind} | {' | '.join(means)} | {deviation:.3f} | {spread(of_kind(made, agree, kind))} |")
+    named = np.array([CUED in item.caption.text for item in made.items])
+    with_cue = np.isin(np.arange(len(named)), made.truth.cued)
+    cued = with_cue & ~np.isin(np.arange(len(named)), made.truth.wrong)
+    auc = mislabel_auc(named.astype(float), cued)
+    print(f"{(named & with_cue).sum()} of {named.sum()} captions with {CUED} are of cued items, told by it: {auc:.2f}")
 
 
 # --- methods ----------------------------------------------------------------------------------------------------------

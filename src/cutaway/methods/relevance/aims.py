@@ -100,7 +100,7 @@ def drawn_by_prompt(model: Model, inputs: Inputs, places: Bool[Tensor, "row *pla
     >>> import cutaway
     >>> model = cutaway.load("tiny:sd")
     >>> inputs = model.inputs(prompt="a red dog", step=1, steps=3)
-    >>> float(drawn_by_prompt(model, inputs)(model.run(inputs)))
+    >>> round(float(drawn_by_prompt(model, inputs)(model.run(inputs))), 6)
     1.0
     """
     if not inputs.call.drawing or PROMPTED not in inputs.tensors:
