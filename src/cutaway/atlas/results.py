@@ -10,7 +10,6 @@ from cutaway.atlas.works import Problem
 from cutaway.errors import CutawayError, InputError
 from cutaway.methods.result import Provenance, load
 from cutaway.methods.table import METHODS
-from cutaway.questions.asked import kinds_for
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def _own(path: Path, file: str) -> Own:
         raise InputError(f"it was made by '{told.method}', which is no declared method")
     sizes = ", ".join(f"{name} {size}" for name, size in result.data.sizes.items())
     holds = f"{result.main or next(iter(map(str, result.data)), 'nothing')} ({sizes})"
-    return Own(file, method.name, method.row, _families(told, kinds_for(method.parts)), told.model, told.made, holds)
+    return Own(file, method.name, method.row, _families(told, method.kinds), told.model, told.made, holds)
 
 
 def _families(told: Provenance, can: Iterable[str]) -> tuple[str, ...]:
