@@ -17,10 +17,10 @@ from cutaway.methods.method import ROWS, Method
 from cutaway.methods.table import in_row
 
 STATES = {
-    "measured": "measured here: a method of this package, and numbers on a page of findings",
-    "runs": "runs here: a method of this package, no number on a page of findings yet",
-    "elsewhere": "others have it, this package does not",
-    "nobody": "nobody has it, as far as the list of works goes, and nor do we",
+    "measured": "measured here: a method of this package, and numbers of ours",
+    "runs": "runs here: a method of this package, no number of ours yet",
+    "elsewhere": "works of others are listed, this package has no method for it",
+    "nobody": "no work on it is listed here, and this package has no method for it",
     "never": "there can be no such thing",
 }
 

@@ -42,7 +42,8 @@ def read_results(folder: str | Path) -> tuple[tuple[Own, ...], tuple[Problem, ..
         try:
             found.append(_own(path, str(path.relative_to(folder))))
         except CutawayError as error:
-            problems.append(Problem(str(path), None, error.failed))
+            wanted = f"; expected {error.expected}" if error.expected else ""
+            problems.append(Problem(str(path), None, f"{error.failed}{wanted}"))
     if not found and not problems:
         problems.append(Problem(str(folder), None, "no result (`.nc`) is in it"))
     return tuple(found), tuple(problems)
@@ -53,7 +54,7 @@ def _own(path: Path, file: str) -> Own:
     told: Provenance = result.provenance
     method = next((one for one in METHODS if one.name == told.method), None)
     if method is None:
-        raise InputError(f"it was made by '{told.method}', which is no declared method")
+        raise InputError(f"it was made by '{told.method}', which is no declared method", expected="one of `cutaway methods`")
     sizes = ", ".join(f"{name} {size}" for name, size in result.data.sizes.items())
     holds = f"{result.main or next(iter(map(str, result.data)), 'nothing')} ({sizes})"
     return Own(file, method.name, method.row, _families(told, method.kinds), told.model, told.made, holds)
