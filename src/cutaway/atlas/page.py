@@ -28,8 +28,8 @@ ORIGINS = {
 NUMBERS = ("what", "ours", "before training", "by chance", "unit")
 BOTH = "Where two numbers stand with a stroke between them, the same was measured on two sets of inputs."
 READING = (
-    f"{BOTH} In square brackets stand intervals, in round ones what the page of the number says of it; “before training” "
-    "is the same method on the model before it learnt anything."
+    f"{BOTH} In square brackets stand intervals, in round ones what the page of the number says of it; “before "
+    "training” is the same method on the model before it learnt anything."
 )
 
 

@@ -54,7 +54,9 @@ def _own(path: Path, file: str) -> Own:
     told: Provenance = result.provenance
     method = next((one for one in METHODS if one.name == told.method), None)
     if method is None:
-        raise InputError(f"it was made by '{told.method}', which is no declared method", expected="one of `cutaway methods`")
+        raise InputError(
+            f"it was made by '{told.method}', which is no declared method", expected="one of `cutaway methods`"
+        )
     sizes = ", ".join(f"{name} {size}" for name, size in result.data.sizes.items())
     holds = f"{result.main or next(iter(map(str, result.data)), 'nothing')} ({sizes})"
     return Own(file, method.name, method.row, _families(told, method.kinds), told.model, told.made, holds)

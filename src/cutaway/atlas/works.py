@@ -211,7 +211,8 @@ def read(path: str | Path) -> Read:
     readers |= dict.fromkeys((".tsv", ".txt"), lambda text, file: from_table(text, file, yours=True))
     if not path.is_file() or path.suffix.lower() not in readers:
         raise InputError(
-            f"'{path}' is no file of works" if path.exists() else f"there is no file '{path}'", expected="a file that ends in .tsv, .txt or .bib",
+            f"'{path}' is no file of works" if path.exists() else f"there is no file '{path}'",
+            expected="a file that ends in .tsv, .txt or .bib",
             do="see docs/atlas.md for what it holds",
         )  # fmt: skip
     try:

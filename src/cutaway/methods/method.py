@@ -61,12 +61,12 @@ class Method:
 
     `takes` are parameters and parts (`{"clean": "inputs"}`); `also` such that are left out where the question lacks the
     part; `needs` parts that must be there besides; `never` kinds of models that have all of them and are refused;
-    `fitting` says why a question that has all of them is not worth asking, "" where it is. `chosen` are options that follow from the
-    question and those given; `cost` says in words what it will take, where that is worth saying beforehand; `options`
-    those of the command line, with a line of help each; `sweeps` says that its work is sweeps of `model`, which workers
-    can share (`cutaway.jobs`); `many` how large a crowd is unless said; `example` the model
-    that its help names, where the first of its family has not what it needs. `table` and `plot` make what the command
-    line prints and draws, where that is more than the result alone can.
+    `fitting` says why a question that has all of them is not worth asking, "" where it is. `chosen` are options that
+    follow from the question and those given; `cost` says in words what it will take, where that is worth saying
+    beforehand; `options` those of the command line, with a line of help each; `sweeps` says that its work is sweeps of
+    `model`, which workers can share (`cutaway.jobs`); `many` how large a crowd is unless said; `example` the model that
+    its help names, where the first of its family has not what it needs. `table` and `plot` make what the command line
+    prints and draws, where that is more than the result alone can.
 
     In a report: `reported` are the ways in which it is applied there, `beside` whether to the counterpart and the floor
     of a question too; `show` makes its views, `tell` sentences on what was found; `lead`, of a method that can, the

@@ -64,7 +64,7 @@ def _bars(one: xarray.Dataset) -> Iterator[Bar]:
     for at in np.argsort(-np.abs(heads), axis=None)[:HEADS]:
         layer, head = np.unravel_index(at, heads.shape)
         size = number(float(chance[layer, head]))
-        yield Bar(f"{layer}.{head} (random words {size})", "heads, layer.head", float(heads[layer, head]))
+        yield Bar(f"{layer}.{head} (random words {size})", "heads (layer.head)", float(heads[layer, head]))
     if "feature" in one:
         edge = float(np.nanmax(np.abs(one["others"].values))) if np.isfinite(one["others"].values).any() else 0.0
         for feature, effect in zip(one["feature"].values, one["effect"].values, strict=True):
