@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers.activations import NewGELUActivation
 
 import cutaway
 from cutaway import targets
@@ -125,6 +126,16 @@ def test_grad_cam_by_hand(clip, paired):
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_gelu_by_tanh_and_a_cap_by_tanh_are_x_times_a_constant():
+    x = torch.linspace(-4, 4, 33, dtype=torch.float64, requires_grad=True)
+    for bend in (NewGELUActivation(), lambda value: 3 * torch.tanh(value / 3)):
+        with relevance_rules(cutaway.load("tiny:gpt2")):
+            made = bend(x)
+            (slope,) = torch.autograd.grad(made.sum(), x)
+        kept = x.detach().abs() > 1e-6
+        assert torch.allclose(slope[kept], (made / x).detach()[kept], rtol=1e-12) and torch.equal(made, bend(x))
 
 
 def test_with_patterns_held_relevance_adds_up_to_the_logit(llama):

@@ -18,7 +18,9 @@ from torch.overrides import TorchFunctionMode
 from cutaway.model.engine import Opened
 from cutaway.model.shift import weights
 
-BENT = (F.gelu, F.silu, F.mish, F.elu, F.softplus, torch.tanh, Tensor.tanh)  # f(x) as x times what it is there
+BENT = (F.gelu, F.silu, F.mish, F.elu, F.softplus)  # f(x) as x times what it is there
+GATES = (torch.tanh, Tensor.tanh)  # the same by themselves, as a cap on logits; a constant factor beside an x
+SUMS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
 STEADY = (torch.sigmoid, Tensor.sigmoid, torch.rsqrt, Tensor.rsqrt)  # factors beside an x
 PRODUCTS = (
     torch.mul, torch.matmul, torch.bmm, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, Tensor.matmul, Tensor.__matmul__,
@@ -69,9 +71,15 @@ class _Rules(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in BENT:
             return _bent(func, args, kwargs)
+        if func in GATES or (func in SUMS and any(map(_gate, args))):
+            made: Any = _bent(func, args, kwargs) if func in GATES else func(*args, **kwargs)
+            made.gate = func in GATES or sum(map(_on_graph, args)) == 1
+            return made
         if func in STEADY or (func in SOFTMAX and not self.patterns):
             return func(*args, **kwargs).detach()
         if func in PRODUCTS and _on_graph(args[0]) and _on_graph(args[1]):
+            if _gate(args[0]) != _gate(args[1]):
+                return func(*(one.detach() if _gate(one) else one for one in args[:2]), *args[2:], **kwargs)
             return func(half(args[0]), half(args[1]), *args[2:], **kwargs)
         if func in QUOTIENTS and _on_graph(args[1]):
             return func(args[0], args[1].detach(), *args[2:], **kwargs)
@@ -100,6 +108,11 @@ def half(x: Tensor) -> Tensor:
 
 def _on_graph(x: Any) -> bool:
     return isinstance(x, Tensor) and x.requires_grad
+
+
+def _gate(x: Any) -> bool:
+    """Whether a tensor is a tanh, or that with a number added: x times it is a non-linearity (GELU by tanh)."""
+    return getattr(x, "gate", False)
 
 
 def _bent(func: Callable[..., Tensor], args: Any, kwargs: Mapping[str, Any]) -> Tensor:
