@@ -25,7 +25,7 @@ from cutaway.model.model import Model
 from cutaway.questions.rows import tracked
 
 METHOD = "token_relevance"
-TAM = "Li et al. 2025, arXiv 2506.23270 (token activation map)"
+TAM_SOURCE = "Li et al. 2025, arXiv 2506.23270 (token activation map)"
 NEAR = 3  # patches a side of the window of the filter
 Token = Literal[
     "gradient", "gradient_input", "integrated_gradients", "smooth_gradient", "attn_lrp", "grad_cam", "rollout",
@@ -84,7 +84,7 @@ def token_relevance(
     return Relevance(
         data,
         Provenance.of(
-            METHOD, SOURCES.get(method, TAM), started=started, model=model, seed=seed, how=method, sure=sure,
+            METHOD, SOURCES.get(method, TAM_SOURCE), started=started, model=model, seed=seed, how=method, sure=sure,
             points=points, unit="nats" if sure and method != "tam" else "logits",
         ),
     )  # fmt: skip
