@@ -5,7 +5,8 @@ import inspect
 import os
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ if os.environ.get("CI"):
 # An int passes for a float, as it does for mypy. Only where shapes stand in the annotations (or a name that is there
 # for mypy alone) are they bound to one another, which takes most of the time of a call.
 SHAPES = {"Float", "Int", "UInt8", "Bool", "Num", "Real", "Shaped"}
+FIRST, EVERY = 12, 25  # calls of each function whose shapes are checked, and one in so many of the rest
 _bound = jaxtyping.jaxtyped
 
 
@@ -57,9 +59,25 @@ def _checked(*, typechecker: Callable[..., Any]) -> Callable[..., Any]:
         if "<locals>" in made.__qualname__:  # made anew with every call, and so would be its check: mypy has seen it
             return made
         words = set(re.findall(r"\w+", " ".join(map(str, made.__annotations__.values()))))
-        return bound(made) if words & (SHAPES | _unresolved(made.__code__.co_filename)) else typechecker(made)
+        return (
+            _often(bound(made), made)
+            if words & (SHAPES | _unresolved(made.__code__.co_filename))
+            else typechecker(made)
+        )
 
     return decorate
+
+
+def _often(checked: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Check the first calls in each process, then one in so many: a check costs more than most functions."""
+    calls = count(1)
+
+    @wraps(plain)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        at = next(calls)
+        return (checked if at <= FIRST or at % EVERY == 0 else plain)(*args, **kwargs)
+
+    return called
 
 
 jaxtyping.jaxtyped = _checked

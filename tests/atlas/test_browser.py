@@ -89,8 +89,9 @@ def test_a_square_opens_below_its_row_and_keys_walk_the_board(tab: Page, path: P
         assert part in panel, part
     row = "document.querySelector('.opened').previousElementSibling.querySelector('th').textContent"
     assert tab.run(row) == "logit lens" and tab.run("document.activeElement.ariaExpanded") == "true"
+    assert tab.run("location.hash") == "#v-methods-and-models/1,1"  # what is open can be sent to somebody
     tab.key("Escape")
-    assert texts(tab, ".panel") == []
+    assert texts(tab, ".panel") == [] and tab.run("location.hash") == "#v-methods-and-models"
 
 
 def test_a_work_leads_to_its_squares_and_back(tab: Page, path: Path) -> None:
@@ -106,6 +107,16 @@ def test_a_work_leads_to_its_squares_and_back(tab: Page, path: Path) -> None:
     tab.run("location.hash = 'v-works/lin25'")
     tab.wait("document.querySelectorAll('.tie.cites').length > 9")
     assert "It is known to cite" in texts(tab, ".paper")[0]
+
+
+def test_a_finger_beside_a_dot_chooses_it(tab: Page, path: Path) -> None:
+    tab.show(path, *PHONE, touch=True)
+    x, y = tab.centre(".dot")
+    tab.run(f"document.elementFromPoint({x - 7}, {y}).dispatchEvent(new MouseEvent('click', "
+            f"{{clientX: {x - 7}, clientY: {y}, bubbles: true}}))")  # fmt: skip
+    (chosen,) = texts(tab, ".paper h3")
+    assert chosen in tab.run("document.querySelector('.dot.chosen').getAttribute('aria-label')")
+    assert tab.run("location.hash").startswith("#v-works/")
 
 
 def test_the_list_says_what_the_dots_say(tab: Page, path: Path) -> None:

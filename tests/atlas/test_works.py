@@ -99,7 +99,7 @@ def test_own_works_join_and_take_no_one_elses_place(tmp_path: Path) -> None:
     made = by_key(joined(shipped(), [same, other, Work("new1", "New")]))
     assert "mine" not in made and "task vectors" in made["neo24"].methods and made["neo24"].title == there.title
     assert made["neo24-yours"].title == other.title and made["new1"].title == "New"
-    with pytest.raises(InputError, match="no file of works"):
+    with pytest.raises(InputError, match="no file"):
         read(tmp_path / "gone.tsv")
     (tmp_path / "latin.bib").write_bytes(b"@misc{a, title={\xe9}}")
     assert "not UTF-8" in str(read(tmp_path / "latin.bib").problems[0])

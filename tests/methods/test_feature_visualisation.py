@@ -205,3 +205,12 @@ def test_a_result_is_kept_and_what_can_not_be_made_says_why(tmp_path):
     assert "picture" in declared.why_not(questions.asked("tiny:llama", text="a dog"))
     pieces = questions.asked("tiny:qwen2-vl", image=tiny.picture(), text="what is this")
     assert declared.why_not(pieces).startswith("it needs one picture that the model is given as a whole")
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_climbs_where_gradients_are_off(mode):
+    model, how = opened("clip"), {"site": "vision.1.mlp.post", "units": [3], "steps": 1}
+    plain = made(model, **how)
+    with mode():
+        found = made(model, **how)
+    assert (found["picture"].values == plain["picture"].values).all()

@@ -157,3 +157,12 @@ def test_half_precision_is_right_to_its_digits():
     whole = weight_gradients(fine, inputs, target, [piece]).of(piece)
     assert half.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(half.flatten().double(), whole.flatten(), 0) > 0.98
+
+
+def test_inputs_made_where_gradients_are_off_can_be_read_by_the_target():
+    model = cutaway.load("tiny:llama")
+    (piece,) = pieces(model, "text.1.mlp.out")
+    with torch.inference_mode():
+        inputs = model.inputs(text="a dog is", answer="red")
+        found = weight_gradients(model, inputs, targets.answer(), [piece]).of(piece)
+    assert torch.isfinite(found).all() and found.abs().max() > 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray
 
+from cutaway.atlas.pages import number_at
 from cutaway.errors import InputError
 from cutaway.report.findings import write_findings
 from cutaway.report.findings_attributed import foretold, page, sentences
@@ -58,6 +59,9 @@ def test_the_page_says_what_was_measured():
     assert "0.70 to 0.70 where the best of 64 scenes has 0.40 / 0.40" in said[4]
     assert "pixel 3 / 3 (before training 30 / 30)" in said[4]
     text = page(found(), About("zoo:emoji-clip", 96, 0, "page.md", {"a": 60.0}), {"data": "img/data.png"})
+    assert number_at(text, "A model that draws > method=LoGra > LDS") == "0.40 / 0.41"  # as the atlas takes them
+    assert number_at(text, "zoo:emoji-llava > method=by chance > relevance on it") == "0.20 / 0.20"
+    assert number_at(text, "Which picture > made by=maco > rank") == "30 / 30"
     row = next(line for line in text.splitlines() if line.startswith("| LoGra |"))
     assert re.search(r"\| 0\.40 / 0\.41 \| 0\.40 / 0\.41 \|", row)
     assert len(foretold(found()).axes) == 3

@@ -9,7 +9,7 @@ import pytest
 from cutaway.methods.method import ROWS
 from cutaway.methods.result import Result
 from cutaway.methods.table import METHODS
-from cutaway.questions.asked import NEVER, kinds_for
+from cutaway.questions.asked import NEVER
 from cutaway.report import methods
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -72,7 +72,7 @@ def test_what_a_kind_of_model_never_has_it_lacks():
             assert asked.part(part) is None, (family, part)
     for row in methods.rows():
         if row.method is not None:
-            assert {*kinds_for(row.method.parts)} == {name for name, fits in row.families.items() if fits}
+            assert {*row.method.kinds} == {name for name, fits in row.families.items() if fits}
 
 
 def test_it_prints(capsys):

@@ -15,13 +15,12 @@ from cutaway.atlas.results import Own, read_results
 from cutaway.atlas.works import FAMILIES, Problem, Work, find, joined, read, shipped
 from cutaway.methods.method import ROWS, Method
 from cutaway.methods.table import in_row
-from cutaway.questions.asked import kinds_for
 
 STATES = {
-    "measured": "measured here: a method of this package, and numbers on a page of findings",
-    "runs": "runs here: a method of this package, no number on a page of findings yet",
-    "elsewhere": "others have it, this package does not",
-    "nobody": "nobody has it, as far as the list of works goes, and nor do we",
+    "measured": "measured here: a method of this package, and numbers of ours",
+    "runs": "runs here: a method of this package, no number of ours yet",
+    "elsewhere": "works of others are listed, this package has no method for it",
+    "nobody": "no work on it is listed here, and this package has no method for it",
     "never": "there can be no such thing",
 }
 
@@ -73,7 +72,7 @@ class Atlas:
     def _cell(self, row: str, family: str) -> Cell:
         about = [work for work in self.works if row in work.methods]
         return Cell(
-            row, family, tuple(one for one in in_row(row) if family in kinds_for(one.parts)),
+            row, family, tuple(one for one in in_row(row) if family in one.kinds),
             tuple(work for work in about if family in work.families),
             tuple(work for work in about if not {*work.families} & {*FAMILIES}),
             for_cell(row, family), tuple(one for one in self.own if one.row == row and family in one.families),

@@ -21,9 +21,16 @@ from cutaway.views.boards import Board, Paper, Papers, Part, Remark, Remarks, Sq
 from cutaway.views.kinds import Table, View
 
 FILE, TITLE = "atlas.html", "Ways into multi\u2011modal models: an atlas"
-ORIGINS = {"language": "brought over from language models", "multi-modal": "made for several modalities"}
+ORIGINS = {
+    "language": "counted by the survey as brought over from language models",
+    "multi-modal": "counted by the survey as methods of multi-modal models",
+}
 NUMBERS = ("what", "ours", "before training", "by chance", "unit")
 BOTH = "Where two numbers stand with a stroke between them, the same was measured on two sets of inputs."
+READING = (
+    f"{BOTH} In square brackets stand intervals, in round ones what the page of the number says of it; “before "
+    "training” is the same method on the model before it learnt anything."
+)
 
 
 def write(atlas: Atlas, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -63,12 +70,12 @@ def _board(atlas: Atlas) -> Board:
     return Board(
         title="Methods and models",
         seen=(
-            "Choose a square. Filled: measured here; half: runs here; ring: known from the work of others; dot: no "
-            "work listed."
+            "Choose a square: it opens below its row. With the keyboard, arrow keys walk from square to square, Enter "
+            "opens one, Escape closes it."
         ),
         limits=(
             "That no work is listed is no proof that there is none. What is measured here is measured on small models "
-            "of one drawn world, each trained once."
+            f"of one drawn world, each trained once. {READING}"
         ),
         rows=ROWS, columns=FAMILIES,
         groups=tuple(name if at == 0 or name != groups[at - 1] else "" for at, name in enumerate(groups)),
@@ -108,14 +115,14 @@ def _told(cell: Cell, atlas: Atlas) -> Iterator[Part]:
     if cell.works:
         yield Part(title=f"Works ({len(cell.works)})", papers=_by_year(cell.works))
     elif cell.state != "never":
-        yield Part(title="Works", text="No work on this is listed here. That is no proof that there is none.")
+        yield Part(title="Works", text="None is listed here. That is no proof that there is none.")
 
 
 def _more(atlas: Atlas, row: taxonomy.Row) -> tuple[Part, ...]:
     """What stands behind every square of a row."""
     general = atlas.cell(row.name, FAMILIES[0]).general
     roots = Part(title="The method itself, and models of one modality", papers=_by_year(general))
-    return (*((roots,) if general else ()), Part(title="Open questions", lines=row.open))
+    return (Part(title="Open questions", lines=row.open), *((roots,) if general else ()))
 
 
 def _method(one: Method, atlas: Atlas) -> Part:
@@ -210,7 +217,7 @@ def _gaps(atlas: Atlas) -> Remarks:
     found = {one.id: one for one in evidence()}
     return Remarks(
         title="What the survey says is missing",
-        seen="Each gap as it is stated, how far it is closed here, and the command that shows it.",
+        seen=f"Each gap as it is stated, how far it is closed here, and the command that shows it. {BOTH}",
         limits="Closed on small models is closed on small models: a model of full size may be unlike them.",
         remarks=tuple(
             Remark(gap.name, tuple(_shown(atlas, gap, [found[name] for name in gap.numbers])), gap.state)
@@ -239,7 +246,7 @@ def _contradictions(atlas: Atlas) -> Remarks:
 
     return Remarks(
         title="Where studies contradict each other",
-        seen="Two findings that do not go together, and what was measured here about it.",
+        seen=f"Two findings that do not go together, and what was measured here about it. {BOTH}",
         limits="What others found is told from accounts of it, not measured again; our models are others, and small.",
         remarks=tuple(Remark(one.name, tuple(parts(one)), one.verdict) for one in taxonomy.contradictions()),
     )

@@ -10,7 +10,6 @@ from cutaway.atlas.works import Problem
 from cutaway.errors import CutawayError, InputError
 from cutaway.methods.result import Provenance, load
 from cutaway.methods.table import METHODS
-from cutaway.questions.asked import kinds_for
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,8 @@ def read_results(folder: str | Path) -> tuple[tuple[Own, ...], tuple[Problem, ..
         try:
             found.append(_own(path, str(path.relative_to(folder))))
         except CutawayError as error:
-            problems.append(Problem(str(path), None, error.failed))
+            wanted = f"; expected {error.expected}" if error.expected else ""
+            problems.append(Problem(str(path), None, f"{error.failed}{wanted}"))
     if not found and not problems:
         problems.append(Problem(str(folder), None, "no result (`.nc`) is in it"))
     return tuple(found), tuple(problems)
@@ -54,10 +54,12 @@ def _own(path: Path, file: str) -> Own:
     told: Provenance = result.provenance
     method = next((one for one in METHODS if one.name == told.method), None)
     if method is None:
-        raise InputError(f"it was made by '{told.method}', which is no declared method")
+        raise InputError(
+            f"it was made by '{told.method}', which is no declared method", expected="one of `cutaway methods`"
+        )
     sizes = ", ".join(f"{name} {size}" for name, size in result.data.sizes.items())
     holds = f"{result.main or next(iter(map(str, result.data)), 'nothing')} ({sizes})"
-    return Own(file, method.name, method.row, _families(told, kinds_for(method.parts)), told.model, told.made, holds)
+    return Own(file, method.name, method.row, _families(told, method.kinds), told.model, told.made, holds)
 
 
 def _families(told: Provenance, can: Iterable[str]) -> tuple[str, ...]:

@@ -169,12 +169,12 @@ def from_words(given: Mapping[str, str], *, yours: bool = False) -> Work:
     """A work from the words of its columns. Raises InputError for what can not be."""
     key, title = given.get("key", ""), given.get("title", "")
     if not _KEY.fullmatch(key):
-        raise InputError(f"'{key}' is no key: a letter or digit first, no spaces")
+        raise InputError(f"'{key}' is no key: a letter or digit first, no spaces, such as neo24")
     if not title:
-        raise InputError(f"'{key}' has no title")
+        raise InputError(f"'{key}' has no title, which every work needs")
     year = given.get("year", "")
     if year and not re.fullmatch(r"1[5-9]\d\d|20\d\d", year):
-        raise InputError(f"'{key}': the year is '{year}'")
+        raise InputError(f"'{key}': the year is '{year}', not four digits such as 2025")
     number = given.get("arxiv", "")
     if number and not ARXIV.fullmatch(number):
         raise InputError(f"'{key}': '{number}' is no arXiv number such as 2502.17516")
@@ -211,7 +211,8 @@ def read(path: str | Path) -> Read:
     readers |= dict.fromkeys((".tsv", ".txt"), lambda text, file: from_table(text, file, yours=True))
     if not path.is_file() or path.suffix.lower() not in readers:
         raise InputError(
-            f"'{path}' is no file of works", expected="a file that ends in .tsv, .txt or .bib",
+            f"'{path}' is no file of works" if path.exists() else f"there is no file '{path}'",
+            expected="a file that ends in .tsv, .txt or .bib",
             do="see docs/atlas.md for what it holds",
         )  # fmt: skip
     try:

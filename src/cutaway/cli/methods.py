@@ -25,7 +25,7 @@ from cutaway.cli.options import (
 )
 from cutaway.methods.method import Method
 from cutaway.methods.table import METHODS
-from cutaway.questions.asked import BRINGS, Brings, kinds_for, options_for
+from cutaway.questions.asked import BRINGS, Brings, options_for
 from cutaway.source import Source
 
 Other = Annotated[
@@ -68,7 +68,7 @@ def _command(one: Method) -> Callable[..., None]:
     """The function behind the command of a method, with a signature that `typer` reads."""
     more = (name for part in one.also.values() for name in BRINGS.get(part.split(".")[0], Brings()).one_of)
     options = {name: OPTIONS[name] for name in (*options_for(one.parts), *more)}
-    if "text" in options and kinds_for(one.parts) == ("generative",):
+    if "text" in options and one.kinds == ("generative",):
         options["text"] = (Question, None)
     if "many" in options:
         options["many"] = (Count, one.many)

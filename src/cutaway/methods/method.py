@@ -14,6 +14,7 @@ from cutaway.jobs.crew import Workers
 from cutaway.jobs.spread import spread
 from cutaway.methods.look import Look, imported, looked, summary
 from cutaway.methods.result import Result
+from cutaway.questions.asked import kinds_for
 from cutaway.questions.question import Question
 
 if TYPE_CHECKING:
@@ -59,13 +60,13 @@ class Method:
     """One method: its function, which part of a `Question` each parameter takes, and what the function can not tell.
 
     `takes` are parameters and parts (`{"clean": "inputs"}`); `also` such that are left out where the question lacks the
-    part; `needs` parts that must be there besides; `fitting` says
-    why a question that has all of them is not worth asking, "" where it is. `chosen` are options that follow from the
-    question and those given; `cost` says in words what it will take, where that is worth saying beforehand; `options`
-    those of the command line, with a line of help each; `sweeps` says that its work is sweeps of `model`, which workers
-    can share (`cutaway.jobs`); `many` how large a crowd is unless said; `example` the model
-    that its help names, where the first of its family has not what it needs. `table` and `plot` make what the command
-    line prints and draws, where that is more than the result alone can.
+    part; `needs` parts that must be there besides; `never` kinds of models that have all of them and are refused;
+    `fitting` says why a question that has all of them is not worth asking, "" where it is. `chosen` are options that
+    follow from the question and those given; `cost` says in words what it will take, where that is worth saying
+    beforehand; `options` those of the command line, with a line of help each; `sweeps` says that its work is sweeps of
+    `model`, which workers can share (`cutaway.jobs`); `many` how large a crowd is unless said; `example` the model that
+    its help names, where the first of its family has not what it needs. `table` and `plot` make what the command line
+    prints and draws, where that is more than the result alone can.
 
     In a report: `reported` are the ways in which it is applied there, `beside` whether to the counterpart and the floor
     of a question too; `show` makes its views, `tell` sentences on what was found; `lead`, of a method that can, the
@@ -78,6 +79,7 @@ class Method:
     cannot: str
     also: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
     fitting: Callable[[Question], str] = _always
     chosen: Callable[[Question, Mapping[str, Any]], Mapping[str, Any]] = _nothing
     cost: Callable[[Question, Mapping[str, Any]], str] = _cheap
@@ -102,6 +104,11 @@ class Method:
     def line(self) -> str:
         """What it does, in one line: the first of the function's docstring."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of models that it runs on."""
+        return tuple(kind for kind in kinds_for(self.parts) if kind not in self.never)
 
     @property
     def parts(self) -> tuple[str, ...]:

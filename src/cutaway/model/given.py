@@ -12,6 +12,7 @@ from torch import Tensor
 from cutaway.errors import InputError, near
 from cutaway.model.edits import Edit
 from cutaway.model.engine import Opened
+from cutaway.model.gradients import plain
 from cutaway.model.inputs import Inputs
 from cutaway.model.run import Run
 from cutaway.model.session import Recording
@@ -34,7 +35,7 @@ def given_gradients(
     >>> slopes["pixel_values"].shape == inputs.tensors["pixel_values"].shape
     True
     """
-    engine = model.engine
+    engine, inputs = model.engine, plain(inputs)
     if not inputs.call.differentiable:
         raise InputError(
             f"a whole {inputs.call} runs without gradients", expected="one evaluation of the denoiser",

@@ -81,7 +81,7 @@ def gradients(
         raise InputError(f"a path of {path} points", expected="a whole number; 0 for the gradient where it is")
     around = [edits] if isinstance(edits, Edit) else list(edits)
     chosen = engine.sites.select(sites)
-    inputs = _plain(inputs)
+    inputs = plain(inputs)
     clean = _slopes(engine, inputs, target, chosen, around)
     if not path and isinstance(baseline, int | float) and not baseline:
         return clean
@@ -103,16 +103,16 @@ def gradients(
     return Gradients(clean.values, slopes, clean.activations, clean.sites, inputs, begun, gaps)
 
 
-def _plain(inputs: Inputs) -> Inputs:
+def plain(inputs: Inputs) -> Inputs:
     """The inputs with copies of tensors made under `inference_mode`, which no graph may hold."""
 
-    def plain(value: Any) -> Any:
+    def copied(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: plain(entry) for key, entry in value.items()}
+            return {key: copied(entry) for key, entry in value.items()}
         return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
     with torch.inference_mode(False):
-        return replace(inputs, tensors=plain(inputs.tensors))
+        return replace(inputs, tensors=copied(inputs.tensors))
 
 
 def _start(baseline: float | Mapping[str, Tensor] | Run, site: Site, like: Tensor) -> Tensor:

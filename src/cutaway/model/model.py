@@ -21,7 +21,7 @@ from cutaway.model.edits import Edit
 from cutaway.model.engine import Edits, Engine, Record
 from cutaway.model.estimate import Estimate, estimate
 from cutaway.model.generate import generate
-from cutaway.model.gradients import Gradients, gradients
+from cutaway.model.gradients import Gradients, gradients, plain
 from cutaway.model.inputs import Inputs
 from cutaway.model.plan import Plan
 from cutaway.model.prepare import prepare
@@ -241,6 +241,7 @@ class Model:
                 do="leave out `guidance`",
             )  # fmt: skip
         how = Recording(keep, dtype, tokens, heads, copy, grad, stop and bool(record), into, guidance)
+        inputs = plain(inputs) if grad else inputs
         return self.engine.run(inputs, record, edits, how, **({} if output == "pil" else {"output": output}))
 
     def gradients(

@@ -19,6 +19,7 @@ from torch.nn.functional import group_norm, layer_norm, unfold
 
 from cutaway.errors import InputError, SiteError
 from cutaway.model.engine import Engine, Opened
+from cutaway.model.gradients import plain
 from cutaway.model.inputs import Inputs
 from cutaway.model.pieces import Piece, is_norm, layers, sharing
 from cutaway.model.run import Run
@@ -115,7 +116,7 @@ def weight_gradients(
     >>> made.of(piece).shape
     torch.Size([2, 32, 64])
     """
-    engine = model.engine
+    engine, inputs = model.engine, plain(inputs)
     if not inputs.call.differentiable:
         raise InputError(
             f"a whole {inputs.call} runs without gradients", expected="one evaluation of the denoiser",
@@ -132,7 +133,7 @@ def weight_gradients(
     with engine.taken():
         session = engine.session(engine.bind(()), (), Recording(), inputs)
         with torch.inference_mode(False), torch.enable_grad(), session, _watching(engine, inputs, watched) as seen:
-            outputs = inputs.call(engine.module, _plain(inputs.tensors))
+            outputs = inputs.call(engine.module, inputs.tensors)
         session.check()
     with torch.inference_mode(False), torch.enable_grad():
         values = numbers(target, engine.result(outputs, session, {}))
@@ -199,13 +200,6 @@ def _watching(engine: Engine, inputs: Inputs, watched: Mapping[int, nn.Module]) 
         for module in watched.values():
             stack.callback(module.register_forward_hook(hook, prepend=True, with_kwargs=True).remove)
         yield seen
-
-
-def _plain(value: Any) -> Any:
-    """Copies of tensors made under `inference_mode`, which no graph may hold."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _towers(engine: Engine) -> dict[int, str]:

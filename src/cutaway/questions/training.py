@@ -92,6 +92,9 @@ class Pairs(Items):
     places: Sequence[int] | None = None
     whole: bool = False
 
+    def __post_init__(self) -> None:
+        _as_many(pictures=self.pictures, texts=self.texts)
+
     def __len__(self) -> int:
         return len(self.texts)
 
@@ -154,6 +157,9 @@ class Answers(Items):
     answers: Sequence[str] = ()
     mean: bool = False
 
+    def __post_init__(self) -> None:
+        _as_many(pictures=self.pictures, texts=self.texts, answers=self.answers)
+
     def __len__(self) -> int:
         return len(self.texts)
 
@@ -194,6 +200,9 @@ class Drawings(Items):
     at: tuple[int, ...] = NOISES
     steps: int = STEPS
     likelihood: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _as_many(pictures=self.pictures, prompts=self.prompts)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -270,6 +279,16 @@ def _picture(one: Any) -> Any:
 
 def _parts(many: int, size: int) -> Iterator[range]:
     return (range(start, min(start + size, many)) for start in range(0, many, size))
+
+
+def _as_many(**given: Sequence[Any]) -> None:
+    """Refuse items with more of one thing than of another."""
+    counts = {name: len(values) for name, values in given.items()}
+    if len(set(counts.values())) > 1:
+        raise InputError(
+            f"items with {', '.join(f'{count} {name}' for name, count in counts.items())}", expected="as many of each",
+            do="give one for each item, None for no picture",
+        )  # fmt: skip
 
 
 def _only_loss(items: Items, measure: Measure) -> None:

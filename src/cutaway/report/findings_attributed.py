@@ -156,6 +156,7 @@ def _pixels(found: Found) -> str:
              _pair(floor["share"].sel(way=way).mean("scene").values)]
             for way in map(str, one["way"].values)
         ]  # fmt: skip
+        rows.append(["by chance", _pair(_area(found, name).values), "", "", "", ""])
         head = ["method", "relevance on it", "overlap", "pointing", "gone", "on it, before training"]
         parts.append(
             f"### {model}\n\n{markdown(head, rows)}\n\nBy chance {_pair(_area(found, name).values)} of the relevance "
@@ -180,6 +181,7 @@ def _pictures(found: Found) -> str:
             _pair((here["rank"] <= FIRST).mean("thing").values), _pair(before["value"].mean("thing").values),
             _pair(before["rank"].median("thing").values, 0), _pair((before["rank"] <= FIRST).mean("thing").values),
         ])  # fmt: skip
+    rows.append(["by chance", "", f"{(len(DRAWABLE) + 1) / 2:.0f}", "", "", "", ""])
     head = ["made by", "cosine", "judge's rank", f"in its first {FIRST}", "cosine, before training", "rank", "first"]
     return (
         f"## Which picture\n\nPictures made for the cosine of zoo:emoji-clip with “a thing”, {THINGS} things a set; "

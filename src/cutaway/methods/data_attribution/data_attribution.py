@@ -57,11 +57,17 @@ class DataAttribution(Result):
 
     def proponents(self, query: int = 0, k: int = 5) -> list[int]:
         """The items of the highest scores for a query, highest first."""
-        return [int(i) for i in np.argsort(-self.data["scores"].values[query], kind="stable")[:k]]
+        return self._ordered(-self.data["scores"].values, query, k)
 
     def opponents(self, query: int = 0, k: int = 5) -> list[int]:
         """The items of the lowest scores for a query, lowest first."""
-        return [int(i) for i in np.argsort(self.data["scores"].values[query], kind="stable")[:k]]
+        return self._ordered(self.data["scores"].values, query, k)
+
+    def _ordered(self, values: np.ndarray, query: int, k: int) -> list[int]:
+        """The items of the lowest values of a query."""
+        if not -len(values) <= query < len(values):
+            raise MethodError(f"no query {query}", expected=f"a number from 0 to {len(values) - 1}", do="choose one")
+        return [int(i) for i in np.argsort(values[query], kind="stable")[:k]]
 
     def summary(self) -> Any:
         """For the first query the five items that help most and the five that harm most."""
@@ -123,6 +129,11 @@ def data_attribution(
         raise MethodError(f"{len(shares)} rates for {len(models)} checkpoints", expected="one for each")
     how = kind or KINDS.get(method, "factored")
     ridge = DAMPING.get(method, 0.0) if damping is None else damping
+    if ridge < 0 or seeds < 1 or not len(train):
+        raise MethodError(
+            f"{len(train)} items with damping {ridge} and {seeds} seeds", do="change these",
+            expected="an item and a seed at least, no damping below 0",
+        )  # fmt: skip
     plan = Plan(batch, measure, even)
     options = _Options(method, how, size, seeds, ridge, plan, curvature, seed, folder, progress)
     chosen = chosen_pieces(model, weights) if method != "representation" else ()

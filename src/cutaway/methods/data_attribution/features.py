@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as as_bytes
 from torch import Tensor
@@ -168,7 +169,7 @@ def item_features(
         for rows in tracked(todo, "gradients", len(todo), show=progress):
             path = None if where is None else where / PART.format(rows.start)
             if path is not None and path.is_file():
-                found.append(load_file(path))
+                found.append(_taken_up(path))
                 continue
             make = make or items.on(model, plan.measure)
             found.append(_batch(model, items.draws, make, rows, chosen, projected, even=plan.even))
@@ -197,7 +198,8 @@ def eigenbases(
     """
     make = items.on(model, plan.measure)
     sums: dict[Piece, list[Tensor]] = {}
-    todo = [range(start, min(start + plan.batch, len(items))) for start in range(0, len(items), max(1, plan.batch))]
+    step = max(1, plan.batch)
+    todo = [range(start, min(start + step, len(items))) for start in range(0, len(items), step)]
     for rows in tracked(todo, "curvature", len(todo), show=progress):
         for draw in range(items.draws):
             made = weight_gradients(model, *make(rows, draw), chosen)
@@ -237,9 +239,22 @@ def _batch(
     return {name: value.contiguous() for name, value in found.items()}
 
 
+def _taken_up(path: Path) -> dict[str, Tensor]:
+    """What was kept of a batch; StoreError where it is damaged."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise StoreError(
+            f"'{path}' cannot be read ({error})", expected="gradients as they were written",
+            do="take this file away: the same call makes it again",
+        ) from error  # fmt: skip
+
+
 def _opened(folder: Path, told: tuple[Any, ...]) -> Path:
     """The folder of these features, new or known by its content."""
     key = fingerprint(*told)
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"'{folder}' is a file", expected="a folder, or nothing there yet", do=DO)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / SPEC).is_file():
         if any(folder.glob("*.safetensors")):
@@ -247,7 +262,7 @@ def _opened(folder: Path, told: tuple[Any, ...]) -> Path:
         write_json(folder / SPEC, {"format": "cutaway-gradients/1", "key": key})
     if read_json(folder / SPEC, DO).get("key") != key:
         raise StoreError(
-            f"'{folder}' holds gradients of another model, or of other items, weights or projections",
+            f"'{folder}' holds gradients of another model, or of other items, weights, projections or batches",
             expected="the same call as before", do=DO,
         )  # fmt: skip
     return folder

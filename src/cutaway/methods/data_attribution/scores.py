@@ -7,7 +7,7 @@ curvature of the loss of all items.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,7 +57,7 @@ def trak(query: Features, train: Features, by: Curved) -> Scores:
 def logra(query: Features, train: Features, by: Curved) -> Scores:
     """Sum over pieces l of g_ql' (G_l'G_l / n + r_l)^-1 g_il, r_l `damping` times the mean eigenvalue."""
     found = torch.zeros(len(query), len(train), dtype=train.values.dtype)
-    for asked, held, curved in zip(query.each(), train.each(), by.of.each(), strict=True):
+    for asked, held, curved in _pieces(query, train, by):
         found += len(curved) * _solved(asked, curved, held, by.damping)
     return found
 
@@ -65,9 +65,12 @@ def logra(query: Features, train: Features, by: Curved) -> Scores:
 def ekfac(query: Features, train: Features, by: Curved) -> Scores:
     """Sum over all numbers of g_q g_i / (mean of g² + r), in the eigenbases of both factors; r by piece as before."""
     found = torch.zeros(len(query), len(train), dtype=train.values.dtype)
-    for asked, held, curved in zip(query.each(), train.each(), by.of.each(), strict=True):
+    for asked, held, curved in _pieces(query, train, by):
         curvature = curved.pow(2).mean(0)
-        found += asked / _floor(curvature + by.damping * curvature.mean()) @ held.T
+        steep = curvature + by.damping * curvature.mean()
+        if bool((held[:, steep <= 0] != 0).any()):
+            raise _flat(len(curved), held.shape[1])
+        found += torch.where(steep > 0, asked / _floor(steep), 0.0) @ held.T
     return found
 
 
@@ -77,9 +80,11 @@ def datainf(query: Features, train: Features, by: Curved) -> Scores:
     The mean of inverses in place of the inverse of the mean; r: `damping` times the mean square of a number of g.
     """
     found = torch.zeros(len(query), len(train), dtype=train.values.dtype)
-    for asked, held, curved in zip(query.each(), train.each(), by.of.each(), strict=True):
+    for asked, held, curved in _pieces(query, train, by):
         lengths = curved.pow(2).sum(1)
-        ridge = _floor(by.damping * lengths.mean() / held.shape[1])
+        ridge = by.damping * lengths.mean() / held.shape[1]
+        if not ridge > 0:
+            raise _flat(len(curved), held.shape[1])
         through = (asked @ curved.T / (ridge + lengths)) @ (curved @ held.T) / len(curved)
         found += (asked @ held.T - through) / ridge
     return found
@@ -104,14 +109,26 @@ def _solved(query: Tensor, curved: Tensor, train: Tensor, damping: float) -> Sco
     small.diagonal().add_(ridge)
     solver, bad = torch.linalg.cholesky_ex(small)
     if int(bad) or (k > n and not ridge > 0):
-        raise MethodError(
-            f"the curvature of {n} items over {k} numbers has no inverse", expected="damping, or items that differ",
-            do="give `damping=0.01`, say, or fewer numbers (`size`)",
-        )  # fmt: skip
+        raise _flat(n, k)
     if k <= n:
         return (q @ torch.cholesky_solve(g.T, solver)).to(train)
     inside = (q @ f.T) @ torch.cholesky_solve(f @ g.T, solver)  # (F'F + r)^-1 = (1 - F'(FF' + r)^-1 F) / r
     return ((q @ g.T - inside) / ridge).to(train)
+
+
+def _pieces(query: Features, train: Features, by: Curved) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The features of each piece; a piece that no item moves has nothing to say, and no curvature either."""
+    for asked, held, curved in zip(query.each(), train.each(), by.of.each(), strict=True):
+        if bool(held.any()):
+            yield asked, held, curved
+
+
+def _flat(items: int, many: int) -> MethodError:
+    return MethodError(
+        f"the curvature of {items} items over {many} numbers has no inverse",
+        expected="damping above 0, and items that differ and have a gradient", do="give `damping=0.01`, say, or fewer "
+        "numbers (`size`), or weights that these items run through (`weights=`)",
+    )  # fmt: skip
 
 
 def _floor(value: Tensor) -> Tensor:

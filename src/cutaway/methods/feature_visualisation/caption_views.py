@@ -37,9 +37,10 @@ def show(page: Page) -> Iterator[Sources]:
         title="What wrote each word", picture=page.seen, words=words, told=told, shown=first,
         ways=tuple(map(str, data["way"].values)),
         values=data["patches"].transpose("token", "way", "row", "col").values, bars=bars, unit="logits",
-        seen=f"“{' '.join(words)}”: choose a word (arrow keys move) for the patches, heads"
-        f"{' and features' if 'feature' in data else ''} that wrote it rather than what was next likely there. Patches "
-        f"bring {number(share)} of the differences straight, over all words.",
+        seen="Choose a word, also by arrow keys: the picture shows which patches speak for it (orange) or against it "
+        f"(blue) beside the next likely word, the bars which heads{' and features' if 'feature' in data else ''} do. "
+        "Straight: what heads carry from a patch to the word, an exact sum; any path: led back through all layers "
+        f"(AttnLRP). Straight from patches comes {number(share)} of the difference, over all words.",
         limits=CANNOT, provenance=origin(made), code=look.code,
     )  # fmt: skip
 
@@ -52,7 +53,7 @@ def written(found: CaptionSources) -> xarray.Dataset:
 def _told(one: xarray.Dataset) -> str:
     return (
         f"Probability {float(one['probability']):.2f}; {number(float(one['number']))} logits above "
-        f"“{one['rival'].item()}”: patches straight {number(float(one['straight']))}, all MLPs "
+        f"“{one['rival'].item()}”, of which patches bring {number(float(one['straight']))} straight and all MLPs "
         f"{number(float(one['mlps']))}."
     )
 
@@ -63,7 +64,7 @@ def _bars(one: xarray.Dataset) -> Iterator[Bar]:
     for at in np.argsort(-np.abs(heads), axis=None)[:HEADS]:
         layer, head = np.unravel_index(at, heads.shape)
         size = number(float(chance[layer, head]))
-        yield Bar(f"{layer}.{head} (random words {size})", "heads", float(heads[layer, head]))
+        yield Bar(f"{layer}.{head} (random words {size})", "heads (layer.head)", float(heads[layer, head]))
     if "feature" in one:
         edge = float(np.nanmax(np.abs(one["others"].values))) if np.isfinite(one["others"].values).any() else 0.0
         for feature, effect in zip(one["feature"].values, one["effect"].values, strict=True):

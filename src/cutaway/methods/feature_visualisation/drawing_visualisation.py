@@ -129,7 +129,7 @@ class Riser:
             assert isinstance(self.aim, activation)
             found = self.model.gradients(midway.inputs, self._rows(len(midway.latent)), [SEEN, self.aim.reads_at])
             return found.values, midway.scale * found[SEEN][0, 0]
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             latent = midway.latent.detach().clone().requires_grad_()
             name = next(one for one in LATENT if one in midway.inputs.tensors)
             given = {**midway.inputs.tensors, name: midway.scale * latent}

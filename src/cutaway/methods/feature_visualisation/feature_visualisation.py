@@ -126,9 +126,10 @@ def feature_visualisation(
     aim, names = _aim(model, inputs, target, site, listed(units), many, at, directions)
     some = list(scenes("test", MANY)) if pictures is None else list(pictures[:MANY])
     wish = _Wish(names, by, contrast, some, start, facet, facet_weight, how, seed)
-    made = wish.granted(Eye(model, inputs), aim, progress)
-    if floor is not None:
-        again = wish.granted(Eye(floor, inputs), aim, progress)
+    with torch.inference_mode(False), torch.enable_grad():
+        made = wish.granted(Eye(model, inputs), aim, progress)
+        again = None if floor is None else wish.granted(Eye(floor, inputs), aim, progress)
+    if again is not None:
         kept = ("picture", "value", "best", "mean", "spread", "random")
         made = made.assign({f"floor_{name}": again[name] for name in kept})
     told = Provenance.of(

@@ -129,10 +129,11 @@ def _pictures_of_players(seen: Seen, found: Found, row: int) -> ndarray | None:
     if leaf is None or found.each is None:
         return None
     values = torch.zeros(leaf.own.shape, dtype=torch.float64)
+    own = torch.from_numpy(np.isin(leaf.tokens.image, seen.pictures(row)))  # other rows may lie beside them
     for player, one in zip(found.players, found.each, strict=True):
         if player.side == "picture":
-            count = player.mask.sum(1, keepdim=True).clamp(min=1)
-            values += player.mask * (float(one[row]) / count)
+            mask = player.mask & own
+            values += mask * (float(one[row]) / mask.sum(1, keepdim=True).clamp(min=1))
     return _gridded(seen, leaf.tokens, values, row)
 
 

@@ -43,14 +43,17 @@ def _of_pictures(seen: Seen, rows: int, parts: int) -> Iterator[Player]:
     if leaf is None:
         return
     most = max(len(seen.pictures(row)) for row in range(rows))
-    height, width = int(leaf.tokens.row.max()) + 1, int(leaf.tokens.col.max()) + 1
-    down, across = (min(parts, height), min(parts, width)) if parts else (height, width)
     for which in range(most):
         here = {seen.pictures(row)[which] for row in range(rows) if which < len(seen.pictures(row))}
-        of = np.isin(leaf.tokens.image, sorted(here)) & (leaf.tokens.row >= 0)
-        block = (leaf.tokens.row * down // height) * across + leaf.tokens.col * across // width
-        for number in range(down * across):
-            yield Player("picture", torch.from_numpy(of & (block == number)))
+        down, across = np.full(leaf.own.shape, -1), np.full(leaf.own.shape, -1)
+        for image in here:  # pictures may differ in size
+            of = (leaf.tokens.image == image) & (leaf.tokens.row >= 0)
+            for block, at in ((down, leaf.tokens.row[of]), (across, leaf.tokens.col[of])):
+                size = int(at.max()) + 1
+                block[of] = at * min(parts or size, size) // size
+        for row in range(int(down.max()) + 1):
+            for col in range(int(across.max()) + 1):
+                yield Player("picture", torch.from_numpy((down == row) & (across == col)))
 
 
 def _of_words(seen: Seen, rows: int) -> Iterator[Player]:
@@ -161,13 +164,13 @@ def shapley(
 ) -> Shares:  # fmt: skip
     """The mean over orders of what a part adds when it comes; all companies where `orders` is 0, else by chance.
 
-    An order and the same backwards count as one draw. The shares of every order add up to m(x) - m(nothing).
+    An order and the same backwards count as one draw; a row has the orders of its own parts that it would have alone.
+    The shares of every order add up to m(x) - m(nothing).
     """
     every = frozenset(range(len(some)))
     if orders == 0:
         return _exact(seen, target, some, clean)
-    dice = np.random.default_rng(seed)
-    drawn = [dice.permutation(len(some)) for _ in range(orders)]
+    drawn = [np.argsort(np.random.default_rng([seed, draw]).random(len(some))) for draw in range(orders)]
     ways = [order for one in drawn for order in (one, one[::-1])]
     needed = {frozenset(order[:at].tolist()) for order in ways for at in range(len(some))} - {every}
     known = _known(seen, target, some, clean, sorted(needed, key=sorted))

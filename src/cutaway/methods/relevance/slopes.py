@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway.errors import MethodError
@@ -58,7 +59,7 @@ def attn_lrp(seen: Seen, target: Aim, *, patterns: bool = True) -> Scores:
 def integrated_gradients(seen: Seen, target: Aim, *, points: int = 32) -> Scores:
     """<x - b, mean slope between b and x>, all leaves on one way, at Gauss-Legendre points."""
     nodes, weights = np.polynomial.legendre.leggauss(points)
-    total = {leaf.side: torch.zeros_like(leaf.there) for leaf in seen.leaves}
+    total = {leaf.side: _nothing(leaf) for leaf in seen.leaves}
     for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
         _, slopes = seen.slopes(target, between(seen, float(node)))
         for side, slope in slopes.items():
@@ -67,11 +68,17 @@ def integrated_gradients(seen: Seen, target: Aim, *, points: int = 32) -> Scores
 
 
 def smooth_gradient(seen: Seen, target: Aim, *, draws: int = 16, noise: float = 0.15, seed: int = 0) -> Scores:
-    """|mean slope over inputs with noise|, its spread `noise` of how far apart the leaf's own numbers lie."""
-    dice = torch.Generator().manual_seed(seed)
-    total = {leaf.side: torch.zeros_like(leaf.there) for leaf in seen.leaves}
+    """|mean slope over inputs with noise|, its spread `noise` of how far apart a row's own numbers lie.
+
+    Each row has the same dice, so that it gets what it would get alone.
+    """
+    total = {leaf.side: _nothing(leaf) for leaf in seen.leaves}
+    groups = {leaf.side: _groups(seen, leaf) for leaf in seen.leaves}
+    dices = {side: [torch.Generator().manual_seed(seed) for _ in some] for side, some in groups.items()}
     for _ in range(draws):
-        values = {leaf.side: leaf.there + _noise(leaf, noise, dice) for leaf in seen.leaves}
+        values = {
+            leaf.side: leaf.there + _noise(leaf, noise, groups[leaf.side], dices[leaf.side]) for leaf in seen.leaves
+        }
         for side, slope in seen.slopes(target, values)[1].items():
             total[side] += slope / draws
     return {leaf.side: leaf.summed(total[leaf.side].double().pow(2)).sqrt() for leaf in seen.leaves}
@@ -87,9 +94,34 @@ def between(seen: Seen, share: float) -> Mapping[Side, Tensor]:
     }  # fmt: skip
 
 
-def _noise(leaf: Leaf, noise: float, dice: torch.Generator) -> Tensor:
-    drawn = torch.randn(leaf.there.shape, generator=dice).to(leaf.there) * noise * (leaf.there.max() - leaf.there.min())
-    return drawn * leaf.spread(leaf.own, leaf.there)
+def _nothing(leaf: Leaf) -> Tensor:
+    """A sum to begin with, in single precision at least."""
+    return torch.zeros_like(leaf.there, dtype=torch.promote_types(leaf.there.dtype, torch.float32))
+
+
+def _groups(seen: Seen, leaf: Leaf) -> list[Bool[Tensor, "row position"]]:
+    """The positions of a leaf that belong to one row of the inputs, for each of them."""
+    text = seen.inputs.tokens.get("text")
+    if leaf.side == "picture" and text is not None and not leaf.given and (text.image >= 0).any():
+        images = [seen.pictures(row) for row in range(text.batch)]
+        return [torch.from_numpy(np.isin(leaf.tokens.image, some)) & leaf.own for some in images]
+    rows = torch.arange(len(leaf.own))
+    return [(rows == row)[:, None] & leaf.own for row in range(len(leaf.own))]
+
+
+def _noise(
+    leaf: Leaf, noise: float, groups: list[Bool[Tensor, "row position"]], dices: list[torch.Generator]
+) -> Tensor:
+    """Noise at the leaf's own positions, each group by its own dice and of its own spread."""
+    folded = leaf.there.dim() == 4
+    there = leaf.there.flatten(2).mT if folded else leaf.there
+    made = torch.zeros_like(there)
+    for mask, dice in zip(groups, dices, strict=True):
+        own = there[mask.to(there.device)]
+        if len(own):
+            drawn = torch.randn(own.shape, generator=dice).to(own)
+            made[mask.to(made.device)] = drawn * noise * (own.max() - own.min())
+    return made.mT.unflatten(2, leaf.there.shape[2:]) if folded else made
 
 
 def _times(seen: Seen, slopes: Mapping[Side, Tensor]) -> Scores:
@@ -121,7 +153,22 @@ def grad_cam(seen: Seen, target: Aim, *, site: str = "") -> tuple[Site, Tensor]:
             do="`vision.3.resid_post`, `text.2.resid_post` or `denoiser.5.res.out` have",
         )  # fmt: skip
     weight = slope.mean(places, keepdim=True)
+    if at.tower == "vision" and places == (1,):  # a packed tower has all pictures in one row
+        image = torch.from_numpy(seen.inputs.map_for(at, "token", slope.shape[1]).image).to(slope.device)
+        if len(image[0].unique()) > 2 or (len(image[0].unique()) > 1 and not (image[0] < 0).any()):
+            weight = _of_each(slope, image)
     return at, (weight * there).sum(1 if "channel" in at.axes else -1).relu().cpu()
+
+
+def _of_each(
+    slope: Float[Tensor, "row position unit"], image: Int[Tensor, "row position"]
+) -> Float[Tensor, "row position unit"]:
+    """At each position the mean over those of the same picture."""
+    weight = torch.zeros_like(slope)
+    for one in image.unique().tolist():
+        mask = (image == one)[..., None]
+        weight = torch.where(mask, (slope * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1), weight)
+    return weight
 
 
 def usual(model: Model, inputs: Inputs) -> str:

@@ -25,7 +25,7 @@ from cutaway.model.model import Model
 from cutaway.questions.rows import tracked
 
 METHOD = "token_relevance"
-TAM = "Li et al. 2025, arXiv 2506.23270 (token activation map)"
+TAM_SOURCE = "Li et al. 2025, arXiv 2506.23270 (token activation map)"
 NEAR = 3  # patches a side of the window of the filter
 Token = Literal[
     "gradient", "gradient_input", "integrated_gradients", "smooth_gradient", "attn_lrp", "grad_cam", "rollout",
@@ -84,7 +84,7 @@ def token_relevance(
     return Relevance(
         data,
         Provenance.of(
-            METHOD, SOURCES.get(method, TAM), started=started, model=model, seed=seed, how=method, sure=sure,
+            METHOD, SOURCES.get(method, TAM_SOURCE), started=started, model=model, seed=seed, how=method, sure=sure,
             points=points, unit="nats" if sure and method != "tam" else "logits",
         ),
     )  # fmt: skip
@@ -197,16 +197,17 @@ def _laid(
                 if at < len(said):
                     each[place] += float(said[at])
                     at += 1
-        yield np.stack(grids), each
+        yield np.stack(grids) if grids else np.zeros((0, 0, 0)), each
 
 
 def _table(there: Seen, found: Found, made: Sequence[tuple[ndarray, ndarray]], every: Any) -> xarray.Dataset:
     words = [there.words(row) for _, row in every]
     most, images = max(map(len, words)), max(len(one[0]) for one in made)
-    picture = np.full((len(made), images, *made[0][0].shape[1:]), np.nan)
+    sides = np.max([one[0].shape[1:] for one in made], 0)
+    picture = np.full((len(made), images, *sides), np.nan)
     word = np.full((len(made), most), np.nan)
     for at, (grids, each) in enumerate(made):
-        picture[at, : len(grids)], word[at, : len(each)] = grids, each
+        picture[at, : len(grids), : grids.shape[1], : grids.shape[2]], word[at, : len(each)] = grids, each
     said = [[one.text for _, one in row] + [""] * (most - len(row)) for row in words]
     of = [[at for at, _ in row] + [-1] * (most - len(row)) for row in words]
     return xarray.Dataset(

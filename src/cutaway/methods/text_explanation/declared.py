@@ -55,6 +55,7 @@ METHODS = (
         takes={"model": "model", "rows": "rows"},
         also={"scenes": "scenes", "bank": "bank"},
         needs=("looks",),
+        never=("diffusion",),
         fitting=_read,
         options={
             "site": "Which residual stream; else two thirds up the tower that writes, or that looks.",

@@ -46,11 +46,13 @@ document.addEventListener("click", (event) => {
 DRAW.Board = (view, stage) => {
   const at = new Map(view.squares.map((square) => [`${square.row},${square.column}`, square]));
   const words = new Map(view.states);
-  const body = make("tbody");
+  const body = make("tbody"),
+    id = stage.closest("section").id;
   let open = null; // the square that is open, and its line
   const close = () => {
     open?.line.remove();
     open?.button.setAttribute("aria-expanded", "false");
+    if (open) history.replaceState(null, "", `#${id}`);
     open = null;
   };
   const buttons = view.rows.map(() => []);
@@ -76,6 +78,7 @@ DRAW.Board = (view, stage) => {
     button.closest("tr").after(line);
     button.setAttribute("aria-expanded", "true");
     open = { button, line };
+    history.replaceState(null, "", `#${id}/${row},${column}`);
     if (leap) heading.scrollIntoView({ block: "center" });
   }
   view.rows.forEach((name, row) => {
@@ -126,7 +129,7 @@ DRAW.Board = (view, stage) => {
       body,
     ),
   );
-  PLACES.set(stage.closest("section").id, (place) => {
+  PLACES.set(id, (place) => {
     const [row, column] = place.split(",").map(Number);
     if (!buttons[row]?.[column]) return;
     show(row, column, true);

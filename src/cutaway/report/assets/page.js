@@ -182,6 +182,7 @@ function slider(label, places, at, onMove) {
     show(Number(input.value));
     onMove(Number(input.value));
   });
+  said.style.minWidth = `${Math.min(9, Math.max(...places.map((place) => String(place).length)))}ch`;
   show(at);
   return { node: make("div", { class: "slider" }, make("label", { for: id, text: label }), input, said), set: show };
 }

@@ -1,6 +1,7 @@
 // Papers: by year and row, with filters; one that is chosen shows what is known of it. The list below says the same.
 
 const DOT = 11, // pixels from dot to dot
+  FINGER = 14, // the same on a phone
   SHOWN_AT_FIRST = 25,
   DRAWN_TO = 12; // lines from a chosen paper at most
 
@@ -32,7 +33,8 @@ function laidOut(view, papers, width) {
   const narrow = width < 640,
     left = narrow ? 0 : 178,
     room = (width - left) / Math.max(1, years.length),
-    across = Math.max(1, Math.floor((room - 8) / DOT));
+    pitch = narrow ? FINGER : DOT,
+    across = Math.max(1, Math.floor((room - 8) / pitch));
   const lanes = [...view.rows.map((name, row) => ({ name, row })), { name: "surveys, tools and others", row: -1 }];
   const dots = [];
   let y = 22;
@@ -45,10 +47,10 @@ function laidOut(view, papers, width) {
       here.sort((a, b) => hueOf(a) - hueOf(b) || a.key.localeCompare(b.key));
       tall = Math.max(tall, Math.ceil(here.length / across));
       here.forEach((paper, n) =>
-        dots.push({ paper, row: lane.row, x: left + at * room + 8 + (n % across) * DOT, y: y + (narrow ? 24 : 12) + Math.floor(n / across) * DOT }),
+        dots.push({ paper, row: lane.row, x: left + at * room + 8 + (n % across) * pitch, y: y + (narrow ? 27 : 12) + Math.floor(n / across) * pitch }),
       );
     });
-    lane.tall = (narrow ? 24 : 12) + tall * DOT + 2;
+    lane.tall = (narrow ? 27 : 12) + tall * pitch + 2;
     y += lane.tall;
   }
   return { dots, lanes, years, left, room, narrow, height: y + 4 };
@@ -158,6 +160,7 @@ DRAW.Papers = (view, stage) => {
   const spotsOf = (paper) => spots.filter((spot) => spot.paper === paper);
   function choose(paper, leap = true) {
     state.chosen = paper;
+    history.replaceState(null, "", `#${id}/${paper.key}`);
     panel.replaceChildren(...paperPanel(view, paper, choose));
     draw();
     if (leap) panel.scrollIntoView({ block: "nearest" });
@@ -201,7 +204,7 @@ DRAW.Papers = (view, stage) => {
         class: kind,
         cx: x,
         cy: y,
-        r: paper === state.chosen || paper.key === view.centre ? 5.5 : 4,
+        r: (paper === state.chosen || paper.key === view.centre ? 5.5 : 4) + (narrow ? 1 : 0),
         ...(live ? { role: "button", tabindex: dot === first ? 0 : -1, "aria-label": `${calledPaper(paper)}: ${paper.title}` } : { "aria-hidden": "true" }),
         onclick: () => live && choose(paper, width < 640),
         onpointerenter: () => live && (pointed.textContent = `${calledPaper(paper)}: ${paper.title}`),
@@ -210,6 +213,13 @@ DRAW.Papers = (view, stage) => {
       dot.node = node;
       svg.append(node);
     }
+    svg.addEventListener("click", (event) => {
+      if (event.target.closest(".dot")) return;
+      const box = svg.getBoundingClientRect(),
+        far = (dot) => Math.hypot(dot.x - event.clientX + box.left, dot.y - event.clientY + box.top);
+      const [next] = [...shown].sort((a, b) => far(a) - far(b));
+      if (next && far(next) < FINGER) choose(next.paper, narrow);
+    });
     svg.addEventListener("keydown", (event) => {
       const here = shown.find((dot) => dot.node === event.target);
       if (!here) return;
