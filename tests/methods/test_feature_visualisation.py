@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import cutaway
 from cutaway import data, questions
 from cutaway.errors import MethodError
 from cutaway.methods.feature_visualisation import Visions, feature_visualisation
@@ -214,3 +215,26 @@ def test_it_climbs_where_gradients_are_off(mode):
     with mode():
         found = made(model, **how)
     assert (found["picture"].values == plain["picture"].values).all()
+
+
+def test_odd_wishes_are_refused_and_a_data_set_without_spread_has_no_z():
+    model, how = opened("clip"), {"site": "vision.1.mlp.post", "steps": 1}
+    same = made(model, **how, units=[3], pictures=[tiny.picture()] * 2)
+    assert np.isnan(same.scores()["made"].values).all()
+    for odd, said in (
+        ({"directions": noise(2, 7)}, "shape"), ({"units": [99]}, "No unit 99"), ({"many": -1}, "-1 units"),
+        ({"units": [1], "pictures": []}, "No pictures"),
+        ({"site": "", "target": lambda run: torch.zeros(len(run.inputs.tensors["pixel_values"]))}, "not depend on"),
+    ):  # fmt: skip
+        with pytest.raises(MethodError, match=said):
+            made(model, **{**how, **odd})
+
+
+def test_a_processor_that_leaves_pictures_as_they_are_is_followed():
+    model = cutaway.load("tiny:clip")
+    model.engine.tools.images.do_normalize = False
+    inputs = model.inputs(image=tiny.picture())
+    eye = Eye(model, inputs)
+    shown = eye.seen([tiny.picture()])
+    assert torch.allclose(shown, inputs.tensors["pixel_values"])
+    assert torch.allclose(eye.run(shown).inputs.tensors["pixel_values"], shown)

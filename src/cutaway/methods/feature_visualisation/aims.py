@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from cutaway.model.tokens import KINDS
 
 Place = Literal["patches", "peak", "class", "last", "all"]
 PLACES: tuple[Place, ...] = ("patches", "peak", "class", "last", "all")
+WIDTHS = ("head", "kv_head", "d_head", "channel", "d_model", "d_mlp")  # axes that become units
 FOLDED = 4  # axes of what a convolution gives
 
 
@@ -136,11 +138,17 @@ def units_of(
                 do="name the site of its features, or open another dictionary",
             )  # fmt: skip
     if directions is not None:
+        wide = math.prod(chosen.sizes.get(name, 0) for name in chosen.axes if name in WIDTHS)
+        if directions.dim() != 2 or (wide and directions.shape[1] != wide):
+            raise MethodError(
+                f"directions of shape {tuple(directions.shape)} at '{chosen}'", do="give a row for each picture",
+                expected=f"(row, {wide or 'width'})",
+            )  # fmt: skip
         return activation(str(chosen), tuple(range(len(directions))), at, directions)
     axis = "head" if "head" in chosen.axes else "channel" if "channel" in chosen.axes else (chosen.axes or ("",))[-1]
     size = chosen.sizes.get(axis)
     picked = [int(one) for one in units or ()]
-    odd = [one for one in picked if one < 0 or (size is not None and one >= size)]
+    odd = [one for one in units or () if one != int(one) or one < 0 or (size is not None and one >= size)]
     if odd or not picked:
         raise MethodError(
             f"no unit {odd[0]} at '{site}'" if odd else f"no unit of '{site}' is named",

@@ -47,11 +47,16 @@ class Eye:
         """What the processor takes from a picture in [0, 1], and what it divides by."""
         tool, like = self.model.engine.tools.images, self.inputs.tensors[PIXELS]
         mean, spread = (getattr(tool, name, None) or [0.5] * CHANNELS for name in ("image_mean", "image_std"))
-        return tuple(torch.tensor(one).to(like)[:, None, None] for one in (mean, spread))  # type: ignore[return-value]
+        if not getattr(tool, "do_normalize", True):
+            mean, spread = [0.0] * CHANNELS, [1.0] * CHANNELS
+        most = 255 * getattr(tool, "rescale_factor", 1 / 255) if getattr(tool, "do_rescale", True) else 255
+        return tuple(torch.tensor(one).to(like)[:, None, None] / most for one in (mean, spread))  # type: ignore[return-value]
 
     def seen(self, pictures: Iterable[Any]) -> Pictures:
         """Pictures of any kind in [0, 1], as the processor cuts them."""
         images = [render(one) if isinstance(one, Scene) else one for one in pictures]
+        if not images:
+            raise MethodError("no pictures to compare with", expected="two at least", do="give some (`pictures=`)")
         tool = self.model.engine.tools.need("images", self.model.module)
         made = torch.as_tensor(tool(images=images, return_tensors="pt")[PIXELS])
         mean, spread = (one.float().cpu() for one in self.scale())
@@ -119,6 +124,11 @@ def climb(
         views = shaken(views, dice, jitter=how.jitter, zoom=how.zoom, noise=how.noise)
         run = eye.run(views, record, grad=True, stop=stop)
         values = numbers(aim, run).unflatten(0, (-1, how.looks)).mean(1)
+        if not values.requires_grad:
+            raise MethodError(
+                "what is to become large does not depend on the picture", expected="a number with a gradient to pixels",
+                do="name a site or a target that the picture reaches",
+            )  # fmt: skip
         slopes = torch.autograd.grad(-values.sum(), (*free, made), allow_unused=True, materialize_grads=True)
         for one, slope in zip(free, slopes, strict=False):
             one.grad = slope

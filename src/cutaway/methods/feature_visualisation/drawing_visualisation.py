@@ -94,10 +94,10 @@ def drawing_visualisation(
     started = time.perf_counter()
     every = int(inputs.tensors.get("num_inference_steps", 1))
     last = every - 1 if eye is not None else every // 2 if step is None else step
-    if not 0 <= last < every or strength < 0:
+    if not 0 <= last < every or strength < 0 or many < 1:
         raise MethodError(
-            f"a drawing of {every} steps is led to step {last} with strength {strength}", do="name another `step`",
-            expected=f"a step from 0 to {every - 1}, a strength from 0",
+            f"a drawing of {every} steps is led to step {last} with strength {strength}, for {many} units",
+            expected=f"a step from 0 to {every - 1}, a strength from 0, a unit at least", do="name another `step`",
         )  # fmt: skip
     if eye is None:
         named, risers = _own(model, inputs, site, listed(units), many, last)

@@ -52,12 +52,14 @@ class Visions(Result):
         """`made`, `best`, `random` (unit): how many spreads of the data set each lies above its mean (z).
 
         `random` is the mean over its draws, `floor` that of the picture made for the model before training, there.
+        NaN where the number is the same for the whole data set.
         """
-        mean, spread = self["mean"], self["spread"].clip(TINY)
+        mean, spread = self["mean"], self["spread"].where(self["spread"] > 0)
         given = {"made": self["value"], "best": self["best"], "random": self["random"].mean("draw")}
         found = {name: (one - mean) / spread for name, one in given.items()}
         if "floor_value" in self.data:
-            found["floor"] = (self["floor_value"] - self["floor_mean"]) / self["floor_spread"].clip(TINY)
+            spread = self["floor_spread"].where(self["floor_spread"] > 0)
+            found["floor"] = (self["floor_value"] - self["floor_mean"]) / spread
         return xarray.Dataset(found)
 
     def summary(self) -> Any:
@@ -185,6 +187,8 @@ def _aim(
     directions: Tensor | None,
 ) -> tuple[Aim, list[str]]:  # fmt: skip
     """What is to become large, and what its rows are called."""
+    if many < 0:
+        raise MethodError(f"{many} units", expected="one at least, 0 for the usual", do="name them: `units=`")
     site = str(unit_site(model, "")) if many and not site else site
     if not site:
         if target is None:

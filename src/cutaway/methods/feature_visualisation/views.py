@@ -45,7 +45,7 @@ def _gallery(page: Page, name: str, made: Visions) -> Gallery:
         for kind, (array, told) in sides.items():
             pictures.append(Picture.of(_larger(made[array].values[at]), f"{told}, {said}"))
             captions.append(f"{said}: {told}")
-            cells.append((z[kind],))
+            cells.append((z[kind] if np.isfinite(z[kind]) else None,))
     middle = look.value.median("unit")
     before = f", before training {number(float(middle['floor']))}" if "floor" in middle else ""
     return Gallery(
