@@ -23,6 +23,7 @@ from cutaway.model.voice import speaking
 from cutaway.model.weights import readout
 from cutaway.questions.answered import answered
 from cutaway.questions.bank import TextBank
+from cutaway.questions.crowd import AskedOfEach
 from cutaway.questions.drawn import drawn
 from cutaway.questions.lacks import lacking
 from cutaway.questions.rows import embedded
@@ -107,7 +108,7 @@ class Question:
     @property
     def rows(self) -> Sequence[Any] | None:
         """The crowd as the model takes it: pictures, or for a model that is asked, pictures with what is asked."""
-        return _Posed(self) if self.kind == "ask" and self.crowd is not None else self.crowd
+        return AskedOfEach(self) if self.kind == "ask" and self.crowd is not None else self.crowd
 
     @cached_property
     def scenes(self) -> Sequence[Scene] | None:
@@ -252,25 +253,6 @@ def _of_its_own(scene: Scene, at: int) -> str:
     """One of the questions about a scene, another kind for each."""
     every = questions(scene, at)
     return every[at % len(every)].question
-
-
-class _Posed(Sequence[Any]):
-    """Every picture of a crowd with the text of a question, as inputs that are made when they are asked for."""
-
-    def __init__(self, question: Question) -> None:
-        self.question, self.crowd = question, list(question.crowd or ())
-
-    def __len__(self) -> int:
-        return len(self.crowd)
-
-    def __getitem__(self, at: Any) -> Any:
-        chosen = range(len(self))[at]
-        return self._made(chosen) if isinstance(chosen, int) else [self._made(one) for one in chosen]
-
-    def _made(self, at: int) -> Inputs:
-        one = self.crowd[at]
-        picture = render(one) if isinstance(one, Scene) else one
-        return self.question.model.inputs(image=picture, text=self.question.text)
 
 
 def match(model: Model, picture: Any, texts: Sequence[str] = (), counterpart: Any = None, **more: Any) -> Question:
