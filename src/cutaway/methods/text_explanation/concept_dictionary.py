@@ -30,7 +30,7 @@ from cutaway.questions.rows import Rows, recorded
 
 SOURCE = "Parekh, Khayatan, Shukor, Newson, Cord 2024, arXiv 2406.08074 (CoX-LMM)"
 LEARNERS = ("semi-nmf", "pca", "k-means", "states")
-FEWEST = 8  # rows in each half
+FEWEST, MOST = 4, 16  # rows in each half; concepts, where it is not said how many
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +74,7 @@ class ConceptDictionary(Result):
 
 def concept_dictionary(
     model: Model, rows: Rows, *, scenes: Sequence[Scene] | None = None, bank: TextBank | None = None, site: str = "",
-    concepts: int = 16, words: int = 6, top: int = 6, penalty: float = 0.1, batch: int = 32, seed: int = 0,
+    concepts: int = 0, words: int = 6, top: int = 6, penalty: float = 0.1, batch: int = 32, seed: int = 0,
     progress: bool = True,
 ) -> ConceptDictionary:  # fmt: skip
     """Write the states at the end of each row as non-negative sums of a few directions, and read these in words.
@@ -84,7 +84,7 @@ def concept_dictionary(
     named) where the tower is read: the last position of a decoder, the class token of a CLIP; less their mean, and
     brought to mean length 1. Words: u_k through the last norm and the unembedding; of a CLIP, texts of the `bank`.
 
-    Beside it, on the same states: principal components (each side of one a concept), k-means, and states drawn as they
+    `concepts`: unless said 16, of fewer than 64 rows a quarter as many. Beside it, on the same states: principal components (each side of one a concept), k-means, and states drawn as they
     are. Every number is of the half of the rows that nothing was learned on. Units: shares.
     Source: Parekh et al. 2024, arXiv 2406.08074, who take states at one named word of captions and do not subtract the
     mean (so one concept is the mean). `scenes`, where rows are such, judge the words; baseline: words of another
@@ -108,6 +108,7 @@ def concept_dictionary(
             do="give `bank=` (--bank FILE), or take another site",
         )  # fmt: skip
     states = _states(model, rows, place, batch, progress)
+    concepts = concepts or max(2, min(MOST, len(states) // 4))
     _check(len(states), scenes, concepts, words, top)
     order = np.random.default_rng(seed).permutation(len(states))
     half = len(states) // 2
