@@ -28,7 +28,7 @@ def found():
     )
 
 
-@pytest.mark.checks("concept-dictionary", "truth")
+@pytest.mark.checks("concept_dictionary", "truth")
 def test_planted_states_are_read_as_their_words(found):
     one = found.data.sel(learner=["semi-nmf", "k-means"])
     assert [{*row} for row in one["word"].values[..., 0]] == [{*NAMES}] * 2
@@ -39,7 +39,7 @@ def test_planted_states_are_read_as_their_words(found):
         assert {*items[:2].tolist()} <= {*scene_of[word]}
 
 
-@pytest.mark.checks("concept-dictionary", "baseline")
+@pytest.mark.checks("concept_dictionary", "baseline")
 def test_words_of_other_concepts_name_nothing_there(found):
     assert float(found["named_random"].sel(learner="semi-nmf")) < 0.1
     table = found.table().set_index("learner")
@@ -47,7 +47,7 @@ def test_words_of_other_concepts_name_nothing_there(found):
 
 
 @pytest.mark.skipif(not trained("emoji-llava").here, reason="zoo:emoji-llava is not in this checkout")
-@pytest.mark.checks("concept-dictionary", "floor")
+@pytest.mark.checks("concept_dictionary", "floor")
 def test_a_model_that_was_not_trained_names_nothing():
     scenes, told = list(data.scenes("test", 96, 0, data.World(things=(1, 1), names=SHOWN))), []
     for name in ("zoo:emoji-llava", "zoo:emoji-llava@untrained"):

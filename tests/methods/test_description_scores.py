@@ -21,7 +21,7 @@ def found():
     )
 
 
-@pytest.mark.checks("description-scores", "truth")
+@pytest.mark.checks("description_scores", "truth")
 def test_a_planted_unit_is_called_what_it_is_by_every_describer(found):
     one = found.data.sel(unit=UNIT)
     assert one["label"].values.tolist()[:2] == ["red ground"] * 2 and "red ground" in str(one["label"].values[2])
@@ -30,7 +30,7 @@ def test_a_planted_unit_is_called_what_it_is_by_every_describer(found):
     assert (found["sane"].sel(similarity=["pearson", "cosine", "f1", "iou"]) == 1).all()
 
 
-@pytest.mark.checks("description-scores", "baseline")
+@pytest.mark.checks("description_scores", "baseline")
 def test_labels_of_other_units_score_less(found):
     one = found.data.sel(unit=UNIT, describer=["masks", "presence"])
     assert (one["random"].sel(similarity="pearson") < 0.1).all()
@@ -39,7 +39,7 @@ def test_labels_of_other_units_score_less(found):
     assert (table["pearson"] > table["pearson, others"]).all()
 
 
-@pytest.mark.checks("description-scores", "floor")
+@pytest.mark.checks("description_scores", "floor")
 def test_units_of_a_model_that_was_not_trained_are_described_less_well(found):
     pearson = found["score"].sel(similarity="pearson", describer=["masks", "presence"])
     assert (pearson.sel(unit=UNIT) > pearson.sel(unit=[0, 1, 2, 3]).max("unit")).all()

@@ -151,7 +151,8 @@ class Method:
                     f"'{self.name}' has no option '{name}'", expected="an option of the function",
                     exists=near(name, own), do=f"see help({self.name})",
                 )  # fmt: skip
-        self.check(self.lacks(question))
+        refused = question.model.family.kind in self.never
+        self.check(self.lacks(question) or (self.fitting(question) if refused else ""))
         if workers != 0 and not self.sweeps:
             raise MethodError(
                 f"'{self.name}' makes no sweeps that workers could share", expected="a method that does, or workers=0",

@@ -35,7 +35,7 @@ from cutaway.model.sites import Site
 SOURCE = "Oikarinen, Yan, Weng 2025, arXiv 2506.05774; Kopf et al. 2024, arXiv 2405.20331 (CoSy)"
 DESCRIBERS = ("masks", "presence", "formula")
 BEYOND = 0.95  # quantile of the scores of other units' labels that a label has to exceed
-FEWEST = 4  # scenes of each half that have to show a concept
+FEWEST, MANY = 4, 64  # scenes of each half that have to show a concept, one of fewer than so many
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,6 +76,7 @@ def description_scores(
 ) -> DescriptionScores:  # fmt: skip
     """Describe units in three ways on half of the scenes, and judge the descriptions on the other half.
 
+    Concepts count that 4 scenes of each half show, of fewer than 64 scenes one.
     `masks`: the concept with the best IoU on patches (`network_dissection`). `presence`: the one whose presence in
     a picture correlates most with the unit's strongest patch. `formula`: up to `length` concepts joined by AND, OR, NOT
     (`composition`, by IoU). Each is scored on the pictures kept apart by the five `similarities` that pass both sanity
@@ -125,15 +126,20 @@ def description_scores(
 
 def _known(halves: Sequence[list[Scene]]) -> Concepts:
     """The concepts that both halves show often enough; parts are in every picture."""
-    both = [set(concepts_in(half, least=FEWEST, kinds=KINDS[1:]).names) for half in halves]
-    every = concepts_in([one for half in halves for one in half], least=FEWEST, kinds=KINDS[1:]).names
+    least = _least(sum(map(len, halves)))
+    both = [set(concepts_in(half, least=least, kinds=KINDS[1:]).names) for half in halves]
+    every = concepts_in([one for half in halves for one in half], least=least, kinds=KINDS[1:]).names
     kept = tuple(one for one in every if one in both[0] & both[1])
     if len(kept) < 2:
         raise MethodError(
-            f"{len(kept)} concepts are shown by {FEWEST} scenes of both halves of {sum(map(len, halves))}",
+            f"{len(kept)} concepts are shown by {least} scenes of both halves of {sum(map(len, halves))}",
             expected="two at least", do="give more scenes, 128 say (--n)",
         )  # fmt: skip
     return Concepts(kept)
+
+
+def _least(scenes: int) -> int:
+    return FEWEST if scenes >= MANY else 1
 
 
 def _chosen(values: Float[ndarray, "item unit"], units: Sequence[int], many: int, seed: int) -> list[int]:
@@ -157,8 +163,8 @@ def _by_masks(
 ) -> list[Name]:  # fmt: skip
     """The concept whose masks each unit marks best."""
     made = network_dissection(
-        model, scenes, site=str(site), least=FEWEST, kinds=KINDS[1:], written=0, shuffles=1, directions=1, seed=seed,
-        text=posed.text, step=posed.step, batch=batch, progress=progress,
+        model, scenes, site=str(site), least=_least(2 * len(scenes)), kinds=KINDS[1:], written=0, shuffles=1,
+        directions=1, seed=seed, text=posed.text, step=posed.step, batch=batch, progress=progress,
     )  # fmt: skip
     iou = made["iou"].isel(share=0).sel(unit=chosen)
     known = [name for name in made["concept"].values if name in concepts.labels]

@@ -84,8 +84,9 @@ def concept_dictionary(
     named) where the tower is read: the last position of a decoder, the class token of a CLIP; less their mean, and
     brought to mean length 1. Words: u_k through the last norm and the unembedding; of a CLIP, texts of the `bank`.
 
-    `concepts`: unless said 16, of fewer than 64 rows a quarter as many. Beside it, on the same states: principal components (each side of one a concept), k-means, and states drawn as they
-    are. Every number is of the half of the rows that nothing was learned on. Units: shares.
+    `concepts`: unless said 16, of fewer than 64 rows a quarter as many. Beside it, on the same states: principal
+    components (each side of one a concept), k-means, and states drawn as they are. Every number is of the half of the
+    rows that nothing was learned on. Units: shares.
     Source: Parekh et al. 2024, arXiv 2406.08074, who take states at one named word of captions and do not subtract the
     mean (so one concept is the mean). `scenes`, where rows are such, judge the words; baseline: words of another
     concept.
