@@ -3,7 +3,7 @@
 import numpy as np
 
 from cutaway.views.boards import Board, Paper, Papers, Part, Remark, Remarks, Square
-from cutaway.views.captions import Sources
+from cutaway.views.captions import WordMaps
 from cutaway.views.films import Gallery, Strip
 from cutaway.views.graphs import Layered, Link, Node
 from cutaway.views.kinds import (
@@ -277,19 +277,19 @@ def papers() -> Papers:
     )  # fmt: skip
 
 
-def sources() -> Sources:
+def word_maps() -> WordMaps:
     """Two words with a map each way, one of them with bars of two groups."""
     values = np.arange(2 * 2 * 2 * 3, dtype=np.float32).reshape(2, 2, 2, 3) / 8 - 1
     bars = ((Bar("0.1", "heads", 0.5), Bar("7", "features", -0.25)), ())
-    return Sources(
-        **said("Sources"), picture=picture(), words=(EVIL, "dog"), told=("Probability 0.9", EVIL),
+    return WordMaps(
+        **said("Lit"), picture=picture(), words=(EVIL, "dog"), told=("Probability 0.9", EVIL),
         ways=("straight", "any path"), values=values, bars=bars, unit="logits", shown=1,
     )  # fmt: skip
 
 
 def every() -> list[View]:
     views = [overlay(), lens(), strip(), gallery(), heads(), bars(), patching(), tokens(), curve(), grid(), table()]
-    return [*views, network(), units(), board(), remarks(), papers(), sources()]
+    return [*views, network(), units(), board(), remarks(), papers(), word_maps()]
 
 
 def nothing() -> list[View]:
@@ -306,7 +306,7 @@ def nothing() -> list[View]:
         Board(**said("No squares"), rows=(), columns=(), squares=(), states=()),
         Remarks(**said("No remarks"), remarks=()),
         Papers(**said("No papers"), papers=(), rows=(), columns=()),
-        Sources(
+        WordMaps(
             **said("No words"),
             picture=picture(),
             words=(),

@@ -7,7 +7,7 @@ from functools import singledispatch
 import numpy as np
 
 from cutaway.views.boards import Board, Papers, Remarks
-from cutaway.views.captions import Sources
+from cutaway.views.captions import WordMaps
 from cutaway.views.films import Gallery, Strip
 from cutaway.views.graphs import Layered
 from cutaway.views.kinds import Bars, Curve, HeadTable, Lens, Matrix, Overlay, Table, View, WordGrid
@@ -56,7 +56,7 @@ def _(view: Gallery) -> Iterator[Row]:
 
 
 @told.register
-def _(view: Sources) -> Iterator[Row]:
+def _(view: WordMaps) -> Iterator[Row]:
     yield ["word", "part", "row", "column", "value"]
     for at, word in enumerate(view.words):
         for (way, *place), v in np.ndenumerate(view.values[at]):

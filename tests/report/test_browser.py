@@ -347,17 +347,17 @@ def test_a_chosen_unit_is_told_of_and_has_an_address(tab: Page, folder: Path) ->
 
 def test_a_word_lights_what_wrote_it_by_keyboard_by_touch_and_by_address(tab: Page, folder: Path) -> None:
     tab.show(folder / "every.html", *WIDE)
-    heading = "#v-sources .chosen h3"
-    assert texts(tab, heading) == ["dog"] and texts(tab, "#v-sources .chosen .onetext") == [examples.EVIL]
-    assert not texts(tab, "#v-sources .sources table")
-    tab.run("document.querySelector('#v-sources .caption input:checked').focus()")
+    heading = "#v-lit .chosen h3"
+    assert texts(tab, heading) == ["dog"] and texts(tab, "#v-lit .chosen .onetext") == [examples.EVIL]
+    assert not texts(tab, "#v-lit .wrote table")
+    tab.run("document.querySelector('#v-lit .caption input:checked').focus()")
     tab.key("ArrowLeft")
-    assert texts(tab, heading) == [examples.EVIL] and tab.run("location.hash") == "#v-sources/0"
-    assert len(texts(tab, "#v-sources .sources table")) == 2 and tab.run("window.hacked") is None
-    tab.run("location.hash = '#v-sources/1'")
-    tab.wait("document.querySelector('#v-sources .chosen h3').textContent === 'dog'")
+    assert texts(tab, heading) == [examples.EVIL] and tab.run("location.hash") == "#v-lit/0"
+    assert len(texts(tab, "#v-lit .wrote table")) == 2 and tab.run("window.hacked") is None
+    tab.run("location.hash = '#v-lit/1'")
+    tab.wait("document.querySelector('#v-lit .chosen h3').textContent === 'dog'")
     tab.show(folder / "every.html", 390, 800, touch=True)
-    tab.tap("#v-sources .caption .option")
+    tab.tap("#v-lit .caption .option")
     assert texts(tab, heading) == [examples.EVIL]
     assert tab.run("document.documentElement.scrollWidth <= 390")
 

@@ -43,6 +43,8 @@ def test_kinds_of_view_are_named_by_what_they_are_and_name_no_method() -> None:
         "attention",
         "latent",
         "unit",
+        "token",
+        "caption",
     }
     named = {word for one in METHODS for word in one.name.split("_")} | {"patching", "steered", "span", "spans"}
     kinds = [*KINDS, *(field.name for kind in KINDS.values() for field in fields(kind))]

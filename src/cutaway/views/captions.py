@@ -12,7 +12,7 @@ from cutaway.views.picture import Picture
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Sources(View):
+class WordMaps(View):
     """The words of a text over a picture: a chosen one shows its map, and bars of what wrote it.
 
     `values` are (word, way, row, column), `ways` the kinds of map; `told` says of each word what its numbers are about;

@@ -10,7 +10,7 @@ import xarray
 from cutaway.methods.feature_visualisation.caption_sources import CaptionSources
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
-from cutaway.views.captions import Sources
+from cutaway.views.captions import WordMaps
 from cutaway.views.kinds import Bar
 from cutaway.views.words import number
 
@@ -21,7 +21,7 @@ CANNOT = (
 )
 
 
-def show(page: Page) -> Iterator[Sources]:
+def show(page: Page) -> Iterator[WordMaps]:
     """The caption, where it was looked at."""
     made = page.made("caption")
     if made is None:
@@ -33,7 +33,7 @@ def show(page: Page) -> Iterator[Sources]:
     bars = tuple(tuple(_bars(data.isel(token=at))) for at in range(len(words)))
     first = int(np.argmax(data["straight"].values))
     share = float(data["straight"].sum() / np.abs(data["number"]).sum())
-    yield Sources(
+    yield WordMaps(
         title="What wrote each word", picture=page.seen, words=words, told=told, shown=first,
         ways=tuple(map(str, data["way"].values)),
         values=data["patches"].transpose("token", "way", "row", "col").values, bars=bars, unit="logits",

@@ -13,7 +13,7 @@ from cutaway.methods.shown import Page
 from cutaway.views.films import Gallery
 from cutaway.views.kinds import View
 from cutaway.views.picture import Picture
-from cutaway.views.words import number
+from cutaway.views.words import signed
 
 CANNOT = (
     "That anything like it is what makes the number large in real pictures: far above those of the data set a picture "
@@ -47,12 +47,12 @@ def _gallery(page: Page, name: str, made: Visions) -> Gallery:
             captions.append(f"{said}: {told}")
             cells.append((z[kind] if np.isfinite(z[kind]) else None,))
     middle = look.value.median("unit")
-    before = f", before training {number(float(middle['floor']))}" if "floor" in middle else ""
+    before = f", before training {signed(float(middle['floor'])):.3f}" if "floor" in middle else ""
     return Gallery(
         title="Pictures made for units" if units else "A picture made for the number",
-        seen=f"Made so that {of} become{'' if units else 's'} large: {number(float(middle['made']))} spreads above the "
-        f"mean of the data set; its best picture {number(float(middle['best']))}, pictures with its spectrum and "
-        f"phases by chance {number(float(middle['random']))}{before}{' (medians)' if units else ''}.",
+        seen=f"Made so that {of} become{'' if units else 's'} large: {signed(float(middle['made'])):.3f} spreads above the "
+        f"mean of the data set; its best picture {signed(float(middle['best'])):.3f}, pictures with its spectrum and "
+        f"phases by chance {signed(float(middle['random'])):.3f}{before}{' (medians)' if units else ''}.",
         limits=CANNOT, pictures=tuple(pictures), captions=tuple(captions), columns=("z",), cells=tuple(cells),
         provenance=origin(made), code=look.code,
     )  # fmt: skip

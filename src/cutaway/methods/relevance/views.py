@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import xarray
+from jaxtyping import Float
 
 from cutaway.methods.relevance.measures import by_chance, covered, located
 from cutaway.methods.relevance.relevance import Relevance
@@ -47,7 +48,7 @@ def found(page: Page) -> Mapping[str, Relevance]:
 
 def maps(page: Page, made: Mapping[str, Relevance]) -> kinds.Lens:
     """The first picture's map by each method."""
-    shown = np.stack([_share(one.map().values) for one in made.values()])
+    shown, made = _laid(made)
     return kinds.Lens(
         title="Which patches the number depends on, by method",
         seen=f"By AttnLRP {_most(page.made(ENTRY))}.",
@@ -55,6 +56,15 @@ def maps(page: Page, made: Mapping[str, Relevance]) -> kinds.Lens:
         values=shown[None], unit="share of the largest", signed=True, provenance=origin(page.made(ENTRY)),
         code=page.applied[ENTRY].look(first_map).code,
     )  # fmt: skip
+
+
+def _laid(made: Mapping[str, Relevance]) -> tuple[Float[np.ndarray, "method row col"], dict[str, Relevance]]:
+    """The maps on the finest of their grids: a tower that merges patches has a coarser one behind that."""
+    heats = {name: _share(one.map().values) for name, one in made.items()}
+    rows, cols = (max(heat.shape[axis] for heat in heats.values()) for axis in (0, 1))
+    fits = {name: heat for name, heat in heats.items() if not rows % heat.shape[0] and not cols % heat.shape[1]}
+    laid = [heat.repeat(rows // heat.shape[0], 0).repeat(cols // heat.shape[1], 1) for heat in fits.values()]
+    return np.stack(laid), {name: made[name] for name in fits}
 
 
 def first_map(found: Relevance) -> xarray.DataArray:

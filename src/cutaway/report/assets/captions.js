@@ -1,4 +1,4 @@
-// Sources: a text over a picture, in which a word lights what wrote it.
+// WordMaps: a text over a picture, in which a word lights what wrote it.
 
 /** What is known of the chosen word: what its numbers are about, and a list of bars for each group of parts. */
 function wordPanel(view, word, address) {
@@ -8,7 +8,7 @@ function wordPanel(view, word, address) {
     make("p", { class: "onetext", role: "status", dir: "auto", text: view.told[word] }),
     make(
       "div",
-      { class: "sources" },
+      { class: "wrote" },
       groups.map((group) => {
         const bars = view.bars[word].filter((bar) => bar.group === group);
         return make("div", {}, barRows(`${group}, ${view.unit}`, bars, view.unit));
@@ -17,7 +17,7 @@ function wordPanel(view, word, address) {
   ];
 }
 
-DRAW.Sources = (view, stage) => {
+DRAW.WordMaps = (view, stage) => {
   const [, , rows, columns] = view.values.shape;
   if (noCells(view.values.shape)) return stage.append(empty("No word was written."));
   const id = stage.closest("section").id,
@@ -49,7 +49,7 @@ DRAW.Sources = (view, stage) => {
   PLACES.set(id, (place) => holder.querySelectorAll(".caption input")[Number(place)]?.click());
 };
 
-TABLES.Sources = (view) => [
+TABLES.WordMaps = (view) => [
   ["word", "part", "row", "column", "value"],
   ...view.words.flatMap((word, at) => [
     ...view.ways.flatMap((way, index) =>
