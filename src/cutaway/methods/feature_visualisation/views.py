@@ -50,9 +50,9 @@ def _gallery(page: Page, name: str, made: Visions) -> Gallery:
     before = f", before training {signed(float(middle['floor'])):.3f}" if "floor" in middle else ""
     return Gallery(
         title="Pictures made for units" if units else "A picture made for the number",
-        seen=f"Made so that {of} become{'' if units else 's'} large: {signed(float(middle['made'])):.3f} spreads above the "
-        f"mean of the data set; its best picture {signed(float(middle['best'])):.3f}, pictures with its spectrum and "
-        f"phases by chance {signed(float(middle['random'])):.3f}{before}{' (medians)' if units else ''}.",
+        seen=f"Made so that {of} become{'' if units else 's'} large: {signed(float(middle['made'])):.3f} spreads above "
+        f"the mean of the data set; its best picture {signed(float(middle['best'])):.3f}, pictures with its spectrum "
+        f"and phases by chance {signed(float(middle['random'])):.3f}{before}{' (medians)' if units else ''}.",
         limits=CANNOT, pictures=tuple(pictures), captions=tuple(captions), columns=("z",), cells=tuple(cells),
         provenance=origin(made), code=look.code,
     )  # fmt: skip
