@@ -209,8 +209,8 @@ def draw_all(found: Found, folder: Path, stem: str) -> dict[str, str]:
 
 def foretold(found: Found) -> Figure:
     """LDS of each method in each world, a dot a set, with the agreement of two seeds as a line."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(WORLDS), sharey=True)
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    axes = figure.subplots(1, len(WORLDS))
     for ax, name in zip(np.atleast_1d(axes), WORLDS, strict=True):
         one = found[f"data_{name}"]
         ways, values = list(map(str, one["way"].values)), one["lds"].mean("query")
@@ -222,7 +222,6 @@ def foretold(found: Found) -> Figure:
         ax.axvline(float(one["ceiling"].mean()), color="black", linestyle="--", linewidth=1)
         ax.axvline(0, color="black", linewidth=0.8)
         ax.set_yticks(range(len(ways)), ways, fontsize=8)
-        ax.tick_params(labelleft=True)
-        ax.set(title=f"a model that {FAMILIES[name]}", xlabel="LDS (dashed: two seeds agree)")
+        ax.set(title=f"a model that {FAMILIES[name]}", xlabel="LDS (dashed: two seeds)")
         ax.invert_yaxis()
     return figure
