@@ -105,3 +105,8 @@ def test_own_works_join_and_take_no_one_elses_place(tmp_path: Path) -> None:
     assert "not UTF-8" in str(read(tmp_path / "latin.bib").problems[0])
     with pytest.raises(InputError, match="key 'nobody99'"):
         find("nobody99", shipped())
+
+
+def test_works_without_a_number_are_not_one_work():
+    own = [Work("first", "One"), Work("second", "Another"), Work("third", "A third", arxiv="2401.12345")]
+    assert {"first", "second", "third"} <= {*by_key(joined(shipped(), own))}

@@ -240,5 +240,6 @@ def joined(works: Sequence[Work], own: Iterable[Work]) -> tuple[Work, ...]:
             while free in made:
                 free += "-yours"
             made[free] = replace(work, key=free)
-            numbers[work.arxiv] = free
+            if work.arxiv:  # works without a number are not one work
+                numbers[work.arxiv] = free
     return tuple(made.values())
