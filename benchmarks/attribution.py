@@ -28,7 +28,7 @@ from cutaway.bench.retrained.family import learnt
 from cutaway.bench.retrained.items import CUED
 from cutaway.methods.data_attribution.data_attribution import data_attribution
 from cutaway.methods.data_attribution.features import Projection, item_features
-from cutaway.methods.data_attribution.measures import lds, loo_correlation, mislabel_auc, retrieval
+from cutaway.methods.data_attribution.measures import lds, loo_correlation, mislabel_auc
 from cutaway.model.edits import Ablate
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -36,23 +36,16 @@ from cutaway.model.pieces import Piece, pieces
 from cutaway.model.targets import denoising_error
 from cutaway.questions.losses import Measure, output_size
 from cutaway.questions.training import Batch, Drawings, Items
+from cutaway.report.findings_traced import BEFORE, LIKENESS, OF_DRAWINGS, TRACIN, WAYS, flaws
 
 KINDS = ("held", "copied", "misled")
 TAKEN, ASKED = 20, 2  # items taken away before a retraining; queries of each kind for which that is done
-GRADIENTS: dict[str, dict[str, Any]] = {
-    "dot": {"method": "dot", "kind": "whole"},
-    "cosine": {"method": "cosine", "kind": "whole"},
-    "TracIn": {"method": "dot", "kind": "whole", "on the way": True},
-    "TRAK": {"method": "trak", "damping": 0.1},
-    "LoGra": {"method": "logra"},
-    "EK-FAC": {"method": "ekfac"},
-    "DataInf": {"method": "datainf"},
-}  # fmt: skip
-DRAWN: dict[str, dict[str, Any]] = {
-    "dot, steps of one length": {"method": "dot", "kind": "whole", "even": True},
-    "TracIn, steps of one length": {"method": "dot", "kind": "whole", "even": True, "on the way": True},
-    "D-TRAK (square)": {"method": "trak", "damping": 0.1, "measure": "square"},
-}  # fmt: skip
+EVEN = ", steps of one length"
+DRAWN = {**OF_DRAWINGS, f"{TRACIN}{EVEN}": OF_DRAWINGS[f"dot{EVEN}"]}
+GRADIENTS, DRAWN = (
+    {name: {**how, **({"on the way": True} if name.startswith(TRACIN) else {})} for name, how in every.items()}
+    for every in ({name: how for name, how in WAYS.items() if name not in (LIKENESS, BEFORE)}, DRAWN)
+)
 FLOORS = ("dot", "TRAK")  # of the model before training
 
 
@@ -155,13 +148,10 @@ def judged(made: Retrained, scores: np.ndarray, own: np.ndarray) -> list[str]:
     found = lds(scores, made.kept, made.outcome)
     left = made.leave_one_out
     loo = loo_correlation(scores[:, left.items], left.lost.T)
-    wrong = np.isin(np.arange(len(made.items)), made.truth.wrong)
-    cued = np.isin(np.arange(len(made.items)), made.truth.cued) & ~wrong
-    copies = retrieval(of_kind(made, scores, "copied"), made.truth.duplicates, k=4)
-    cue = np.mean([mislabel_auc(one, cued) for one in of_kind(made, scores, "misled")])
-    named = "" if np.isnan(own).any() or np.ptp(own) < 1e-3 else f"{mislabel_auc(own, wrong):.2f}"
+    planted = flaws(made, scores, own)
+    named = "" if np.isnan(planted["wrong"]) else f"{planted['wrong']:.2f}"
     means = [f"{np.nanmean(of_kind(made, found, kind)):.2f}" for kind in KINDS]
-    return [spread(found), *means, f"{np.nanmean(loo):.2f}", named, f"{copies['recall']:.2f}", f"{cue:.2f}"]
+    return [spread(found), *means, f"{np.nanmean(loo):.2f}", named, f"{planted['copies']:.2f}", f"{planted['cue']:.2f}"]
 
 
 def methods(made: Retrained, keep: dict[str, np.ndarray], only: Sequence[str]) -> None:

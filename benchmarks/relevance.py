@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -36,10 +35,8 @@ from cutaway.methods.relevance.measures import (
 )
 from cutaway.methods.relevance.relevance import WAYS, Relevance
 from cutaway.methods.relevance.twins import apart, twins
-from cutaway.model.targets import logit_diff, similarity
+from cutaway.report.findings_pixels import FEW, asked, question, two_things
 
-PAIR = data.World(things=(2, 2), repeat=0.0, tinted=0.0)
-FEW = {"integrated_gradients": {"points": 16}, "smooth_gradient": {"draws": 8}, "shapley": {"orders": 2}}
 SPOKEN = ("gradient", "gradient_input", "attn_lrp", "grad_cam", "rollout", "chefer", "tam")
 COLUMNS = ("overlap", "best", "points", "share", "floor", "gone", "together", "shuffled", "upper half", "seconds")
 
@@ -54,42 +51,20 @@ def main() -> None:
         parts[name](given.many, given.seeds)
 
 
-def scenes_of(many: int, seed: int, world: data.World = PAIR) -> list[data.Scene]:
-    """Scenes with two different things."""
-    drawn = data.scenes("test", 10_000, seed, world)
-    return list(islice((one for one in drawn if len({thing.concept for thing in one.things}) == 2), many))
-
-
 def clip(many: int, seeds: list[int]) -> None:
     """How near a picture is to the name of one of its things."""
-
-    def asked(model: cutaway.Model, scenes: list[data.Scene]) -> tuple[Any, Any]:
-        texts = [f"a {one.things[0].concept}" for one in scenes]
-        return model.inputs(image=[data.render(one) for one in scenes], text=texts), similarity()
-
-    def question(model: cutaway.Model, scene: data.Scene) -> questions.Question:
-        return questions.match(model, data.render(scene), [f"a {scene.things[0].concept}"])
-
-    _table("zoo:emoji-clip", asked, question, many, seeds)
+    _table("zoo:emoji-clip", many, seeds)
 
 
 def llava(many: int, seeds: list[int]) -> None:
     """The answer to whether one of the things is there."""
-
-    def asked(model: cutaway.Model, scenes: list[data.Scene]) -> tuple[Any, Any]:
-        texts = [f"Is there a {one.things[0].concept}?" for one in scenes]
-        return model.inputs(image=[[data.render(one)] for one in scenes], text=texts), logit_diff("yes", "no")
-
-    def question(model: cutaway.Model, scene: data.Scene) -> questions.Question:
-        return questions.ask(model, data.render(scene), f"Is there a {scene.things[0].concept}?", "yes", "no")
-
-    _table("zoo:emoji-llava", asked, question, many, seeds)
+    _table("zoo:emoji-llava", many, seeds)
 
 
-def _table(name: str, asked: Any, question: Any, many: int, seeds: list[int]) -> None:
+def _table(name: str, many: int, seeds: list[int]) -> None:
     model, floor = cutaway.load(name), cutaway.load(f"{name}@untrained")
     for seed in seeds:
-        scenes = scenes_of(many, seed)
+        scenes = two_things(many, seed)
         inputs, target = asked(model, scenes)
         before = asked(floor, scenes)[0]
         whole = [question(model, one) for one in scenes]
@@ -144,7 +119,7 @@ def tokens(many: int, seeds: list[int]) -> None:
     """Of a caption that is put into the model's mouth, the tokens that name a thing, against the mask of that thing."""
     model, floor = cutaway.load("zoo:emoji-llava"), cutaway.load("zoo:emoji-llava@untrained")
     for seed in seeds:
-        scenes = scenes_of(many, seed)
+        scenes = two_things(many, seed)
         print(f"\nzoo:emoji-llava, names in captions, seed {seed}, {len(scenes)} captions")
         print("| method | overlap | points | share | by chance | floor | on the other thing | seconds |")
         for method in SPOKEN:
@@ -183,7 +158,7 @@ def sd(many: int, seeds: list[int]) -> None:
     model, floor = cutaway.load("zoo:emoji-sd"), cutaway.load("zoo:emoji-sd@untrained")
     world = replace(DRAWINGS, things=(2, 2), repeat=0.0)
     for seed in seeds:
-        scenes = scenes_of(many, seed, world)
+        scenes = two_things(many, seed, world)
         print(f"\nzoo:emoji-sd, seed {seed}, {len(scenes)} scenes of two things, step 10 of 20")
         print("| method | its name | it rather | floor | map: overlap | points | share | by chance | seconds |")
         for method in WAYS:

@@ -23,8 +23,7 @@ from cutaway.data.prompts import DRAWABLE
 from cutaway.methods import drawing_visualisation, feature_visualisation
 from cutaway.methods.feature_visualisation import Visions
 from cutaway.model.targets import answer, similarity
-from cutaway.zoo.emoji_judge import judge
-from cutaway.zoo.judging import look
+from cutaway.report.findings_made import called, ranked, words
 
 CLIP, LLAVA, DRAWS = "zoo:emoji-clip", "zoo:emoji-llava", "zoo:emoji-sd"
 SITES = {CLIP: "vision.4.mlp.post", LLAVA: "text.3.mlp.post"}
@@ -33,34 +32,10 @@ SEEDS: tuple[int, ...] = (0, 1)
 PICTURE = data.render(data.scene_at("test", 3))
 
 
-def words(many: int) -> list[str]:
-    """Things that the drawing model and the judge know, whose name is one word."""
-    known = [one for one in DRAWABLE if " " not in data.Noun(one).the.removeprefix("the ")]
-    return known[:: max(1, len(known) // many)][:many]
-
-
-def called(thing: str) -> str:
-    """A thing as texts call it."""
-    return data.Noun(thing).the.removeprefix("the ")
-
-
 def inputs_of(model: cutaway.Model, texts: list[str] | None = None) -> cutaway.model.inputs.Inputs:
     """One picture, with what a model that answers is asked."""
     asked = model.family.kind == "generative"
     return model.inputs(image=PICTURE, text=texts or ("What does the picture show?" if asked else None))
-
-
-def named(pictures: np.ndarray, things: list[str]) -> tuple[list[float], list[int]]:
-    """In the eyes of the judge: the probability that each picture shows its thing, and its rank among all."""
-    pixels = torch.from_numpy(np.asarray(pictures)).movedim(-1, 1).float() / 127.5 - 1
-    with torch.no_grad():
-        seen = look(judge(), pixels)
-    every = torch.stack([seen.there(one) for one in DRAWABLE], 1)
-    own = [DRAWABLE.index(one) for one in things]
-    return (
-        [float(every[at, one]) for at, one in enumerate(own)],
-        [int((every[at] > every[at, one]).sum()) + 1 for at, one in enumerate(own)],
-    )
 
 
 def like(one: Visions, other: Visions) -> tuple[float, float]:
@@ -99,7 +74,7 @@ def units(many: int, steps: int) -> None:
 
 def told(label: str, seed: int, z: Iterable[float], pictures: np.ndarray, things: list[str]) -> None:
     """A row: how large, and what the judge says."""
-    probability, rank = named(pictures, things)
+    rank, probability = ranked(np.asarray(pictures), things)
     top = np.mean([one <= 5 for one in rank])
     print(
         f"| {label} | {seed} | {np.median([*z]):.2f} | {np.mean(probability):.2f} | {np.median(rank):.0f} | "
@@ -109,7 +84,7 @@ def told(label: str, seed: int, z: Iterable[float], pictures: np.ndarray, things
 
 def texts(many: int, steps: int, led: bool, strip: Path | None) -> None:
     """Pictures for the cosine with “a thing”: what a judge, who never saw the CLIP, names in them."""
-    things = words(many)
+    things = words(many, 0)
     print(
         f"\n## Pictures for the cosine with “a …”, {len(things)} things; rank among {len(DRAWABLE)} things of a judge"
     )
@@ -154,7 +129,7 @@ def texts(many: int, steps: int, led: bool, strip: Path | None) -> None:
 
 def said(many: int, steps: int) -> None:
     """What picture makes the model write a sentence."""
-    things = words(many)
+    things = words(many, 0)
     print(f"\n## Pictures for the sentence “a … on a red background.”, {len(things)} things, log-probability a token")
     print("| made by | seed | mean log p | judge's probability | median rank | first | in the first 5 |")
     print("|---|---|---|---|---|---|---|")

@@ -52,9 +52,9 @@ def pixels(model: Model, n: int, seed: int, told: Callable[[str], None]) -> xarr
     )
 
 
-def two_things(many: int, seed: int) -> list[Scene]:
+def two_things(many: int, seed: int, world: World = PAIR) -> list[Scene]:
     """Scenes of two different things."""
-    drawn = scenes("test", 100 * many, seed, PAIR)
+    drawn = scenes("test", 100 * many, seed, world)
     return list(islice((one for one in drawn if len({thing.concept for thing in one.things}) == 2), many))
 
 

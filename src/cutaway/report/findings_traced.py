@@ -15,7 +15,7 @@ from cutaway.bench.retrained import Retrained, world
 from cutaway.methods.data_attribution import data_attribution, lds, mislabel_auc, retrieval
 from cutaway.model.model import Model
 
-SETS = 2
+SETS, SAME = 2, 1e-3  # of trainings; what scores of items for themselves differ by where they say nothing
 CHANCE, LIKENESS, TRACIN, BEFORE = "chance", "representation", "TracIn", "TRAK, before training"
 WAYS: Mapping[str, Mapping[str, Any]] = {
     LIKENESS: {"method": "representation"},
@@ -77,13 +77,13 @@ def scored(made: Retrained, way: str, seed: int) -> tuple[Float[ndarray, "query 
 
 
 def flaws(made: Retrained, scores: Float[ndarray, "query item"], own: Float[ndarray, "item"]) -> dict[str, float]:
-    """What is planted, and how well it is found."""
+    """What is planted, and how well it is found; NaN for wrong captions where each item scores itself alike."""
     every, truth = np.arange(len(made.items)), made.truth
     wrong = np.isin(every, truth.wrong)
     cued = np.isin(every, truth.cued) & ~wrong
     copied, misled = (scores[list(made.planted.asked(kind))] for kind in ("copied", "misled"))
     return {
-        "wrong": float("nan") if np.isnan(own).any() else float(mislabel_auc(own, wrong)),
+        "wrong": float("nan") if np.isnan(own).any() or np.ptp(own) < SAME else float(mislabel_auc(own, wrong)),
         "copies": float(retrieval(copied, truth.duplicates, k=4)["recall"]),
         "cue": float(np.mean([mislabel_auc(one, cued) for one in misled])),
     }
