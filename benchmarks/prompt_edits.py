@@ -1,6 +1,6 @@
-"""What `prompt_to_prompt` does to drawings of `zoo:emoji-sd`: the tables of docs/prompt-edits.md.
+"""What `prompt_to_prompt` does to drawings of `zoo:emoji-sd`, or of another: the tables of docs/prompt-edits.md.
 
-python benchmarks/prompt_edits.py [--many 12] [--seeds 0 1] [--chance]
+python benchmarks/prompt_edits.py [--many 12] [--seeds 0 1] [--chance] [--model NAME]
 
 Held-out prompts of one thing, each drawn once, and then another prompt in ways that keep more or less of it: `replace`
 (another thing), `refine` (a paint in front of the thing), `reweight` (a word's columns times c). For each drawing:
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from timing import seeded
+from timing import DRAWS, seeded
 
 import cutaway
 from cutaway import Scale
@@ -47,13 +47,13 @@ class Drawn(NamedTuple):
 def main() -> None:
     """Print what is found for each seed."""
     chance = (False, "beside patterns in wrong places, and before training")
-    given = seeded(__doc__, 12, "prompts", chance=chance).parse_args()
+    given = seeded(__doc__, 12, "prompts", chance=chance, model=DRAWS).parse_args()
     if given.chance:
         for seed in given.seeds:
-            for name in ("zoo:emoji-sd", "zoo:emoji-sd@untrained"):
+            for name in (given.model, f"{given.model}@untrained"):
                 _beside_chance(name, seed, given.many)
         return
-    model = cutaway.load("zoo:emoji-sd")
+    model = cutaway.load(given.model)
     for seed in given.seeds:
         own, other, _ = prompts_apart("thing", given.many, seed=seed)
         named = [claims_of(text)[0].noun.concept for text in own]
@@ -68,9 +68,14 @@ def main() -> None:
 def _beside_chance(name: str, seed: int, many: int) -> None:
     own, other, _ = prompts_apart("thing", many, seed=seed)
     model = cutaway.load(name)
-    both = [model.inputs(prompt=some, seed=seed * 10_000, steps=STEPS, guidance=GUIDANCE) for some in (own, other)]
+    both = [model.inputs(prompt=some, seed=seed * 10_000, **_fixed(model)) for some in (own, other)]
     found = prompt_to_prompt_drawings(model, *both, shares=(0.0, 0.4, 0.8), seed=seed, progress=False)
     print(f"\n{name}, seed {seed}, {many} prompts\n{found.summary().round(2).to_string(index=False)}", flush=True)
+
+
+def _fixed(model: cutaway.Model) -> dict[str, Any]:
+    """Steps and guidance; no positions for a T5 that is not there."""
+    return {"steps": STEPS, "guidance": GUIDANCE} | ({"length": 0} if "mmdit" in model.name else {})
 
 
 def _painted(text: str, at: int) -> str:
@@ -82,7 +87,7 @@ def _painted(text: str, at: int) -> str:
 
 
 def _measured(model: cutaway.Model, own: list[str], other: list[str], named: list[str], seed: int, what: str) -> None:
-    fixed = {"steps": STEPS, "guidance": GUIDANCE}
+    fixed = _fixed(model)
     first, second = (model.inputs(prompt=some, seed=seed * 10_000, **fixed) for some in (own, other))
     claims = [claims_of(text)[0] for text in other]
     new = [claim.noun.concept for claim in claims]
@@ -107,9 +112,10 @@ def _reweighted(model: cutaway.Model, inputs: Any, words: list[str], factor: flo
     """Each prompt with its own word weighted."""
     edits = []
     for row, word in enumerate(words):
-        one = model.inputs(prompt=inputs.tensors["prompt"][row], steps=STEPS, guidance=GUIDANCE)
+        one = model.inputs(prompt=inputs.tensors["prompt"][row], **_fixed(model))
         made = prompt_to_prompt(model, one, one, share=0.0, weights={word: factor})[0]
-        edits.append(Scale(made.site, factor, key=made.key, batch=[row], guidance=made.guidance))
+        query = made.query
+        edits.append(Scale(made.site, factor, query=query, key=made.key, batch=[row], guidance=made.guidance))
     return _draw(model, inputs, edits)
 
 

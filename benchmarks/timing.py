@@ -27,7 +27,8 @@ import numpy as np
 Times = tuple[float, float]
 Race = tuple[str, "list[Contestant]", int]  # title, who runs, rounds
 QUICK = 5  # rounds
-BEFORE = (False, "the model before training")  # an option of `seeded`
+BEFORE = (False, "the model before training")  # options of `seeded`
+DRAWS = ("zoo:emoji-sd", "which model of the zoo draws")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports its own start and stop
 
 

@@ -8,7 +8,9 @@ import cutaway
 from cutaway import questions
 from cutaway.errors import MethodError, SiteError
 from cutaway.methods import head_relevance, weaken_heads
+from cutaway.methods.cross_attention.joint_keys import Beside
 from cutaway.methods.table import method
+from cutaway.model.asides import Aside
 from cutaway.model.edits import Scale, Set
 
 WORDS = ["dog", "cat", "red"]
@@ -101,13 +103,68 @@ def test_what_cannot_be_asked_says_so(sd):
         head_relevance(sd, inputs, WORDS, guidance="perturbed", progress=False)
     with pytest.raises(MethodError, match="none of the concepts"):
         head_relevance(sd, inputs, "dog, red", progress=False).order("cat")
-    joint = cutaway.load("tiny:sd3")
-    with pytest.raises(MethodError, match="held against"):
-        head_relevance(joint, joint.inputs(prompt="a dog", steps=1), WORDS, progress=False)
+    with pytest.raises(MethodError, match="over the steps of a drawing"):
+        head_relevance(sd, sd.inputs(prompt="a dog", steps=1, step=0), WORDS, progress=False)
 
 
-def test_it_answers_a_question_and_refuses_joint_attention():
+def test_it_answers_a_question():
     declared = method("head-relevance")
     made = declared.apply(questions.asked("tiny:sd", prompt="a red dog", step=1))
     assert made.result["concept"].values.tolist() == ["red", "dog"]
-    assert "joint attention" in declared.why_not(questions.asked("tiny:sd3", prompt="a red dog", step=1))
+    assert "fewer than two words" in declared.why_not(questions.asked("tiny:sd", prompt="a dog", step=1))
+    assert not declared.why_not(questions.asked("tiny:sd3", prompt="a red dog", step=1))
+
+
+# --- joint attention --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["sd3", "flux"])
+def joint(request):
+    return cutaway.load(f"tiny:{request.param}", dtype="float64")
+
+
+def said(joint, prompt, **more):
+    return joint.inputs(prompt=prompt, seed=3, steps=2, size=(16, 24), **more)
+
+
+@pytest.mark.checks("head_relevance", "truth")
+def test_with_joint_attention_keys_of_the_prompts_own_words_are_those_of_the_drawing(joint):
+    """Every position of the row's own text beside it is that text itself, in every layer and step."""
+    inputs = said(joint, "a red dog")
+    own = np.flatnonzero(inputs.tokens["denoiser.joint"].row[0] < 0)
+    beside = Beside.of(joint, inputs, ["dog"], "cond")
+    states = said(joint, "a red dog", step=1, guidance=1.0).tensors["encoder_hidden_states"]
+    beside.said = Aside(("all",), states[0], (0,) * states.shape[1])
+    assert beside.watch() == 2
+    names = [f"denoiser.{layer}.attn.k" for layer in beside.layers]
+    run = joint.run(inputs, record=names)
+    for name in names:
+        keys = run[name][1, run.guidance[name].index("cond")]
+        assert torch.allclose(beside.keys(1)[name.removesuffix("k")][1], keys[:, own], atol=1e-12)
+
+
+def test_with_joint_attention_a_head_that_looks_for_one_word_alone_is_found():
+    """Planted in the last layer: queries whose product with the key of a word is large and with those of others 0."""
+    sd3 = cutaway.load("tiny:sd3", dtype="float64")
+    inputs = sd3.inputs(prompt="a red dog", seed=3, steps=1, size=(16, 24), guidance=1.0)
+    beside = Beside.of(sd3, inputs, WORDS, "cond")
+    beside.watch()
+    keys = beside.keys(0)["denoiser.1.attn."]
+    own = torch.stack([word[0].mean(0) for word in keys[1:]])
+    query = 1000 * torch.linalg.pinv(own[:, 0].T)[2]
+    with sd3.edited(Set("denoiser.1.attn.q", query, head=0)):
+        found = head_relevance(sd3, inputs, WORDS, progress=False)
+    plain = head_relevance(sd3, inputs, WORDS, progress=False)
+    shares = [one["relevance"].sel(head="1.0", concept="red").item() for one in (found, plain)]
+    assert shares[0] == 1 and (found["relevance"].sel(head="0.0") == plain["relevance"].sel(head="0.0")).all(), shares
+
+
+def test_heads_of_joint_attention_are_weakened_where_patches_look_at_words(joint):
+    inputs = said(joint, "a red dog", guidance=1.0)
+    (edit,) = weaken_heads(joint, inputs, ["1.2"])
+    tokens = inputs.tokens["denoiser.joint"]
+    name = "denoiser.1.attn.pattern"
+    plain, weak = (joint.run(inputs, record=name, edits=edits)[name][0, 0, 0] for edits in ((), (edit,)))
+    hand, patches, words = plain.clone(), tokens.row[0] >= 0, tokens.kind[0] == "text"
+    hand[2][np.ix_(patches, words)] *= -2
+    assert torch.allclose(weak, hand, atol=1e-12)

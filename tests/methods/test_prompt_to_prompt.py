@@ -105,10 +105,57 @@ def test_what_is_not_two_drawings_of_prompts_is_refused(sd, both):
     step = sd.inputs(prompt=OWN, seed=3, steps=2, step=0)
     with pytest.raises(MethodError, match="whole drawings"):
         prompt_to_prompt(sd, step, step)
-    joint = cutaway.load("tiny:sd3")
-    one = joint.inputs(prompt="a red dog", steps=1)
-    with pytest.raises(MethodError, match="words alone"):
-        prompt_to_prompt(joint, one, one)
+
+
+# --- joint attention --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def joint():
+    return cutaway.load("tiny:sd3", dtype="float64")
+
+
+def _given(joint, prompt, **more):
+    return joint.inputs(prompt=prompt, seed=3, steps=1, size=(16, 24), length=4, **more)
+
+
+def test_in_joint_attention_the_same_prompt_is_the_same_drawing(joint):
+    first = _given(joint, [OWN[0], "a cat"], pictures=2)
+    same = prompt_to_prompt(joint, first, first, share=1.0, own=1.0, weights={"a": 1.0})
+    assert (_images(joint, first, same) - _images(joint, first)).abs().max() < 1e-12
+    assert all((edit.query == same[0].query).all() and edit.query.sum() == 2 * 24 for edit in same)
+
+
+@pytest.mark.parametrize("own", [0.0, 1.0])
+def test_in_joint_attention_patches_take_the_words_of_the_first_and_the_rest_stays(joint, own):
+    """The first block's results at the patches, and at the text, from patterns and values in double precision."""
+    first, other = (_given(joint, one) for one in ("a red dog", "a blue dog"))
+    part = [f"denoiser.0.{name}" for name in ("attn.pattern", "attn.v", "image.attn.z", "text.attn.z")]
+    one, two = (joint.run(given, record=part) for given in (first, other))
+    cond = one.guidance[part[0]].index("cond")
+    pattern, mine = (run[part[0]][0, cond, 0].clone() for run in (two, one))
+    patches = slice(0, 24)  # SD3 has the picture in front
+    pattern[:, patches, 24:] = mine[:, patches, 24:]
+    if own:
+        pattern[:, patches, patches] = mine[:, patches, patches]
+    hand = torch.einsum("hqk,khd->qhd", pattern, two[part[1]][0, cond, 0])
+    run = joint.run(other, edits=prompt_to_prompt(joint, first, other, share=1.0, own=own), record=part[2:])
+    assert (run[part[2]][0, cond, 0] - hand[patches]).abs().max() < 1e-12
+    assert (run[part[3]][0, cond, 0] - two[part[3]][0, cond, 0]).abs().max() < 1e-12  # words look as they did
+    assert (run[part[2]][0, cond, 0] - two[part[2]][0, cond, 0]).abs().max() > 1e-6
+
+
+@pytest.mark.checks("prompt_to_prompt_drawings", "floor")
+def test_in_joint_attention_too_it_matters_where_the_patterns_lie_and_before_training_it_does_not():
+    asked, more = {"duck": "fox", "rose": "robot"}, {}
+    for name in ("zoo:emoji-mmdit", "zoo:emoji-mmdit@untrained"):
+        model = cutaway.load(name)
+        both = [model.inputs(prompt=[f"a {one} on a white background" for one in some], seed=1, steps=4, guidance=3.0,
+                             length=0) for some in (asked, asked.values())]  # fmt: skip
+        found = prompt_to_prompt_drawings(model, *both, shares=(1.0,), progress=False)
+        more[name] = found["value"].item() - found["random_value"].item()
+    trained, untrained = more.values()
+    assert trained > 0.15 and abs(untrained) < 0.05, more
 
 
 # --- measured ---------------------------------------------------------------------------------------------------------

@@ -282,6 +282,31 @@ def test_it_begins_as_the_logit_lens_and_is_the_same_from_the_same_seed():
     assert all(parameter.grad is None for parameter in model.module.parameters())
 
 
+def test_it_is_what_plain_torch_fits():
+    """The same three steps by autograd through `kl_div`, Adam and the model's own modules, at all positions."""
+    model, inputs = opened("llama"), given("llama")
+    found = tuned_lens(model, [inputs], steps=3, rate=1e-2, progress=False)
+    sites = sites_of(model, "text")
+    run = model.run(inputs, record=sites)
+    final = run.logits.flatten(0, 1).log_softmax(-1)
+    states = [run[site].flatten(0, 1) for site in sites[:-1]]
+    size = states[0].shape[-1]
+    made = [torch.zeros(*shape, dtype=final.dtype, requires_grad=True) for shape in [(size, size), (size,)] * 3]
+    adam = torch.optim.Adam(made, lr=1e-2)
+    for step in range(3):
+        adam.param_groups[0]["lr"] = 1e-2 * (1 - step / 3)
+        losses = []
+        for state, change, bias in zip(states, made[::2], made[1::2], strict=True):
+            said = model.module.lm_head(model.module.model.norm(state + state @ change.T + bias)).log_softmax(-1)
+            losses.append(torch.nn.functional.kl_div(said, final, reduction="batchmean", log_target=True))
+        for one, slope in zip(made, torch.autograd.grad(sum(losses), made), strict=True):
+            one.grad = slope
+        adam.step()
+    assert torch.allclose(found.tensors["change"], torch.stack(made[::2]).detach(), atol=1e-10)
+    assert torch.allclose(found.tensors["bias"], torch.stack(made[1::2]).detach(), atol=1e-10)
+    assert found.config["kl"] == pytest.approx([loss.item() for loss in losses], rel=1e-9)
+
+
 def test_it_learns_from_pictures_and_from_streams_that_are_long_enough():
     model = opened("llava")
     stream = (model.inputs(image=tiny.picture(i), text="what is this") for i in range(3))

@@ -32,6 +32,7 @@ from cutaway.methods.feature_visualisation import caption_sources, drawing_visua
 from cutaway.methods.linear_probing import erase, linear_probing
 from cutaway.methods.logit_lens import (
     attention_lens,
+    denoiser_lens,
     diffusion_lens,
     embedding_bank,
     embedding_lens,
@@ -79,6 +80,7 @@ __all__ = [
     "concept_dictionary",
     "cross_attention",
     "data_attribution",
+    "denoiser_lens",
     "description_scores",
     "diffusion_lens",
     "distributed_alignment_search",

@@ -53,7 +53,7 @@ class Lenses:
             return
         told("fitting a tuned lens")
         rows = [asked(model, some) for some in chunks(scenes("train", 8 * STEPS // 4), 8)]
-        self.tuned = tuned_lens(model, rows, steps=STEPS, progress=False)
+        self.tuned = tuned_lens(model, rows, steps=STEPS, positions=512, progress=False)
         if kept is not None:
             self.tuned.save(kept)
 

@@ -19,6 +19,7 @@ from cutaway.methods.cross_attention.spoken import words
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
 
+ONE = "its prompt has fewer than two words to tell apart"
 SMALL = frozenset("a an the and or of in on at to by with from for is are next beside above below left right".split())
 
 
@@ -57,11 +58,11 @@ def attended(question: Question) -> str:
     return "" if spoken(question) else "its prompt has no word that could be looked for"
 
 
-def alone(question: Question) -> str:
-    """Why the keys of words cannot be taken from prompts of their own; "" where they can, and there are two words."""
-    if question.drawing is not None and any(site.part != "cross.pattern" for site in looking(question.model)):
-        return "with joint attention the keys of a word depend on the picture"
-    return "" if len(spoken(question)) > 1 else "its prompt has fewer than two words to tell apart"
+def two_words(question: Question) -> str:
+    """Why heads cannot be asked what they look for; "" where there are two words to tell apart."""
+    if question.drawing is not None and all(site.part != "cross.pattern" for site in looking(question.model)):
+        return beside_the_text(question) or ("" if len(spoken(question)) > 1 else ONE)
+    return "" if len(spoken(question)) > 1 else ONE
 
 
 def beside_the_text(question: Question) -> str:
@@ -73,13 +74,11 @@ def beside_the_text(question: Question) -> str:
     return ""
 
 
-def _words_alone(question: Question) -> str:
-    """Attention that is to words alone, and another prompt."""
+def _another(question: Question) -> str:
+    """Why there is nothing else to draw; "" where there is another prompt."""
     other = question.counterpart
-    if other is not None and other.text == question.text:
-        return "both prompts are the same, so there is nothing else to draw"
-    crossed = any(site.part == "cross.pattern" for site in question.model.sites)
-    return "" if crossed else "it has no cross-attention: its words and patches look at one another in one pattern"
+    same = other is not None and other.text == question.text
+    return "both prompts are the same, so there is nothing else to draw" if same else attended(question)
 
 
 METHODS = (
@@ -118,7 +117,7 @@ METHODS = (
         function=prompt_to_prompt_drawings,
         row="cross-attention",
         takes={"model": "model", "inputs": "drawing", "other": "counterpart.drawing"},
-        fitting=_words_alone,
+        fitting=_another,
         options={"own": "At which share of the steps the self-attention is put in as well."},
         cannot="That layout lies in these patterns alone: the same noise lays out much of it.",
         reported=(Entry(name=again_views.ENTRY, options={"shares": again_views.SHARES}),),
@@ -150,7 +149,7 @@ METHODS = (
         row="cross-attention",
         takes={"model": "model", "inputs": "drawing"},
         chosen=told_apart,
-        fitting=alone,
+        fitting=two_words,
         options={
             "concepts": "Words with commas between, each a concept; else those of the prompt.",
             "guidance": "Which row of the guidance: cond, with the prompt, or uncond.",

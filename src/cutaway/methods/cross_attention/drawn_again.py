@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import xarray
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -65,7 +65,7 @@ def prompt_to_prompt_drawings(
     attention to each word, in wrong places. `prompt_to_prompt` makes the edits and says what they are.
 
     Units: grey levels of 255, the number's own; means over prompts. Source: Hertz et al. 2022, arXiv 2208.01626.
-    MethodError for two drawings that differ in more than prompts, and a model without cross-attention.
+    MethodError for two drawings that differ in more than prompts, and a model whose patches see no words.
     What it can NOT tell: that layout lies in these patterns alone: the same noise lays out much of it.
 
     >>> import cutaway
@@ -111,9 +111,16 @@ def _elsewhere(edit: Edit, dice: torch.Generator) -> Edit:
     if not isinstance(edit, Patch):
         return edit
     name, pattern = str(edit.site), edit.source[str(edit.site)]
-    return Patch(name, {name: _shuffled(pattern, dice)}, key=edit.key, step=edit.step, guidance=edit.guidance)
+    query = edit.query
+    among = query[0].nonzero().flatten() if isinstance(query, Tensor) else torch.arange(pattern.shape[-2])
+    source = {name: _shuffled(pattern, among, dice)}
+    return Patch(name, source, query=edit.query, key=edit.key, step=edit.step, guidance=edit.guidance)
 
 
-def _shuffled(pattern: Float[Tensor, "*axes query key"], dice: torch.Generator) -> Float[Tensor, "*axes query key"]:
-    order = torch.randperm(pattern.shape[-2], generator=dice).to(pattern.device)
-    return pattern.index_select(-2, order)
+def _shuffled(
+    pattern: Float[Tensor, "*axes query key"], among: Int[Tensor, "patch"], dice: torch.Generator
+) -> Float[Tensor, "*axes query key"]:
+    """With some of the queries, those that are patches, in an order by chance."""
+    order = torch.arange(pattern.shape[-2])
+    order[among] = among[torch.randperm(len(among), generator=dice)]
+    return pattern.index_select(-2, order.to(pattern.device))

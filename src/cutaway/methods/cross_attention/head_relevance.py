@@ -1,4 +1,4 @@
-"""Head relevance vectors: which heads of a denoiser's cross-attention look for the words of a concept."""
+"""Head relevance vectors: which heads of a denoiser look for the words of a concept."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from cutaway.errors import MethodError
+from cutaway.methods.cross_attention.joint_keys import Beside
 from cutaway.methods.cross_attention.maps import looking
 from cutaway.methods.cross_attention.spoken import positions_of
 from cutaway.methods.result import Provenance, Result, heat
@@ -73,14 +74,17 @@ def head_relevance(
     H[c, h] = the share of the calls of head h (steps, and pictures) in which c = argmax over concepts of mean over
     patches x and tokens k of w_c of softmax(q_h(x) Kᵀ / √d), where K are the keys of the begin and of one word w_c of
     each concept, drawn anew by `seed` at each call. Queries are those of the drawing of `inputs`, whatever its prompt;
-    keys are those of each word as a prompt of its own. `concepts` are words by name of their concept, or words that
-    are a concept each (one text with commas between). `weaken_heads` makes the edits that check it.
+    keys are those of each word as a prompt of its own. With joint attention (SD3, Flux), where keys of words depend on
+    the picture and patches look at patches too, K are the keys of the patches and of w_c: all words go through the
+    text's side of the denoiser beside each step of this drawing, as in `concept_attention`, and change nothing of it.
+    `concepts` are words by name of their concept, or words that are a concept each (one text with commas between).
+    `weaken_heads` makes the edits that check it.
 
     Units: shares of calls, 0 to 1; 1 / concepts is even. Source: Park et al. 2024, 2412.02237, section 3, who draw 2100
-    prompts, and scale each concept's vector to add up to the number of heads. MethodError for a model without
-    cross-attention: with joint attention the keys of a word depend on the picture. What it can NOT tell: that the head
-    draws the concept. A word that has larger keys, or fits every patch a little, wins calls too; a concept that is
-    never first has no head. Of few words or calls heads keep to a concept before training as well.
+    prompts, and scale each concept's vector to add up to the number of heads; joint attention is not in it. MethodError
+    for a model whose patches see no words. What it can NOT tell: that the head draws the concept. A word that has
+    larger keys, or fits every patch a little, wins calls too; a concept that is never first has no head. Of few words
+    or calls heads keep to a concept before training as well.
 
     >>> import cutaway
     >>> model = cutaway.load("tiny:sd")
@@ -92,21 +96,29 @@ def head_relevance(
     started = time.perf_counter()
     named = _named(concepts)
     sites = [str(site).removesuffix("pattern") for site in looking(model)]
-    if not all(site.endswith("cross.") for site in sites) or not inputs.call.loops:
+    if not inputs.call.loops:
         raise MethodError(
-            f"the keys of words alone cannot be held against what '{model.name}' draws",
-            expected="a whole drawing of a denoiser with cross-attention, whose keys depend on the prompt alone",
-            exists="joint attention" if inputs.call.loops else str(inputs.call), do="take a UNet, such as zoo:emoji-sd",
+            f"heads are counted over the steps of a drawing; this is {inputs.call}", expected="a whole drawing",
+            do="make the inputs without `step=`",
         )  # fmt: skip
     spoken = list(dict.fromkeys(word for words in named.values() for word in words))
-    counted = _Counted(_keys(model, inputs, spoken, sites), spoken, list(named.values()), seed)
-    bar = tracked(range(int(inputs.tensors.get("num_inference_steps", 1)) * len(sites)), "drawing", show=progress)
+    steps = int(inputs.tensors.get("num_inference_steps", 1))
+    counted = _Counted({}, spoken, list(named.values()), seed)
+    if sites[0].endswith("cross."):
+        counted.keys = _keys(model, inputs, spoken, sites)
+        bar = tracked(range(steps * len(sites)), "drawing", show=progress)
 
-    def add(reading: Reading) -> None:
-        next(bar, None)
-        counted.add(reading)
+        def add(reading: Reading) -> None:
+            next(bar, None)
+            counted.add(str(reading.site), reading.value[0])
 
-    model.run(inputs, record=[f"{site}q" for site in sites], into=add, guidance=guidance, output="pt")
+        model.run(inputs, record=[f"{site}q" for site in sites], into=add, guidance=guidance, output="pt")
+    else:
+        words = Beside.of(model, inputs, spoken, guidance)
+        for step in tracked(range(words.watch()), "words", show=progress):
+            counted.keys = words.keys(step)
+            for name, queries in words.queries(step).items():
+                counted.add(name, queries)
     return HeadRelevance(
         counted.data(list(named)),
         Provenance.of(
@@ -120,10 +132,11 @@ def weaken_heads(
     model: Model, inputs: Inputs, heads: Sequence[str], said: str | None = None, *, factor: float = -2.0,
     guidance: str = "cond",
 ) -> list[Scale]:  # fmt: skip
-    """Edits that multiply what some heads give to words: all of the prompt, or one that is `said` (ordered weakening).
+    """Edits that multiply what patches give to words in some heads: all of the prompt, or one that is `said`.
 
-    A[x, w] <- factor A[x, w] in each of the `heads` ("layer.head"), at every step; rows then no longer add up to 1.
-    Source: Park et al. 2024, 2412.02237, section 4, with their factor. Raises MethodError for heads that are not there.
+    Ordered weakening: A[x, w] <- factor A[x, w] in each of the `heads` ("layer.head"), at every step; rows then no
+    longer add up to 1. Source: Park et al. 2024, 2412.02237, section 4, with their factor. Raises MethodError for heads
+    that are not there.
 
     >>> import cutaway
     >>> model = cutaway.load("tiny:sd")
@@ -131,19 +144,21 @@ def weaken_heads(
     [Scale('denoiser.1.cross.pattern', -2.0, head=[0, 3], key=<1x16 bool>, guidance='cond')]
     """
     layers: dict[str, list[int]] = {}
-    known = {str(site.layer): site for site in looking(model) if site.part == "cross.pattern"}
+    known = {str(site.layer): site for site in looking(model)}
     for head in heads:
         layer, _, number = head.rpartition(".")
         if layer not in known or not number.isdigit():
             raise MethodError(
-                f"'{head}' is no head of a cross-attention", expected="layer.head",
+                f"'{head}' is no head that looks at words", expected="layer.head",
                 exists=f"the layers {', '.join(known)}",
             )  # fmt: skip
         layers.setdefault(layer, []).append(int(number))
-    tokens = inputs.tokens["text"]
+    crossed = all(site.part == "cross.pattern" for site in known.values())
+    tokens = inputs.tokens["text" if crossed else "denoiser.joint"]
     key = torch.from_numpy(tokens.kind == "text") if said is None else positions_of(tokens, said)
+    query = None if crossed else torch.from_numpy(tokens.row >= 0)
     return [
-        Scale(str(known[layer]), factor, head=sorted(numbers), key=key, guidance=guidance)
+        Scale(str(known[layer]), factor, head=sorted(numbers), query=query, key=key, guidance=guidance)
         for layer, numbers in layers.items()
     ]
 
@@ -186,7 +201,7 @@ def _keys(
 class _Counted:
     """In how many calls of each head each concept came first."""
 
-    keys: Mapping[str, list[Tensor]]
+    keys: Mapping[str, list[Float[Tensor, "*picture token head d"]]]
     spoken: list[str]
     concepts: list[list[str]]
     seed: int
@@ -201,10 +216,9 @@ class _Counted:
         dealt = [every[start:end] for start, end in pairwise(ends.tolist())]
         self.deals = [places, dealt]  # as they are, and by chance
 
-    def add(self, reading: Reading) -> None:
-        """One call of one layer."""
-        site = str(reading.site).removesuffix("q")
-        queries = reading.value[0].double()
+    def add(self, name: str, queries: Float[Tensor, "picture query head d"]) -> None:
+        """One call of one layer, by the name of its queries."""
+        site, queries = name.removesuffix("q"), queries.double()
         won = []
         for places in self.deals:
             share = self._shares(queries, site, [int(self.dice.choice(some)) for some in places])
@@ -218,12 +232,12 @@ class _Counted:
         self, queries: Float[Tensor, "picture query head d"], site: str, places: list[int]
     ) -> Float[Tensor, "picture head concept"]:
         """The mean share of a token of each of some words, over patches."""
-        begin, *words = self.keys[site]
-        keys = torch.cat([begin, *(words[place] for place in places)])
-        scores = torch.einsum("bqhd,khd->bhqk", queries, keys) / queries.shape[-1] ** 0.5
-        shares = scores.softmax(-1).mean(2)
-        sizes = [len(words[place]) for place in places]
-        return torch.stack([part.mean(-1) for part in shares[..., len(begin) :].split(sizes, -1)], -1)
+        before, *words = self.keys[site]
+        keys = torch.cat([before, *(words[place] for place in places)], -3)
+        scores = torch.einsum("bqhd,khd->bhqk" if keys.dim() == 3 else "bqhd,bkhd->bhqk", queries, keys)
+        shares = (scores / queries.shape[-1] ** 0.5).softmax(-1).mean(2)
+        sizes = [words[place].shape[-3] for place in places]
+        return torch.stack([part.mean(-1) for part in shares[..., before.shape[-3] :].split(sizes, -1)], -1)
 
     def data(self, names: list[str]) -> xarray.Dataset:
         """Shares of calls, of all heads."""

@@ -21,6 +21,7 @@ from cutaway.model.tokens import TokenMap
 from cutaway.questions.pairs import same_drawing
 
 Kind = Literal["replace", "refine"]
+OWN = "denoiser.*.attn.pattern"  # where patches look at one another
 
 
 def prompt_to_prompt(
@@ -30,20 +31,23 @@ def prompt_to_prompt(
     """Edits with which another prompt is drawn from the attention of a first drawing (Prompt-to-Prompt).
 
     M*_t[:, j] <- Σ_i W[i, j] M_t[:, i] at the steps t < share · T, in each layer and head of the cross-attention: M is
-    the pattern of the first drawing, M* that of the `other`, whose values stay. W goes from words to words: 1 from a
-    token to its own; from a word of n tokens to one of m, 1/m from each to each, so that the word keeps its sum.
-    `replace` takes the words in their order, one for one; `refine` takes those that both prompts say, and leaves new
-    words as they are; unless told it is `replace` where both have as many words. Begin, end and padding go to their own
-    kind, counted from their first. `weights` (reweight) multiply the columns of words of `other` at every step,
-    M*[:, j] <- c M*[:, j]; with `other` the inputs themselves the drawing is the same but for that. `own` is the share
-    of steps at which the self-attention is put in too. The first drawing is run here, once for each kind of pattern,
-    and these are kept in memory; `model.run(other, edits=…)` draws the other.
+    the pattern of the first drawing, M* that of the `other`, whose values stay. In joint attention (SD3, Flux) it is
+    the part of the pattern from patches to text; what patches give to patches, and all that words look at, stays. W
+    goes from words to words: 1 from a token to its own; from a word of n tokens to one of m, 1/m from each to each, so
+    that the word keeps its sum. `replace` takes the words in their order, one for one; `refine` takes those that both
+    prompts say, and leaves new words as they are; unless told it is `replace` where both have as many words. Begin, end
+    and padding go to their own kind, counted from their first. `weights` (reweight) multiply the columns of words of
+    `other` at every step, M*[:, j] <- c M*[:, j]; with `other` the inputs themselves the drawing is the same but for
+    that. `own` is the share of steps at which the self-attention, from patches to patches, is put in too. The first
+    drawing is run here, once for each kind of pattern, and these are kept in memory; `model.run(other, edits=…)` draws
+    the other.
 
     Units: shares of attention; a row of the pattern need not add up to 1 after `refine` and `weights`, as in the paper.
     A written pattern is multiplied out here and not in the library's kernel: the same prompt is drawn as it was but for
     rounding. Source: Hertz et al. 2022, arXiv 2208.01626, section 3; it maps padding by place, puts self-attention in
-    (its code does) up to 16 × 16, and blends with a mask, which we leave out. MethodError for two drawings that differ
-    in more than prompts, words that do not pair up, and a model without cross-attention.
+    (its code does) up to 16 × 16, and blends with a mask, which we leave out; joint attention came later, and patches
+    share one softmax between words and patches there, whose other part we do not rescale. MethodError for two drawings
+    that differ in more than prompts, words that do not pair up, and a model whose patches see no words.
 
     What it can NOT tell: that layout lies in these patterns alone; the keys that are looked at hold other words now,
     and the first steps lay out the picture from the noise as well.
@@ -55,31 +59,34 @@ def prompt_to_prompt(
     Scale('denoiser.*.cross.pattern', 2.0, key=<1x16 bool>, guidance='cond')
     >>> drawn = model.run(other, edits=prompt_to_prompt(model, first, other, share=0.5))
     """
-    _check(model, inputs, other, share, own, kind)
-    first, second = (one.map_for(looking(model)[0], "key", len(one.tokens["text"])) for one in (inputs, other))
+    _check(inputs, other, share, own, kind)
+    sites = looking(model)
+    crossed = sites[0].part == "cross.pattern"
+    said, seen = ("denoiser.*.cross.pattern" if crossed else OWN), "text" if crossed else "denoiser.joint"
+    first, second = (one.map_for(sites[0], "key", len(one.tokens[seen])) for one in (inputs, other))
+    patches = None if crossed else torch.from_numpy(second.row >= 0)
     made: list[Edit] = []
     if share > 0:
         matrix, known = columns(first, second, kind)
-        for site, pattern in _drawn(model, inputs, "denoiser.*.cross.pattern", share, guidance):
+        known = known if patches is None else known & ~patches
+        for site, pattern in _drawn(model, inputs, said, share, guidance):
             each = matrix.repeat_interleave(inputs.copies, 0).to(pattern)
             moved = torch.einsum("tgbhqi,bij->tgbhqj", pattern, each)
             key = None if known.all() else known
-            made.append(Patch(site, {site: moved}, key=key, step=range(len(moved)), guidance=guidance))
+            made.append(
+                Patch(site, {site: moved}, query=patches, key=key, step=range(len(moved)), guidance=guidance)
+            )  # fmt: skip
     if own > 0:
-        for site, pattern in _drawn(model, inputs, "denoiser.*.attn.pattern", own, guidance):
-            made.append(Patch(site, {site: pattern}, step=range(len(pattern)), guidance=guidance))
+        for site, pattern in _drawn(model, inputs, OWN, own, guidance):
+            made.append(
+                Patch(site, {site: pattern}, query=patches, key=patches, step=range(len(pattern)), guidance=guidance)
+            )  # fmt: skip
     for text, factor in (weights or {}).items():
-        key = positions_of(second, text)
-        made.append(Scale("denoiser.*.cross.pattern", float(factor), key=key, guidance=guidance))
+        made.append(Scale(said, float(factor), query=patches, key=positions_of(second, text), guidance=guidance))
     return made
 
 
-def _check(model: Model, inputs: Inputs, other: Inputs, share: float, own: float, kind: str | None) -> None:
-    if any(site.part != "cross.pattern" for site in looking(model)):
-        raise MethodError(
-            f"'{model.name}' has no attention that is to words alone", expected="a denoiser with cross-attention",
-            exists="joint attention, whose rows also hold the picture", do="take a UNet, such as zoo:emoji-sd",
-        )  # fmt: skip
+def _check(inputs: Inputs, other: Inputs, share: float, own: float, kind: str | None) -> None:
     same_drawing(inputs, other)
     whole = all(one.call.loops and "text" in one.tokens for one in (inputs, other))
     if not whole or not (0 <= share <= 1 and 0 <= own <= 1) or kind not in (None, *get_args(Kind)):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from cutaway.errors import MethodError, SiteError
-from cutaway.methods.logit_lens import drawn_views, word_views
+from cutaway.methods.logit_lens import denoiser_views, drawn_views, word_views
 from cutaway.methods.logit_lens.attention_lens import attention_lens, check_heads
+from cutaway.methods.logit_lens.denoiser_lens import denoiser_lens
 from cutaway.methods.logit_lens.diffusion_lens import diffusion_lens
 from cutaway.methods.logit_lens.latent_lens import embedding_lens, latent_lens
 from cutaway.methods.logit_lens.logit_lens import Lens, logit_lens
 from cutaway.methods.logit_lens.views import show
 from cutaway.methods.logit_lens.word_lens import word_lens
 from cutaway.methods.method import Entry, Method
+from cutaway.model.denoiser_end import denoiser_end
 from cutaway.model.prompts import layered_encoders
 from cutaway.questions.question import Question
 
@@ -36,6 +38,15 @@ def left_early(question: Question) -> str:
     """Why the text encoders of this pipeline cannot be left early; "" where they can."""
     try:
         layered_encoders(question.model)
+    except SiteError as error:
+        return error.failed
+    return ""
+
+
+def read_at_the_end(question: Question) -> str:
+    """Why the blocks of this denoiser cannot be read at its end; "" where they can."""
+    try:
+        denoiser_end(question.model)
     except SiteError as error:
         return error.failed
     return ""
@@ -112,5 +123,18 @@ METHODS = (
         reported=(Entry(name=drawn_views.ENTRY, options={"levels": 4}),),
         show=drawn_views.show,
         tell=drawn_views.tell,
+    ),
+    Method(
+        function=denoiser_lens,
+        row="logit lens",
+        takes={"model": "model", "inputs": "drawing"},
+        options={"steps": "How many steps are read, at even distances; 0: all."},
+        cannot="That a block knows no more than is read: what it holds in another basis is not.",
+        fitting=read_at_the_end,
+        example="zoo:emoji-mmdit",
+        reported=(Entry(name=denoiser_views.ENTRY, options={"steps": denoiser_views.STEPS}),),
+        beside=True,
+        show=denoiser_views.show,
+        tell=denoiser_views.tell,
     ),
 )

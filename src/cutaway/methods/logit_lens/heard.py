@@ -55,12 +55,7 @@ class Heard:
         rows, places = self.places
         own = self.run.logits[rows[at], places[at]]
         read = self.read(self.states(self.sites[-1], at))
-        if own.isnan().any():
-            raise MethodError(
-                f"the model's own logits are NaN in row {int(rows[at[own.isnan().any(-1).cpu()]][0])}",
-                expected="numbers", exists=f"padding in {int((~self.own).any(1).sum())} of {len(self.own)} rows",
-                do="run rows without padding, or load the model in another dtype",
-            )  # fmt: skip
+        check_numbers(own, rows[at], self.own)
         coarse = max(torch.finfo(one).eps for one in (own.dtype, self.voice.dtype))
         most = float(own.abs().max().clamp(min=1e-30))
         error = float((read - own).abs().max()) / most if read.shape == own.shape else torch.nan
@@ -89,8 +84,25 @@ def hear(model: Model, inputs: Inputs, tower: str, more: tuple[str, ...] = ()) -
             f"logits of shape {tuple(run.logits.shape)} for {tuple(shape)} positions", do="leave such options out",
             expected="the logits of every position: nothing that keeps those of the last ones alone (`logits_to_keep`)",
         )  # fmt: skip
-    own = run.inputs.own(Site(tower, None, "final"), "token")
-    return Heard(run, end, sites, torch.ones(shape, dtype=torch.bool) if own is None else own)
+    return Heard(run, end, sites, own_of(run.inputs, tower, shape))
+
+
+def own_of(inputs: Inputs, tower: str, shape: torch.Size) -> Bool[Tensor, "row token"]:
+    """Which positions of a tower are each row's own, of so many."""
+    own = inputs.own(Site(tower, None, "final"), "token")
+    return torch.ones(shape, dtype=torch.bool) if own is None else own
+
+
+def check_numbers(
+    logits: Float[Tensor, "m vocab"], rows: Int[Tensor, "m"], own: Bool[Tensor, "row token"]
+) -> None:  # fmt: skip
+    """Raise MethodError where logits, of these rows each, are none."""
+    if logits.isnan().any():
+        raise MethodError(
+            f"the model's own logits are NaN in row {int(rows[logits.isnan().any(-1).cpu()][0])}",
+            expected="numbers", exists=f"padding in {int((~own).any(1).sum())} of {len(own)} rows",
+            do="run rows without padding, or load the model in another dtype",
+        )  # fmt: skip
 
 
 def log_probs(logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"]:
