@@ -53,17 +53,23 @@ class DrawnProbes(Probes):
         return pandas.DataFrame(rows, columns=["label", "site", "step", *names, "majority"])
 
     def _draw(self, ax: Axes) -> None:
-        """Each label at its best site, by step."""
-        for at, name in enumerate(labels(self["mean"], "label")):
-            one = self.data.sel(label=name)
-            site = int(one["mean"].max("step").argmax("site"))
-            here, colour = one.isel(site=site), f"C{at}"
-            named = f"{name} ({one['metric'].values!s}, {one['site'].values[site]!s})"
-            ax.plot(here["step"], here["mean"], marker="o", color=colour, label=named)
-            ax.fill_between(here["step"].values, here["low"], here["high"], alpha=0.2, color=colour)
-            ax.plot(here["step"], here["control"].mean("seed"), linestyle=":", color=colour)
-        ax.set(xlabel="step", ylabel="held-out score (dotted: control)")
-        ax.legend(fontsize=7)
+        """A map of blocks and steps for each label side by side, each from its own floor to 1."""
+        names, wide = labels(self["mean"], "label"), self.data.sizes["step"]
+        floors = [float(self["majority"].isel(label=at).mean()) for at in range(len(names))]
+        maps = [self["mean"].isel(label=at).transpose("site", "step").values for at in range(len(names))]
+        parts = [np.clip((one - low) / max(1 - low, 1e-12), 0, 1) for one, low in zip(maps, floors, strict=True)]
+        gap = np.full((len(maps[0]), 1), np.nan)
+        image = ax.imshow(np.concatenate([part for one in parts for part in (one, gap)][:-1], 1), aspect="auto", vmin=0,
+                          vmax=1)  # fmt: skip
+        starts = [at * (wide + 1) for at in range(len(names))]
+        steps = [str(step) for step in self["step"].values]
+        ax.set_xticks([start + at for start in starts for at in range(wide)], steps * len(names), fontsize=6)
+        ax.set_yticks(range(len(maps[0])), [str(site) for site in self["site"].values], fontsize=6)
+        for start, name, low in zip(starts, names, floors, strict=True):
+            metric = str(self["metric"].sel(label=name).values)
+            ax.text(start + (wide - 1) / 2, -0.7, f"{name} ({metric}, floor {low:.2f})", ha="center", fontsize=7)
+        ax.set_xlabel("step")
+        ax.figure.colorbar(image, ax=ax, label="held-out score, from the floor (0) to 1")
 
 
 def drawing_probing(
