@@ -151,6 +151,18 @@ def test_each_row_goes_its_own_way(planted):
     assert made(model, site="vision.1.mlp.post", units=[3], looks=2).data.sizes["unit"] == 1
 
 
+@pytest.mark.parametrize("looks", [1, 2])
+def test_a_picture_does_not_depend_on_those_that_are_made_beside_it(looks):
+    model, how = opened("clip"), {"site": "vision.1.mlp.post", "steps": 3, "looks": looks}
+    among, alone = made(model, units=[7, 3, 9], **how), made(model, units=[3], **how)
+    assert np.allclose(among["value"][1], alone["value"][0], atol=1e-4)
+    apart = np.abs(among["picture"].values.astype(int) - alone["picture"].values)
+    assert apart[1].max() <= 2 < apart[0].mean()
+    ways, place = noise(3, 32), {**how, "site": "vision.1.resid_post"}
+    every, one = made(model, directions=ways, **place), made(model, directions=ways[1:2], **place)
+    assert np.allclose(every["value"][1], one["value"][0], atol=1e-4)
+
+
 def test_heads_directions_places_and_features_are_read_as_they_are_defined(planted):
     model, _ = planted
     dictionary = untrained("topk", "vision.1.resid_post", 32, width=64, k=40)
@@ -204,6 +216,10 @@ def test_a_result_is_kept_and_what_can_not_be_made_says_why(tmp_path):
     assert activation("a.b", (1, 2)).rows(0, 1).units == (1,)
     declared = METHODS[0]
     assert "picture" in declared.why_not(questions.asked("tiny:llama", text="a dog"))
+    alone = questions.asked("tiny:clip", image=tiny.picture())
+    assert declared.why_not(alone) == "it needs a text beside the picture: --text TEXT (`text=`)"
+    matched = questions.asked("tiny:clip", image=tiny.picture(), text="a dog")
+    assert not list(declared.entries(matched))  # a report makes none without the model before training
     pieces = questions.asked("tiny:qwen2-vl", image=tiny.picture(), text="what is this")
     assert declared.why_not(pieces).startswith("it needs one picture that the model is given as a whole")
 

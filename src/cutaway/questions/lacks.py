@@ -6,6 +6,7 @@ from __future__ import annotations
 LACKS = {
     "pictures": ("a picture", "--image FILE (`image=`)"),
     "whole": ("one picture that the model is given as a whole, not in pieces", "--image FILE (`image=`)"),
+    "beside": ("a text beside the picture", "--text TEXT (`text=`)"),
     "inputs": ("a picture, a text or a prompt to run on", "--image FILE, --text TEXT or --prompt TEXT"),
     "target": ("a number to explain", "--text TEXT or --prompt TEXT"),
     "texts": ("texts in the space of the pictures, which a model that matches has (CLIP, SigLIP)", "--text TEXT"),

@@ -246,6 +246,8 @@ class Question:
         if self.part(path) is not None:
             return ""
         first = path.split(".")[0]
+        if first == "inputs" and self.inputs is None and self.pictures:
+            return lacking("beside")
         return lacking(first if self.part(first) is None else path.split(".")[-1])
 
 

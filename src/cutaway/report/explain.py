@@ -68,7 +68,7 @@ def explain(
     >>> from cutaway.zoo import tiny
     >>> path = explain("tiny:clip", tiny.picture(), ["a red dog", "a cat"], out=tempfile.mkdtemp())
     >>> sorted(file.name for file in path.parent.iterdir())
-    ['decomposition.nc', 'knockout.nc', 'lens.nc', 'picture.png', ..., 'report.html', 'unit_visions.nc', 'vision.nc']
+    ['decomposition.nc', 'knockout.nc', 'lens.nc', 'picture.png', ..., 'report.html']
     """
     return explained(
         model, image, text, answer=answer, rival=rival, raw=raw, prompt=prompt, counterfactual=counterfactual,

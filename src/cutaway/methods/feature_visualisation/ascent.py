@@ -13,7 +13,7 @@ from torch import Tensor
 from cutaway.data import Scene, render
 from cutaway.errors import MethodError
 from cutaway.methods.feature_visualisation.aims import activation
-from cutaway.methods.feature_visualisation.paint import Free, Paint, Pictures, shaken
+from cutaway.methods.feature_visualisation.paint import Dice, Free, Paint, Pictures, shaken
 from cutaway.model.inputs import CHANNELS, Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
@@ -109,7 +109,7 @@ class Reached:
 
 
 def climb(
-    eye: Eye, aim: Aim, paint: Paint, free: Free, how: Climb, dice: torch.Generator, *, record: Sequence[str] = (),
+    eye: Eye, aim: Aim, paint: Paint, free: Free, how: Climb, dice: Dice, *, record: Sequence[str] = (),
     stop: bool = False, steps: Iterable[int] | None = None,
 ) -> Reached:  # fmt: skip
     """Adam on the free numbers, up the sum of the aims: rows do not see each other, so each goes its own way.

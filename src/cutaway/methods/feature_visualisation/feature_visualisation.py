@@ -18,11 +18,12 @@ from cutaway.data import scenes
 from cutaway.errors import MethodError
 from cutaway.methods.feature_visualisation.aims import Place, activation, units_of
 from cutaway.methods.feature_visualisation.ascent import Aim, Climb, Eye, Reached, climb
-from cutaway.methods.feature_visualisation.paint import By, Paint, Pictures
+from cutaway.methods.feature_visualisation.paint import By, Dice, Paint, Pictures
 from cutaway.methods.feature_visualisation.spectrum import Spectrum
 from cutaway.methods.network_dissection.unit_maps import unit_site
 from cutaway.methods.neuron_descriptions.unit_effects import attribution
 from cutaway.methods.result import Provenance, Result
+from cutaway.model.fingerprint import fingerprint
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
@@ -98,14 +99,14 @@ def feature_visualisation(
 
     x* = argmax_p E_τ f(τ(x(p))), by Adam on the free numbers p of a picture (`paint`: pixels, Fourier coefficients, or
     phases under the mean spectrum of `pictures`, MACO; the first 64 of these are used); τ moves, scales and adds noise.
-    All units are rows of one run. f is the activation of `units` at `site` (`at`: over patches, their peak, class
-    token, last position), for a site with heads the length of what a head gives, the state along `directions` (row,
-    width), or without a site the `target`. Of features of a dictionary what rises is what stands before activation,
-    what is reported the feature. Without `units` the `many` with the largest gradient x activation of the target (6),
-    without a `site` of the MLP in the middle. `floor` is the model before training: the same is made for it.
-    `inputs` hold one picture, whose size and text are kept. `facet` is a second number, a probe or text direction: with
-    it f / spread + `facet_weight` g / spread rises, spreads those over `pictures`. `start`: pictures to begin with,
-    one a unit or one for all. `contrast`: pictures of that root mean square around grey, not of `maco`.
+    All units are rows of one run, each with its own dice. f is the activation of `units` at `site` (`at`: over patches,
+    their peak, class token, last position), for a site with heads the length of what a head gives, the state along
+    `directions` (row, width), or without a site the `target`. Of features of a dictionary what rises is what stands
+    before activation, what is reported the feature. Without `units` the `many` with the largest gradient x activation
+    of the target (6), without a `site` of the MLP in the middle. `floor` is the model before training: the same is made
+    for it. `inputs` hold one picture, whose size and text are kept. `facet` is a second number, a probe or text
+    direction: with it f / spread + `facet_weight` g / spread rises, spreads those over `pictures`. `start`: pictures to
+    begin with, one a unit or one for all. `contrast`: pictures of that root mean square around grey, not of `maco`.
 
     Units: those of the site or target. Source: Olah et al. 2017 (Distill); MACO Fel et al. 2023, 2306.06805, who
     optimise phases as angles: here they are those of a real picture, and the spectrum is of pictures whose colours were
@@ -163,9 +164,16 @@ class _Wish:
             _repeated(aim, self.how.looks), self.facet, self.weight, ones if spread is None else spread, beside
         )
 
+    def dice(self, aim: Aim) -> Dice:
+        """The dice of each row follow from its unit or direction, whichever others are made beside it."""
+        if not isinstance(aim, activation):
+            return torch.Generator().manual_seed(self.seed)
+        rows = self.names if aim.along is None else list(aim.along)
+        return [torch.Generator().manual_seed(int(fingerprint(self.seed, one)[:12], 16)) for one in rows]
+
     def granted(self, eye: Eye, aim: Aim, progress: bool) -> xarray.Dataset:
         """The pictures of one model with their numbers."""
-        known, dice = eye.seen(self.pictures), torch.Generator().manual_seed(self.seed)
+        known, dice = eye.seen(self.pictures), self.dice(aim)
         paint = Paint(self.by, Spectrum.of(known), self.contrast)
         begun = None if self.start is None else _each(eye.seen(self.start), len(self.names))
         free = paint.begin(len(self.names), dice, begun)

@@ -10,6 +10,7 @@ of one length. Of `maco` only phases are free, and, within the mean size, the co
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,7 @@ from cutaway.methods.feature_visualisation.spectrum import Spectrum
 By = Literal["pixel", "fourier", "maco"]
 Free = tuple[Tensor, ...]
 Pictures = Float[Tensor, "_ channel y x"]
+Dice = torch.Generator | Sequence[torch.Generator]  # of all rows, or of each: then no row depends on the others
 WAYS: tuple[By, ...] = ("pixel", "fourier", "maco")
 DECAY, FAINT, EDGE = 1.0, 0.1, 0.02
 
@@ -46,19 +48,18 @@ class Paint:
                 do="leave it out: the spectrum of the data set says how strong the picture is",
             )  # fmt: skip
 
-    def begin(self, rows: int, dice: torch.Generator, start: Pictures | None = None) -> Free:
+    def begin(self, rows: int, dice: Dice, start: Pictures | None = None) -> Free:
         """Free numbers of as many pictures, by chance or from pictures in [0, 1]."""
         height, width = self.spectrum.shape
         if start is not None:
             return tuple(one.detach().clone().requires_grad_() for one in self._from(start))
-        shape = (rows, 3, height, width)
-        noise = torch.randn(shape, generator=dice)
+        noise = _thrown(torch.randn, (rows, 3, height, width), dice)
         if self.by == "pixel":
             free: Free = (FAINT * noise,)
         elif self.by == "fourier":
             free = (FAINT * torch.view_as_real(torch.fft.rfft2(noise, norm="ortho")),)
         else:
-            free = (noise, 0.5 * torch.randn((rows, 3), generator=dice))
+            free = (noise, 0.5 * _thrown(torch.randn, (rows, 3), dice))
         return tuple(one.requires_grad_() for one in free)
 
     def __call__(self, free: Free) -> Pictures:
@@ -114,7 +115,7 @@ class Paint:
 
 
 def shaken(
-    pictures: Pictures, dice: torch.Generator, *, jitter: float = 0.0, zoom: float = 0.0, noise: float = 0.0
+    pictures: Pictures, dice: Dice, *, jitter: float = 0.0, zoom: float = 0.0, noise: float = 0.0
 ) -> Pictures:  # fmt: skip
     """Each picture moved by up to `jitter` pixels, scaled by up to 1 ± `zoom`, with noise of that spread added.
 
@@ -123,7 +124,7 @@ def shaken(
     moved = pictures
     if jitter or zoom:
         rows, _, height, width = pictures.shape
-        drawn = 2 * torch.rand((rows, 3), generator=dice).to(pictures) - 1
+        drawn = 2 * _thrown(torch.rand, (rows, 3), dice).to(pictures) - 1
         turn = torch.zeros((rows, 2, 3), dtype=pictures.dtype, device=pictures.device)
         turn[:, 0, 0] = turn[:, 1, 1] = 1 / (1 + zoom * drawn[:, 0])
         turn[:, 0, 2], turn[:, 1, 2] = drawn[:, 1] * 2 * jitter / width, drawn[:, 2] * 2 * jitter / height
@@ -132,5 +133,12 @@ def shaken(
             pictures, places, mode="bilinear", padding_mode="reflection", align_corners=False
         )
     if noise:
-        moved = moved + noise * torch.randn(pictures.shape, generator=dice).to(pictures)
+        moved = moved + noise * _thrown(torch.randn, tuple(pictures.shape), dice).to(pictures)
     return moved
+
+
+def _thrown(make: Callable[..., Tensor], shape: tuple[int, ...], dice: Dice) -> Tensor:
+    """Random numbers of that shape, of each dice as many rows."""
+    if isinstance(dice, torch.Generator):
+        return make(shape, generator=dice)
+    return torch.cat([make((shape[0] // len(dice), *shape[1:]), generator=one) for one in dice])
