@@ -26,6 +26,7 @@ from scipy.stats import spearmanr
 from cutaway.bench.retrained import Retrained, world
 from cutaway.bench.retrained.family import learnt
 from cutaway.bench.retrained.items import CUED
+from cutaway.bench.retrained.jobs import AGAIN, SEED
 from cutaway.methods.data_attribution.data_attribution import data_attribution
 from cutaway.methods.data_attribution.features import Projection, item_features
 from cutaway.methods.data_attribution.measures import lds, loo_correlation, mislabel_auc
@@ -39,7 +40,8 @@ from cutaway.questions.training import Batch, Drawings, Items
 from cutaway.report.findings_traced import BEFORE, LIKENESS, OF_DRAWINGS, TRACIN, WAYS, flaws
 
 KINDS = ("held", "copied", "misled")
-TAKEN, ASKED = 20, 2  # items taken away before a retraining; queries of each kind for which that is done
+TAKEN, ASKED = 20, 4  # items taken away before a retraining; queries of each kind for which that is done
+SEEDS = (SEED, AGAIN)  # of these retrainings
 EVEN = ", steps of one length"
 DRAWN = {**OF_DRAWINGS, f"{TRACIN}{EVEN}": OF_DRAWINGS[f"dot{EVEN}"]}
 GRADIENTS, DRAWN = (
@@ -160,7 +162,7 @@ def methods(made: Retrained, keep: dict[str, np.ndarray], only: Sequence[str]) -
     columns = "LDS | held | copied | misled | left out | wrong, AUC | copies in 4 | cue, AUC"
     print(f"| method | {columns} | items, s | query, s | bytes an item |")
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
-    for one in both(made):  # a scheduler that has been used is another content
+    for one in both(made):  # noised inputs are made before anything is timed
         for draw in range(one.draws if made.name == "sd" else 0):
             one.on(made.model)(range(len(one)), draw)
     every = {"representation": {"method": "representation"}, **GRADIENTS, **(DRAWN if made.name == "sd" else {})}
@@ -275,30 +277,31 @@ def joined(found: dict[str, Any], names: Sequence[str]) -> tuple[Piece, ...]:
 
 
 def removal(made: Retrained, keep: dict[str, np.ndarray]) -> None:
-    """What a query loses when its first items by a method are taken away and the model is trained anew."""
-    ready = made.ready()
-    chance = np.random.default_rng(1).normal(size=(len(made.queries), len(made.items)))
-    names = ("representation", "TRAK")
-    every = {"chance": chance, **{name: keep[name] if name in keep else scored(made, name) for name in names}}
+    """What a query loses when its first items by a method are taken away and the model is trained anew, two seeds."""
+    ready, whole = made.ready(), made.numbers["full"].double().numpy()
+    ways = {"chance": np.random.default_rng(1).normal(size=(len(made.queries), len(made.items)))}
+    ways |= {name: keep[name] if name in keep else scored(made, name) for name in (LIKENESS, "TRAK", BEFORE)}
     print(f"\n{made.name}: outcome lost without the first {TAKEN} of {len(made.items)} items, {ASKED} queries a kind")
     print("| items by | held | copied | misled |")
     print("|---|---|---|---|")
-    for name, scores in every.items():
+    for name, scores in ways.items():
         said = []
         for kind in KINDS:
-            lost = []
-            for query in made.planted.asked(kind)[:ASKED]:
+            lost = np.zeros((len(SEEDS), ASKED))
+            for at, query in enumerate(made.planted.asked(kind)[:ASKED]):
                 kept = np.ones(len(made.items), dtype=bool)
                 kept[np.argsort(-scores[query], kind="stable")[:TAKEN]] = False
-                lost.append(made.full[query] - made.retrain(kept, ready=ready)[query])
-            said.append(", ".join(f"{one:.3f}" for one in lost))
+                for seed in SEEDS:
+                    lost[seed, at] = whole[seed, query] - made.retrain(kept, seed, ready=ready)[query]
+            means = " / ".join(f"{one:.3f}" for one in lost.mean(1))
+            said.append(f"{means} ({lost.mean(0).min():.2f} to {lost.mean(0).max():.2f})")
         print(f"| {name} | {' | '.join(said)} |", flush=True)
 
 
 def scored(made: Retrained, name: str) -> np.ndarray:
     """The scores of a method by its name."""
-    how = {"representation": {"method": "representation"}, **GRADIENTS, **DRAWN}[name]
-    found: np.ndarray = applied(made, how).data["scores"].values
+    how = {LIKENESS: {"method": "representation"}, BEFORE: GRADIENTS["TRAK"], **GRADIENTS, **DRAWN}[name]
+    found: np.ndarray = applied(made, how, floor=name == BEFORE).data["scores"].values
     return found
 
 

@@ -1,5 +1,7 @@
 """The numbers of the retrained worlds belong to their recipes, and their truth is what was planted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from cutaway.bench.retrained.items import COPIES, CUE, CUED, HELD
 from cutaway.bench.retrained.jobs import AGAIN, ENOUGH, SEED, alone, halves, jobs
 from cutaway.errors import InputError
 from cutaway.methods.data_attribution.measures import lds
+from cutaway.methods.shown import applied
+from cutaway.methods.table import method
 
 WORLDS = list(FAMILIES)
 
@@ -94,6 +98,19 @@ def test_a_second_seed_foretells_the_first_and_chance_does_not():
     agree = [np.corrcoef(one, other)[0, 1] for one, other in zip(made.outcome[:few].T, made.again.T, strict=True)]
     chance = lds(dice.normal(size=(len(made.queries), len(made.items))), made.kept, made.outcome)
     assert np.mean(agree) > 0.5 and abs(chance.mean()) < 0.1
+
+
+def test_a_page_says_how_far_scores_foretell_the_halves():
+    made = world("llava")
+    declared = method("data-attribution")
+    how = {"weights": "text.1.mlp.out", "method": "cosine", "batch": 96}
+    entry = replace(declared.reported[0], options=how)
+    page = applied(made.question(HELD), [replace(declared, reported=(entry,))])
+    found = page.made("data_attribution")
+    own = lds(found["scores"].values, made.kept, made.outcome[:, [HELD]])
+    assert np.allclose(found["lds"], own) and own[0] > found["lds_random"].values[0] + 0.2
+    assert all("LDS" in view.seen for view in list(declared.show(page))[:2])
+    assert made.training().known is None and page.question.training.take([0]).known is None
 
 
 def test_a_world_is_known_by_name():

@@ -255,6 +255,37 @@ def test_an_adapter_at_its_beginning_is_a_projection_of_one_side():
     assert np.isfinite(found["scores"].values).all() and found["scores"].values.any()
 
 
+def test_of_a_trained_adapter_both_sides_count_by_the_mean_of_inverses():
+    """DataInf by hand, from gradients of one item at a time, and the inverse that it stands for."""
+    model = cutaway.load(Adapted().double())
+    x, truth, asked = noise(N, WIDE, seed=1), noise(N, seed=2), noise(2, WIDE, seed=3)
+    learns = [model.module.lora_A.weight, model.module.lora_B.weight]
+    optimiser = torch.optim.SGD(learns, lr=0.1)
+    for _ in range(20):
+        optimiser.zero_grad()
+        (model.module(x)[:, 0] - truth).square().mean().backward()
+        optimiser.step()
+
+    def slopes(value):
+        return [one.flatten() for one in torch.autograd.grad(value, learns)]
+
+    items = [slopes((model.module(x[i : i + 1])[0, 0] - truth[i]).square()) for i in range(N)]
+    numbers = [slopes(model.module(asked[i : i + 1])[0, 0]) for i in range(2)]
+    by_hand, exact = torch.zeros(2, N), torch.zeros(2, N)
+    for side in (0, 1):
+        g, q = (torch.stack([one[side] for one in some]) for some in (items, numbers))
+        ridge = 0.1 * g.square().mean() * torch.eye(g.shape[1])
+        by_hand -= q @ torch.stack([torch.linalg.inv(torch.outer(k, k) + ridge) for k in g]).mean(0) @ g.T
+        exact -= q @ torch.linalg.inv(g.T @ g / N + ridge) @ g.T
+    train = Rows(x=x, truth=truth, cost=lambda out, truth: (out - truth) ** 2)
+    how = {"kind": "whole", "weights": "lora_*", "progress": False}
+    found = data_attribution(model, train, Inputs({"x": asked}), output, method="datainf", **how)["scores"].values
+    assert np.allclose(found, by_hand.detach(), rtol=1e-4, atol=1e-6)
+    assert loo_correlation(found, exact.detach().numpy()).min() > 0.5
+    other = data_attribution(model, train, Inputs({"x": asked}), output, method="logra", **how)["scores"].values
+    assert np.allclose(other, exact.detach(), rtol=1e-4, atol=1e-6)
+
+
 def test_what_is_kept_is_taken_up_and_known_by_content(clip, six, tmp_path, monkeypatch):
     chosen, hows = pieces(clip, "vision.1.attn.q"), [Projection(size=3, seed=s) for s in (0, 1)]
     plain = item_features(clip, six, chosen, hows, Plan(2), progress=False)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from numpy import ndarray
 from PIL.Image import Image
 from torch import Tensor
 
@@ -32,16 +33,25 @@ Target = Callable[[Run], Tensor]
 Batch = tuple[Inputs, Target]
 
 
+class Trainings(NamedTuple):
+    """Which items each of some trainings kept, and how well its model did on what is asked; higher is better."""
+
+    kept: Bool[ndarray, "training item"]
+    outcome: Float[ndarray, "training query"]
+
+
 @dataclass(frozen=True, eq=False)
 class Items:
     """Ready rows, each with its loss: `inputs` one row each, `target` what any of them costs.
 
     Other kinds of items say how they are made: `Pairs`, `Answers`, `Drawings`. `draws` is how often an item is looked
-    at, each time in another way (noise, step). `likelihood` says that a loss is -log of a probability.
+    at, each time in another way (noise, step). `likelihood` says that a loss is -log of a probability. `known` is what
+    trainings on some of these very items gave, where somebody made them.
     """
 
     inputs: Sequence[Inputs] = ()
     target: Target | None = None
+    known: Trainings | None = field(default=None, kw_only=True)
     likelihood: ClassVar[bool] = True
 
     def __len__(self) -> int:
@@ -59,7 +69,7 @@ class Items:
 
     def take(self, chosen: Sequence[int]) -> Items:
         """Some of the items."""
-        return replace(self, inputs=[self.inputs[i] for i in chosen])
+        return replace(self, inputs=[self.inputs[i] for i in chosen], known=None)
 
     def on(self, model: Model, measure: Measure = "loss") -> Callable[[Sequence[int], int], Batch]:
         """For a model: what makes the inputs of some items in one of their draws, and their losses."""
@@ -107,7 +117,8 @@ class Pairs(Items):
         every = self._places()
         pictures, texts = [self.pictures[i] for i in chosen], [self.texts[i] for i in chosen]
         places = [every[i] for i in chosen]
-        return replace(self, pictures=pictures, texts=texts, places=places, among=self.among or self)
+        among = self.among or self
+        return replace(self, pictures=pictures, texts=texts, places=places, among=among, known=None)
 
     def _places(self) -> Sequence[int]:
         if self.places is not None:
@@ -170,7 +181,8 @@ class Answers(Items):
     def take(self, chosen: Sequence[int]) -> Answers:
         """Some of them."""
         pictures, texts = [self.pictures[i] for i in chosen], [self.texts[i] for i in chosen]
-        return replace(self, pictures=pictures, texts=texts, answers=[self.answers[i] for i in chosen])
+        answers = [self.answers[i] for i in chosen]
+        return replace(self, pictures=pictures, texts=texts, answers=answers, known=None)
 
     def on(self, model: Model, measure: Measure = "loss") -> Callable[[Sequence[int], int], Batch]:
         """Questions with answers, and the losses of these."""
@@ -218,7 +230,8 @@ class Drawings(Items):
 
     def take(self, chosen: Sequence[int]) -> Drawings:
         """Some of them."""
-        return replace(self, pictures=[self.pictures[i] for i in chosen], prompts=[self.prompts[i] for i in chosen])
+        pictures, prompts = [self.pictures[i] for i in chosen], [self.prompts[i] for i in chosen]
+        return replace(self, pictures=pictures, prompts=prompts, known=None)
 
     def on(self, model: Model, measure: Measure = "loss") -> Callable[[Sequence[int], int], Batch]:
         """Noised pictures with their prompts and the denoiser's errors, or with a measure of what it gives."""

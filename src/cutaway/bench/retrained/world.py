@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,18 +17,20 @@ from torch import Tensor
 
 from cutaway.bench.retrained.contrastive import Contrastive
 from cutaway.bench.retrained.drawing import Drawing
-from cutaway.bench.retrained.family import Family, learnt
+from cutaway.bench.retrained.family import Family, learnt, pictures
 from cutaway.bench.retrained.generative import Generative
-from cutaway.bench.retrained.items import Planted, Truth, planted
+from cutaway.bench.retrained.items import SIDE, Planted, Truth, planted
 from cutaway.bench.retrained.jobs import MARKS, SEED
 from cutaway.bench.retrained.training import train
 from cutaway.data.worlds import Item
 from cutaway.errors import InputError, LoadError, near
 from cutaway.model.model import Model
 from cutaway.model.pieces import Piece, pieces
-from cutaway.questions.training import Items
+from cutaway.questions.question import Question
+from cutaway.questions.training import Items, Trainings
 
 _HOME = Path(__file__).parent / "shipped"
+KINDS = {"clip": "match", "llava": "ask", "sd": "draw"}
 FAMILIES: dict[str, Family] = {one.name: one for one in (Contrastive(), Generative(), Drawing())}
 
 
@@ -153,6 +155,21 @@ class Retrained:
         """The queries as methods take them, or those of one kind; the outcome is minus their loss."""
         chosen = self.planted.asked(kind) if kind else range(len(self.queries))
         return self.family.asked([self.queries[index] for index in chosen], self.planted.reference)
+
+    def question(self, query: int = 0) -> Question:
+        """A query as a question, of what draws at one level of noise, with the items and what the halves gave for it.
+
+        >>> world("llava").question(3).training.known.outcome.shape
+        (64, 1)
+        """
+        at = range(len(self.queries))[query]
+        item, model = self.queries[at], self.model
+        inputs, target = self.asked().take([at]).on(model)([0], 0)
+        items = replace(self.training(), known=Trainings(self.kept, self.outcome[:, [at]]))
+        more: dict[str, Any] = {"kind": KINDS[self.name], "target": target, "pictures": tuple(pictures([item], SIDE))}
+        return Question(
+            model=model, inputs=inputs, words=(item.caption.text,), text=item.caption.text, learnt=items, **more
+        )
 
     def ready(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """What the frozen parts make of items and of queries: seconds, once for any number of `retrain`."""

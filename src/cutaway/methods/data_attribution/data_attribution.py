@@ -24,6 +24,7 @@ from cutaway.methods.data_attribution.features import (
     item_features,
     of_target,
 )
+from cutaway.methods.data_attribution.measures import lds
 from cutaway.methods.data_attribution.scores import METHODS, Curved, own
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.inputs import Inputs
@@ -50,7 +51,8 @@ class DataAttribution(Result):
     """`scores` (query, item): above 0 where training on the item makes the number better, to first order.
 
     `random`: the same scores of items in an order by chance. `own` (item): the score of an item for itself, NaN where
-    there is none. `loss` (item): what it costs now. `value` (query): the number. `caption`: the items in words.
+    there is none. `loss` (item): what it costs now. `value` (query): the number. `caption`: the items in words. Where
+    the items say what trainings on some of them gave, `lds` and `lds_random` (query): how far scores foretell these.
     """
 
     main: ClassVar[str] = "scores"
@@ -183,9 +185,13 @@ def _summed(
     raw, mine = np.asarray(raw), np.asarray(mine)
     dice = np.random.default_rng(options.seed)
     captions = [train.shown(i)[1] for i in range(len(train))]
+    each = {"scores": raw, "random": dice.permuted(raw, axis=1)}
+    known = {} if train.known is None else {
+        name: ("query", lds(each[of], *train.known)) for name, of in (("lds", "scores"), ("lds_random", "random"))
+    }  # fmt: skip
     return xarray.Dataset(
         {
-            "scores": (("query", "item"), raw), "random": (("query", "item"), dice.permuted(raw, axis=1)),
+            **{name: (("query", "item"), one) for name, one in each.items()}, **known,
             "own": ("item", mine), "loss": ("item", made[-1][2]), "value": ("query", made[-1][3]),
             "caption": ("item", captions),
         },

@@ -109,4 +109,15 @@ def _said(found: DataAttribution) -> str:
     return (
         f"Of {values.size} training items “{captions[best]}” helps most ({number(float(values[best]))}), and "
         f"“{captions[worst]}” harms most ({number(float(values[worst]))}), by {found.provenance.options['by']}."
+        f"{_foretold(found)}"
+    )
+
+
+def _foretold(found: DataAttribution) -> str:
+    """How far the scores foretell models that were trained on some of the items; "" where nobody trained them."""
+    if "lds" not in found.data:
+        return ""
+    mine, chance = (number(float(found[name].values[0])) for name in ("lds", "lds_random"))
+    return (
+        f" LDS {mine}: how far the scores order models trained on some of the items ({chance} in an order by chance)."
     )
