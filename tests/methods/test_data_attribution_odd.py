@@ -30,6 +30,15 @@ def test_a_piece_that_no_item_moves_adds_nothing_and_one_without_curvature_is_re
         METHODS[method](query, moved, Curved(train, 0.1))
 
 
+@pytest.mark.parametrize("method", ["dot", "ekfac"])
+def test_items_that_are_padded_beside_longer_ones_count_as_alone(method):
+    model, answers = opened("llama"), ["red", "blue", "dog"]
+    items = Answers([], None, [None] * 3, TEXTS, answers)
+    how = {"method": method, "weights": "text.*.mlp.out", "size": 4, "progress": False}
+    alone, beside = (data_attribution(model, items, items, batch=n, **how)["scores"].values for n in (1, 3))
+    assert np.allclose(alone, beside, rtol=1e-3, atol=1e-3 * np.abs(alone).max())
+
+
 def test_what_is_damaged_or_odd_says_so(tmp_path):
     model = opened("llama")
     items, asked = Answers([], None, [None] * 3, TEXTS, ["red", "blue", "dog"]), model.inputs(text="a dog is")

@@ -109,6 +109,12 @@ def test_a_picture_to_begin_with_is_the_first_one(spectrum, by):
     assert torch.allclose(paint(paint.begin(1, torch.Generator(), scene)), scene, atol=1e-3)
 
 
+@pytest.mark.parametrize("by", ["pixel", "fourier", "maco"])
+def test_pictures_with_odd_sides_have_their_own_size(by):
+    paint = Paint(by, Spectrum.of(torch.rand(3, 3, 9, 7)))
+    assert paint(paint.begin(2, torch.Generator())).shape == (2, 3, 9, 7)
+
+
 def test_pictures_are_moved_by_whole_pixels_as_told_and_left_alone_where_nothing_moves_them():
     pictures = torch.rand(2, 3, 16, 16)
     assert shaken(pictures, torch.Generator()) is pictures
@@ -136,6 +142,7 @@ def test_units_of_an_untrained_model_rise_as_well_but_less():
     z = found.scores()
     assert float(z["made"].median()) > 2 and 1 < float(z["floor"].median()) < float(z["made"].median())
     number, units = declared.show(page)
+    assert all(f"{float(z[name].median()):.3f}" in units.seen for name in ("made", "best", "random", "floor"))
     assert "spreads above the mean" in number.seen and "before training" in units.seen
     assert len(units.pictures) == 12 and units.captions[2].endswith("made for the model before training")
 

@@ -218,7 +218,6 @@ def found_by_hand(full):
         "Beside chance": [margin],
         **flow_by_hand(shown),
         **relevance_by_hand(shown),
-        **visions_by_hand(shown),
     }  # fmt: skip
 
 
@@ -252,17 +251,6 @@ def by_word_by_hand(full, text):
     maps = grid[0] - grid[1:]
     best = maps[abs(maps.sum((1, 2))).argmax()]
     return [best.sum(), best[best > 0].sum(), best[best < 0].sum()]
-
-
-def visions_by_hand(shown):
-    """How many spreads above the mean of the data set what was made, its best picture and chance are, medians."""
-    wanted = {"vision": "A picture made for the number", "unit_visions": "Pictures made for units"}
-    said = {}
-    for name, title in wanted.items():
-        data = shown.made(name).data
-        sides = (data["value"], data["best"], data["random"].mean("draw"))
-        said[title] = [float(((one - data["mean"]) / data["spread"]).median()) for one in sides]
-    return said
 
 
 def test_every_number_in_a_sentence_is_that_of_the_arrays(full, views):
@@ -447,7 +435,7 @@ def test_overwrite_replaces_every_file_of_an_earlier_report_and_nothing_else(tmp
     assert {"counterfactual.png", "bank.txt", "patching_head.nc"} <= before <= {*explain.FILES, "mine.nc"}
     explain.explain("tiny:clip", tmp_path / "new" / "picture.png", ["a dog"], out=tmp_path / "new", overwrite=True)
     after = {file.name for file in (tmp_path / "new").iterdir()}
-    kept = {"decomposition", "knockout", "lens", "vision", "unit_visions", "relevance", "mine"}
+    kept = {"decomposition", "knockout", "lens", "relevance", "mine"}
     kept |= {f"relevance_by_{how}" for how in ("attention", "removal", "slope")}
     assert after == {"report.html", "picture.png", *(f"{name}.nc" for name in kept)}
     assert (tmp_path / "new" / "mine.nc").read_text() == "not a report's"

@@ -72,6 +72,7 @@ class WeightGradients:
     ) -> tuple[Float[Tensor, "columns columns"], Float[Tensor, "rows rows"] | Float[Tensor, "rows"]]:
         """Sums over rows and positions of x x' and d d': the factors of a Kronecker-factored curvature.
 
+        Positions that no gradient comes back to (padding, words behind the number) are left out of both.
         Of a norm, whose gradient is no outer product, G'G and GG'; of a table of words the second is its
         diagonal, also where it is the unembedding too.
         """
@@ -88,9 +89,11 @@ class WeightGradients:
             elif isinstance(call.module, nn.Embedding):
                 ids, slope = _words(call, piece, accurate)
                 inner += torch.einsum("bti,btj->ij", slope, slope)
-                outer += torch.bincount(ids[ids < size[0]], minlength=size[0]).to(outer)
+                reached = (ids < size[0]) & slope.ne(0).any(-1)
+                outer += torch.bincount(ids[reached], minlength=size[0]).to(outer)
             else:
                 slope, got = (part.flatten(0, 1) for part in _sides(call, piece, accurate))
+                got = got[slope.ne(0).any(1)]
                 inner += got.T @ got
                 outer += slope.square().sum(0) if table else slope.T @ slope
         return inner, outer

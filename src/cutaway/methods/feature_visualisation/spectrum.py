@@ -18,12 +18,13 @@ class Spectrum:
     """`mean` and `colour` of the pixels (the symmetric root of their covariance), and `size`, the mean |F| of each
     frequency of pictures whose colours were taken apart, z = colour⁻¹ (x - mean).
 
-    `size` is that of `torch.fft.rfft2` with norm "ortho".
+    `size` is that of `torch.fft.rfft2` with norm "ortho", which does not say whether the `width` is even.
     """
 
     mean: Float[Tensor, "channel"]
     colour: Float[Tensor, "channel channel"]
     size: Float[Tensor, "channel y half"]
+    width: int
 
     @classmethod
     def of(cls, pictures: Float[Tensor, "n channel y x"]) -> Spectrum:
@@ -41,13 +42,12 @@ class Spectrum:
         values, vectors = torch.linalg.eigh(torch.cov(flat))
         root = vectors @ torch.diag(values.clamp_min(LEAST).sqrt()) @ vectors.T
         apart = _mixed(torch.linalg.inv(root), pictures - flat.mean(1)[:, None, None])
-        return cls(flat.mean(1), root, torch.fft.rfft2(apart, norm="ortho").abs().mean(0))
+        return cls(flat.mean(1), root, torch.fft.rfft2(apart, norm="ortho").abs().mean(0), pictures.shape[-1])
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the pictures."""
-        rows, half = self.size.shape[1:]
-        return rows, 2 * (half - 1)
+        return self.size.shape[1], self.width
 
     def apart(self, pictures: Float[Tensor, "n channel y x"]) -> Float[Tensor, "n channel y x"]:
         """Colours taken apart: z."""
