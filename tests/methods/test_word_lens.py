@@ -283,7 +283,7 @@ def test_it_begins_as_the_logit_lens_and_is_the_same_from_the_same_seed():
 
 
 def test_it_is_what_plain_torch_fits():
-    """The same three steps by autograd through `kl_div`, Adam and the model's own modules, at all positions."""
+    """Three steps by autograd through `kl_div`, Adam and the model's own modules, whose norm is in single precision."""
     model, inputs = opened("llama"), given("llama")
     found = tuned_lens(model, [inputs], steps=3, rate=1e-2, progress=False)
     sites = sites_of(model, "text")
@@ -302,9 +302,9 @@ def test_it_is_what_plain_torch_fits():
         for one, slope in zip(made, torch.autograd.grad(sum(losses), made), strict=True):
             one.grad = slope
         adam.step()
-    assert torch.allclose(found.tensors["change"], torch.stack(made[::2]).detach(), atol=1e-10)
-    assert torch.allclose(found.tensors["bias"], torch.stack(made[1::2]).detach(), atol=1e-10)
-    assert found.config["kl"] == pytest.approx([loss.item() for loss in losses], rel=1e-9)
+    assert torch.allclose(found.tensors["change"], torch.stack(made[::2]).detach(), rtol=0, atol=1e-5)
+    assert torch.allclose(found.tensors["bias"], torch.stack(made[1::2]).detach(), rtol=0, atol=1e-5)
+    assert found.config["kl"] == pytest.approx([loss.item() for loss in losses], rel=1e-6)
 
 
 def test_it_learns_from_pictures_and_from_streams_that_are_long_enough():
