@@ -102,7 +102,8 @@ def in_words_of(inputs: Inputs, other: Inputs) -> Inputs:
     told = {key: value for key, value in other.tokens.items() if not key.startswith("denoiser")}
     told |= {key: other.tokens[key] for key in ("denoiser.text", "denoiser.joint")}
     tensors = {**inputs.tensors, name: other.tensors[name]}
-    return replace(inputs, tensors=tensors, tokens={**inputs.tokens, **told}, drawn=other.drawn)
+    call = inputs.call.in_words_of(other.call)
+    return replace(inputs, tensors=tensors, tokens={**inputs.tokens, **told}, drawn=other.drawn, call=call)
 
 
 def _asked(drawing: Inputs) -> dict[str, Any]:

@@ -59,6 +59,10 @@ class Forward:
         """The one call of the inputs of several, this one first; None where that is no call."""
         return self if self.stacks and all(call == self for call in calls) else None
 
+    def in_words_of(self, other: Forward) -> Forward:
+        """The call with the words of another: these are in the tensors, if the call does not say otherwise."""
+        return self
+
     @property
     def drawing(self) -> int | None:
         """How many steps the drawing has of which this is one; None where it is none."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cutaway.errors import InputError
 from cutaway.model.calls import Denoise
 from cutaway.model.drawing import prepare_drawing, taken, units
+from cutaway.model.encoded import encoded
 from cutaway.model.engine import Engine
 from cutaway.model.inputs import Inputs, as_list
 from cutaway.model.known import SHARED, parameters
@@ -37,8 +38,9 @@ class _Caught(Exception):  # noqa: N818, it carries what was looked for
 
 
 def draw_inputs(
-    engine: Engine, drawn: dict[str, Any], step: int | None, latent: Tensor | None, others: Mapping[str, Any]
-) -> Inputs:
+    engine: Engine, drawn: dict[str, Any], step: int | None, latent: Tensor | None, others: Mapping[str, Any],
+    *, encoder: bool = False,
+) -> Inputs:  # fmt: skip
     """What a pipeline is run on: a whole drawing, or with a `step` one evaluation of its denoiser.
 
     The picture of a pipeline that begins with one is part of the drawing; any other takes a picture at a step alone.
@@ -49,6 +51,7 @@ def draw_inputs(
         image, drawn = drawn["image"], {**drawn, "image": None}
     odd = next((name for name, value in others.items() if value is not None), None)
     alone = next((name for name, value in (("image", image), ("latent", latent)) if value is not None), None)
+    alone = alone or ("encoder" if encoder else None)
     if odd or (alone and step is None):
         raise InputError(
             f"{type(pipeline).__name__} takes no `{odd or alone}=`",
@@ -69,7 +72,8 @@ def draw_inputs(
         pixels = pipeline.image_processor.preprocess([picture(one) for one in as_list(image)], height, width)
         pixels = pixels.repeat_interleave(made.copies, 0) if len(pixels) == len(made.drawn) else pixels
     with engine.taken():
-        return _denoise(pipeline, engine.towers["denoiser"], made, step, latent, pixels)
+        once = _denoise(pipeline, engine.towers["denoiser"], made, step, latent, pixels)
+        return encoded(pipeline, made, once) if encoder else once
 
 
 def at_step(engine: Engine, drawn: Inputs, step: int, latent: Tensor | None = None) -> Inputs:

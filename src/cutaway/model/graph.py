@@ -212,7 +212,7 @@ class Graph:
 
 def readers(model: Model, inputs: Inputs) -> int:
     """How many receivers the graph of these inputs has, nothing run for it; MethodError where there is no graph."""
-    return sum(len(stream.receivers(None)) for stream in streams(model, inputs))
+    return sum(len(stream.receivers(None)) for stream in streams(model, inputs, look=False))
 
 
 def checked(graph: Graph, wanted: Sequence[str], which: str) -> list[str]:

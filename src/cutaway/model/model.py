@@ -148,6 +148,7 @@ class Model:
         length: int | None = None,
         step: int | None = None,
         latent: Tensor | None = None,
+        encoder: bool = False,
         answer: Answer | Sequence[Answer] | None = None,
         **tensors: Any,
     ) -> Inputs:
@@ -161,7 +162,8 @@ class Model:
         go by their own names (`input_ids=…`, `pixel_values=…`), also beside what does not make them.
         A model that writes about pictures takes all of them with a single text, one each with several texts, or a
         list for each text (`image=[[a, b], [c]]`). With `step=` a pipeline's denoiser is evaluated once, at that step
-        of the drawing: on the latents it has there, on `latent=`, or on `image=` with noise of the seed added.
+        of the drawing: on the latents it has there, on `latent=`, or on `image=` with noise of the seed added; with
+        `encoder=` the prompt encoders run before it in the same run.
         `answer=` puts words behind the prompt, one text for all or one a prompt, for `targets.answer()` to judge.
         A text beside a picture is put into the model's chat template, if it has one and the text does not mark the
         picture's place; a text alone is taken as it is (`chat` puts it there). Raises InputError on what a model
@@ -174,10 +176,11 @@ class Model:
                 "length": length,
             }  # fmt: skip
             others = {"text": text, "audio": audio, "answer": answer, **tensors}
-            return draw_inputs(self.engine, drawn, step, latent, others)
+            return draw_inputs(self.engine, drawn, step, latent, others, encoder=encoder)
         if prompt is not None:
             raise InputError("`prompt=` is for pipelines that draw", do="pass `text=`")
-        theirs = {"step": step, "latent": latent, "label": label, "pictures": pictures, "mask": mask, "length": length}
+        theirs = {"step": step, "latent": latent, "label": label, "pictures": pictures, "mask": mask, "length": length,
+                  "encoder": encoder or None}  # fmt: skip
         tensors |= {name: value for name, value in (theirs | {"strength": strength}).items() if value is not None}
         engine = self.engine
         made = prepare(

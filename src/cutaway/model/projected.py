@@ -13,7 +13,7 @@ from cutaway.model.model import Model
 from cutaway.model.projections import Projections, projections
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
-from cutaway.model.streams import Receiver
+from cutaway.model.streams import Receiver, lead
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +48,11 @@ class Projected:
             weight, start = self.of.weights[part], self.of.places[part]
             slope = slopes[out][..., start : start + weight.shape[0] * weight.shape[1]]
             heads = slope.unflatten(-1, weight.shape[:2]).movedim(-2, 0)
-            parts.append(torch.einsum("hbtd,hdm->hbtm", heads, weight.to(heads)))
+            parts.append(torch.einsum("h...td,hdm->h...tm", heads, weight.to(heads)))
         found: Tensor = torch.autograd.grad(
             run[self.of.norm], run[self.read], torch.cat(parts), retain_graph=True, is_grads_batched=True
         )[0]
-        return found
+        return found.flatten(1, 1 + lead(self.read)) if lead(self.read) else found
 
 
 def projected(model: Model, receivers: Sequence[Receiver]) -> Iterator[Projected]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cutaway.errors import MethodError, SiteError
 from cutaway.model.edits import Edit, Patch
+from cutaway.model.encoded import Encoded
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import STREAMS, Site
@@ -31,6 +32,7 @@ class Sender:
     `site` holds what it writes, `head` which part of it; `time` counts the sublayers before it. `gate`: what that is
     multiplied by before it is added. `between`: the states of the stream behind it and before it, where what it writes
     is read off these. `order`: the streams whose positions lie behind one another at its site, where it holds several.
+    `fed`: other streams make it.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Sender:
     gate: Site | None = None
     between: tuple[Site, Site] | None = None
     order: tuple[str, ...] = ()
+    fed: bool = False
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -57,8 +60,8 @@ class Sender:
 
     @property
     def begins(self) -> bool:
-        """Whether it is what enters the first block."""
-        return self.time == 0 and self.name != CONNECTOR
+        """Whether it is what enters the first block, and comes from no other stream."""
+        return self.time == 0 and not self.fed
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class Stream(_Layers):
         tower, start = self.tower, self.site(self.layers[0], "resid_pre")
         found = [Sender(f"{tower}.embed", tower, 0, start)]
         if self.joined and tower == "text":
-            found.append(Sender(CONNECTOR, tower, 0, start))
+            found.append(Sender(CONNECTOR, tower, 0, start, fed=True))
         for layer in self.layers:
             here, time = f"{tower}.{layer}", 2 * layer + 1
             z = f"{here}.attn.z"
@@ -203,18 +206,14 @@ class Stream(_Layers):
 
     def _connected(self, inputs: Inputs) -> tuple[tuple[Site, int], ...]:
         """The states of the vision tower that the connector is made of: those without which it says something else."""
-        model = self.model
-        states = [(self.site(self.layers[0], "resid_pre"), 1)]
-        states += [(self.site(layer, "resid_post"), 2 * layer + 3) for layer in self.layers]
-        run = model.run(inputs, record=[*(site for site, _ in states), "connector.out"], stop=True)
-        held: list[Edit] = [Patch(site, run[site]) for site, _ in states]
-        found = []
-        for at, (site, time) in enumerate(states):
-            other: Any = Patch(site, run[site].roll(1, -1))
-            moved = model.run(inputs, record="connector.out", edits=[*held[:at], other, *held[at + 1 :]], stop=True)
-            if not torch.equal(moved["connector.out"], run["connector.out"]):
-                found.append((site, time if site != self.end else LAST))
-        return tuple(found)
+        found = _made_of(self.model, inputs, self.states, "connector.out")
+        return tuple((site, time if site != self.end else LAST) for site, time in found)
+
+    @property
+    def states(self) -> list[tuple[Site, int]]:
+        """Its state at every place, with the time before which senders are in it."""
+        begun = [(self.site(self.layers[0], "resid_pre"), 1)]
+        return begun + [(self.site(layer, "resid_post"), 2 * layer + 3) for layer in self.layers]
 
 
 class Joint(_Layers):
@@ -225,8 +224,9 @@ class Joint(_Layers):
     and the MLP, which reads both streams as well, writes to either.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, words: tuple[tuple[Site, int], ...] = ()) -> None:
         super().__init__(model, DENOISER)
+        self.words = words  # the states of prompt encoders that the words are made of
         self.layers = range(len(model.towers[DENOISER].blocks))
         odd = next((layer for layer in self.layers if not self._fits(layer)), None)
         if odd is not None:
@@ -250,7 +250,11 @@ class Joint(_Layers):
     def senders(self) -> list[Sender]:
         """What writes, in order, the picture's first."""
         begun = {one: self.site(0, f"{one}.resid_pre") for one in STREAMS}
-        found = [Sender(f"{DENOISER}.{one}.embed", f"{DENOISER}.{one}", 0, site) for one, site in begun.items()]
+        fed = {STREAMS[1]: bool(self.words)}
+        found = [
+            Sender(f"{DENOISER}.{one}.embed", f"{DENOISER}.{one}", 0, site, fed=fed.get(one, False))
+            for one, site in begun.items()
+        ]
         for block in self.blocks:
             found += self._two(block) if block.mlp_weight is None else self._one(block)
         return found
@@ -288,8 +292,9 @@ class Joint(_Layers):
         return [*found, *mlps]
 
     def receivers(self, inputs: Inputs | None) -> list[Receiver]:
-        """What is made of them, in order."""
-        found: list[Receiver] = []
+        """What is made of them, in order; first the words that they begin with, where encoders run before them."""
+        begun = self.site(0, f"{STREAMS[1]}.resid_pre")
+        found = [Receiver(f"{DENOISER}.{STREAMS[1]}.embed", self.words, begun)] if self.words else []
         for layer in self.layers:
             time = 2 * layer + 1
             reads = tuple((self.site(layer, f"{one}.resid_pre"), time) for one in STREAMS)
@@ -305,7 +310,60 @@ class Joint(_Layers):
         return found
 
 
-def streams(model: Model, inputs: Inputs | None) -> Sequence[Stream | Joint]:
+class Encoder(Stream):
+    """The stream of a prompt encoder up to its last state that the words of a denoiser are made of."""
+
+    def __init__(self, model: Model, tower: str) -> None:
+        if f"{tower}.0.resid_pre" not in model.sites:
+            raise MethodError(
+                f"the prompt also goes through '{tower}' ({type(model.towers[tower].module).__name__}), whose blocks "
+                "the graph does not know",
+                expected="encoders whose blocks add up in a stream", exists=", ".join(model.sites.towers()),
+                do="leave out `encoder=`: the graph then begins at the denoiser",
+            )  # fmt: skip
+        super().__init__(model, tower, joined=False)
+
+    def until(self, words: Sequence[tuple[Site, int]]) -> None:
+        """Leave out the layers behind all of these states."""
+        last = max(time for site, time in words if site.tower == self.tower)
+        self.layers = [layer for layer in self.layers if 2 * layer + 3 <= last]
+        kept = {f"{self.tower}.{layer}.attn.z" for layer in self.layers}
+        self.weights = {name: weight for name, weight in self.weights.items() if name in kept}
+
+    def receivers(self, inputs: Inputs | None) -> list[Receiver]:
+        """What is made of it; it has no end of its own."""
+        return [one for one in super().receivers(inputs) if not one.ends]
+
+
+def _from_words(model: Model, inputs: Inputs, *, look: bool) -> Sequence[Encoder | Joint]:
+    """The streams of the prompt encoders and of the denoiser that reads them; without `look` nothing is run for it."""
+    found = [Encoder(model, name) for name, tower in model.towers.items() if tower.prompted]
+    if not look:
+        return [*found, Joint(model, tuple(one.states[-1] for one in found))]
+    begun = f"{DENOISER}.0.{STREAMS[1]}.resid_pre"
+    words = _made_of(model, inputs, [state for one in found for state in one.states], begun)
+    read = [one for one in found if any(site.tower == one.tower for site, _ in words)]
+    for one in read:
+        one.until(words)
+    return [*read, Joint(model, words)]
+
+
+def _made_of(
+    model: Model, inputs: Inputs, states: Sequence[tuple[Site, int]], made: str
+) -> tuple[tuple[Site, int], ...]:
+    """Of these states those without which what is made says something else: each in turn with its axes moved on."""
+    run = model.run(inputs, record=[*(site for site, _ in states), made], stop=True)
+    held: list[Edit] = [Patch(site, run[site]) for site, _ in states]
+    found = []
+    for at, (site, time) in enumerate(states):
+        other: Any = Patch(site, run[site].roll(1, -1))
+        moved = model.run(inputs, record=made, edits=[*held[:at], other, *held[at + 1 :]], stop=True)
+        if not torch.equal(moved[made], run[made]):
+            found.append((site, time))
+    return tuple(found)
+
+
+def streams(model: Model, inputs: Inputs | None, *, look: bool = True) -> Sequence[Stream | Joint]:
     """The streams that inputs run through, those that write into others first; of no inputs all there are.
 
     Raises MethodError for a model whose blocks do not add up in a stream.
@@ -316,6 +374,8 @@ def streams(model: Model, inputs: Inputs | None) -> Sequence[Stream | Joint]:
                 "a whole drawing runs its denoiser once a step, and a graph is of one evaluation",
                 expected="one step of the drawing", exists=f"a {inputs.call}", do="`model.inputs(prompt=…, step=3)`",
             )  # fmt: skip
+        if inputs is not None and isinstance(inputs.call, Encoded):
+            return _from_words(model, inputs, look=look)
         return [Joint(model)]
     begun = {tower: f"{tower}.0.resid_pre" for tower in TOWERS}
     here = {tower: model.sites.one(name) for tower, name in begun.items() if name in model.sites}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,23 @@ from cutaway.model.edits import Edit, Patch
 from cutaway.model.graph import Graph
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
-from cutaway.model.run import Run
 from cutaway.model.sites import Site
 from cutaway.model.streams import Sender, by_row, laid, stream_of
 
 MEMORY = 2**29  # bytes of what receivers make, held at once
+
+
+class At(Edit):
+    """An edit that computes what it writes from what is there, rows in front."""
+
+    def __init__(self, site: Site, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(site)
+        object.__setattr__(self, "change", change)
+
+    def apply(self, current: Float[Tensor, "..."], value: Float[Tensor, "..."] | None) -> Float[Tensor, "..."]:
+        """What is computed of it, in its place."""
+        assert isinstance(self.site, Site)
+        return self.change(by_row(current, self.site)).reshape(current.shape)  # type: ignore[attr-defined]
 
 
 def swept_edges(model: Model, graph: Graph, pair: Pair) -> Float[ndarray, "row sender receiver"]:
@@ -44,7 +57,7 @@ def swept_edges(model: Model, graph: Graph, pair: Pair) -> Float[ndarray, "row s
     return found
 
 
-def _made(model: Model, graph: Graph, pair: Pair) -> Iterator[tuple[Sequence[int], Run]]:
+def _made(model: Model, graph: Graph, pair: Pair) -> Iterator[tuple[Sequence[int], Mapping[str, Tensor]]]:
     """What every receiver makes when all it reads has one sender as in the counterfactual run, some senders at a time.
 
     Every state is put in place at every layer, so one run of several copies of the rows serves all receivers: nothing
@@ -53,14 +66,22 @@ def _made(model: Model, graph: Graph, pair: Pair) -> Iterator[tuple[Sequence[int
     states = {site: time for receiver in graph.receivers for site, time in receiver.reads}
     held = sum(pair.clean[name].numel() * pair.clean[name].element_size() for name in graph.record)
     step = 1 if graph.packed else max(1, MEMORY // max(1, held))
-    made = [*dict.fromkeys(str(receiver.site) for receiver in graph.receivers)]
+    made = dict.fromkeys(receiver.site for receiver in graph.receivers)
+    noted: dict[str, Tensor] = {}
+
+    def note(x: Tensor, site: Site) -> Tensor:
+        noted[str(site)] = x.clone()
+        return x
+
+    first: list[Edit] = [At(site, partial(note, site=site)) for site in made if site in states]  # before the patch
     for start in range(0, len(graph.senders), step):
         some = range(start, min(start + step, len(graph.senders)))
-        edits = [
+        edits = first + [
             Patch(site, laid(torch.cat([_moved(graph, pair, site, time, graph.senders[at]) for at in some]), site))
             for site, time in states.items()
         ]
-        yield some, model.run(copies(pair.here, len(some)), record=made, edits=edits)
+        run = model.run(copies(pair.here, len(some)), record=[*map(str, made)], edits=edits)
+        yield some, {**run.activations, **noted}
 
 
 def copies(inputs: Inputs, n: int) -> Inputs:
@@ -77,13 +98,13 @@ def _moved(graph: Graph, pair: Pair, site: Site, time: int, sender: Sender) -> T
     return clean + other - own
 
 
-def _heard(graph: Graph, pair: Pair, receiver: int, made: Run, share: int, of: int) -> Edit | None:
+def _heard(graph: Graph, pair: Pair, receiver: int, made: Mapping[str, Tensor], share: int, of: int) -> Edit | None:
     """The edit that lets a receiver make what it makes in a copy of the rows; None where that is what it made.
 
     From the first position on at which it is anything else: a sweep need not run those before.
     """
     one = graph.receivers[receiver]
-    every, clean = (by_row(run[one.site], one.site) for run in (made, pair.clean))
+    every, clean = (by_row(x, one.site) for x in (made[str(one.site)], pair.clean[one.site]))
     rows = len(every) // of
     value = every[share * rows : (share + 1) * rows]
     where: dict[str, Any] = {} if one.head is None else {"head": one.head}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.pair import Pair
-from cutaway.methods.causal_tracing.paths import MEMORY, copies
+from cutaway.methods.causal_tracing.paths import MEMORY, At, copies
 from cutaway.model.edits import Edit, Patch
 from cutaway.model.graph import Graph
 from cutaway.model.model import Model
 from cutaway.model.projected import Projected
 from cutaway.model.sites import Site
-from cutaway.model.streams import Receiver, by_row, laid, stream_of
+from cutaway.model.streams import Receiver, laid, stream_of
 
 Mask = Bool[ndarray, "sender receiver"]
 
@@ -46,18 +46,6 @@ def routed(model: Model, graph: Graph, pair: Pair, circuits: Sequence[Mask]) -> 
             found += list(model.sweep(pair.here, cells, pair.target, progress=False).values.values)
             cells = []
     return np.stack(found)
-
-
-class _At(Edit):
-    """An edit that computes what it writes from what is there, rows in front."""
-
-    def __init__(self, site: Site, change: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(site)
-        object.__setattr__(self, "change", change)
-
-    def apply(self, current: Float[Tensor, "..."], value: Float[Tensor, "..."] | None) -> Float[Tensor, "..."]:
-        assert isinstance(self.site, Site)
-        return self.change(by_row(current, self.site)).reshape(current.shape)  # type: ignore[attr-defined]
 
 
 class _Routing:
@@ -122,10 +110,10 @@ class _Routing:
                 read.setdefault(site, []).append(r)
         for known in dict.fromkeys(self.direct.values()):
             for name in dict.fromkeys(known.of.outs.values()):
-                edits.append(_At(self.model.sites.one(name), partial(self._projected, known=known, name=name)))
-        edits += [_At(site, partial(self._lent, receivers=some)) for site, some in made.items()]
-        edits += [_At(site, partial(self._noted, site=site, senders=each)) for site, each in written.items()]
-        edits += [_At(site, partial(self._told, site=site, receivers=some)) for site, some in read.items()]
+                edits.append(At(self.model.sites.one(name), partial(self._projected, known=known, name=name)))
+        edits += [At(site, partial(self._lent, receivers=some)) for site, some in made.items()]
+        edits += [At(site, partial(self._noted, site=site, senders=each)) for site, each in written.items()]
+        edits += [At(site, partial(self._told, site=site, receivers=some)) for site, some in read.items()]
         return edits
 
     def _lent(self, x: Tensor, receivers: list[int]) -> Tensor:
