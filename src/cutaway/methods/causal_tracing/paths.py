@@ -73,7 +73,8 @@ def _made(model: Model, graph: Graph, pair: Pair) -> Iterator[tuple[Sequence[int
         noted[str(site)] = x.clone()
         return x
 
-    first: list[Edit] = [At(site, partial(note, site=site)) for site in made if site in states]  # before the patch
+    made_before = dict.fromkeys(one.site for one in graph.receivers if one.site in states and not one.ends)
+    first: list[Edit] = [At(site, partial(note, site=site)) for site in made_before]
     for start in range(0, len(graph.senders), step):
         some = range(start, min(start + step, len(graph.senders)))
         edits = first + [
