@@ -1,6 +1,6 @@
 """What relevance maps are worth in the three families: the tables of docs/relevance.md.
 
-python benchmarks/relevance.py [--many 6] [--seeds 0 1] [--part clip llava tokens sd twins]
+python benchmarks/relevance.py [--many 6] [--seeds 0 1] [--part clip llava removal tokens captions sd twins]
 
 For each seed other scenes of EmojiWorld with two things each, of which the text names the first. Overlap (patches above
 the mean of the map), pointing and share are on the exact mask of that thing; `gone` how often the thing with more
@@ -35,7 +35,7 @@ from cutaway.methods.relevance.measures import (
 )
 from cutaway.methods.relevance.relevance import WAYS, Relevance
 from cutaway.methods.relevance.twins import apart, twins
-from cutaway.report.findings_pixels import FEW, asked, question, two_things
+from cutaway.report.findings_pixels import FEW, PAIR, asked, question, two_things
 
 SPOKEN = ("gradient", "gradient_input", "attn_lrp", "grad_cam", "rollout", "chefer", "tam")
 COLUMNS = ("overlap", "best", "points", "share", "floor", "gone", "together", "shuffled", "upper half", "seconds")
@@ -43,7 +43,10 @@ COLUMNS = ("overlap", "best", "points", "share", "floor", "gone", "together", "s
 
 def main() -> None:
     """Print the tables."""
-    parts = {"clip": clip, "llava": llava, "tokens": tokens, "sd": sd, "twins": told_apart}
+    parts = {
+        "clip": clip, "llava": llava, "removal": removal, "tokens": tokens, "captions": captions, "sd": sd,
+        "twins": told_apart,
+    }  # fmt: skip
     parser = seeded(__doc__, 6, "scenes")
     parser.add_argument("--part", nargs="*", choices=parts, default=[*parts])
     given = parser.parse_args()
@@ -115,6 +118,35 @@ def _scored(found: Relevance, scenes: list[data.Scene], whole: list[questions.Qu
     }  # fmt: skip
 
 
+def removal(many: int, seeds: list[int]) -> None:
+    """Things that are drawn away, or into an empty scene, in the order of the relevance on them."""
+    world = replace(PAIR, things=(3, 3))
+    for name in ("zoo:emoji-clip", "zoo:emoji-llava"):
+        model, floor = cutaway.load(name), cutaway.load(f"{name}@untrained")
+        for seed in seeds:
+            scenes = two_things(many, seed, world, 3)
+            whole = [question(model, one) for one in scenes]
+            inputs, target = asked(model, scenes)
+            before = asked(floor, scenes)[0]
+            print(f"\n{name}, seed {seed}, {len(scenes)} scenes of three things, in units of the number")
+            print("| method | deletion | floor | lowest | insertion | floor | highest |")
+            for method in (*WAYS, "by chance"):
+                made = [
+                    [
+                        really_gone(each, scene, found.map(at).values)
+                        for at, (each, scene) in enumerate(zip(whole, scenes, strict=True))
+                    ]
+                    for found in (
+                        _found(one, row, target, method, seed) for one, row in ((model, inputs), (floor, before))
+                    )
+                ]
+                numbers = []
+                for way, best in (("deletion", "lowest"), ("insertion", "highest")):
+                    numbers += [np.mean([getattr(each, way) for each in some]) for some in made]
+                    numbers.append(np.mean([getattr(each, best) for each in made[0]]))
+                print(f"| {method} | {' | '.join(f'{each:.3f}' for each in numbers)} |", flush=True)
+
+
 def tokens(many: int, seeds: list[int]) -> None:
     """Of a caption that is put into the model's mouth, the tokens that name a thing, against the mask of that thing."""
     model, floor = cutaway.load("zoo:emoji-llava"), cutaway.load("zoo:emoji-llava@untrained")
@@ -151,6 +183,51 @@ def _named(model: cutaway.Model, scenes: list[data.Scene], method: str) -> tuple
         chance.append(by_chance(heat, truth))
         others.append(located(heat, other))
     return fits, chance, others
+
+
+def captions(many: int, seeds: list[int]) -> None:
+    """Every token of a caption of four sentences, a sentence for each of three things and one for the background."""
+    model, floor = cutaway.load("zoo:emoji-llava"), cutaway.load("zoo:emoji-llava@untrained")
+    world = replace(PAIR, things=(3, 3))
+    for seed in seeds:
+        scenes = two_things(many, seed, world, 3)
+        print(f"\nzoo:emoji-llava, captions of four sentences, seed {seed}, {len(scenes)} captions")
+        print("| method | tokens | of | overlap | points | share | by chance | floor | on other things |")
+        for method in SPOKEN:
+            made, before = (_long(one, scenes, method) for one in (model, floor))
+            for what in ("name", "place", "background"):
+                fits, chance, other = (np.array([one[at] for one in made if one[0] == what]) for at in (1, 2, 3))
+                numbers = [*fits.mean(0), chance.mean(), np.mean([one[1][2] for one in before if one[0] == what])]
+                numbers.append(np.nanmean(other) if what != "background" else np.nan)
+                print(
+                    f"| {method} | {len(fits)} | {what} | {' | '.join(f'{one:.2f}' for one in numbers)} |", flush=True
+                )
+
+
+def _long(model: cutaway.Model, scenes: list[data.Scene], method: str) -> list[tuple[str, list[float], float, float]]:
+    """Of each token that says a thing, its place or a colour of the background: how its map fits what it says."""
+    told: list[tuple[str, list[float], float, float]] = []
+    for scene in scenes:
+        inputs = model.inputs(
+            image=[[data.render(scene)]], text=["What does the picture show?"], answer=[data.sentences(scene).text]
+        )
+        found = token_relevance(model, inputs, method=method, batch=32)
+        words, at = [str(one) for one in found["token"].values], -1
+        for number, word in enumerate(words):
+            heat = found.map(number).values
+            at += word == scene.things[min(at + 1, len(scene.things) - 1)].concept
+            parts = [covered(one, heat) for one in data.masks(scene)]
+            free = ~np.any(parts, 0)
+            if at >= 0 and word in (scene.things[at].concept, scene.things[at].place_name):
+                what, truth = "name" if word == scene.things[at].concept else "place", parts[at]
+                rest = [located(heat, one).mass for number, one in enumerate(parts) if number != at]
+            elif word in scene.background.colours and free.any():
+                what, truth, rest = "background", free, [np.nan]
+            else:
+                continue
+            fit = located(heat, truth)
+            told.append((what, [fit.iou, fit.hit, fit.mass], by_chance(heat, truth).mass, float(np.mean(rest))))
+    return told
 
 
 def sd(many: int, seeds: list[int]) -> None:

@@ -69,7 +69,10 @@ def test_a_thing_that_is_gone_leaves_what_was_behind_it(clip):
     gone = match(clip, render(alone), [f"a {scene.things[0].concept}"])
     assert right.effect[0] == pytest.approx(asked.value - gone.value, abs=1e-5)
     assert right.effect[0] > right.effect[1] and right.density[0] > right.density[1]
-    assert right.deletion < wrong.deletion and right.insertion > wrong.insertion
+    half = (right.effect[0] - right.effect[1]) / 6  # of two orders of two things; the middle of three pictures differs
+    assert right.deletion == pytest.approx(-half, abs=1e-5) and right.insertion == pytest.approx(half, abs=1e-5)
+    assert (wrong.deletion, wrong.insertion) == pytest.approx((half, -half), abs=1e-5)
+    assert (right.lowest, right.highest) == pytest.approx((right.deletion, right.insertion), abs=1e-9)
 
 
 def test_synergy_is_four_runs():

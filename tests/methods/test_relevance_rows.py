@@ -50,6 +50,19 @@ def test_a_row_without_a_picture_has_no_activation_map():
     assert np.isfinite(found["picture"].values[1:]).all()
 
 
+@pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
+def test_a_row_beside_one_without_a_picture_is_as_alone(method):
+    model = cutaway.load("tiny:llava", dtype="float64")
+    pictures, texts = [[], [tiny.picture()]], ["a red dog is here", "a red dog"]
+    whole = relevance(model, model.inputs(image=pictures, text=texts), targets.logit("cat"), method=method, points=2)
+    alone = relevance(
+        model, model.inputs(image=tiny.picture(), text=texts[1]), targets.logit("cat"), method=method, points=2
+    )
+    np.testing.assert_allclose(whole["picture"].values[1], alone["picture"].values[0], **SAME)
+    np.testing.assert_allclose(whole["word"].values[1][:3], alone["word"].values[0][:3], **SAME)
+    assert np.isnan(whole["picture"].values[0]).all()
+
+
 def test_tokens_do_not_depend_on_how_many_are_made_at_once():
     model = opened("llava")
     inputs = model.inputs(image=tiny.picture(), text="what is this", answer="a red dog")

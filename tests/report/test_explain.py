@@ -235,9 +235,9 @@ def flow_by_hand(shown):
 
 
 def relevance_by_hand(shown):
-    """The share of the patch with most relevance of all above zero."""
-    heat = shown.made("relevance").data["picture"].values[0, 0]
-    said = [heat.max() / heat[heat > 0].sum()]
+    """The share of the patch that counts most of the size of all."""
+    heat = abs(shown.made("relevance").data["picture"].values[0, 0])
+    said = [heat.max() / heat.sum()]
     return {f"Which {what} the number depends on, by method": said for what in ("patches", "words")}
 
 

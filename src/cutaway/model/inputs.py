@@ -112,7 +112,7 @@ class Inputs:
         if tower == "text" or text is None or not (text.image >= 0).any() or (pictures < 0).any():
             return tuple(range(known.batch))
         owner = {int(image): row for row in range(text.batch) for image in np.unique(text.image[row]) if image >= 0}
-        packed = known.batch == 1 < text.batch
+        packed = known.batch == 1 < text.batch and len(np.unique(known.image[known.image >= 0])) > 1
         return tuple(range(text.batch)) if packed else tuple(owner.get(int(image), 0) for image in pictures)
 
     def named(self, rows: int) -> dict[str, list[Any]]:

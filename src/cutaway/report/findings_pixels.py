@@ -52,10 +52,10 @@ def pixels(model: Model, n: int, seed: int, told: Callable[[str], None]) -> xarr
     )
 
 
-def two_things(many: int, seed: int, world: World = PAIR) -> list[Scene]:
-    """Scenes of two different things."""
+def two_things(many: int, seed: int, world: World = PAIR, things: int = 2) -> list[Scene]:
+    """Scenes of two different things, or of as many."""
     drawn = scenes("test", 100 * many, seed, world)
-    return list(islice((one for one in drawn if len({thing.concept for thing in one.things}) == 2), many))
+    return list(islice((one for one in drawn if len({thing.concept for thing in one.things}) == things), many))
 
 
 def asked(model: Model, some: list[Scene]) -> tuple[Inputs, Target]:

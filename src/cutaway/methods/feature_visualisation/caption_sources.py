@@ -14,11 +14,10 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 
 from cutaway.errors import MethodError
-from cutaway.methods.relevance.tokens import token_relevance
+from cutaway.methods.relevance.tokens import token_relevance, written
 from cutaway.methods.representation_decomposition.logit_decomposition import logit_decomposition
 from cutaway.methods.result import Provenance, Result
 from cutaway.methods.sparse_autoencoders.feature_effects import feature_effects
-from cutaway.model.answers import answered
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import logit_diff
@@ -101,7 +100,7 @@ def caption_sources(
     (['a', 'red', 'dog'], (2, 3, 4, 4))
     """
     started = time.perf_counter()
-    whole = inputs if inputs.answers else _written(model, inputs, length)
+    whole = inputs if inputs.answers else written(model, inputs, length)
     if len(whole.answers) != 1 or not (whole.tokens["text"].image >= 0).any():
         raise MethodError(
             f"{len(whole.answers)} captions" if len(whole.answers) != 1 else "the decoder reads no picture here",
@@ -124,18 +123,6 @@ def caption_sources(
         sites=tuple(model.dictionaries)[:1],
     )  # fmt: skip
     return CaptionSources(data.transpose("way", "token", ...), told)
-
-
-def _written(model: Model, inputs: Inputs, length: int) -> Inputs:
-    """The inputs with what the model writes behind them; its mark of the end is left out."""
-    made = model.generate(inputs, max_new_tokens=length, do_sample=False)
-    new = made.ids[0, made.inputs.tensors["input_ids"].shape[1] :]
-    end = getattr(model.tokenizer, "eos_token_id", None)
-    stop = (new == end).nonzero() if end is not None else new.new_zeros(0)
-    new = new[: int(stop[0])] if len(stop) else new
-    if not len(new):
-        raise MethodError("the model writes nothing", expected="a token at least", do="give the text as `answer=`")
-    return answered(model.engine, inputs, [new])
 
 
 def _token(

@@ -10,6 +10,14 @@ from cutaway.methods.feature_visualisation.views import show
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
 
+SHORT = 16  # tokens of what a model says, on a page about something else
+
+
+def _read_off_a_picture(question: Question) -> bool:
+    """Whether one picture lies among the positions of the tower that is asked."""
+    tokens = None if question.inputs is None else question.inputs.tokens.get(question.voice or "")
+    return question.kind == "ask" and tokens is not None and len(tokens.image) == 1 and bool((tokens.image >= 0).any())
+
 
 def _comparable(question: Question) -> bool:
     """Made pictures say little without those of the model before training, and of a large model they take long."""
@@ -48,7 +56,7 @@ METHODS = (
             "features": "So many features of the first dictionary for each token; 0: none.",
         },
         cannot="What would be written if a head or a patch were gone.",
-        reported=(Entry(name="caption", when=lambda _: False),),
+        reported=(Entry(name="caption", options={"length": SHORT, "features": 0}, when=_read_off_a_picture),),
         show=caption_views.show,
     ),
     Method(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import combinations, permutations
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from cutaway.model.targets import numbers
 from cutaway.questions.question import Question
 
 Map = Float[ndarray, "row col"]
+MANY = 6  # things of a scene of which every selection is drawn
 
 
 # --- against a mask ---------------------------------------------------------------------------------------------------
@@ -107,14 +109,16 @@ def alike(one: Map, other: Map) -> float:
 class Gone:
     """Of each thing of a scene: the relevance on it a patch (`density`), what the number loses without it (`effect`).
 
-    `deletion` and `insertion`: the mean of the number, as a share of the way from the scene without things to the whole
-    one, while things go, or come, in the order of their relevance.
+    `deletion`, `insertion`: the mean of the number while things go, or come into the empty scene, in the order of their
+    relevance, less the same over all orders; `lowest` and `highest`, what the best orders for that come to.
     """
 
     density: Float[ndarray, "thing"]
     effect: Float[ndarray, "thing"]
     deletion: float
     insertion: float
+    lowest: float
+    highest: float
 
 
 def without(scene: Scene, gone: Sequence[int]) -> Scene:
@@ -131,18 +135,26 @@ def really_gone(question: Question, scene: Scene, heat: Map) -> Gone:
     What it can NOT tell: anything of the parts of one thing, or of the background.
     """
     count = len(scene.things)
+    if count > MANY:
+        raise MethodError(
+            f"a scene of {count} things has {2**count} pictures", expected=f"{MANY} at most",
+            do="take scenes of fewer things",
+        )  # fmt: skip
     density = np.array([heat[covered(mask, heat)].mean() if mask.any() else 0.0 for mask in masks(scene)])
-    order = [int(one) for one in np.argsort(-density, kind="stable")]
-    sets = (
-        [[one] for one in range(count)] + [order[: at + 1] for at in range(count)] + [order[at:] for at in range(count)]
-    )
-    whole, *rest = values(question, [render(scene), *(render(without(scene, one)) for one in sets)])
-    each, going, coming = (np.array(rest[at * count : (at + 1) * count]) for at in range(3))
-    empty = coming[0]
-    way = whole - empty if abs(whole - empty) > 1e-9 else 1.0
-    deletion = (np.append(whole, going) - empty).mean() / way
-    insertion = (np.append(coming, whole) - empty).mean() / way
-    return Gone(density, whole - each, float(deletion), float(insertion))
+    sets = [frozenset(one) for size in range(count + 1) for one in combinations(range(count), size)]
+    known = dict(zip(sets, values(question, [render(without(scene, sorted(one))) for one in sets]), strict=True))
+    whole = known[frozenset()]
+
+    def path(order: Sequence[int]) -> float:
+        return float(np.mean([known[frozenset(order[:at])] for at in range(count + 1)]))
+
+    first = [int(one) for one in np.argsort(-density, kind="stable")]
+    ways = [path(one) for one in permutations(range(count))]
+    usual = float(np.mean(ways))
+    return Gone(
+        density, np.array([whole - known[frozenset([one])] for one in range(count)]), path(first) - usual,
+        path(first[::-1]) - usual, min(ways) - usual, max(ways) - usual,
+    )  # fmt: skip
 
 
 def values(question: Question, pictures: Sequence[Image]) -> list[float]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import torch
 import xarray
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from numpy import ndarray
 from torch import Tensor
@@ -115,10 +116,23 @@ class Relevance(Result):
         return f"{said}." if np.isfinite(value) else ""
 
     def _draw(self, ax: Axes) -> None:
-        if "picture" in self.data:
+        """The map of the number; of tokens, or the words of a prompt, theirs side by side, each in its own scale."""
+        if "maps" in self.data:
+            _strip(ax, self["maps"].values[0], self.words())
+        elif "token" in self.data.coords and "picture" in self.data:
+            _strip(ax, self["picture"].values[:, 0], [str(one) for one in self["token"].values])
+        elif "picture" in self.data:
             heat(ax, self.map(), self.provenance.options.get("how", ""), diverging=bool(self["picture"].min() < 0))
         else:
             super()._draw(ax)
+
+
+def _strip(ax: Axes, maps: Float[ndarray, "word row col"], words: Sequence[str]) -> None:
+    maps = np.nan_to_num(maps[: len(words)])
+    size = np.abs(maps).max((1, 2), keepdims=True)
+    ax.imshow(np.concatenate([*(maps / np.where(size > 0, size, 1))], 1), cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.set_xticks([maps.shape[2] * (at + 0.5) for at in range(len(words))], words, rotation=90)
+    ax.set_yticks([])
 
 
 def relevance(

@@ -93,8 +93,8 @@ def token_relevance(
 def written(model: Model, inputs: Inputs, length: int) -> Inputs:
     """The inputs with what the model writes behind them, as answers; its mark of the end is left out."""
     made = model.generate(inputs, max_new_tokens=length, do_sample=False)
-    begun = made.inputs.tensors["input_ids"].shape[1] if made.ids.shape[1] > length or len(made.texts) else 0
-    begun = begun if made.ids.shape[1] > begun else 0
+    prompt = made.inputs.tensors["input_ids"].shape[1]
+    begun = prompt if made.ids.shape[1] > prompt else 0
     end = getattr(model.tokenizer, "eos_token_id", None)
     new = []
     for ids, mask in zip(made.ids[:, begun:], made.mask[:, begun:], strict=True):

@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import xarray
 from jaxtyping import Float
+from PIL import Image
 
 from cutaway.methods.relevance.measures import by_chance, covered, located
 from cutaway.methods.relevance.relevance import Relevance
 from cutaway.methods.result import origin
 from cutaway.methods.shown import Page
 from cutaway.views import kinds
-from cutaway.views.words import quoted
+from cutaway.views.captions import WordMaps
+from cutaway.views.picture import Picture
+from cutaway.views.words import number, quoted
 
 ENTRY = "relevance"
 ENTRIES = {
@@ -37,6 +40,8 @@ def show(page: Page) -> Iterator[kinds.View]:
         yield maps(page, made)
     if any("word" in one.data for one in made.values()):
         yield words(page, made)
+    if (drawing := drawn(page)) is not None and any("maps" in one.data for one in made.values()):
+        yield counts(page, made, drawing)
     if scores := list(_scores(page, made)):
         yield _table(page, scores)
 
@@ -87,6 +92,42 @@ def words(page: Page, made: Mapping[str, Relevance]) -> kinds.Table:
     )  # fmt: skip
 
 
+def drawn(page: Page) -> Picture | None:
+    """What was drawn, where anything on this page drew it."""
+    every = (one.result.data for one in page.applied.values())
+    found = next((x["drawn"].values[0] for x in every if "drawn" in x and x["drawn"].dims[0] == "picture"), None)
+    return None if found is None else Picture.of(Image.fromarray(found), "what was drawn")
+
+
+def counts(page: Page, made: Mapping[str, Relevance], drawing: Picture) -> WordMaps:
+    """Where each word of a prompt counts in what was drawn, by the methods that have maps of words."""
+    mapped = {name: one for name, one in made.items() if "maps" in one.data}
+    look = page.applied[next(name for name, said in ENTRIES.items() if said in mapped)].look(word_maps)
+    said = next(iter(mapped.values())).words()
+    values = np.stack([_share(one["maps"].values[0][: len(said)]) for one in mapped.values()], 1)
+    shares = {name: _share(one["word"].values[0][: len(said)]) for name, one in made.items() if "word" in one.data}
+    best = int(np.nanargmax(values[:, 0].mean((1, 2))))
+    return WordMaps(
+        title="Where each word counts in the drawing", picture=drawing, words=tuple(said), ways=tuple(mapped),
+        told=tuple(f"The word at one step of the drawing: {_told(shares, at)}." for at in range(len(said))),
+        values=values, shown=best, unit="share of the largest",
+        bars=tuple(tuple(kinds.Bar(name, "by method", float(one[at])) for name, one in shares.items())
+                   for at in range(len(said))),
+        seen=f"By {next(iter(mapped))} {quoted(said[best])} counts most, over all places.",
+        limits=f"{LIMITS} It is of one step; the picture is what the whole drawing came to.",
+        provenance=origin(next(iter(mapped.values()))), code=look.code,
+    )  # fmt: skip
+
+
+def word_maps(found: Relevance) -> xarray.DataArray:
+    """Where the words of the prompt count: (place, row, col)."""
+    return found["maps"].isel(target=0)
+
+
+def _told(shares: Mapping[str, np.ndarray], at: int) -> str:
+    return ", ".join(f"{name} {number(float(one[at]))}" for name, one in shares.items())
+
+
 def _scores(page: Page, made: Mapping[str, Relevance]) -> Iterator[tuple[kinds.Cell, ...]]:
     """Of each true thing that is spoken of: how the maps of the methods fit it, beside shuffled ones."""
     said = f"{' '.join(page.question.words)} {page.question.text}".lower()
@@ -125,14 +166,20 @@ def _share(values: np.ndarray) -> np.ndarray:
 
 
 def _most(one: Relevance) -> str:
-    """The word and the patch with most relevance, in words."""
+    """The word and the patch that count most, for the number or against it, in words."""
     said = []
     if "word" in one.data and one.words():
         values = one["word"].values[0][: len(one.words())]
-        said.append(f"the word with most relevance is {quoted(one.words()[int(np.nanargmax(values))])}")
+        at = int(np.nanargmax(np.abs(values)))
+        said.append(f"the word that counts most is {quoted(one.words()[at])}{_against(values[at])}")
     if "picture" in one.data and bool(one["picture"].isel(target=0).notnull().any()):
         heat = one.map().values
-        row, col = np.unravel_index(int(np.nanargmax(heat)), heat.shape)
-        share = float(heat[row, col] / max(np.nan_to_num(heat).clip(min=0).sum(), 1e-30))
-        said.append(f"the patch with most is at row {row}, column {col} ({share:.1%} of all that is above zero)")
+        size = np.abs(heat)
+        row, col = np.unravel_index(int(np.nanargmax(size)), heat.shape)
+        share = float(size[row, col] / max(np.nansum(size), 1e-30))
+        said.append(f"the patch at row {row}, column {col}{_against(heat[row, col])} ({share:.1%} of the size of all)")
     return ", and ".join(said) or "nothing has any"
+
+
+def _against(value: float) -> str:
+    return " (against it)" if value < 0 else ""
