@@ -89,4 +89,6 @@ def test_a_judge_ranks_a_drawn_thing_first():
 
 def test_it_begins_at_a_model_that_matches(tmp_path):
     with pytest.raises(InputError, match="a model that matches"):
-        write_findings("zoo:emoji-llava", tmp_path / "page.md", 48, attribution=True)
+        write_findings("zoo:emoji-llava", tmp_path / "page.md", 48, about="attribution")
+    with pytest.raises(InputError, match=r"o page of findings is about 'graphs'.*circuits, features, attribution"):
+        write_findings("zoo:emoji-clip", tmp_path / "page.md", 48, about="graphs")

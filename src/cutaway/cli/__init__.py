@@ -228,15 +228,14 @@ def findings(
     out: Annotated[Path, typer.Option(metavar="FILE.md", help="The page to write.")] = Path("reports/findings.md"),
     n: Annotated[int, typer.Option(help="How many scenes a set; n / 16 to n / 4 pairs a factor.")] = 640,
     seed: Annotated[int, typer.Option(help="Other scenes: the two sets are of this seed and the next.")] = 0,
-    circuits: Annotated[
-        bool, typer.Option("--circuits", help="Circuits by picture and in words, and planted.")
-    ] = False,
-    features: Annotated[
-        bool, typer.Option("--features", help="What dictionaries tell that neurons do not, in each family.")
-    ] = False,
-    attribution: Annotated[
-        bool, typer.Option("--attribution", help="Which data, which pixels, which picture, held against truth.")
-    ] = False,
+    about: Annotated[
+        str,
+        typer.Option(
+            metavar="circuits|features|attribution",
+            help="Another page: circuits by picture and in words, and planted; what dictionaries tell that neurons do "
+            "not; which data, which pixels, which picture, held against truth.",
+        ),
+    ] = "",
     work: Annotated[Path | None, typer.Option(metavar="DIR", help="Where finished sections are kept.")] = None,
 ) -> None:
     """Which heads carry what, what happens without them, where factors are readable and where they are used: one page.
@@ -248,7 +247,7 @@ def findings(
     """
     from cutaway.report.findings import write_findings
 
-    made = write_findings(model, out, n, seed, circuits=circuits, features=features, attribution=attribution, work=work)
+    made = write_findings(model, out, n, seed, about=about, work=work)
     typer.echo(f"wrote {made}")
 
 

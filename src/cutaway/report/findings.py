@@ -47,6 +47,7 @@ from cutaway.report.findings_page import About, page
 from cutaway.report.findings_plots import draw_all
 from cutaway.source import Source
 from cutaway.zoo.dictionaries import SHIPPED
+from cutaway.zoo.spec import Spec
 from cutaway.zoo.trained import TRAINED, spec_of
 
 WRITER = "zoo:emoji-llava"  # whose maps stand beside those of a model that matches
@@ -64,15 +65,15 @@ Steps = dict[str, tuple[Model, Callable[..., xarray.Dataset]]]
 
 
 def write_findings(
-    model: Source | str, out: str | Path, n: int = 640, seed: int = 0, *, circuits: bool = False,
-    features: bool = False, attribution: bool = False, work: str | Path | None = None, console: Console | None = None,
+    model: Source | str, out: str | Path, n: int = 640, seed: int = 0, *, about: str = "",
+    work: str | Path | None = None, console: Console | None = None,
 ) -> Path:  # fmt: skip
     """Measure a model of the zoo and its untrained floor, and write a Markdown page with figures beside it.
 
     What it is about follows from what the model is asked: which text a picture matches, an answer in words, a drawing;
-    with `circuits`, for a model that answers, the circuits of one question in two forms and those of planted worlds;
-    with `features` the dictionaries that come with the package, those of other families too; with `attribution` which
-    data, which pixels and which picture, held against truth, of all families.
+    `about` names another page: `circuits`, for a model that answers, of one question in two forms and of planted
+    worlds; `features`, the dictionaries that come with the package, of other families too; `attribution`, which data,
+    which pixels and which picture, held against truth, of all families.
     Everything is measured on two sets of scenes, of `seed` and `seed` + 1. `n` is the number of scenes of each; pairs
     are n / 4 to n / 16 for each factor. `work` keeps each section as netCDF, so that an interrupted call goes on where
     it was (by default the user's cache folder); the page is written anew each time.
@@ -104,20 +105,26 @@ def write_findings(
             exists=", ".join(one.title for one in TRAINED.values() if one.asked != "nothing" and one != spec),
             do="name one of these",
         )  # fmt: skip
-    if circuits and spec.asked != "answer":
-        raise InputError(
-            f"circuits of one question by picture and in words, of '{model_name}'", expected="a model that answers",
-            exists=", ".join(one.title for one in TRAINED.values() if one.asked == "answer"), do="name one of these",
-        )  # fmt: skip
-    if attribution and spec.asked != "match":
-        raise InputError(
-            f"attribution in all families, begun at '{model_name}'", expected="a model that matches",
-            exists=", ".join(one.title for one in TRAINED.values() if one.asked == "match"), do="name one of these",
-        )  # fmt: skip
-    asked = CIRCUITS if circuits else FEATURES if features else ATTRIBUTION if attribution else asked
+    if about:
+        asked = _told(about, spec)
     check_folder(out.parent)
     opened, floor = load(source), load(replace(source, name=spec.floor))
     return write(opened, floor, out, n, seed, asked, work=work, console=console)
+
+
+def _told(about: str, spec: Spec) -> Asked:
+    """The page of that name, if it begins at such a model."""
+    pages = {"circuits": (CIRCUITS, "answer", "answers"), "features": (FEATURES, "", ""),
+             "attribution": (ATTRIBUTION, "match", "matches")}  # fmt: skip
+    if about not in pages:
+        raise InputError(f"no page of findings is about '{about}'", expected="one of these", exists=", ".join(pages))
+    asked, kind, does = pages[about]
+    if kind and spec.asked != kind:
+        raise InputError(
+            f"the page about {about} does not begin at 'zoo:{spec.name}'", expected=f"a model that {does}",
+            exists=", ".join(one.title for one in TRAINED.values() if one.asked == kind), do="name one of these",
+        )  # fmt: skip
+    return asked
 
 
 def write(

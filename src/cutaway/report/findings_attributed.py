@@ -113,7 +113,7 @@ def _area(found: Found, name: str) -> xarray.DataArray:
 def _made(about: About) -> str:
     seconds = sum(about.seconds.values())
     return (
-        f"## How it was measured\n\n`cutaway findings {about.model} --attribution --out {about.out} --n {about.n}"
+        f"## How it was measured\n\n`cutaway findings {about.model} --about attribution --out {about.out} --n {about.n}"
         + (f" --seed {about.seed}" if about.seed else "")
         + f"` with cutaway {__version__}; {seconds / 60:.0f} minutes. How the retrained worlds are made, what is "
         "planted in them and what the loss of an item is: [attribution-truth](../attribution-truth.md); every method "

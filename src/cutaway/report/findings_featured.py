@@ -97,7 +97,7 @@ def missed(one: xarray.Dataset) -> list[str]:
 def _made(about: About) -> str:
     seconds = sum(about.seconds.values())
     return (
-        f"## How it was measured\n\n`cutaway findings {about.model} --features --out {about.out} --n {about.n}"
+        f"## How it was measured\n\n`cutaway findings {about.model} --about features --out {about.out} --n {about.n}"
         + (f" --seed {about.seed}" if about.seed else "")
         + f"` with cutaway {__version__}; {seconds / 60:.0f} minutes. Each model is looked at over {about.n} scenes of "
         f"the test split, two sets of them. A unit's number in a scene is its largest activation at any patch of the "

@@ -186,7 +186,7 @@ def _made(about: About) -> str:
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in about.seconds.items())
     return (
         "## How to read this\n\n"
-        f"Made by `cutaway findings {about.model} --circuits --out {about.out} --n {about.n}` with cutaway "
+        f"Made by `cutaway findings {about.model} --about circuits --out {about.out} --n {about.n}` with cutaway "
         f"{__version__} ({seconds}). An edge leads from what writes into a residual stream (embedding, head, MLP, "
         "connector) to what reads it (queries, keys, values of a head, MLP, connector, end). A cut edge carries what "
         "it carries in the counterfactual. f is the share of the difference of answers between clean and "
