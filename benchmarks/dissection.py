@@ -2,7 +2,8 @@
 
 Prints the tables of docs/neurons.md: what network dissection labels in trained and untrained models beside shuffled
 pictures and random directions, how descriptions hold when they are judged by drawing, by the five similarities and by
-formulas, what neurons write, which are multimodal, and how far second-order effects are the exact ones.
+formulas, what neurons write, which are multimodal, how far second-order effects are the exact ones,
+and which words the heads of denoisers write.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import cutaway
 from cutaway import data, questions
 from cutaway.data.prompts import DRAWINGS
-from cutaway.methods import description_scores, network_dissection, neuron_descriptions
+from cutaway.methods import description_scores, drawing_heads, network_dissection, neuron_descriptions
 from cutaway.methods.network_dissection.clip_dissect import clip_dissect
 from cutaway.methods.network_dissection.compositions import composition
 from cutaway.methods.network_dissection.concept_masks import KINDS, Concepts, concepts_in
@@ -34,7 +35,7 @@ SEEDS = (0, 1)
 
 def scenes(name: str, many: int, seed: int) -> list[data.Scene]:
     """What each model was trained to see."""
-    world = DRAWINGS if name.startswith("zoo:emoji-sd") else data.World()
+    world = DRAWINGS if name.startswith(("zoo:emoji-sd", "zoo:emoji-mmdit")) else data.World()
     return list(data.scenes("test", many, seed, world))
 
 
@@ -195,7 +196,24 @@ def forms(many: int) -> None:
                 print(f"{opened} {site} seed {seed}: {'; '.join(said)}")
 
 
+def heads(many: int) -> None:
+    """Heads of denoisers in words, trained and untrained, two draws of scenes."""
+    print(f"\n## Heads of denoisers by the words that they write where the thing is, {many} scenes, step 10 of 20")
+    print("| model | seed | heads | words | fit | held | another | moved | own | attention to words | things |")
+    for name in ("zoo:emoji-sd", "zoo:emoji-mmdit"):
+        for opened in (name, f"{name}@untrained"):
+            for seed in SEEDS:
+                found = drawing_heads(cutaway.load(opened), scenes(name, many, seed), seed=seed, progress=False)
+                first = found.data.isel(pick=0)
+                names = ("fit", "held", "another", "moved", "own", "share")
+                means = [f"{float(first[one].mean()):.3f}" for one in names]
+                things, said = float((first["kind"] == "thing").mean()), found.data.sizes["said"]
+                print(f"| {opened} | {seed} | {first.sizes['head']} | {said} | {' | '.join(means)} | {things:.2f} |")
+                print("  best:", found.summary().head(6)[["head", "held", "own", "words"]].round(3).to_dict("records"))
+
+
 PARTS = {
+    "heads": heads,
     "masks": masks,
     "judged": judged,
     "scored": scored,

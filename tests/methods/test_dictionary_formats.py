@@ -143,6 +143,29 @@ def test_a_transcoder_of_prisma_is_opened(level, skip, tmp_path):
     )
 
 
+def test_a_transcoder_of_prisma_may_have_no_bias_of_its_own_and_one_head_is_refused(tmp_path):
+    w = {**numbers("W_enc", "b_enc", "W_dec"), "b_dec_out": torch.randn(8)}
+    told = {
+        "activation_fn_str": "relu", "hook_point_layer": 1, "layer_subtype": "hook_resid_mid", "is_transcoder": True,
+        "out_hook_point_layer": 1, "layer_out_subtype": "hook_mlp_out", "normalize_activations": "none",
+    }  # fmt: skip
+    torch.save(w, tmp_path / "weights.pt")
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    back, x = prisma.read(tmp_path), torch.randn(5, 8)
+    f = (x @ w["W_enc"] + w["b_enc"]).relu()
+    assert torch.allclose(back.encode(x), f, atol=1e-6)
+    assert torch.allclose(back.decode(f, x), f @ w["W_dec"] + w["b_dec_out"], atol=1e-6)
+    (tmp_path / "config.json").write_text(json.dumps({**told, "hook_point_head_index": 2}))
+    with pytest.raises(StoreError, match="of head 2 alone"):
+        prisma.read(tmp_path)
+    kept = saelens.write(made("relu"), tmp_path / "theirs")
+    config = json.loads((kept / "cfg.json").read_text())
+    config["metadata"]["hook_head_index"] = 0
+    (kept / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(StoreError, match="of head 0 alone"):
+        saelens.read(kept)
+
+
 def test_what_prisma_pickled_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     torch.save({"cfg": Path("x"), "state_dict": {}}, tmp_path / "weights.pt")

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from cutaway import store
+from cutaway import data, store
 from cutaway.errors import MethodError, StoreError
 from cutaway.methods.result import load
 from cutaway.methods.sparse_autoencoders.baselines import Directions
 from cutaway.methods.sparse_autoencoders.dictionary_quality import DictionaryQuality, dictionary_quality
+from cutaway.methods.sparse_autoencoders.dictionary_worth import dictionary_worth
 from cutaway.methods.sparse_autoencoders.monosemantic import locality, mean_of, monosemanticity
 from cutaway.methods.sparse_autoencoders.quality import quality
 from cutaway.methods.sparse_autoencoders.recovered import loss_recovered
@@ -89,6 +90,23 @@ def test_features_of_pictures_and_words_are_counted_for_a_decoder(tmp_path):
     shares = made.data.sel(dictionary="neurons", seed=0)
     assert 0 < float(shares["shared"] + shares["picture"] + shares["text"]) <= 1
     assert {"bos", "image", "text"} <= set(made["kind"].values.tolist()) and "morans_i" in made.data
+
+
+@pytest.mark.checks("dictionary_worth", "truth", "baseline", "floor")
+def test_what_a_model_was_opened_with_is_measured_on_scenes(tmp_path):
+    """The numbers are those of a store of the same scenes; beside them stand chance and the untrained."""
+    scenes = list(data.scenes("test", 12))
+    model = opened("clip").with_dictionaries(own(0))
+    found = dictionary_worth(model, scenes, seeds=1, progress=False)
+    kept = store.harvest(opened("clip"), scenes, SITE, tmp_path / "scenes", batch=16, progress=False)
+    table = found.data.sel(seed=0)
+    assert float(table["explained"].sel(dictionary="own")) == pytest.approx(quality(own(0), kept).value.explained)
+    assert table["dictionary"].values.tolist() == ["own", "untrained", "random", "neurons", "neurons, as sparse"]
+    assert float(table["explained"].sel(dictionary="neurons")) == pytest.approx(1, abs=1e-5)
+    assert abs(float(table["l0"].sel(dictionary="untrained")) - 5) < 1
+    assert float(table["explained"].sel(dictionary="random")) > float(table["explained"].sel(dictionary="untrained"))
+    with pytest.raises(MethodError, match="without a dictionary"):
+        dictionary_worth(opened("clip"), scenes, progress=False)
 
 
 def test_a_transcoder_has_no_neurons_and_other_places_are_refused(kept, tmp_path):

@@ -9,6 +9,7 @@ from cutaway import Set, Where
 from cutaway.data import render, scene_at
 from cutaway.errors import MethodError
 from cutaway.methods.network_dissection.concept_masks import concepts_in
+from cutaway.methods.network_dissection.similarities import similarities
 from cutaway.methods.neuron_descriptions.steering import POINTS
 from cutaway.methods.neuron_descriptions.unit_profiles import unit_profiles
 from cutaway.methods.neuron_descriptions.unit_views import units_view
@@ -66,6 +67,11 @@ def test_a_description_is_the_concept_that_correlates_most_beside_shuffled_pictu
     alive = best.std(0) > 0
     r = np.corrcoef(np.concatenate([best[:, alive], shows], 1).T)[: alive.sum(), alive.sum() :]
     assert np.allclose(found["correlation"].values[alive], r.max(1), atol=1e-4)
+    for unit in np.flatnonzero(alive)[:6]:
+        at = known.labels.index(str(found["concept"].values[unit]))
+        scored = similarities(best[:, [unit]], known.present(scenes)[:, [at]])
+        for name in ("pearson", "auprc", "iou"):
+            assert float(found["scores"].sel(score=name)[unit]) == pytest.approx(float(scored[name][0, 0]), abs=1e-4)
     again = shows[torch.randperm(len(scenes), generator=torch.Generator().manual_seed(0)).numpy()]
     null = np.corrcoef(np.concatenate([best[:, alive], again], 1).T)[: alive.sum(), alive.sum() :]
     most = np.zeros(best.shape[1])

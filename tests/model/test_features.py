@@ -10,13 +10,14 @@ import cutaway
 from cutaway import Ablate, Add, Patch, Scale, Set, Where, store, targets
 from cutaway.errors import EditError, SiteError, StoreError
 from cutaway.jobs.worker import Opening
+from cutaway.methods.neuron_descriptions.write_vectors import write_vectors
 from cutaway.model import dictionary
 from cutaway.model.dictionary import At
 from cutaway.model.fingerprint import fingerprint
 from cutaway.model.tokens import KINDS
 from cutaway.store.fitted import Origin
 from cutaway.zoo import tiny
-from toys import toy
+from toys import Toy, toy
 from world import KNOWN, PIPELINES, ROUNDING, Accurate, drawn, gap, given, identical, moved, noise, one_step, opened
 
 CAT = targets.logit("cat")
@@ -242,6 +243,33 @@ def test_a_transcoder_reads_in_one_place_and_stands_in_another():
     assert gap(torch.as_tensor(got.values).flatten(), want) < 1e-6
 
 
+@pytest.mark.parametrize("name", ["llama", "clip", "sd"])
+def test_heads_lie_behind_one_another(name):
+    """Of `attn.z` a dictionary has the row that the output projection takes; heads alone stay sites beside it."""
+    plain = opened(name)
+    tower = "denoiser" if name in PIPELINES else "text"
+    heads = next(site for site in plain.sites.select(f"{tower}.1.*") if site.part == "attn.z")
+    size = heads.sizes["head"] * heads.sizes["d_head"]
+    made = Toy(str(heads), str(heads), size, size)
+    model, features, error = plain.with_dictionaries(made), f"{heads}.features", f"{heads}.error"
+    inputs = one_step(name) if name in PIPELINES else given(name)
+    run = model.run(inputs, record=[str(heads), features, error])
+    whole = run[str(heads)].flatten(-2)
+    assert gap(run[features], made.encode(whole)) == 0 and run.sites[error].axes[-1] == "d_heads"
+    assert gap(made.decode(run[features], whole) + run[error], whole) < ROUNDING
+    back = made.decode(run[features], whole).unflatten(-1, (heads.sizes["head"], -1))
+    back = back[0] if name in PIPELINES else back  # without the axis of steps
+    assert moved(model.run(inputs, edits=Ablate(error)), plain.run(inputs, edits=Set(str(heads), back))) < ROUNDING
+    both = [Ablate(str(heads), head=0), Scale(features, 1.0)]
+    changed = model.run(inputs, edits=both, record=[str(heads), features])
+    assert not changed[str(heads)][..., 0, :].any()
+    assert gap(changed[features], made.encode(changed[str(heads)].flatten(-2))) < ROUNDING
+    if name == "llama":
+        slopes, there = (one.gradients(inputs, CAT, [at])[at] for one, at in ((model, features), (plain, str(heads))))
+        assert gap(slopes, there.flatten(-2) @ made.part(2, made.width, size).T) < 1e-6
+        assert write_vectors(model, model.sites.one(features)).shape == (made.width, 32)
+
+
 def test_steps_guidance_and_pictures_of_a_drawing():
     plain = opened("sd")
     made = toy(plain, "denoiser.1.resid_post", asks=("kind", "step"))
@@ -326,7 +354,7 @@ def test_what_does_not_fit_is_refused():
     wide, within = replace(made, d_in=48, d_out=48), f"{made.site}.features"
     with pytest.raises(SiteError, match=r"does not fit"):
         model.with_dictionaries(wide)
-    for site in ("text.1.attn.z", "text.1.attn.pattern", "text.1.attn.norm.scale"):
+    for site in ("text.1.attn.v", "text.1.attn.pattern", "text.1.attn.norm.scale"):
         with pytest.raises(SiteError, match="through a dictionary"):
             model.with_dictionaries(replace(made, site=site, target=site))
     with pytest.raises(SiteError, match="matches no site"):
@@ -344,6 +372,10 @@ def test_a_dictionary_is_opened_by_its_name():
     assert list(clip.dictionaries) == ["vision.4.resid_post.features"]
     with pytest.raises(StoreError, match=r"not on 'zoo:emoji-clip' in bfloat16.*check=False"):
         cutaway.load("zoo:emoji-clip", dtype="bfloat16", dictionary="zoo:emoji-clip-sae")
+    both = cutaway.load("zoo:emoji-clip", dictionary=("zoo:emoji-clip-sae", "again=zoo:emoji-clip-sae"))
+    assert list(both.dictionaries) == ["vision.4.resid_post.features", "vision.4.resid_post.again.features"]
+    with pytest.raises(StoreError, match="are called 'again'"):
+        cutaway.load("tiny:clip", dictionary=("again=one", "again=other"))
     unchecked = getattr(dictionary.opened, "__wrapped__", dictionary.opened)  # without the tests' own checks of types
     for wrong in (3, list(clip.dictionaries.values())):
         with pytest.raises(StoreError, match="is no dictionary"):

@@ -50,7 +50,8 @@ Dictionary = Annotated[
     list[str] | None,
     typer.Option(
         "--dictionary", metavar="DIR",
-        help="A dictionary whose features become sites (`SITE.features`): its folder, or zoo:NAME; several.",
+        help="A dictionary whose features become sites (`SITE.features`): its folder, or zoo:NAME; several. "
+        "WORD=DIR puts a word into their name (`SITE.WORD.features`), for two of one site.",
     ),
 ]  # fmt: skip
 OPENING = {"device": Device, "dtype": Dtype, "revision": Revision, "dictionary": Dictionary}

@@ -43,13 +43,14 @@ from cutaway.methods.logit_lens import (
     word_lens,
 )
 from cutaway.methods.network_dissection import description_scores, network_dissection
-from cutaway.methods.neuron_descriptions import neuron_descriptions, unit_profiles
+from cutaway.methods.neuron_descriptions import multimodal_units, neuron_descriptions, second_order, unit_profiles
 from cutaway.methods.relevance import drawn_by_prompt, relevance, token_relevance
 from cutaway.methods.representation_decomposition import (
     logit_decomposition,
     representation_decomposition,
     velocity_decomposition,
 )
+from cutaway.methods.sparse_autoencoders.dictionary_worth import dictionary_worth
 from cutaway.methods.sparse_autoencoders.feature_effects import feature_effects
 from cutaway.methods.task_vectors import (
     combined,
@@ -61,7 +62,14 @@ from cutaway.methods.task_vectors import (
     task_vector,
     weight_vector,
 )
-from cutaway.methods.text_explanation import concept_dictionary, head_texts, picture_texts, splice, text_span
+from cutaway.methods.text_explanation import (
+    concept_dictionary,
+    drawing_heads,
+    head_texts,
+    picture_texts,
+    splice,
+    text_span,
+)
 
 __all__ = [
     "Circuit",
@@ -82,8 +90,10 @@ __all__ = [
     "data_attribution",
     "denoiser_lens",
     "description_scores",
+    "dictionary_worth",
     "diffusion_lens",
     "distributed_alignment_search",
+    "drawing_heads",
     "drawing_steering",
     "drawing_tracing",
     "drawing_visualisation",
@@ -108,6 +118,7 @@ __all__ = [
     "logit_lens",
     "minimality",
     "mislabel_auc",
+    "multimodal_units",
     "network_dissection",
     "neuron_descriptions",
     "path_patching",
@@ -117,6 +128,7 @@ __all__ = [
     "relevance",
     "representation_decomposition",
     "retrieval",
+    "second_order",
     "splice",
     "steering",
     "steering_vector",

@@ -192,6 +192,26 @@ def several(given: str | Path | Dictionary | Sequence[str | Path | Dictionary]) 
     return (given,) if isinstance(given, str | Path | Dictionary) else tuple(given)
 
 
+def by_name(given: Sequence[str | Path | Dictionary]) -> dict[str, str | Path | Dictionary]:
+    """Dictionaries by the word that stands in their sites: of `WORD=DIR` the word, of others their place.
+
+    >>> by_name(["zoo:emoji-clip-sae", "wide=runs/sae"])
+    {'0': 'zoo:emoji-clip-sae', 'wide': 'runs/sae'}
+    """
+    found: dict[str, str | Path | Dictionary] = {}
+    for at, one in enumerate(given):
+        word, equals, folder = one.partition("=") if isinstance(one, str) else ("", "", "")
+        named = equals and word.isidentifier() and word not in ("self", "check") and not Path(str(one)).exists()
+        name: str = word if named else str(at)
+        if name in found:
+            raise StoreError(
+                f"two dictionaries are called '{name}'", expected="a name of its own for each", exists=str(one),
+                do="name them apart: wide=DIR, narrow=DIR",
+            )  # fmt: skip
+        found[name] = folder if named else one
+    return found
+
+
 def opened(given: str | Path | Dictionary) -> Dictionary:
     """A dictionary by its folder, or by its name in the zoo; one that is open as it is."""
     if not isinstance(given, str | Path):

@@ -134,6 +134,14 @@ def with_features(engine: Engine, dictionaries: Mapping[str, Dictionary]) -> dic
     return seats
 
 
+def _side_by_side(seat: Seat) -> Seat:
+    """The heads of a site behind one another in one row, as the output projection takes them."""
+    sizes = {name: size for name, size in seat.site.sizes.items() if name not in ("head", "d_head")}
+    whole = {**sizes, "d_heads": seat.site.sizes["head"] * seat.site.sizes["d_head"]}
+    site = replace(seat.site, axes=(*seat.site.axes[:-2], "d_heads"), sizes=whole)
+    return replace(seat, site=site, view=replace(seat.view, heads=0))
+
+
 def _ends(dictionary: Dictionary) -> tuple[tuple[str, int], tuple[str, int]]:
     return (dictionary.target, dictionary.d_out), (dictionary.site, dictionary.d_in)
 
@@ -141,13 +149,14 @@ def _ends(dictionary: Dictionary) -> tuple[tuple[str, int], tuple[str, int]]:
 def _fitting(engine: Engine, name: str, size: int, dictionary: Dictionary) -> Seat:
     """The seat of a site whose last axis is that of a dictionary."""
     seat = engine.seat(name)
+    seat = _side_by_side(seat) if seat.site.part == "attn.z" and "d_head" in seat.site.sizes else seat
     site: Site = seat.site
     shaped = site.axes and site.axes[-1] in site.sizes and not set(site.axes) & {*HEAD_AXES, "height", "width"}
     if seat.kind in (*ATTENTION_KINDS, "scale") or not shaped or seat.through:
         raise SiteError(
             f"'{site}' cannot be seen through a dictionary", expected="a site whose last axis holds one vector a row",
             exists=near(str(site), [str(one) for one in engine.sites if one.axes[-1:] in (("d_model",), ("d_mlp",))]),
-            do="take one of the residual stream, of what a sublayer adds, or of an MLP's neurons",
+            do="take one of the residual stream, of what a sublayer adds, of an MLP's neurons, or `attn.z`",
         )  # fmt: skip
     if site.sizes[site.axes[-1]] != size:
         raise SiteError(

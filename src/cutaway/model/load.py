@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from cutaway.errors import LoadError, near
-from cutaway.model.dictionary import Dictionary, opened, several
+from cutaway.model.dictionary import Dictionary, by_name, several
 from cutaway.model.model import Model
 from cutaway.model.wrapped import unwrapped
 from cutaway.source import Source, left_out
@@ -58,7 +58,7 @@ def load(
     `max_memory` (`{"cpu": "20GiB"}`) of each place, and leaves the rest on disk (docs/jobs.md). Raises LoadError, also
     for an option that would have no effect (`revision` of a `zoo:` name, `device` beside `device_map`); pickle
     checkpoints are refused. `dictionary`: one or several whose features are sites of the model (docs/dictionaries.md),
-    by their folder, or `zoo:NAME` for one that comes with the package.
+    by their folder, or `zoo:NAME` for one that comes with the package; `WORD=FOLDER` names one of several of a site.
 
     A loaded object stays as it is, dtype, device and mode included: runs put it into eval mode and give its mode back.
     Of a `DataParallel`, `torch.compile` or PEFT wrapper the model inside is opened, adapters in place: `model.module`.
@@ -74,8 +74,8 @@ def load(
         "revision": revision, "device_map": device_map, "max_memory": max_memory, "trust_remote_code": trust_remote_code
     }  # fmt: skip
     plain = _opened(source, processor, dtype_of(dtype), device_of(device), attn, options)
-    found = several(dictionary)
-    return plain.with_dictionaries(*map(opened, found)) if found else plain
+    found = by_name(several(dictionary))
+    return plain.with_dictionaries(check=True, **found) if found else plain
 
 
 def _opened(source: Any, processor: Any, dtype: Any, device: Any, attn: str | None, options: dict[str, Any]) -> Model:

@@ -29,10 +29,6 @@ from cutaway.zoo import tiny
 
 NONE = "not yet"
 EMPTY = {  # why no method of a row is for a family
-    (
-        "text explanations of embeddings",
-        "diffusion",
-    ): "ends in a picture, not in words; `head_relevance` names its heads",
     ("cross-attention", "contrastive"): "its towers do not attend to one another",
     ("cross-attention", "generative"): "pictures are among its words: `attention_knockout`, `relevance` by rollout",
 }

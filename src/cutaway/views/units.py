@@ -24,7 +24,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Unit:
-    """One unit: what it is described as, numbers under the columns of the view, where it is largest, what it writes.
+    """One unit: what it is described as, its numbers, where it is largest, what it writes.
+
+    Of `numbers` those that are columns of the view stand in its table, all in the unit's own panel.
 
     `pictures` are places among the pictures of the view, the one in which it is largest first, `values` how large;
     `writes` are texts that its direction adds to, each with its share or cosine; `near` are numbers of other units with

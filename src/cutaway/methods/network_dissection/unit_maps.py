@@ -74,11 +74,21 @@ def unit_maps(
 
 
 def unit_runs(
-    model: Model, rows: Rows, site: Site, posed: Posed, *, batch: int = 32, progress: bool = True
+    model: Model, rows: Rows, site: Site, posed: Posed, *, also: Sequence[Site] = (), batch: int = 32,
+    progress: bool = True,
 ) -> Iterator[Run]:  # fmt: skip
-    """The runs behind `unit_maps`, each with the readings of one batch at all positions."""
+    """The runs behind `unit_maps`, each with the readings of one batch at all positions, `also` of other sites."""
     ready = _ready(model, rows, site, posed, batch)
-    yield from recorded(model, ready, site.tower, [site], batch=batch, what="units", progress=progress)
+    yield from recorded(model, ready, site.tower, [site, *also], batch=batch, what="units", progress=progress)
+
+
+def posed_rows(model: Model, scenes: Sequence[Scene], posed: Posed, batch: int = 32) -> list[Any]:
+    """Scenes as a harvest takes them: of a model that answers or draws batches of inputs, else as they are."""
+    drawn = model.engine.pipeline is not None
+    if not drawn and not model.family.image_tokens:
+        return list(scenes)
+    parts = enumerate(_parts(scenes, batch))
+    return [one for at, part in parts for one in _inputs(model, part, posed, drawn, at)]
 
 
 def unit_vectors(

@@ -80,14 +80,15 @@ class Selectivity(Result):
 
 
 def multimodal_units(
-    model: Model, names: Sequence[str] | None = None, *, site: str = "", each: int = 6, shuffles: int = 10,
+    model: Model, names: str | Sequence[str] | None = None, *, site: str = "", each: int = 6, shuffles: int = 10,
     text: str = TEXT, batch: int = 32, seed: int = 0, progress: bool = True,
 ) -> Selectivity:  # fmt: skip
     """How selective units are for concepts drawn by seen artists, by one that was not, written, and as a word of text.
 
     Forms: `drawn` (by artists of the training scenes), `other artist` (by the one kept apart), `written` (its name on a
     plate, nothing else in the picture); of a model that writes also `token`, the name in a text without a picture.
-    `each` inputs of every form and concept; the unit's strongest patch (or word) in each. AUROC of a concept against
+    `names` (in one text, with commas between), or 16 that every artist draws; `each` inputs of every form
+    and one; the unit's strongest patch (or word) in each. AUROC of a concept against
     the others of the same form. A unit is multimodal for a concept if its worst form is still high. Null: `shuffles` of
     what is shown, within each form, the best concept of each unit: with many concepts some are high by chance.
 
@@ -103,7 +104,8 @@ def multimodal_units(
     (('form', 'concept', 'unit'), ['drawn', 'other artist', 'written', 'token'])
     """
     started, at = time.perf_counter(), unit_site(model, site)
-    chosen = shown_by_all(16) if names is None else list(names)
+    given = [one.strip() for one in names.split(",")] if isinstance(names, str) else names
+    chosen = shown_by_all(16) if given is None else list(given)
     if len(chosen) < 2 or each < 2 or shuffles < 1:
         raise MethodError(
             f"{len(chosen)} concepts, {each} inputs of each, {shuffles} shuffles", expected="2, 2 and 1 at least",

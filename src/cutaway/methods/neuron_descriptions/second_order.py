@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from cutaway.errors import SiteError
+from cutaway.methods.network_dissection.unit_maps import unit_site
 from cutaway.methods.neuron_descriptions.write_vectors import write_vectors
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.edits import Ablate
@@ -65,7 +66,8 @@ class SecondOrder(Result):
 
 
 def second_order(
-    model: Model, pictures: Rows, bank: TextBank, site: str, *, exact: int = 0, batch: int = 16, progress: bool = True
+    model: Model, pictures: Rows, bank: TextBank, site: str = "", *, exact: int = 0, batch: int = 16,
+    progress: bool = True,
 ) -> SecondOrder:  # fmt: skip
     """How much of the embedding each unit brings through later attention layers, and straight.
 
@@ -88,7 +90,7 @@ def second_order(
     >>> second_order(model, rows, bank, "vision.1.mlp.post", progress=False)["second"].dims
     ('item', 'unit', 'text')
     """
-    started, at = time.perf_counter(), model.sites.one(site)
+    started, at = time.perf_counter(), unit_site(model, site)
     end = ended(model, at.tower)
     if at.layer is None or at.part != "mlp.post" or end.at != "cls":
         raise SiteError(

@@ -11,13 +11,14 @@ import numpy as np
 import pandas
 import torch
 import xarray
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
 from cutaway.data import Scene
 from cutaway.errors import MethodError, SiteError
 from cutaway.methods.network_dissection.concept_masks import Concepts, concepts_in
+from cutaway.methods.network_dissection.similarities import SIMILARITIES, similarities
 from cutaway.methods.network_dissection.unit_maps import TEXT, Posed, scenes_of, unit_maps, unit_site
 from cutaway.methods.neuron_descriptions.exemplars import exemplar_maps
 from cutaway.methods.neuron_descriptions.steering import POINTS, steered
@@ -46,7 +47,8 @@ class Profiles(Result):
     `value`, `item` (unit, top): the pictures in which a unit is largest anywhere; `map` (unit, top, row, col): its
     activation over them. `density`: the share of patches where it is on (above 0), `mean`: its mean there, `largest`:
     its largest. `counts` (unit, bin): patches by activation, `edge` (bin) the lower edges. `concept` (unit): what is in
-    the pictures in which it is large, `correlation` how much, `bound` what shuffled pictures reach (99 in 100 units);
+    the pictures in which it is large, `correlation` how much, `bound` what shuffled pictures reach (99 in 100 units),
+    `scores` (score, unit) the five valid `similarities` of the two, on these pictures;
     `near`, `cosine` (unit, neighbour): units that write alike. Of a tower that reads words: `at_word` (unit, place) the
     largest activations at words of texts that are read alone, with `before`, `token`, `after`; `at_image` (unit): the
     share of patches in its mean activations above 0 at patches and at words. Where the tower ends in words: `text`,
@@ -164,6 +166,7 @@ class _Seen:
         self.shuffled = self.present[torch.randperm(len(scenes), generator=torch.Generator().manual_seed(seed))]
         self.largest, self.together, self.on, self.mean = TopK(top), Gram(), Mean(), Mean()
         self.counts: Histogram | None = None
+        self.best: list[Float[Tensor, "picture unit"]] = []
         self.first = 0
 
     def add(self, values: Float[Tensor, "picture row col unit"]) -> None:
@@ -175,6 +178,7 @@ class _Seen:
             step = float(flat[flat > 0].mean()) / 4 if bool((flat > 0).any()) else 1.0
             self.counts = Histogram([step * at for at in range(BINS + 1)])
         self.largest.add(best)
+        self.best.append(best.cpu())
         self.together.add(torch.cat([best, self.present[span].to(best), self.shuffled[span].to(best)], 1))
         self.on.add((flat > 0).float())
         self.mean.add(flat, (flat > 0).float())
@@ -202,9 +206,20 @@ class _Seen:
                 "concept": ("unit", labels[best].astype(str)),
                 "correlation": ("unit", own[np.arange(units), best].astype(np.float32)),
                 "bound": float(np.quantile(null.max(1), BEYOND)),
+                "scores": (("score", "unit"), self._scores(best)),
             },
-            {"unit": np.arange(units), "bin": counts.edges[:-1].numpy()},
+            {"unit": np.arange(units), "bin": counts.edges[:-1].numpy(), "score": list(SIMILARITIES)},
         )
+
+    def _scores(self, chosen: Int[ndarray, "unit"]) -> Float[ndarray, "score unit"]:
+        """Of each unit with its own concept, every valid similarity on the pictures that chose it."""
+        values, present = torch.cat(self.best).numpy(), self.present.bool().numpy()
+        made = np.zeros((len(SIMILARITIES), len(chosen)), np.float32)
+        for concept in np.unique(chosen):
+            units = np.flatnonzero(chosen == concept)
+            found = similarities(values[:, units], present[:, [concept]])
+            made[:, units] = [found[name].values[:, 0] for name in SIMILARITIES]
+        return made
 
     def _off(self) -> Tensor:
         """Patches at which a unit is off: they are no activation."""

@@ -21,6 +21,7 @@ from cutaway.views.words import number
 
 COLUMNS = ("correlation", "share of patches on", "mean when on", "largest")
 AT_IMAGE = "share at patches, not words"
+SCORES = {"cosine": "cosine with its concept", "auprc": "AUPRC", "f1": "F1 of the strongest 5 %", "iou": "IoU of these"}
 LIMITS = (
     "What a unit is for. A description is the concept whose presence in a picture correlates most with the unit's "
     "largest activation there, of the concepts that these scenes have; units of a model before training have such "
@@ -77,7 +78,8 @@ def _unit(row: xarray.Dataset, at: dict[int, int], bound: float) -> Unit:
         number=int(row["unit"]), name=str(row["concept"].values) if r > bound else "",
         numbers={
             "correlation": r, "share of patches on": float(row["density"]), "mean when on": float(row["mean"]),
-            "largest": float(row["largest"]), **({AT_IMAGE: float(row["at_image"])} if "at_image" in row else {}),
+            "largest": float(row["largest"]), **_scored(row),
+            **({AT_IMAGE: float(row["at_image"])} if "at_image" in row else {}),
         },
         contexts=_contexts(row) if "token" in row else (),
         pictures=tuple(at[int(item)] for item in row["item"].values[on]),
@@ -85,6 +87,12 @@ def _unit(row: xarray.Dataset, at: dict[int, int], bound: float) -> Unit:
         writes=tuple(Phrase(str(text), None) for text, _ in says),
         near=tuple((int(other), float(cosine)) for other, cosine in near),
     )  # fmt: skip
+
+
+def _scored(row: xarray.Dataset) -> dict[str, float]:
+    """How well the description fits by the other valid similarities; the correlation is a column."""
+    return {SCORES[name]: float(row["scores"].sel(score=name)) for name in map(str, row["score"].values)
+            if name in SCORES}  # fmt: skip
 
 
 def _contexts(row: xarray.Dataset) -> tuple[Context, ...]:

@@ -14,7 +14,7 @@ from cutaway.model.dictionary import decoder_rows
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.model.voice import speaking, voice
-from cutaway.model.weights import mlp_weights, readout
+from cutaway.model.weights import head_weights, mlp_weights, readout
 from cutaway.questions.bank import TextBank, same_space
 from cutaway.questions.rows import unit
 
@@ -35,11 +35,11 @@ def write_vectors(model: Model, site: Site) -> Float[Tensor, "unit d_model"]:
     """What a site's units write to the residual stream when their activation is 1.
 
     Columns of W_out for neurons of an MLP, unit vectors for a residual stream, rows of the decoder for the features of
-    a dictionary. SiteError for anything else.
+    a dictionary, those of neurons or of heads through their output matrix. SiteError for anything else.
     """
     through = model.engine.seat(site).through
     if through is not None and through.side == "features":
-        return decoder_rows(through.dictionary)
+        return _projected(model, site, decoder_rows(through.dictionary))
     if site.part == "mlp.post" and site.layer is not None and site.stream is None:
         return mlp_weights(model, site.tower, site.layer)[0].T
     if site.part.startswith("resid_"):
@@ -49,6 +49,19 @@ def write_vectors(model: Model, site: Site) -> Float[Tensor, "unit d_model"]:
         f"it is not known what the units of '{site}' write", expected="`mlp.post`, a residual stream, or features",
         do="give their write vectors (`writes=`), a row each",
     )  # fmt: skip
+
+
+def _projected(model: Model, site: Site, rows: Float[Tensor, "unit d"]) -> Float[Tensor, "unit d_model"]:
+    """What rows of a decoder write: themselves, or of one inside a sublayer what its output matrix makes of them."""
+    if site.layer is None or site.stream is not None:
+        return rows
+    if site.part.startswith("mlp.post."):
+        out = mlp_weights(model, site.tower, site.layer)[0].T
+    elif site.part.startswith("attn.z."):
+        out = head_weights(model, site.tower, site.layer)[0].flatten(0, 1)
+    else:
+        return rows
+    return rows.to(out) @ out
 
 
 def written(

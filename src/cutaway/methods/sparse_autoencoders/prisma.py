@@ -18,7 +18,7 @@ from torch import Tensor
 from cutaway.errors import StoreError
 from cutaway.methods.sparse_autoencoders.autoencoder import SparseAutoencoder
 from cutaway.methods.sparse_autoencoders.hook_names import site_of
-from cutaway.methods.sparse_autoencoders.saelens import GATED, PLAIN, settings, whole
+from cutaway.methods.sparse_autoencoders.saelens import GATED, PLAIN, settings, whole, whole_rows
 from cutaway.methods.sparse_autoencoders.shape import Activation, Shape
 from cutaway.model.model import Model
 from cutaway.store.fitted import Origin
@@ -54,13 +54,17 @@ def read(
             expected=", ".join(named), exists=", ".join(list(told)[:8]),
             do="check the path: a dictionary, not a model",
         )  # fmt: skip
+    whole_rows(folder, told.get("hook_point_head_index"))
     where = site or site_of(f"blocks.{_layer(told['hook_point_layer'])}.{told['layer_subtype']}", tower)
     goal = where
     if across:
         place = f"blocks.{_layer(told['out_hook_point_layer'])}.{told['layer_out_subtype']}"
         goal = target or site_of(place, tower)
-        w["b_enc"] = w["b_enc"] - w["b_dec"] @ w["W_enc"]  # their transcoder takes a bias of its own from x
-        w["b_dec"] = w["b_dec_out"]
+        own = w.pop("b_dec", None)  # their transcoder takes a bias of its own from x, or none
+        if own is not None and {"b_enc", "W_enc"} <= w.keys():
+            w["b_enc"] = w["b_enc"] - own @ w["W_enc"]
+        if "b_dec_out" in w:
+            w["b_dec"] = w["b_dec_out"]
     names = GATED if activation == "gated" else PLAIN
     tensors = {here: w[there].clone() for here, there in names.items() if there in w}
     tensors |= {"encoder": w["W_enc"].T.contiguous()} if "W_enc" in w else {}

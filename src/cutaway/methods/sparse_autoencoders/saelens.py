@@ -158,6 +158,7 @@ def read(
             expected=", ".join(LEVELS), do="give `factor=`" if averaged else "fold it into the weights with SAELens",
         )  # fmt: skip
     named = told["metadata"]
+    whole_rows(folder, named.get("hook_head_index"))
     where = site or named.get("cutaway_site") or site_of(str(named.get("hook_name")), tower)
     goal = where
     if across:
@@ -232,6 +233,15 @@ def settings(file: Path) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise StoreError(f"'{file}' holds no settings", expected="a JSON object", do="check the path")
     return told
+
+
+def whole_rows(folder: str | Path, head: int | None) -> None:
+    """StoreError for a dictionary of the rows of one head: a site of features holds all of a position."""
+    if head is not None:
+        raise StoreError(
+            f"'{folder}' holds a dictionary of head {head} alone", expected="one of whole rows, all heads in one",
+            do="train one of `attn.z`, whose rows are the heads behind one another",
+        )  # fmt: skip
 
 
 def whole(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from cutaway.errors import MethodError
+from cutaway.methods.cross_attention.maps import looking
 from cutaway.methods.method import Entry, Method
 from cutaway.methods.text_explanation.concept_dictionary import concept_dictionary
+from cutaway.methods.text_explanation.drawing_heads import drawing_heads
 from cutaway.methods.text_explanation.splice import picture_texts
 from cutaway.methods.text_explanation.text_span import head_texts
 from cutaway.methods.text_explanation.views import concepts, sparse
@@ -22,10 +25,19 @@ def _read(question: Question) -> str:
     """Why nothing reads the states in words, if so."""
     if question.model.family.kind == "diffusion":
         return (
-            "it needs an end that is read in words, and a denoiser ends in a picture: `head_relevance` names its heads"
+            "it needs an end that is read in words, and a denoiser ends in a picture: `drawing_heads` names its heads"
         )
     if question.kind == "many" and question.model.family.image_tokens:
         return "it needs something that is asked of each picture: --image FILE and --text TEXT"
+    return ""
+
+
+def _drawn(question: Question) -> str:
+    """Why no head attends to the words of a prompt; "" where some do."""
+    try:
+        looking(question.model)
+    except MethodError:
+        return "it needs a denoiser whose patches attend to words: `head_texts` names the heads of a picture tower"
     return ""
 
 
@@ -66,5 +78,19 @@ METHODS = (
         cannot="That the model uses a concept; one that no word names; other seeds give others.",
         reported=(Entry(name="concepts", when=lambda question: question.kind == "ask" and _many(question)),),
         show=concepts,
+    ),
+    Method(
+        function=drawing_heads,
+        row=ROW,
+        takes={"model": "model", "scenes": "scenes"},
+        needs=("looks",),
+        never=("contrastive", "generative"),
+        fitting=_drawn,
+        options={
+            "picks": "How many words name a head.",
+            "step": "At which of 20 steps the pictures are looked at; in the middle unless named.",
+        },
+        example="zoo:emoji-sd",
+        cannot="That the picture needs the head, or what it writes there; where a head looks is no word of its own.",
     ),
 )

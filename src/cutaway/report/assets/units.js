@@ -54,7 +54,7 @@ function unitPanel(view, first, open) {
     const contexts = unit.contexts.map(({ before, token, after, value }) =>
       make("li", {}, make("span", { class: "context", dir: "auto" }, before, make("mark", { text: token }), after), make("small", { text: ` ${say(value, view.unit)}` })),
     );
-    const numbers = view.columns
+    const numbers = Object.keys(unit.numbers)
       .filter((name) => !missing(unit.numbers[name]))
       .map((name) => make("div", {}, make("dt", { text: name }), make("dd", { text: say(unit.numbers[name], name) })));
     const near = unit.near.map(([number, cosine]) =>
