@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.optimize import linear_sum_assignment
 
 import cutaway
 from cutaway import store
@@ -22,13 +24,17 @@ from cutaway.data.worlds import DEFAULT
 from cutaway.methods.sparse_autoencoders.beginning import untrained
 from cutaway.methods.sparse_autoencoders.quality import quality
 from cutaway.methods.sparse_autoencoders.recovered import loss_recovered
+from cutaway.methods.sparse_autoencoders.seen import Seen, read, seen
+from cutaway.methods.sparse_autoencoders.tabled import moments
 from cutaway.methods.sparse_autoencoders.training import train
-from cutaway.model.dictionary import opened
+from cutaway.model.dictionary import Dictionary, decoder_rows, opened
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
+from cutaway.questions.rows import unit
 from cutaway.store.reducers import Mean
 from cutaway.zoo.dictionaries import HOME, SHIPPED, Shipped, folder_of
 
+AGAIN = 4242  # apart from the dice of a training, whose dead features keep the directions that it drew
 SEED, HELD, JUDGED = 0, 400, 256  # of the scenes; scenes that are measured on; those the model is judged on
 CARD = HOME / "README.md"
 TEXT = """# Dictionaries that come with the package
@@ -129,19 +135,55 @@ def card(work: Path) -> None:
     )
 
 
+def again(name: str, work: Path, seed: int) -> str:
+    """How another seed differs: what it explains, and the features of the first that it has, matched one to one.
+
+    Both are taken by the features that are on in held-out rows; beside it as many random directions like the data.
+    """
+    one, own, other = SHIPPED[name], opened(f"zoo:{name}"), made(name, work, seed)
+    held = harvested(one, work / f"held-{one.model.split(':')[1]}-{one.site}", split="test", scenes=HELD)
+    how = {"steps": max(1, one.drawn)}
+    found = [quality(each, held, **how).value for each in (own, other)]
+    first, second = (_directions(each, held, how) for each in (own, other))
+    centre = moments(replace(part, x=part.y) for part in _rows(own, held, how)).covariance.double()
+    root = torch.linalg.cholesky(centre + 1e-6 * centre.diagonal().mean() * torch.eye(len(centre), dtype=torch.float64))
+    dice = torch.Generator().manual_seed(AGAIN + seed)
+    chance = unit(torch.randn(len(second), len(centre), generator=dice) @ root.T.float())
+    said = []
+    for rows in (second, chance):
+        cosine = first @ rows.T
+        best = cosine[linear_sum_assignment(-cosine.numpy())]
+        said.append(f"{float(best.mean()):.2f} | {float((best > 0.7).float().mean()):.3f}")
+    explained = " / ".join(f"{each.explained:.3f}" for each in found)
+    return f"| {name} | {explained} | {len(first)} / {len(second)} | {said[0]} | {said[1]} |"
+
+
+def _rows(own: Dictionary, held: store.Store, how: dict[str, int]) -> Iterator[Seen]:
+    return seen(own, held, **how)
+
+
+def _directions(own: Dictionary, held: store.Store, how: dict[str, int]) -> torch.Tensor:
+    """The decoder rows of features that are on in any row, of length 1."""
+    on = torch.stack([(read(own, part)[0] > 0).any(0) for part in _rows(own, held, how)]).any(0)
+    return unit(decoder_rows(own).float())[on]
+
+
 def main() -> None:
     """Train and save."""
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("names", nargs="*", choices=[*SHIPPED, []])
     asked.add_argument("--work", type=Path, required=True, help="where activations and trainings are kept")
     asked.add_argument("--card", action="store_true", help="measure those that are there and write their card")
+    asked.add_argument("--again", type=int, help="train them with this seed, keep nothing, and say how it differs")
     given = asked.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     if given.card:
         card(given.work)
         return
-    for name in given.names or SHIPPED:
+    for name in given.names or SHIPPED if given.again is not None else ():
+        sys.stdout.write(again(name, given.work, given.again) + "\n")
+    for name in given.names or SHIPPED if given.again is None else ():
         folder_of(name).parent.mkdir(parents=True, exist_ok=True)
         made(name, given.work).save(folder_of(name), overwrite=True)
         size = sum(file.stat().st_size for file in folder_of(name).iterdir())

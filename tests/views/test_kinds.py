@@ -43,6 +43,7 @@ def test_kinds_of_view_are_named_by_what_they_are_and_name_no_method() -> None:
         "attention",
         "latent",
         "unit",
+        "units",
         "token",
         "caption",
     }

@@ -21,7 +21,7 @@ from cutaway.views.words import number
 
 COLUMNS = ("correlation", "share of patches on", "mean when on", "largest")
 AT_IMAGE = "share at patches, not words"
-SCORES = {"cosine": "cosine with its concept", "auprc": "AUPRC", "f1": "F1 of the strongest 5 %", "iou": "IoU of these"}
+SCORES = {"cosine": "cosine", "auprc": "AUPRC", "f1": "F1, top 5 %", "iou": "IoU, top 5 %"}
 LIMITS = (
     "What a unit is for. A description is the concept whose presence in a picture correlates most with the unit's "
     "largest activation there, of the concepts that these scenes have; units of a model before training have such "
