@@ -62,7 +62,8 @@ def test_the_example_of_a_method_has_what_the_method_takes():
         assert any(part.endswith("drawing") for part in one.takes.values()) == ("--prompt" in shown)
         compares = any(part.startswith(("counterpart", "along")) for part in one.takes.values())
         assert compares == ("--counterfactual" in shown)
-        assert ("--prompt" in shown) == ("zoo:emoji-sd" in shown or "zoo:emoji-mmdit" in shown)
+        assert "--prompt" not in shown or "zoo:emoji-sd" in shown or "zoo:emoji-mmdit" in shown
+        assert (one.kinds == ("diffusion",)) == ("zoo:emoji-sd" in shown or "zoo:emoji-mmdit" in shown)
 
 
 def test_an_option_that_is_a_number_or_nothing_is_a_number(monkeypatch):
