@@ -1,6 +1,6 @@
 """Whether the planted circuits hold: the tables of docs/planted-circuits.md.
 
-python benchmarks/planted.py [WORLD ...] [--rows N] [--each N] [--seeds 0 1] [--untrained]
+python benchmarks/planted.py [WORLD ...] [--rows N] [--each N] [--seeds 0 1] [--untrained] [--workers N]
 
 Every node and edge is exchanged on rows of no training. `--untrained`: of the model before training.
 """
@@ -8,14 +8,29 @@ Every node and edge is exchanged on rows of no training. `--untrained`: of the m
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 
 import torch
 
 import cutaway
+from cutaway import jobs
 from cutaway.bench.worlds import WORLDS, Planting, World, planted
 from cutaway.model.model import Model
 from cutaway.zoo.exchange import Exchange
 from cutaway.zoo.interchange import changes
+
+
+@dataclass(frozen=True)
+class Held:
+    """Whether a world's circuit holds, a seed a chunk."""
+
+    name: str
+    rows: int
+    each: int
+
+    def do(self, model: Model, seed: int) -> Planting:
+        """On the rows of one seed."""
+        return planted(WORLDS[self.name], model, n=self.rows, each=self.each, seed=seed)
 
 
 def main() -> None:
@@ -26,6 +41,7 @@ def main() -> None:
     options.add_argument("--each", type=int, default=100, help="for each node and edge outside")
     options.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     options.add_argument("--untrained", action="store_true", help="the model before training")
+    options.add_argument("--workers", type=int, default=0, help="so many processes of a Ray; 0: this one")
     chosen = options.parse_args()
     for name in chosen.worlds:
         world = WORLDS[name]
@@ -33,10 +49,11 @@ def main() -> None:
         possible = world.possible(model)
         print(f"\n## {model.name}: {len(world.circuit.senders)} of {len(possible.senders)} nodes, "
               f"{len(world.circuit.edges)} of {len(possible.edges)} edges")  # fmt: skip
+        work = Held(name, chosen.rows, chosen.each)
+        made = dict(jobs.run(work, chosen.seeds, model, workers=chosen.workers, progress=False))
         for seed in chosen.seeds:
-            found = planted(world, model, n=chosen.rows, each=chosen.each, seed=seed)
-            print(f"\nseed {seed}, holds: {found.holds}\n")
-            print_table(found)
+            print(f"\nseed {seed}, holds: {made[seed].holds}\n")
+            print_table(made[seed])
         print_loudness(world, model)
 
 

@@ -1,7 +1,7 @@
-"""Train the retrained worlds again and again: `python scripts/make_retrained.py NAME … --work DIR [--pack]`.
+"""Train the retrained worlds again: `python scripts/make_retrained.py NAME … --work DIR [--workers N] [--pack]`.
 
-Each world is trained some 150 times, seconds each on one core; what is done lies in the folder, and a run that was
-stopped goes on there. `--pack` puts the numbers into the package.
+Each world is trained some 150 times, seconds each on one core, by so many workers (docs/jobs.md); what is done lies in
+the folder, and a run that was stopped goes on there. `--pack` puts the numbers into the package.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 
 from cutaway.bench.retrained.family import Family, learnt
@@ -20,7 +21,10 @@ from cutaway.bench.retrained.items import planted
 from cutaway.bench.retrained.jobs import MARKS, Job, jobs
 from cutaway.bench.retrained.training import train
 from cutaway.bench.retrained.world import FAMILIES, shipped
+from cutaway.jobs import run
+from cutaway.jobs.cluster import counted
 from cutaway.model.model import Model
+from cutaway.source import Source
 
 LARGE = 100_000  # numbers that learn: of such a model the weights on the way are not kept
 
@@ -62,6 +66,23 @@ class Trainer:
         return found
 
 
+@dataclass(frozen=True)
+class Trainings:
+    """The trainings of a world by their number: work that brings its own models, one trainer in each process."""
+
+    name: str
+    begun: list[Trainer] = field(default_factory=list, repr=False)
+
+    def do(self, _: Model, chunk: int) -> dict[str, torch.Tensor]:
+        """The outcome of one training."""
+        if not self.begun:
+            self.begun.append(Trainer(FAMILIES[self.name]))
+        return self.begun[0].done([*jobs(planted())][chunk])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "begun": []}
+
+
 def pack(name: str, work: Path) -> None:
     """One file of all numbers of a world."""
     given = planted()
@@ -87,6 +108,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("names", nargs="*", choices=[*FAMILIES, []])
     asked.add_argument("--work", type=Path, required=True, help="where finished trainings are kept")
+    asked.add_argument("--workers", default="0", help="so many processes of a Ray; 0: this one")
     asked.add_argument("--pack", action="store_true", help="put finished numbers into the package, train nothing")
     given = asked.parse_args()
     torch.set_num_threads(1)
@@ -96,12 +118,12 @@ def main() -> None:
             continue
         folder = given.work / name
         folder.mkdir(parents=True, exist_ok=True)
-        left = [job for job in jobs(planted()) if not (folder / f"{job.name}.safetensors").exists()]
-        trainer = Trainer(FAMILIES[name])
-        for job in track(left, description=name):
-            made = folder / f"{job.name}.new"
-            save_file(trainer.done(job), made)
-            made.replace(folder / f"{job.name}.safetensors")
+        every = [*jobs(planted())]
+        left = [at for at, job in enumerate(every) if not (folder / f"{job.name}.safetensors").exists()]
+        for at, found in run(Trainings(name), left, Source("tiny:clip"), workers=counted(given.workers), what=name):
+            made = folder / f"{every[at].name}.new"
+            save_file(found, made)
+            made.replace(folder / f"{every[at].name}.safetensors")
 
 
 if __name__ == "__main__":

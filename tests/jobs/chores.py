@@ -52,6 +52,8 @@ class Failing:
     def do(self, model, chunk):
         if chunk == 1 and self.error == "ours":
             raise SiteError("no site 'x'", expected="a site", exists="y", do="take y")
+        if chunk == 1 and self.error == "exit":
+            raise SystemExit(3)
         return 1 // (chunk - 1)
 
 

@@ -16,7 +16,8 @@ from cutaway import Ablate, jobs, targets
 from cutaway.errors import CutawayError, MethodError, SiteError
 from cutaway.jobs.cluster import ALONE, MODE, reached
 from cutaway.jobs.worker import Opening
-from cutaway.methods import activation_patching
+from cutaway.methods import activation_patching, data_attribution
+from cutaway.questions.training import Answers
 
 MODEL = cutaway.load("tiny:llama", dtype="float64")
 PAIR = ["a red dog"], ["a red cat"], targets.logit_diff("dog", "cat")
@@ -83,6 +84,20 @@ def test_methods_take_a_model_whose_sweeps_are_spread(crew):
     assert found.data.equals(activation_patching(MODEL, *PAIR, progress=False).data)
 
 
+def test_gradients_of_training_items_have_the_same_bits(crew, tmp_path):
+    train = Answers(pictures=[None] * 5, texts=["a dog is"] * 5, answers=["red", "blue", "red", "a cat", "big"])
+    asked, target = MODEL.inputs(text="a dog is"), targets.log_prob("blue")
+    how = {"method": "trak", "weights": "text", "size": 2, "batch": 2, "seeds": 2, "progress": False}
+    alone = data_attribution(MODEL, train, asked, target, folder=tmp_path / "alone", **how)
+    with jobs.spread(MODEL, crew) as wide:
+        made = data_attribution(wide, train, asked, target, folder=tmp_path / "made", **how)
+        (tmp_path / "made" / "items-000002.safetensors").unlink()
+        again = data_attribution(wide, train, asked, target, folder=tmp_path / "made", **how)
+    assert made.data.equals(alone.data) and again.data.equals(alone.data)
+    for file in (tmp_path / "alone").glob("*.safetensors"):
+        assert (tmp_path / "made" / file.name).read_bytes() == file.read_bytes()
+
+
 def test_chunks_have_their_own_dice_and_two_processes_do_them(crew):
     here, there = (dict(jobs.run(Told(0.05), range(12), MODEL, workers=one)) for one in (0, crew))
     assert {chunk: told[2] for chunk, told in here.items()} == {chunk: told[2] for chunk, told in there.items()}
@@ -112,6 +127,8 @@ def test_what_the_work_raises_arrives_as_it_is(crew):
     assert (error.failed, error.expected, error.exists, error.do) == ("no site 'x'", "a site", "y", "take y")
     with pytest.raises(ZeroDivisionError):
         list(crew.run(Failing("python"), [0, 1, 2]))
+    with pytest.raises(MethodError, match="asked its process to end"):
+        list(crew.run(Failing("exit"), [0, 1, 2]))
     inputs, _, target = swept(MODEL)
     with pytest.raises(CutawayError, match=r"text\.9"):
         jobs.sweep(MODEL, inputs, [Ablate("text.9.mlp.out")], target, workers=crew, progress=False)

@@ -22,6 +22,7 @@ from cutaway.jobs.worker import Opening, Worker
 from cutaway.methods import activation_patching
 from cutaway.methods.table import METHODS, method
 from cutaway.model.cells import Cells
+from cutaway.questions.training import Answers
 from cutaway.source import Source
 from cutaway.zoo import tiny
 from world import fresh, opened
@@ -50,6 +51,8 @@ def test_the_dice_of_a_chunk_follow_from_seed_and_number():
 def test_an_error_of_the_work_is_raised_as_it_is():
     with pytest.raises(SiteError, match="Take y"):
         list(jobs.run(Failing("ours"), [0, 1], opened("llama")))
+    with pytest.raises(MethodError, match=r"hunk 1 asked its process to end \(SystemExit: 3\)"):
+        list(jobs.run(Failing("exit"), [0, 1], opened("llama")))
 
 
 def test_a_sweep_is_the_same_whoever_makes_its_chunks_and_in_whatever_order(tmp_path):
@@ -195,15 +198,20 @@ class Counting(Crew):
         return ((chunk, work.do(self.model, chunk)) for chunk in chunks)
 
 
-def test_methods_that_say_they_sweep_leave_their_runs_to_workers():
+def test_methods_that_say_so_leave_their_work_to_workers():
     given = {"image": tiny.picture(), "counterfactual": tiny.picture(seed=1), "text": "what is this"}
     question = questions.asked("tiny:llava", **given)
-    assert [one.name for one in METHODS if one.sweeps] == [*SWEEPING]
+    assert {one.name for one in METHODS if one.spreads} == {*SWEEPING, "data_attribution"}
     for name, options in SWEEPING.items():
         some = Counting(question.model, ("one",))
         found = method(name).apply(question, workers=some, **options).result
         assert some.count > 1 and np.isfinite(found[found.main].values).all()
-    with pytest.raises(MethodError, match="makes no sweeps that workers could share"):
+    train = Answers(pictures=[None] * 3, texts=["a dog is"] * 3, answers=["red", "blue", "red"])
+    asked = replace(questions.asked("tiny:llama", text="a dog is"), learnt=train)
+    some, how = Counting(asked.model, ("one",)), {"method": "dot", "batch": 1, "weights": "text.1.mlp.out"}
+    found, alone = (method("data_attribution").apply(asked, workers=one, **how).result for one in (some, 0))
+    assert some.count == 3 and found.data.equals(alone.data)
+    with pytest.raises(MethodError, match="has no work that workers could share"):
         method("edge_attribution").apply(question, workers=2)
 
 

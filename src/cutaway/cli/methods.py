@@ -75,7 +75,7 @@ def _command(one: Method) -> Callable[..., None]:
     own = inspect.signature(one.function).parameters
     mine = {name: _option(own[name], told) for name, told in one.options.items()}
     files: dict[str, tuple[Any, Any]] = {"out": (Out, None), "plot": (Plot, None), "overwrite": (Overwrite, False)}
-    files |= {"workers": (Workers, "0")} if one.sweeps else {}
+    files |= {"workers": (Workers, "0")} if one.spreads else {}
     shown = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, (kind, default) in {**options, **mine, **files}.items()

@@ -4,6 +4,6 @@ from cutaway.jobs.crew import Crew, crew, run
 from cutaway.jobs.forecast import Forecast, forecast
 from cutaway.jobs.harvests import harvest
 from cutaway.jobs.job import Work, dice
-from cutaway.jobs.spread import spread, sweep
+from cutaway.jobs.spread import crew_of, spread, sweep
 
-__all__ = ["Crew", "Forecast", "Work", "crew", "dice", "forecast", "harvest", "run", "spread", "sweep"]
+__all__ = ["Crew", "Forecast", "Work", "crew", "crew_of", "dice", "forecast", "harvest", "run", "spread", "sweep"]

@@ -41,7 +41,13 @@ def done(work: Work[R_co], model: Model, chunk: int) -> R_co:
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(_number(-1, chunk))
-        found = work.do(model, chunk)
+        try:
+            found = work.do(model, chunk)
+        except SystemExit as asked:
+            raise MethodError(
+                f"chunk {chunk} asked its process to end (SystemExit: {asked.code})", expected="a value, or an error",
+                do="raise an exception that says what is wrong",
+            ) from asked  # fmt: skip
     if isinstance(found, Iterator):
         raise MethodError(
             f"chunk {chunk} gave an iterator ({type(found).__name__}), which is no value",

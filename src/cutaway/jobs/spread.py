@@ -47,7 +47,7 @@ class Sweeping:
 
 
 class Spread(Model):
-    """A model whose sweeps are made by workers; all else is as before. Made by `spread`."""
+    """A model whose sweeps, and jobs by `crew_of`, are made by workers; all else is as before. Made by `spread`."""
 
     def __init__(self, model: Model, begin: Callable[[], Crew]) -> None:
         vars(self).update(vars(model))
@@ -64,6 +64,11 @@ class Spread(Model):
             return some.run(Sweeping(inputs, cells, target, memory), order, progress=False)
 
         return super().sweep(inputs, cells, target, memory=memory, by=by if some.actors else None, **how)
+
+
+def crew_of(model: Model) -> Crew:
+    """The workers of a model that is spread, for work other than sweeps; of any other model this process."""
+    return model.begin() if isinstance(model, Spread) else Crew(model)
 
 
 @contextmanager

@@ -63,10 +63,10 @@ class Method:
     part; `needs` parts that must be there besides; `never` kinds of models that have all of them and are refused;
     `fitting` says why a question that has all of them is not worth asking, "" where it is. `chosen` are options that
     follow from the question and those given; `cost` says in words what it will take, where that is worth saying
-    beforehand; `options` those of the command line, with a line of help each; `sweeps` says that its work is sweeps of
-    `model`, which workers can share (`cutaway.jobs`); `many` how large a crowd is unless said; `example` the model that
-    its help names, where the first of its family has not what it needs. `table` and `plot` make what the command line
-    prints and draws, where that is more than the result alone can.
+    beforehand; `options` those of the command line, with a line of help each; `spreads` says that its work is sweeps of
+    `model` or other chunks, which workers can share (`cutaway.jobs`); `many` how large a crowd is unless said;
+    `example` the model that its help names, where the first of its family has not what it needs. `table` and `plot`
+    make what the command line prints and draws, where that is more than the result alone can.
 
     In a report: `reported` are the ways in which it is applied there, `beside` whether to the counterpart and the floor
     of a question too; `show` makes its views, `tell` sentences on what was found; `lead`, of a method that can, the
@@ -84,7 +84,7 @@ class Method:
     chosen: Callable[[Question, Mapping[str, Any]], Mapping[str, Any]] = _nothing
     cost: Callable[[Question, Mapping[str, Any]], str] = _cheap
     options: Mapping[str, str] = field(default_factory=dict)
-    sweeps: bool = False
+    spreads: bool = False
     many: int = 256
     example: str = ""
     table: Callable[[Any, Question], Any] | None = None
@@ -139,7 +139,7 @@ class Method:
             raise MethodError(f"'{self.name}' does not fit this question: {why}", do="see `cutaway methods --needs`")
 
     def apply(self, question: Question, *, progress: bool = False, workers: Workers = 0, **options: Any) -> Applied:
-        """Answer a question; options are those of the function, `workers` make its sweeps, where that is its work.
+        """Answer a question; options are those of the function, `workers` share its work, where it has such.
 
         Raises MethodError where a part is lacking, and for workers that would have nothing to do.
         """
@@ -153,9 +153,9 @@ class Method:
                 )  # fmt: skip
         refused = question.model.family.kind in self.never
         self.check(self.lacks(question) or (self.fitting(question) if refused else ""))
-        if workers != 0 and not self.sweeps:
+        if workers != 0 and not self.spreads:
             raise MethodError(
-                f"'{self.name}' makes no sweeps that workers could share", expected="a method that does, or workers=0",
+                f"'{self.name}' has no work that workers could share", expected="a method that does, or workers=0",
                 do="leave `workers` out",
             )  # fmt: skip
         seed = {"seed": question.seed} if "seed" in known and question.seed else {}

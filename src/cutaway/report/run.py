@@ -29,7 +29,7 @@ def answer(
     method: Method, model: Source | str, given: Mapping[str, Any], options: Mapping[str, Any], *,
     out: Path | None = None, plot: Path | None = None, overwrite: bool = False, workers: int | str = 0,
 ) -> None:  # fmt: skip
-    """Ask the question that is given, apply the method (its sweeps by workers), print its table, write its files."""
+    """Ask the question that is given, apply the method (its work by workers), print its table, write its files."""
     check_files(out, plot, overwrite)
     workers = counted(workers)
     asking = {name: value for name, value in given.items() if value is not None}

@@ -159,7 +159,7 @@ METHODS = (
             "draws": "How many random sets of heads.", "share": "How many of all heads are in a set.",
             "sites": "Heads of which sites; by default of the tower that the answer comes out of.",
         },
-        sweeps=True,
+        spreads=True,
         cannot="Who stands in for whom: the surrogate is linear, and weights depend on how many heads are gone.",
     ),
     Method(

@@ -165,7 +165,7 @@ METHODS = (
         fitting=_apart,
         chosen=_sites,
         options={"over": "Patch by token or by head.", "sites": "Sites to patch; by default what fits --over."},
-        sweeps=True,
+        spreads=True,
         cannot="A share of recovery is no share of responsibility: places in a row each recover all, places side by "
         "side may each recover nothing.",
         reported=(
@@ -208,7 +208,7 @@ METHODS = (
             "tower": "Whose attention is cut; by default that of the tower the answer comes out of.",
             "wide": "How many layers in a row at a time.", "draws": "How many sets of random edges.",
         },
-        sweeps=True,
+        spreads=True,
         cannot="What flows, only that something does; what one edge no longer brings another may bring.",
         reported=(Entry(name=flow_views.KNOCKOUT),),
         beside=True,

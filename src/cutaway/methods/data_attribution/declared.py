@@ -47,5 +47,6 @@ METHODS = (
         reported=(Entry(name="data_attribution", when=lambda question: question.learnt is not None),),
         show=show,
         tell=tell,
+        spreads=True,
     ),
 )

@@ -16,6 +16,7 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor
 
 from cutaway.errors import MethodError, StoreError
+from cutaway.jobs.spread import crew_of
 from cutaway.model.fingerprint import fingerprint
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -153,31 +154,65 @@ def item_features(
     """The features of items, for each projection: the mean over an item's draws of its projected gradient.
 
     With a `folder` each batch is written as soon as it is there, whole or not at all: the same call takes up what is
-    missing, whoever was stopped and when. A folder knows its model, items, pieces and projections by content.
+    missing, whoever was stopped and when. A folder knows its model, items, pieces and projections by content. Workers
+    of a model that is `spread` make the batches, whose bits are those of one process.
     """
-    projected = [Projected(how, chosen) for how in hows]
     if not len(items):
         raise MethodError("no items to take gradients of", expected="one at least", do="give training items")
-    size = max(1, plan.batch)
-    todo = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
-    where = None if folder is None else _opened(Path(folder), (model.engine, items, tuple(chosen), tuple(hows), plan))
-    make: Callable[[Sequence[int], int], tuple[Inputs, Target]] | None = None
-    found: list[dict[str, Tensor]] = []
+    work = Gradients(items, tuple(chosen), tuple(hows), plan)
+    where = None if folder is None else _opened(Path(folder), (model.engine, items, work.chosen, work.hows, plan))
+    found: dict[int, dict[str, Tensor]] = {}
     with nullcontext() if where is None else only_writer(where):
+        paths = {at: where / PART.format(work.rows(at).start) for at in range(len(work))} if where is not None else {}
         if where is not None:
             sweep_up(where)
-        for rows in tracked(todo, "gradients", len(todo), show=progress):
-            path = None if where is None else where / PART.format(rows.start)
-            if path is not None and path.is_file():
-                found.append(_taken_up(path))
-                continue
-            make = make or items.on(model, plan.measure)
-            found.append(_batch(model, items.draws, make, rows, chosen, projected, even=plan.even))
-            if path is not None:
-                write_whole(path, [as_bytes(found[-1])])
-    losses = torch.cat([one["losses"] for one in found])
-    each = [torch.cat([one[f"features.{k}"] for one in found]) for k in range(len(hows))]
-    return [Features(values, losses, one.parts()) for values, one in zip(each, projected, strict=True)]
+        found |= {at: _taken_up(path) for at, path in paths.items() if path.is_file()}
+        todo = [at for at in range(len(work)) if at not in found]
+        for at, made in crew_of(model).run(work, todo, progress=progress, what="gradients"):
+            found[at] = made
+            if at in paths:
+                write_whole(paths[at], [as_bytes(made)])
+    every = [found[at] for at in range(len(work))]
+    losses = torch.cat([one["losses"] for one in every])
+    each = [torch.cat([one[f"features.{k}"] for one in every]) for k in range(len(hows))]
+    return [Features(values, losses, one.parts()) for values, one in zip(each, work.projected, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """The batches of items by number: what is kept of their gradients. A value that workers take."""
+
+    items: Items
+    chosen: tuple[Piece, ...]
+    hows: tuple[Projection | Bases, ...]
+    plan: Plan
+    begun: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(range(0, len(self.items), max(1, self.plan.batch)))
+
+    def rows(self, chunk: int) -> range:
+        """The items of a batch."""
+        size = max(1, self.plan.batch)
+        return range(chunk * size, min((chunk + 1) * size, len(self.items)))
+
+    @property
+    def projected(self) -> list[Projected]:
+        """The projections with their random sides, made once in each process."""
+        if "projected" not in self.begun:
+            self.begun["projected"] = [Projected(how, self.chosen) for how in self.hows]
+        made: list[Projected] = self.begun["projected"]
+        return made
+
+    def do(self, model: Model, chunk: int) -> dict[str, Tensor]:
+        """The features and losses of one batch."""
+        if "make" not in self.begun:
+            self.begun["make"] = self.items.on(model, self.plan.measure)
+        make, rows = self.begun["make"], self.rows(chunk)
+        return _batch(model, self.items.draws, make, rows, self.chosen, self.projected, even=self.plan.even)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "begun": {}}
 
 
 def of_target(
