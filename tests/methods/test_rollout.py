@@ -24,6 +24,7 @@ def drawing(joint):
     return joint.inputs(prompt=PROMPTS, seed=3, steps=2)
 
 
+@pytest.mark.checks("attention_rollout", "truth")
 def test_it_equals_a_product_of_matrices(joint, drawing):
     found = attention_rollout(joint, drawing, progress=False)
     run, tokens = joint.run(drawing, record=PATTERNS), drawing.tokens["denoiser.joint"]
@@ -60,6 +61,7 @@ def test_a_word_that_reaches_patches_through_another_is_found_by_rollout_alone(j
     assert float(plain["attention"].isel(place=2).max()) == 0
 
 
+@pytest.mark.checks("attention_rollout", "baseline")
 def test_even_attention_is_told(joint):
     inputs = joint.inputs(prompt="a red dog", seed=3, steps=1, guidance=1.0)
     with joint.edited(Knockout("denoiser.*.attn")):  # all cut alike: spread evenly
@@ -70,6 +72,7 @@ def test_even_attention_is_told(joint):
     assert np.allclose(word.isel(layer=0), 0.5 / size) and np.allclose(word.isel(layer=1), 0.75 / size)
 
 
+@pytest.mark.checks("attention_rollout", "floor")
 def test_before_training_maps_are_flat():
     spread = {}
     for name in ("zoo:emoji-mmdit", "zoo:emoji-mmdit@untrained"):

@@ -15,6 +15,7 @@ from cutaway.methods.cross_attention.cross_attention import cross_attention
 from cutaway.methods.cross_attention.drawn_again import prompt_to_prompt_drawings
 from cutaway.methods.cross_attention.head_relevance import head_relevance
 from cutaway.methods.cross_attention.maps import looking
+from cutaway.methods.cross_attention.rollout import attention_rollout
 from cutaway.methods.cross_attention.spoken import words
 from cutaway.methods.method import Entry, Method
 from cutaway.questions.question import Question
@@ -112,6 +113,15 @@ METHODS = (
         beside=True,
         show=concept_views.show,
         tell=concept_views.tell,
+    ),
+    Method(
+        function=attention_rollout,
+        row="cross-attention",
+        takes={"model": "model", "inputs": "drawing"},
+        fitting=beside_the_text,
+        example="zoo:emoji-mmdit",
+        options={"guidance": "Which row of the guidance: cond, with the prompt, or uncond."},
+        cannot="What flows: values, norms, gates and MLPs do not count, and half of every state is taken to stay.",
     ),
     Method(
         function=prompt_to_prompt_drawings,
