@@ -43,8 +43,8 @@ def token_relevance(
     writes, `length` tokens at most. The number of a token is its logit there less the mean of all logits, with `sure`
     its log-probability (which has no slope where the model is sure). `method` as in `relevance`, each on a batch of
     `batch` copies of the inputs, a token each; or `tam`, one run for all: the logits of the token at the picture's
-    positions of the last layer, A_t (not below 0), less what other words before it light as well, ReLU(A_t - s I), I the mean
-    of their A_j by how much they read as the token, s by least squares, and a rank filter over 3 × 3 (`filtered`).
+    positions of the last layer, A_t (not below 0), less what other words before it light as well, ReLU(A_t - s I),
+    I the mean of their A_j by how much they read as the token, s by least squares, and a rank filter (`filtered`).
 
     A `Relevance` with a target a token: coordinates `token` (its text), `row` and `number` (of the row, within the
     answer). Units: nats or logits where the method has any. Source of TAM: Li et al. 2025, 2506.23270, by its text; the
