@@ -15,7 +15,8 @@ from cutaway.methods.sparse_autoencoders.quality import Quality, quality
 from cutaway.methods.sparse_autoencoders.recovered import loss_recovered, own_text
 from cutaway.methods.sparse_autoencoders.seen import Seen, read, seen
 from cutaway.model.dictionary import NOWHERE, At, Dictionary, Neurons, decoder_rows
-from cutaway.model.targets import log_prob
+from cutaway.model.edits import Ablate
+from cutaway.model.targets import answer, log_prob
 from cutaway.model.tokens import KINDS
 from cutaway.zoo import tiny
 from world import noise, opened
@@ -174,13 +175,15 @@ def cases():
     asked = llava.inputs(image=PICTURES[:2], text=["what is", "what"], answer=["a dog", "cat"])
     noised = sd.inputs(prompt=["a red dog", "a cat"], step=1, steps=3, image=PICTURES[:2])
     return [(clip, pairs, "vision.0.resid_post"), (clip, pairs, "text.0.resid_post"),
-            (llava, asked, "text.0.resid_post"), (sd, noised, "denoiser.3.resid_post")]  # fmt: skip
+            (llava, asked, "text.0.resid_post"), (sd, noised, "denoiser.3.resid_post"),
+            (llava, asked, "text.0.attn.z"), (sd, noised, "denoiser.3.attn.z")]  # fmt: skip
 
 
-@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("at", range(6))
 def test_a_perfect_dictionary_recovers_all_and_an_empty_one_nothing(at):
     model, inputs, site = cases()[at]
-    width = model.run(inputs, record=site, stop=True)[site].shape[-1]
+    state = model.run(inputs, record=site, stop=True)[site]
+    width = state.shape[-1] * (state.shape[-2] if site.endswith("attn.z") else 1)
     zeros = torch.zeros(width, dtype=torch.float64)
     perfect = loss_recovered(model, Neurons(site, zeros), inputs, progress=False)
     assert perfect.rows == 2 and perfect.of_zero == pytest.approx(1) and perfect.of_mean == pytest.approx(1)
@@ -202,6 +205,15 @@ def test_the_mean_is_that_of_a_kind_over_all_inputs_and_other_kinds_stay():
     )
     runs = [own_text()(model.run(one)) for one in batches]
     assert found.clean == pytest.approx(float(torch.cat(runs).mean()))
+
+
+def test_heads_lie_in_a_row_as_in_the_sites_of_features():
+    dictionary = Neurons("text.0.attn.z", torch.zeros(32), k=3)
+    model = opened("llama").with_dictionaries(dictionary)
+    inputs = model.inputs(text="a red", answer="dog")
+    found = loss_recovered(model, dictionary, inputs, progress=False)
+    spliced = answer(mean=True)(model.run(inputs, edits=Ablate("text.0.attn.z.error")))
+    assert found.spliced == pytest.approx(float(spliced)) != found.clean
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,9 @@ def loss_recovered(
     recovered = (L_spliced - L_ablated) / (L_clean - L_ablated), L the mean of the `target` over rows; ablated is the
     site at 0, or at the mean of its positions of one kind (over all inputs). 1: as good as the clean model; 0: as good
     as nothing; below 0: worse than that. The reconstruction is that of the clean run, written by `Set` at every
-    position but padding, or at those of some `kinds`. Without a `target`: `answer(mean=True)` of inputs with answers,
-    `denoising_error` of one evaluation of a denoiser on a noised picture, `own_text` of pictures and their texts.
+    position but padding, or at those of some `kinds`; a row of `attn.z` is all heads of a position. Without a `target`:
+    `answer(mean=True)` of inputs with answers, `denoising_error` of one evaluation of a denoiser on a noised picture,
+    `own_text` of pictures and their texts.
 
     Units: shares, and those of the target. MethodError where a site has no vector a position, or where no target fits.
     Source: Gao et al. 2024, arXiv 2406.04093 (section 4.1), and Karvonen et al. 2025, arXiv 2503.09532, who ablate to
@@ -158,7 +159,7 @@ class _Place:
         *, stop: bool = False,
     ) -> _Place:  # fmt: skip
         run = model.run(inputs, record=[str(site) for site in sites], stop=stop)
-        x, y = (run[site].detach() for site in sites)
+        x, y = (_in_rows(site, run[site].detach()) for site in sites)
         at = _at(inputs, sites[0], x)
         written = torch.ones(y.shape[: len(x.shape) - 1], dtype=torch.bool) if at.kind is None else _of(at.kind, kinds)
         lacks = [name for name in dictionary.asks if getattr(at, name) is None]
@@ -190,7 +191,7 @@ class _Place:
 
     def edit(self, value: Tensor) -> Set:
         """These values at the positions that are written, the others as they are."""
-        whole = torch.where(self.written[..., None].to(self.y.device), value, self.y)
+        whole = torch.where(self.written[..., None].to(self.y.device), value, self.y).view_as(self.run[self.target])
         return Set(self.target, whole[0] if self.target.axes[0] == "step" else whole)
 
     def _kinds(self) -> Tensor:
@@ -227,11 +228,20 @@ def _check(sites: Sequence[Site], batches: Sequence[Inputs]) -> None:
             expected="one evaluation of a denoiser", do="`model.inputs(prompt=…, step=3, image=…)`",
         )  # fmt: skip
     for site in sites:
-        if site.axes[-2:-1] not in (("token",), ("batch",)):
+        if site.axes[-2:-1] not in (("token",), ("batch",)) and not _of_heads(site):
             raise MethodError(
-                f"'{site}' has no vector a position", expected="a site whose last axes are token and unit",
+                f"'{site}' has no vector a position", expected="a site whose last axes are token and unit, or `attn.z`",
                 exists=", ".join(site.axes), do="take one such as `text.3.resid_post`",
             )  # fmt: skip
+
+
+def _of_heads(site: Site) -> bool:
+    return site.part == "attn.z" and site.axes[-2:] == ("head", "d_head")
+
+
+def _in_rows(site: Site, values: Tensor) -> Float[Tensor, "*rows d"]:
+    """One vector a position: heads lie behind one another, as the output projection takes them."""
+    return values.flatten(-2) if _of_heads(site) else values
 
 
 def _share(spliced: float, ablated: float, clean: float) -> float:
