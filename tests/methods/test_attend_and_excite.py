@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import StableDiffusionPAGPipeline
 
 import cutaway
 from cutaway import questions
@@ -24,6 +25,11 @@ def looked(model, midway, latent, aim):
     given = {**midway.inputs.tensors, name: midway.scale * latent}
     run = model.run(type(midway.inputs)(**{**vars(midway.inputs), "tensors": given}), record=patterns(model))
     return aim(run)
+
+
+def perturbed():
+    parts = {**cutaway.load("tiny:sd").module.components, "requires_safety_checker": False}
+    return cutaway.load(StableDiffusionPAGPipeline(**parts))
 
 
 def patterns(model):
@@ -57,10 +63,11 @@ def levels(drawn):
     return (drawn.clamp(0, 1).movedim(1, -1) * 255).round().to(torch.uint8).numpy()
 
 
-@pytest.mark.parametrize("name", ["sd", "sd3"])
+@pytest.mark.parametrize("name", ["sd", "sd3", "perturbed"])
 def test_without_eta_it_is_the_drawing_as_it_is(name):
-    model = cutaway.load(f"tiny:{name}")
-    inputs = model.inputs(prompt=PROMPTS, seed=3, steps=2)
+    """Also where the pipeline holds processors of perturbed guidance, which know no batch of the prompt alone."""
+    model = cutaway.load(f"tiny:{name}") if name != "perturbed" else perturbed()
+    inputs = model.inputs(prompt=PROMPTS, seed=3, steps=2, size=(32, 32))
     plain = model.run(inputs, output="pt").outputs.images
     seen = []
     assert torch.equal(draw_midway(model, inputs, [0, 1], lambda midway: seen.append(midway.step)).images, plain)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import PNDMScheduler, StableDiffusionImg2ImgPipeline
 
 import cutaway
 from cutaway.errors import MethodError, SiteError
@@ -20,8 +21,16 @@ def without_t5():
     return cutaway.load(pipeline)
 
 
+def from_a_picture():
+    """With a scheduler that cannot do fewer steps than four, and begins midway."""
+    parts = {**cutaway.load("tiny:sd", dtype="float64").module.components, "requires_safety_checker": False}
+    parts["scheduler"] = PNDMScheduler.from_config(parts["scheduler"].config)
+    return cutaway.load(StableDiffusionImg2ImgPipeline(**parts))
+
+
 OPENED = {
     "sd": lambda: cutaway.load("tiny:sd", dtype="float64"),
+    "from a picture": from_a_picture,
     "sdxl": lambda: cutaway.load("tiny:sdxl", dtype="float64"),
     "sd3": without_t5,
 }
@@ -31,13 +40,14 @@ OPENED = {
 @pytest.mark.parametrize("name", OPENED)
 def test_the_last_layer_that_is_read_gives_the_drawing_itself(name):
     model = OPENED[name]()
-    inputs = model.inputs(prompt=PROMPTS, seed=2, steps=2, size=(32, 32))
+    begun = {"image": tiny.picture(), "strength": 0.25, "steps": 4} if name == "from a picture" else {"steps": 2}
+    inputs = model.inputs(prompt=PROMPTS, seed=2, size=(32, 32), **begun)
     found = diffusion_lens(model, inputs, progress=False)
     plain = inputs.call(model.module, inputs.tensors, output="pt", quiet=True).images
     assert (found["value"][-1] == 0).all() and (found["value"][0] > 0).all()
     drawn = (plain.clamp(0, 1) * 255).round().movedim(1, -1).numpy()
     assert np.abs(found["drawn"].isel(layer=-1).values.astype(int) - drawn).max() <= 1
-    assert list(found["layer"].values) == (["embed", "0", "1"] if name == "sd" else ["embed", "0"])
+    assert list(found["layer"].values) == (["embed", "0"] if name in ("sdxl", "sd3") else ["embed", "0", "1"])
 
 
 def test_an_early_layer_is_drawn_as_its_states_under_the_last_norm():

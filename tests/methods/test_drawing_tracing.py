@@ -118,6 +118,17 @@ def test_an_unrelated_drawing_brings_nothing_back(sd):
     assert alone["random"].isnull().all() and "no unrelated drawing" in alone.note()
 
 
+@pytest.mark.parametrize("what", ["prompt", "word"])
+def test_pictures_of_a_pair_are_rows_and_strangers_come_from_another_pair(sd, what):
+    own, other = ["a red dog", "a cat on a mat"], ["a blue dog", "a fox on a mat"]
+    several = [sd.inputs(prompt=some, pictures=2, seed=3, steps=1) for some in (own, other)]
+    groups = {"last": [1]} if what == "word" else {}
+    found = drawing_tracing(sd, *several, what=what, windows=1, groups=groups, progress=False)
+    assert found["prompt"].values.tolist() == [0, 0, 1, 1]
+    whole = found["mean"].isel(layer=-1).sel({found.axis: "all"})
+    assert float(whole) == 1 and float(found["random"].isel(layer=-1).sel({found.axis: "all"})) < 0.5
+
+
 def test_intervals_are_over_pairs_of_prompts():
     clean, corrupted, same = np.ones(40), np.zeros(40), np.repeat([0, 1, 2, 3], 10)
     values = (same < 2).astype(float)[:, None]

@@ -11,7 +11,9 @@ from PIL import Image
 import cutaway
 from cutaway import Add, Patch, Scale, Set, Where
 from cutaway.errors import InputError, SiteError
+from cutaway.model.drawing import alone, as_asked
 from cutaway.model.schedule import Schedule
+from cutaway.model.steps import chosen_steps, drawn_steps
 from cutaway.zoo import tiny
 from world import PT, asked, gap, identical, library_call, noise, opened, state
 
@@ -162,7 +164,7 @@ def test_a_drawing_that_begins_midway_begins_at_step_0(scheduler, strength, coun
     model = other("StableDiffusionImg2ImgPipeline", scheduler=made)
     inputs = model.inputs(prompt=PROMPTS[0], image=PICTURE, strength=strength, steps=4, guidance=3.0)
     run = model.run(inputs, record=UNET, **PT)
-    assert len(run[UNET]) == count
+    assert len(run[UNET]) == count == drawn_steps(model.module, inputs)
     assert model.estimate(inputs, UNET).shapes[UNET] == tuple(run[UNET].shape)
     for step, at in ((0, 0), (-1, count - 1)):
         edited = model.run(inputs, record=UNET, edits=Add(UNET, 1.0, step=step), **PT)[UNET]
@@ -250,6 +252,40 @@ def test_a_picture_of_another_size_is_scaled_when_a_size_is_said():
     for wrong in ({"strength": 0.0}, {"strength": 0.3}, {"image": [PICTURE] * 3}, {"image": None}):
         with pytest.raises(InputError, match=r"(?i)strength|of `image=`|needs `image=`"):
             model.inputs(**{"prompt": "a dog", "image": PICTURE, "steps": 2, **wrong})
+
+
+@pytest.mark.parametrize("kind", BEGINNINGS)
+def test_a_drawing_is_asked_again_as_it_was(kind):
+    """Three prompts under its options are three rows of the same picture and grid, as many steps, and no guidance."""
+    model, given = beginning(kind)
+    pair = {**given, "image": [PICTURE, tiny.picture(1, size=(32, 32))]}
+    inputs = model.inputs(prompt=PROMPTS, negative="a car", pictures=2, steps=5, guidance=3.0, seed=7, **pair)
+    again = model.inputs(**as_asked(inputs))
+    assert again.drawn == inputs.drawn and again.latent == inputs.latent and again.copies == inputs.copies
+    assert again.tensors == inputs.tensors
+    others = model.inputs(**alone(inputs, ["a car", "a tree", "a dog"]))
+    assert others.tensors["guidance_scale"] == 1 and drawn_steps(model.module, others) == drawn_steps(
+        model.module, inputs
+    )
+    assert others.drawn == ("a car", "a tree", "a dog") and others.tensors["image"] == inputs.tensors["image"][:1] * 3
+    run = model.run(inputs, record=SITE[kind.split()[0]], **PT)
+    steps = len(run[SITE[kind.split()[0]]])
+    assert chosen_steps(model.module, 2, inputs) == {0, steps - 1}  # 5 of strength 0.5: SD draws 2, SD3 3
+
+
+def test_a_negative_prompt_of_flux_is_guided_against():
+    """Its `guidance_scale` is a number that the denoiser is told; another one weighs the negative prompt."""
+    model = opened("flux")
+    asked = {"prompt": PROMPTS[0], "steps": 2, "size": (32, 32)}
+    plain, against = model.inputs(**asked, guidance=2.0), model.inputs(**asked, negative="a cat", guidance=2.0)
+    assert plain.tensors["guidance_scale"] == 2 and "true_cfg_scale" not in plain.tensors
+    assert against.tensors["true_cfg_scale"] == 2 and "guidance_scale" not in against.tensors
+    rows = []
+    run = model.run(against, record=JOINT, into=lambda found: rows.append((found.step, *found.guidance)), **PT)
+    assert rows == [(0, "cond"), (0, "uncond"), (1, "cond"), (1, "uncond")]
+    assert identical(run.outputs, library_call(model, against))
+    weak = model.run(model.inputs(**asked, negative="a cat", guidance=1.1), **PT)
+    assert gap(weak.outputs.images, run.outputs.images) > 1e-3
 
 
 # --- without words ----------------------------------------------------------------------------------------------------

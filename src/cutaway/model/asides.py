@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from cutaway.errors import InputError, SiteError
 from cutaway.model.denoise import draw_inputs
+from cutaway.model.drawing import alone, as_asked
 from cutaway.model.engine import Opened
 from cutaway.model.inputs import Inputs
 
@@ -44,8 +44,7 @@ def aside(model: Opened, drawing: Inputs, words: Sequence[str]) -> Aside:
     >>> made.owner, made.states.shape
     ((0, 0, 1, 1, 1, 1), torch.Size([6, 64]))
     """
-    drawn = _asked(drawing) | {"prompt": list(words), "negative": None, "guidance": 1.0, "pictures": None}
-    made = draw_inputs(model.engine, drawn, 0, None, {})
+    made = draw_inputs(model.engine, alone(_checked(drawing), words), 0, None, {})
     text = made.tokens.get("denoiser.text")
     if text is None:
         raise SiteError(
@@ -71,8 +70,7 @@ def beside(
 
     Time, pooled prompt and latents are those of the drawing; `told` is one text for all rows or one a row.
     """
-    drawn = _asked(drawing)
-    inputs = draw_inputs(model.engine, drawn, step, latent, {})
+    inputs = draw_inputs(model.engine, as_asked(_checked(drawing)), step, latent, {})
     tensors, rows = dict(inputs.tensors), len(latent)
     tensors["encoder_hidden_states"] = told.expand(rows, *told.shape[-2:]).to(tensors["encoder_hidden_states"])
     if "txt_ids" in tensors:  # where words are, which is nowhere, for as many of them
@@ -106,17 +104,11 @@ def in_words_of(inputs: Inputs, other: Inputs) -> Inputs:
     return replace(inputs, tensors=tensors, tokens={**inputs.tokens, **told}, drawn=other.drawn, call=call)
 
 
-def _asked(drawing: Inputs) -> dict[str, Any]:
-    """What a drawing was asked with, in the words of `model.inputs`."""
-    given = drawing.tensors
-    if not drawing.call.loops or "strength" in given or "prompt" not in given:
+def _checked(drawing: Inputs) -> Inputs:
+    """A whole drawing of a prompt from noise alone; else an error."""
+    if not drawing.call.loops or "strength" in drawing.tensors or "prompt" not in drawing.tensors:
         raise InputError(
             "words can be put beside a whole drawing from noise alone", expected="a drawing of a prompt",
             exists=f"{drawing.call}", do="make the inputs with `model.inputs(prompt=…)`, without `step=` and `image=`",
         )  # fmt: skip
-    return {
-        "prompt": given["prompt"], "negative": given.get("negative_prompt"), "label": None, "image": None, "mask": None,
-        "size": (given["height"], given["width"]), "strength": None, "guidance": given.get("guidance_scale"),
-        "pictures": drawing.copies if drawing.copies > 1 else None, "seed": given["seed"],
-        "steps": given["num_inference_steps"], "length": given.get("max_sequence_length"),
-    }  # fmt: skip
+    return drawing

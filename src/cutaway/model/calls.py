@@ -26,7 +26,7 @@ from cutaway.model.towers import PIPELINES
 LISTED = ("prompt", "negative_prompt", "class_labels", "image", "mask_image", "batch_size")
 SAME = (
     "num_inference_steps", "num_images_per_prompt", "guidance_scale", "height", "width", "seed", "strength",
-    "max_sequence_length",
+    "max_sequence_length", "true_cfg_scale",
 )  # fmt: skip
 
 
@@ -120,13 +120,13 @@ class Pipeline(Forward):
         before = vars(module).get("_progress_bar_config")
         own = {"disable": call["num_inference_steps"] < 8, **(before or {}), **({"disable": True} if quiet else {})}
         module.set_progress_bar_config(**own)
-        processors = _processors(module)
+        processors = processors_of(module)
         noise = SameNoise(generator, self.cells) if self.cells > 1 else nullcontext()
         try:
             with noise:
                 made = module(**call, generator=generator, output_type=output)
         finally:
-            _put_back(processors)  # perturbed guidance leaves its own where a call ends early
+            put_back(processors)  # perturbed guidance leaves its own where a call ends early
             vars(module).pop("_progress_bar_config", None)
             if before is not None:
                 module._progress_bar_config = before
@@ -218,13 +218,13 @@ class SameNoise(TorchFunctionMode):
         return func((shape[0] // self._cells, *shape[1:]), **kwargs).repeat(self._cells, *[1] * (len(shape) - 1))
 
 
-def _processors(pipeline: Any) -> list[tuple[nn.Module, Any]]:
+def processors_of(pipeline: Any) -> list[tuple[nn.Module, Any]]:
     """The attention processors of a pipeline, each with its module."""
     roots = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     return [(m, m.processor) for root in roots for m in root.modules() if hasattr(m, "processor")]
 
 
-def _put_back(processors: list[tuple[nn.Module, Any]]) -> None:
+def put_back(processors: list[tuple[nn.Module, Any]]) -> None:
     """Put attention processors back where another one stands now."""
     for module, processor in processors:
         if module.processor is not processor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
@@ -59,7 +59,7 @@ def prepare_drawing(pipeline: Any, towers: dict[str, Tower], given: Mapping[str,
     height, width = _size(pipeline, towers["denoiser"], given["size"], images, factor, unit)
     call = {**asked.call, "num_inference_steps": given["steps"], "seed": given["seed"]}
     if "guidance" in takes:
-        call["guidance_scale"] = GUIDANCE if given["guidance"] is None else given["guidance"]
+        call[_weight(pipeline, given)] = GUIDANCE if given["guidance"] is None else given["guidance"]
     if "height" in takes:
         call |= {"height": height, "width": width}
     call |= _pictures(takes, given, images, asked, (width, height))
@@ -94,6 +94,38 @@ def against(pipeline: Any, towers: dict[str, Tower], inputs: Inputs) -> Inputs:
     return replace(
         inputs, tokens=_maps(pipeline, towers, prompts, inputs.tokens["denoiser"], call.get("max_sequence_length"))
     )
+
+
+def _weight(pipeline: Any, given: Mapping[str, Any]) -> str:
+    """What a pipeline calls the weight of guidance; one that is told a number beside the prompt has another for it."""
+    apart = "true_cfg_scale" in inspect.signature(type(pipeline).__call__).parameters
+    return "true_cfg_scale" if apart and given["negative"] is not None else NAMES["guidance"]
+
+
+def as_asked(drawing: Inputs) -> dict[str, Any]:
+    """What a whole drawing was asked with, in the words of `model.inputs`."""
+    given, copies = drawing.tensors, drawing.copies
+    asked: dict[str, Any] = {name: given.get(theirs) for name, theirs in NAMES.items()}
+    asked |= {name: given[NAMES[name]][::copies] for name in ("label", "image", "mask") if NAMES[name] in given}
+    return {
+        **asked, "guidance": given.get("true_cfg_scale", asked["guidance"]), "size": drawn_size(drawing),
+        "pictures": copies if copies > 1 else None, "seed": given["seed"], "steps": given["num_inference_steps"],
+    }  # fmt: skip
+
+
+def drawn_size(drawing: Inputs) -> tuple[int, int] | None:
+    """Height and width of what is drawn, as asked or as the picture to begin with has them; None where neither says."""
+    given = drawing.tensors
+    if "height" in given:
+        return given["height"], given["width"]
+    return (given["image"][0].height, given["image"][0].width) if "image" in given else None
+
+
+def alone(drawing: Inputs, prompts: Sequence[str]) -> dict[str, Any]:
+    """The words of `model.inputs` for other prompts under the options of a drawing: without guidance, one of each."""
+    asked = as_asked(drawing)
+    first = {name: asked[name] and asked[name][0] for name in ("image", "mask")}
+    return {**asked, **first, "prompt": list(prompts), "negative": None, "guidance": 1.0, "pictures": None}
 
 
 def taken(pipeline: Any) -> tuple[str, ...]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import torch
 from cutaway.errors import InputError
 from cutaway.model.drawing import units
 from cutaway.model.inputs import Inputs
+from cutaway.model.schedule import steps_in
 from cutaway.model.sites import Site
 from cutaway.model.table import Drawing
 from cutaway.model.towers import PIPELINES
@@ -78,17 +78,9 @@ def _drawn(engine: Engine, inputs: Inputs, site: Site) -> dict[str, int]:
     prompted = tower is not None and tower.prompted
     rows = 1 + guided + (not prompted and bool(getattr(engine.module, "pag_scale", 0)))
     copies = 1 if prompted else inputs.copies
-    sizes = {"batch": len(inputs.drawn) * copies, "step": _steps(engine.module, call), "guidance": rows}
+    sizes = {"batch": len(inputs.drawn) * copies, "step": steps_in(engine.module, call), "guidance": rows}
     height, width = _resolution(engine, inputs, site)
     return sizes | {"height": height, "width": width, "pixels": height * width}
-
-
-def _steps(pipeline: Any, call: Mapping[str, Any]) -> int:
-    """How long the scheduler's list is for so many steps, less what a picture to begin with leaves out."""
-    steps, scheduler = int(call["num_inference_steps"]), copy.deepcopy(pipeline.scheduler)
-    left_out = steps - min(int(steps * call["strength"]), steps) if "strength" in call else 0
-    scheduler.set_timesteps(steps, **({"mu": 1.0} if getattr(scheduler.config, "use_dynamic_shifting", False) else {}))
-    return len(scheduler.timesteps) - left_out * int(getattr(scheduler, "order", 1))
 
 
 def _resolution(engine: Engine, inputs: Inputs, site: Site) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.errors import InputError
+from cutaway.model.calls import processors_of, put_back
 from cutaway.model.denoise import LATENT, at_step
 from cutaway.model.engine import Opened
 from cutaway.model.inputs import Inputs
@@ -59,11 +60,17 @@ def draw_midway(model: Opened, inputs: Inputs, steps: Sequence[int], change: Cha
         name = next(name for name in LATENT if name in begun.tensors)
         like = torch.ones_like(begun.tensors[name])
         stops = {step: at_step(model.engine, inputs, step, like) for step in sorted(set(steps))}
+    own_way = processors_of(pipeline)
     scales = {step: float(stop.tensors[name].flatten()[0]) for step, stop in stops.items()}
 
     def changed(step: int, latent: Tensor) -> Tensor | None:
         given = replace(stops[step], tensors={**stops[step].tensors, name: scales[step] * latent})
-        return change(Midway(step, latent, given, scales[step]))
+        theirs = processors_of(pipeline)
+        put_back(own_way)  # perturbed guidance holds others, which take no batch of the prompt alone
+        try:
+            return change(Midway(step, latent, given, scales[step]))
+        finally:
+            put_back(theirs)
 
     def between(_: Any, step: int, time: Any, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
         new = changed(step + 1, held["latents"]) if step + 1 in stops else None

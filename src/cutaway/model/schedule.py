@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -104,6 +106,19 @@ class OneStep:
     def names(self, batch: int) -> tuple[str, ...]:
         """The row of the prompt."""
         return ("cond",)
+
+
+def steps_in(pipeline: Any, call: Mapping[str, Any]) -> int:
+    """How many steps a drawing has: the scheduler's list, less what a pipeline leaves out that begins with a picture.
+
+    That is more than `num_inference_steps` where a scheduler calls twice (Heun), less where a drawing begins midway.
+    """
+    count, scheduler = int(call["num_inference_steps"]), copy.deepcopy(pipeline.scheduler)
+    scheduler.set_timesteps(count, **({"mu": 1.0} if getattr(scheduler.config, "use_dynamic_shifting", False) else {}))
+    if "strength" not in call:
+        return len(scheduler.timesteps)
+    left: Any = type(pipeline).get_timesteps(SimpleNamespace(scheduler=scheduler), count, call["strength"], "cpu")[0]
+    return len(left)
 
 
 def _counted(scheduler: Any) -> int | None:

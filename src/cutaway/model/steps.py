@@ -12,6 +12,7 @@ from torch import Tensor
 from cutaway.errors import EditError, InputError
 from cutaway.model.edits import Edit, Patch
 from cutaway.model.inputs import Inputs
+from cutaway.model.schedule import steps_in
 
 
 def steps_of(choice: Any, steps: int) -> Sequence[int]:
@@ -31,11 +32,22 @@ def steps_of(choice: Any, steps: int) -> Sequence[int]:
     return [step + steps if step < 0 else step for step in listed.flatten().long().tolist()]
 
 
-def chosen_steps(steps: int | Collection[int], inputs: Inputs) -> Collection[int] | None:
+def drawn_steps(pipeline: Any, inputs: Inputs) -> int:
+    """How many steps run on these inputs: those of a whole drawing as its scheduler counts them, else one.
+
+    >>> import cutaway
+    >>> model = cutaway.load("tiny:sd")
+    >>> drawn_steps(model.module, model.inputs(prompt="a dog", steps=4))
+    4
+    """
+    return steps_in(pipeline, inputs.tensors) if inputs.call.loops else 1
+
+
+def chosen_steps(pipeline: Any, steps: int | Collection[int], inputs: Inputs) -> Collection[int] | None:
     """Which steps of a drawing are read: those given, or so many at even distances; None for 0: all that run."""
     if not inputs.call.loops or steps == 0:
         return None
-    count = int(inputs.tensors["num_inference_steps"])
+    count = drawn_steps(pipeline, inputs)
     if isinstance(steps, int):
         many = min(max(1, steps), count)
         return {round(at * (count - 1) / max(1, many - 1)) for at in range(many)}

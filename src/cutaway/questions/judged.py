@@ -15,6 +15,7 @@ from cutaway import data
 from cutaway.data import Claim, Scene
 from cutaway.data.prompts import Part, changed, prompt, told_apart
 from cutaway.errors import InputError, TargetError
+from cutaway.model.drawing import drawn_size
 from cutaway.model.run import Run
 from cutaway.model.targets import Target, denoising_error, distance, outcome
 from cutaway.zoo.emoji_judge import judge
@@ -81,9 +82,8 @@ def number_of(model: Any, drawing: Any, other: Any = None) -> Target:
         return denoising_error() if known else distance(outcome(model.run(drawing)))
     said = [] if other is None else list(zip(drawing.tensors["prompt"], other.tensors["prompt"], strict=True))
     claims = [told_apart(*both) for both in said]
-    size = (drawing.tensors["height"], drawing.tensors["width"])
-    if claims and None not in claims and size == (SIDE, SIDE):
-        return judged([claim for claim in claims if claim is not None])
+    if claims and None not in claims and drawn_size(drawing) == (SIDE, SIDE):
+        return judged([claim for claim in claims if claim is not None for _ in range(drawing.copies)])
     return distance(outcome(model.run(drawing, output="pt")))
 
 

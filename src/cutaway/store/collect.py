@@ -47,7 +47,7 @@ def collect(
     model: Model, inputs: Inputs, sites: Sequence[Site], how: How, *, start: int = 0, words: Words | None = None
 ) -> Collected:
     """Run a batch, whose first item has the number `start`, no further than the last site, and keep its rows."""
-    steps = chosen_steps(how.steps, inputs) if how.steps else None
+    steps = chosen_steps(model.module, how.steps, inputs) if how.steps else None
     taker = _Taker(model, inputs, start, how, steps, Words() if words is None else words)
     if inputs.call.loops:
         output = "latent" if "vae" in model.towers and not any(site.tower.startswith("vae") for site in sites) else "pt"

@@ -13,10 +13,11 @@ from cutaway.methods.causal_tracing.activation_patching import activation_patchi
 from cutaway.methods.causal_tracing.attention_knockout import attention_knockout, usual_edges
 from cutaway.methods.causal_tracing.causal_tracing import causal_tracing
 from cutaway.methods.causal_tracing.drawing_tracing import drawing_tracing
-from cutaway.methods.causal_tracing.places import layers_of, steps_of
+from cutaway.methods.causal_tracing.places import layers_of
 from cutaway.methods.causal_tracing.views import show, tell
 from cutaway.methods.method import Entry, Method
 from cutaway.model.prompts import layered_encoders
+from cutaway.model.steps import drawn_steps
 from cutaway.questions.question import Question
 
 LAYERED = {"prompt": 16, "word": 6}  # at most so many layers, or groups of layers, of a drawing
@@ -145,7 +146,7 @@ def _drawings(question: Question, given: Mapping[str, Any]) -> str:
     windows = given.get("windows", 3)
     columns = 5 if what == "word" else 1 + (windows if isinstance(windows, int) and windows > 1 else 0)
     count = (len(groups) + 1) * columns + 2
-    steps = "" if question.drawing is None else f" of {len(steps_of(question.drawing))} steps"
+    steps = "" if question.drawing is None else f" of {drawn_steps(question.model.module, question.drawing)} steps"
     return f"about {count} drawings{steps}"
 
 

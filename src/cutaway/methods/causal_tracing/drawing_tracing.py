@@ -144,13 +144,14 @@ def _check(clean: Any, counterfactual: Any, mode: str) -> None:
 
 
 def _rows(inputs: Inputs) -> int:
-    """How many prompts."""
-    return next(iter(inputs.tokens.values())).batch
+    """How many pictures of all prompts."""
+    return next(iter(inputs.tokens.values())).batch * inputs.copies
 
 
 def _same(clean: Inputs, other: Inputs) -> Int[ndarray, " pair"]:
     """Which rows have the same two prompts: a number each."""
-    texts = [given.tensors.get("prompt", range(_rows(given))) for given in (clean, other)]
+    prompts = [given.tensors.get("prompt", range(_rows(given) // given.copies)) for given in (clean, other)]
+    texts = [[text for text in some for _ in range(clean.copies)] for some in prompts]
     known: dict[Any, int] = {}
     return np.array([known.setdefault(both, len(known)) for both in zip(*texts, strict=True)])
 
@@ -172,7 +173,7 @@ class _Runs:
         clean, corrupted = (self._run(given, record=list(self.places.sites)) for given in (one, other))
         base, source = (other, clean) if self.mode == "denoise" else (one, corrupted)
         sources = {"value": dict(source.activations)}
-        moved = _strangers(source, _same(one, other), self.seed) if self.random else None
+        moved = _strangers(source, _same(one, other)[:: one.copies], one.copies, self.seed) if self.random else None
         if moved is not None:
             sources["random"] = moved
         cells = [(row, column) for row in self.places.rows for column in self.places.columns]
@@ -196,17 +197,22 @@ class _Runs:
         return np.asarray(numbers(self.target, run).detach().double().cpu().numpy())
 
 
-def _strangers(run: Run, same: Int[ndarray, " pair"], seed: int) -> dict[str, Tensor] | None:
-    """What a run recorded with rows exchanged, each from another pair of prompts; None where there is no other."""
+def _strangers(run: Run, same: Int[ndarray, " pair"], copies: int, seed: int) -> dict[str, Tensor] | None:
+    """What a run recorded with rows exchanged, each from another pair of prompts; None where there is no other.
+
+    A pair has a row in an encoder, and as many as it has pictures in the denoiser.
+    """
     draw, rows = np.random.default_rng(seed), np.arange(len(same))
     others = [rows[same != own] for own in same]
     if any(not len(some) for some in others):
         return None
     order = torch.tensor([int(draw.choice(some)) for some in others])
-    return {
-        name: value.index_select(run.sites[name].axes.index("batch"), order.to(value.device))
-        for name, value in run.activations.items()
-    }
+    drawn = (copies * order[:, None] + torch.arange(copies)).flatten()
+    made = {}
+    for name, value in run.activations.items():
+        axis = run.sites[name].axes.index("batch")
+        made[name] = value.index_select(axis, (order if value.shape[axis] == len(same) else drawn).to(value.device))
+    return made
 
 
 def _table(

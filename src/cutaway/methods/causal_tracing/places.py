@@ -17,6 +17,7 @@ from cutaway.model.edits import Patch
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.prompts import layered_encoders
+from cutaway.model.steps import drawn_steps
 from cutaway.questions.pairs import same_positions
 
 # What is patched: the sites of a layer, and the axis that is gone over beside layers.
@@ -108,17 +109,17 @@ def _sites(model: Model, what: str, parts: Sequence[str]) -> dict[int, list[str]
     return found
 
 
-def steps_of(inputs: Inputs) -> range:
+def _steps(model: Model, inputs: Inputs) -> range:
     """The steps of a drawing, or the one that is evaluated."""
     step = getattr(inputs.call, "step", None)
-    return range(inputs.tensors["num_inference_steps"]) if step is None else range(step, step + 1)
+    return range(drawn_steps(model.module, inputs)) if step is None else range(step, step + 1)
 
 
 def _windows(
-    _: Model, clean: Inputs, __: Inputs, ___: Any, windows: int | Mapping[str, Sequence[int]]
+    model: Model, clean: Inputs, _: Inputs, __: Any, windows: int | Mapping[str, Sequence[int]]
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Windows of steps, one behind another or as they are given, and all together."""
-    steps = steps_of(clean)
+    steps = _steps(model, clean)
     if not isinstance(windows, int):
         lost = sorted({step for some in windows.values() for step in some} - {*steps})
         if lost:

@@ -25,6 +25,7 @@ from cutaway.model.midway import Midway, draw_midway
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.sites import Site
+from cutaway.model.steps import drawn_steps
 from cutaway.model.targets import Target, numbers
 from cutaway.questions.rows import tracked
 
@@ -134,7 +135,7 @@ def attend_and_excite(
     (1, True)
     """
     started = time.perf_counter()
-    every = int(inputs.tensors.get("num_inference_steps", 1))
+    every = drawn_steps(model.module, inputs)
     at = sorted(set(range(max(1, every // 2)) if steps is None else steps))
     aim, sites = neglected(listed(words, len(inputs.drawn)), smooth), _sites(model, layers)
     if not at or not all(0 <= step < every for step in at):

@@ -109,7 +109,7 @@ def concept_attention(
     chosen = two_streams(model, layers)
     names = _named(concepts, inputs)
     told = aside(model, inputs, names)
-    kept = Kept(chosen, chosen_steps(steps, inputs))
+    kept = Kept(chosen, chosen_steps(model.module, steps, inputs))
     outputs = model.run(inputs, record=kept.sites, into=kept.add, guidance=guidance).outputs
     scores = [
         scores_at(model, inputs, told, step, found, chosen)

@@ -23,6 +23,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.session import Reading
 from cutaway.model.sites import Site
+from cutaway.model.steps import drawn_steps
 from cutaway.questions.rows import tracked
 
 SOURCE = "Tang et al. 2022, arXiv 2210.04885 (DAAM); Hertz et al. 2022, arXiv 2208.01626 (maps by word)"
@@ -111,7 +112,7 @@ def cross_attention(
         raise MethodError(f"'{odd[0]}' cannot be kept apart", expected="some of " + ", ".join(AXES))
     sites = looking(model)
     kept, formed = Adding(inputs, tuple(apart), guidance), Forming(inputs)
-    calls = int(inputs.tensors.get("num_inference_steps", 1)) * len(sites)
+    calls = drawn_steps(model.module, inputs) * len(sites)
     bar = tracked(range(calls), "drawing", show=progress)
 
     ends = Forming.sites(model) if "step" in apart else []

@@ -20,10 +20,12 @@ from cutaway.methods.cross_attention.joint_keys import Beside
 from cutaway.methods.cross_attention.maps import looking
 from cutaway.methods.cross_attention.spoken import positions_of
 from cutaway.methods.result import Provenance, Result, heat
+from cutaway.model.drawing import alone
 from cutaway.model.edits import Scale
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.session import Reading
+from cutaway.model.steps import drawn_steps
 from cutaway.model.tokens import TokenMap
 from cutaway.questions.rows import tracked
 
@@ -102,7 +104,7 @@ def head_relevance(
             do="make the inputs without `step=`",
         )  # fmt: skip
     spoken = list(dict.fromkeys(word for words in named.values() for word in words))
-    steps = int(inputs.tensors.get("num_inference_steps", 1))
+    steps = drawn_steps(model.module, inputs)
     counted = _Counted({}, spoken, list(named.values()), seed)
     if sites[0].endswith("cross."):
         counted.keys = _keys(model, inputs, spoken, sites)
@@ -182,12 +184,9 @@ def _keys(
     model: Model, inputs: Inputs, spoken: list[str], sites: list[str]
 ) -> dict[str, list[Float[Tensor, "token head d"]]]:  # fmt: skip
     """At each site the keys of the begin, then those of each word as a prompt of its own."""
-    size = {name: inputs.tensors[name] for name in ("height", "width") if name in inputs.tensors}
-    alone = model.inputs(
-        prompt=spoken, steps=1, step=0, guidance=1.0, size=(size["height"], size["width"]) if size else None
-    )
-    run = model.run(alone, record=[f"{site}k" for site in sites])
-    tokens: TokenMap = alone.tokens["text"]
+    asked = model.inputs(**alone(inputs, spoken), step=0)
+    run = model.run(asked, record=[f"{site}k" for site in sites])
+    tokens: TokenMap = asked.tokens["text"]
     found = {}
     for site in sites:
         keys = run[f"{site}k"][0, run.guidance[f"{site}k"].index("cond")].double()

@@ -21,6 +21,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.session import Reading
 from cutaway.model.sites import Site
+from cutaway.model.steps import drawn_steps
 from cutaway.questions.rows import tracked
 
 METHOD = "attention_rollout"
@@ -64,7 +65,7 @@ def attention_rollout(
             expected="joint attention (SD3, Flux)", do="`cross_attention` has its maps",
         )  # fmt: skip
     rolled = _Rolled(inputs, "step" in apart, "layer" in apart, sites)
-    bar = tracked(range(int(inputs.tensors.get("num_inference_steps", 1)) * len(sites)), "drawing", show=progress)
+    bar = tracked(range(drawn_steps(model.module, inputs) * len(sites)), "drawing", show=progress)
 
     def add(reading: Reading) -> None:
         next(bar, None)

@@ -25,6 +25,7 @@ from cutaway.model.forming import clean_latent, decoded
 from cutaway.model.inputs import Inputs
 from cutaway.model.midway import Midway, draw_midway
 from cutaway.model.model import Model
+from cutaway.model.steps import drawn_steps
 from cutaway.model.targets import numbers
 from cutaway.questions.rows import tracked
 
@@ -92,7 +93,7 @@ def drawing_visualisation(
     (('unit', 'side', 'draw'), (1, 3, 1))
     """
     started = time.perf_counter()
-    every = int(inputs.tensors.get("num_inference_steps", 1))
+    every = drawn_steps(model.module, inputs)
     last = every - 1 if eye is not None else every // 2 if step is None else step
     if not 0 <= last < every or strength < 0 or many < 1:
         raise MethodError(

@@ -18,6 +18,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.session import Reading
 from cutaway.model.sites import Site
+from cutaway.model.steps import drawn_steps
 from cutaway.questions.rows import Rows, check_rows, feed
 
 Key = tuple[str, int]  # site and step
@@ -58,7 +59,7 @@ def drawn_states(
     spotted, chosen = bool(read) or _maps(labels), tuple[int, ...]()
     for inputs in _drawings(model, rows, batch, progress):
         count, before = len(inputs.drawn) * inputs.copies, chosen
-        chosen = _chosen(inputs, steps, before)
+        chosen = _chosen(model, inputs, steps, before)
         where = np.stack([np.random.default_rng((seed, len(prompts) + at)).random((points, 2)) for at in range(count)])
         taking = _Taking(inputs, chosen, torch.from_numpy(where), spotted)
         run = model.run(inputs, record=list(sites), into=taking.add, guidance=guidance, output="pt")
@@ -113,9 +114,9 @@ def _made(model: Model, rows: Any, batch: int) -> Iterator[Inputs]:
         yield model.inputs(prompt=held, seed=start)
 
 
-def _chosen(inputs: Inputs, steps: int | Sequence[int], before: tuple[int, ...]) -> tuple[int, ...]:
+def _chosen(model: Model, inputs: Inputs, steps: int | Sequence[int], before: tuple[int, ...]) -> tuple[int, ...]:
     """The steps that are looked at: so many, evenly from the first to the last, or those that are named."""
-    count = int(inputs.tensors["num_inference_steps"])
+    count = drawn_steps(model.module, inputs)
     evenly = np.linspace(0, count - 1, min(steps, count)).round() if isinstance(steps, int) else steps
     made = tuple(sorted({int(one) for one in evenly}))
     if not made or made[0] < 0 or made[-1] >= count or before not in ((), made):

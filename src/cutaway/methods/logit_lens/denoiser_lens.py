@@ -22,7 +22,7 @@ from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.run import Run
 from cutaway.model.session import Reading
-from cutaway.model.steps import chosen_steps
+from cutaway.model.steps import chosen_steps, drawn_steps
 from cutaway.questions.rows import tracked
 
 METHOD = "denoiser_lens"
@@ -82,8 +82,8 @@ def denoiser_lens(
     end = denoiser_end(model)
     layers = range(-1, model.sites.towers()[TOWER])
     states = [f"{TOWER}.0.image.resid_pre", *(f"{TOWER}.{layer}.{end.state}" for layer in layers[1:])]
-    kept = _Kept(end, states, inputs, chosen_steps(steps, inputs), torch.Generator().manual_seed(seed))
-    many = int(inputs.tensors.get("num_inference_steps", 1)) * (len(states) + 3)
+    kept = _Kept(end, states, inputs, chosen_steps(model.module, steps, inputs), torch.Generator().manual_seed(seed))
+    many = drawn_steps(model.module, inputs) * (len(states) + 3)
     bar = tracked(range(many), "drawing", show=progress)
 
     def add(reading: Reading) -> None:

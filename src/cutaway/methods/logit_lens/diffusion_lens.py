@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cutaway.errors import MethodError
 from cutaway.methods.result import Provenance, Result
+from cutaway.model.drawing import alone
 from cutaway.model.edits import Set
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
@@ -121,11 +122,10 @@ def last_read(model: Model, inputs: Inputs) -> dict[str, int]:
             do="make the inputs without `step=`",
         )  # fmt: skip
     towers = layered_encoders(model)
-    given = model.inputs(prompt=inputs.tensors["prompt"][0], step=0, steps=1, guidance=1.0, size=_size(inputs)).tensors[
-        "encoder_hidden_states"
-    ][0]
-    shown = model.inputs(prompt=inputs.tensors["prompt"][0], steps=1, guidance=1.0, size=_size(inputs))
-    run = model.run(shown, record=[f"{name}.{end}" for name in towers for end in ("final", "*.resid_post")])
+    asked = alone(inputs, inputs.drawn[:1])
+    given = model.inputs(**asked, step=0).tensors["encoder_hidden_states"][0]
+    record = [f"{name}.{end}" for name in towers for end in ("final", "*.resid_post")]
+    run = model.run(model.inputs(**asked, step=0, encoder=True), record=record, stop=True)
     found = {}
     for name in towers:
         last = len(model.towers[name].labels) - 1
@@ -138,10 +138,6 @@ def last_read(model: Model, inputs: Inputs) -> dict[str, int]:
             )  # fmt: skip
         found[name] = max(tops)
     return found
-
-
-def _size(inputs: Inputs) -> tuple[int, int]:
-    return inputs.tensors["height"], inputs.tensors["width"]
 
 
 def _holds(given: Float[Tensor, "positions wide"], state: Float[Tensor, "position d"]) -> bool:

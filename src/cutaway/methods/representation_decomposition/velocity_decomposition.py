@@ -21,7 +21,7 @@ from cutaway.methods.result import Provenance, Result, drawn
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.session import Reading
-from cutaway.model.steps import chosen_steps
+from cutaway.model.steps import chosen_steps, drawn_steps
 from cutaway.questions.rows import tracked
 
 METHOD = "velocity_decomposition"
@@ -155,9 +155,9 @@ def velocity_decomposition(
     """
     started = time.perf_counter()
     reading = Sum.of(model, inputs, by_word)
-    chosen = chosen_steps(steps, inputs)
+    chosen = chosen_steps(model.module, steps, inputs)
     gathered = Gathered(reading, inputs, towards, chosen, draws, seed)
-    many = int(inputs.tensors.get("num_inference_steps", 1)) * len(reading.sites)
+    many = drawn_steps(model.module, inputs) * len(reading.sites)
     bar = tracked(range(many), "drawing", show=progress)
 
     def add(one: Reading) -> None:
