@@ -1,5 +1,7 @@
 """The terms add up to the embedding, mean what they say, and name what was planted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -319,6 +321,15 @@ def test_ablating_what_carries_nothing_changes_nothing(tmp_path):
     for bad in ({"what": "layers"}, {"truth": truth[:3]}, {"truth": truth + 1}):
         with pytest.raises(MethodError):
             accumulated_ablation(parts, bank, bad.pop("truth", truth), **bad)
+
+
+def test_batches_are_ablated_as_the_whole_is():
+    parts, bank, truth = planted(2)
+    apart = [replace(parts, data=parts.data.isel(item=slice(at, at + 7))) for at in range(0, len(truth), 7)]
+    whole = accumulated_ablation(parts, bank, truth)
+    xarray.testing.assert_equal(accumulated_ablation(apart, bank, truth).data, whole.data)
+    with pytest.raises(MethodError, match="gone over once"):
+        accumulated_ablation(iter(apart), bank, truth)
 
 
 @pytest.mark.checks("representation_decomposition", "floor")

@@ -125,7 +125,9 @@ def head_noise(draw: np.random.Generator) -> xarray.Dataset:
     parts = Decomposition(
         xarray.Dataset({"heads": (("item", "layer", "head", "joint"), terms)}), Provenance("noise", "nobody, 2026")
     )
-    shares = [variance_shares(parts, draw.integers(kinds, size=150), int(draw.integers(99))) for kinds in (9, 9, 30, 3)]
+    shares = [
+        variance_shares([parts], draw.integers(kinds, size=150), int(draw.integers(99))) for kinds in (9, 9, 30, 3)
+    ]
     data, shape = xarray.concat(shares, "factor"), (4, LAYERS, HEADS)
     for name in ("named", "recovery", "low", "high", "random", "random_high"):
         data[name] = (PLACES, draw.random(shape))

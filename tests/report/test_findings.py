@@ -47,7 +47,7 @@ def test_the_share_of_a_planted_factor_is_one_and_of_another_none():
     parts = Decomposition(
         xarray.Dataset({"heads": (("item", "layer", "head", "joint"), terms)}), Provenance("planted", "nobody, 2026")
     )
-    data = findings_heads.variance_shares(parts, groups, 0)
+    data = findings_heads.variance_shares([parts], groups, 0)
     assert float(data["share"][1, 0]) == pytest.approx(1)
     rest = findings_heads.beyond(data).values
     rest[1, 0] = 0
@@ -65,7 +65,7 @@ def test_one_false_head_in_twenty_families(monkeypatch):
         parts = Decomposition(
             xarray.Dataset({"heads": (("item", "layer", "head", "joint"), terms)}), Provenance("n", "n")
         )
-        data = findings_heads.variance_shares(parts, np.arange(40) % 3, seed)
+        data = findings_heads.variance_shares([parts], np.arange(40) % 3, seed)
         alone += bool((data["share"] > data["shuffled_high"]).any())
         together += bool((data["p"] < 0.05).any())
     assert together <= 8 < alone

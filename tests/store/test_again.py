@@ -7,8 +7,10 @@ import torch
 from cutaway import store
 from cutaway.errors import MethodError, StoreError
 from cutaway.methods.linear_probing import linear_probe, linear_probing
+from cutaway.methods.linear_probing.erasure import erase
 from cutaway.methods.representation_decomposition import decompositions, representation_decomposition
 from cutaway.methods.text_explanation import text_span
+from cutaway.model.targets import similarity
 from cutaway.questions.bank import text_bank
 from cutaway.questions.labels import scene_labels
 from cutaway.questions.rows import feed, recorded
@@ -44,6 +46,22 @@ def test_linear_probing_of_a_store_is_that_of_its_rows(pool, scenes, tmp_path):
     )
     assert torch.allclose(ours.tensors["weight"], theirs.tensors["weight"], atol=1e-6)
     assert np.allclose(ours.predict(model, held, progress=False), theirs.predict(model, scenes, progress=False))
+
+
+def test_a_class_token_alone_will_do_for_who_reads_no_more(scenes, tmp_path):
+    model, x = opened("clip"), scene_labels(scenes)["x"]
+    sites = ["vision.0.resid_pre", "vision.*.attn.z", "vision.*.mlp.out", "vision.norm.scale", "vision.joint"]
+    held = kept(model, scenes, [*sites, "vision.1.resid_post"], tmp_path / "s", where="cls")
+    one, other = (representation_decomposition(model, rows, batch=4, progress=False) for rows in (scenes, held))
+    assert (one["heads"].values == other["heads"].values).all() and float(other["error"].max()) < 1e-10
+    how = {"site": "vision.1.resid_post", "read": (), "target": similarity(text=0), "draws": 1, "batch": 4}
+    on = model.inputs(image=[tiny.picture(0)], text="a red dog")
+    erased = [erase(model, rows, x, on=on, progress=False, **how)["target"] for rows in (scenes, held)]
+    assert (erased[0] == erased[1]).all() and float(erased[0].std()) > 0
+    with pytest.raises(StoreError, match="only some positions were kept"):
+        linear_probing(model, held, {"x": x}, pool="mean", progress=False)
+    with pytest.raises(MethodError, match="runs them anew"):
+        erase(model, held, x, site="vision.1.resid_post", progress=False)
 
 
 def test_text_span_of_a_store_is_that_of_its_rows(scenes, tmp_path):

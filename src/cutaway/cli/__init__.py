@@ -237,6 +237,10 @@ def findings(
         ),
     ] = "",
     work: Annotated[Path | None, typer.Option(metavar="DIR", help="Where finished sections are kept.")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Read activations of the scenes from stores in DIR; make those missing."),
+    ] = None,
 ) -> None:
     """Which heads carry what, what happens without them, where factors are readable and where they are used: one page.
 
@@ -247,7 +251,7 @@ def findings(
     """
     from cutaway.report.findings import write_findings
 
-    made = write_findings(model, out, n, seed, about=about, work=work)
+    made = write_findings(model, out, n, seed, about=about, work=work, store=store)
     typer.echo(f"wrote {made}")
 
 

@@ -75,6 +75,11 @@ class Readout:
         return READERS[self.at]
 
     @property
+    def kind(self) -> str:
+        """The kind of the one position that is read; empty where all are, or which one is told by no kind."""
+        return {"cls": "cls", "eos": "eos", "highest": "eos"}.get(self.at, "")
+
+    @property
     def sites(self) -> tuple[str, ...]:
         """What `weights` and the exact sum need of a run."""
         pooled = ("pool.attn.pattern", "pool.mlp.out") if self.at == "pool" else ()

@@ -80,10 +80,12 @@ def feed(
 
 
 def recorded(
-    model: Model, rows: Rows, tower: str, sites: Sequence[str | Site] | str, *, edits: Any = (), batch: int = 32,
-    what: str = "recording", progress: bool = True,
+    model: Model, rows: Rows, tower: str, sites: Sequence[str | Site] | str, *, edits: Any = (), kind: str = "",
+    batch: int = 32, what: str = "recording", progress: bool = True,
 ) -> Iterator[Run]:  # fmt: skip
     """Runs of rows that recorded these sites, `batch` at a time; from a `Store` of this model as it was, without a run.
+
+    Who reads positions of one `kind` alone says so: a store that kept only these will do.
 
     >>> import cutaway, tempfile
     >>> from cutaway import store
@@ -105,7 +107,7 @@ def recorded(
             expected="rows that can be run", exists=repr(rows),
         )  # fmt: skip
     total = sum(-(-len(rows.spec.span(shard)) // batch) for shard in rows.entries)
-    yield from tracked(runs(rows, model, sites, tower, batch=batch), what, total, show=progress)
+    yield from tracked(runs(rows, model, sites, tower, kind=kind, batch=batch), what, total, show=progress)
 
 
 def check_rows(model: Model, rows: object, tower: str) -> None:

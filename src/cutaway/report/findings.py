@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from cutaway.report import (
 )
 from cutaway.report.findings_page import About, page
 from cutaway.report.findings_plots import draw_all
+from cutaway.report.findings_stores import OF_MATCH, Reads, Stores
 from cutaway.source import Source
 from cutaway.zoo.dictionaries import SHIPPED
 from cutaway.zoo.spec import Spec
@@ -66,7 +67,7 @@ Steps = dict[str, tuple[Model, Callable[..., xarray.Dataset]]]
 
 def write_findings(
     model: Source | str, out: str | Path, n: int = 640, seed: int = 0, *, about: str = "",
-    work: str | Path | None = None, console: Console | None = None,
+    work: str | Path | None = None, store: str | Path | None = None, console: Console | None = None,
 ) -> Path:  # fmt: skip
     """Measure a model of the zoo and its untrained floor, and write a Markdown page with figures beside it.
 
@@ -76,7 +77,10 @@ def write_findings(
     which pixels and which picture, held against truth, of all families.
     Everything is measured on two sets of scenes, of `seed` and `seed` + 1. `n` is the number of scenes of each; pairs
     are n / 4 to n / 16 for each factor. `work` keeps each section as netCDF, so that an interrupted call goes on where
-    it was (by default the user's cache folder); the page is written anew each time.
+    it was (by default the user's cache folder); the page is written anew each time. `store` is a folder of activation
+    stores, one for each section and set of scenes that reads activations of many scenes: those that lie there are read,
+    missing ones are harvested, and the numbers are the same. StoreError, before anything is run, where one of them is
+    of another model or other scenes, or lacks a site.
     """
     out = Path(out)
     if n < SMALLEST:
@@ -107,9 +111,14 @@ def write_findings(
         )  # fmt: skip
     if about:
         asked = _told(about, spec)
+    if store is not None and not asked.reads:
+        raise InputError(
+            "no section of this page reads a store", expected="a page whose sections read many scenes as they are",
+            exists=f"that of a model that matches, which reads one in {', '.join(MATCH.reads)}", do="leave out --store",
+        )  # fmt: skip
     check_folder(out.parent)
     opened, floor = load(source), load(replace(source, name=spec.floor))
-    return write(opened, floor, out, n, seed, asked, work=work, console=console)
+    return write(opened, floor, out, n, seed, asked, work=work, store=store, console=console)
 
 
 def _told(about: str, spec: Spec) -> Asked:
@@ -129,13 +138,15 @@ def _told(about: str, spec: Spec) -> Asked:
 
 def write(
     model: Model, floor: Model, out: Path, n: int, seed: int, asked: Asked | None = None, *,
-    work: str | Path | None = None, console: Console | None = None,
+    work: str | Path | None = None, store: str | Path | None = None, console: Console | None = None,
 ) -> Path:  # fmt: skip
     """The page about an opened model and the same one before training, of the kind of question it is asked."""
     asked, folder = asked or MATCH, Path(work) if work else _cache()
     folder.mkdir(parents=True, exist_ok=True)
     (out.parent / "img").mkdir(parents=True, exist_ok=True)
-    found, seconds = measure(model, floor, n, seed, folder, console or Console(emoji=False, stderr=True), asked)
+    stores = None if store is None else Stores(Path(store), asked.reads, n)
+    console = console or Console(emoji=False, stderr=True)
+    found, seconds = measure(model, floor, n, seed, folder, console, asked, stores)
     figures = asked.draw(found, out.parent / "img", out.stem)
     about = About(model.name, n, seed, _said(out), seconds)
     out.write_text(asked.page(found, about, figures), encoding="utf-8")
@@ -143,7 +154,8 @@ def write(
 
 
 def measure(
-    model: Model, floor: Model, n: int, seed: int, folder: Path, console: Console, asked: Asked
+    model: Model, floor: Model, n: int, seed: int, folder: Path, console: Console, asked: Asked,
+    stores: Stores | None = None,
 ) -> tuple[Found, dict[str, float]]:  # fmt: skip
     """Every section on every set of scenes (dimension `set`), from the folder where it is there, and its seconds."""
     found: Found = {}
@@ -160,6 +172,8 @@ def measure(
         return marks[id(of)]
 
     steps = asked.steps(model, floor, found, seeds, lambda of: folder / f"lens-{fingerprint(code, mark(of))[:12]}")
+    if stores is not None:
+        stores.check(((name, of) for name, (of, _) in steps.items()), seeds)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("opening", total=len(steps) * SETS)
@@ -167,7 +181,7 @@ def measure(
             made = []
             for own in seeds:
                 key = fingerprint(code, mark(model), mark(of), n, seed, own, *asked.beside())[:12]
-                make = partial(step, of, n, own)
+                make = partial(_made, step, stores, name, of, n, own)
                 made.append(_kept(folder / f"{name}-{key}.nc", make, bar, task, name, of))
                 bar.advance(task)
             sets = xarray.DataArray(seeds, dims="set", name="set")
@@ -184,19 +198,21 @@ class Asked:
     """A kind of page: its sections, each with the model it is measured on; its figures; its words.
 
     `steps` takes the model, its floor, what is found so far (filled as the sections are made), the seeds of the sets,
-    and where what is fitted on a model is kept. `beside`: what else the numbers depend on, by content.
+    and where what is fitted on a model is kept. `beside`: what else the numbers depend on, by content. `reads`: which
+    sections read activations of scenes that a store can hold.
     """
 
     steps: Callable[[Model, Model, Found, list[int], Callable[[Model], Path]], Steps]
     draw: Callable[[Found, Path, str], dict[str, str]]
     page: Callable[[Found, About, dict[str, str]], str]
     beside: Callable[[], tuple[str, ...]] = tuple
+    reads: Mapping[str, Reads] = field(default_factory=dict)
 
 
 def _match(model: Model, floor: Model, found: Found, seeds: list[int], _: Callable[[Model], Path]) -> Steps:
-    def ablation(of: Model, n: int, own: int, told: Callable[[str], None]) -> xarray.Dataset:
+    def ablation(of: Model, n: int, own: int, told: Callable[[str], None], **rows: Any) -> xarray.Dataset:
         """Heads are named on the other set."""
-        return findings_layers.ablation(of, found["heads"].isel(set=1 - seeds.index(own)), n, own, told)
+        return findings_layers.ablation(of, found["heads"].isel(set=1 - seeds.index(own)), n, own, told, **rows)
 
     return {
         "known": (model, findings_scenes.known),
@@ -293,7 +309,7 @@ def _attribution(model: Model, floor: Model, _: Found, __: list[int], ___: Calla
     }
 
 
-MATCH = Asked(_match, draw_all, page)
+MATCH = Asked(_match, draw_all, page, reads=OF_MATCH)
 ANSWER = Asked(_answer, findings_answers.draw_all, findings_answers.page)
 DRAW = Asked(_draw, findings_strips.draw_all, findings_drawings.page)
 CIRCUITS = Asked(_circuits, findings_networks.draw_all, findings_networks.page)
@@ -302,6 +318,15 @@ FEATURES = Asked(_features, findings_featured.draw_all, findings_featured.page, 
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def _made(
+    step: Callable[..., xarray.Dataset], stores: Stores | None, name: str, of: Model, n: int, own: int,
+    told: Callable[[str], None],
+) -> xarray.Dataset:  # fmt: skip
+    """The section measured, of a store where it reads one."""
+    rows = None if stores is None else stores.rows(name, of, own)
+    return step(of, n, own, told, **({} if rows is None else {"rows": rows}))
 
 
 def _kept(path: Path, make: Callable[..., xarray.Dataset], bar: Any, task: Any, name: str, model: Model) -> Result:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from cutaway.data import Pair, Scene, render
+from cutaway.data import Pair, render
 from cutaway.methods.linear_probing import linear_probing
 from cutaway.methods.linear_probing.erasure import erase
 from cutaway.model.edits import Ablate, Edit
@@ -20,6 +20,7 @@ from cutaway.model.model import Model
 from cutaway.model.tokens import Where
 from cutaway.questions.drawn import apart
 from cutaway.questions.labels import scene_labels
+from cutaway.questions.rows import Rows, recorded
 from cutaway.report.findings_scenes import (
     FACTORS,
     PROBED,
@@ -30,10 +31,14 @@ from cutaway.report.findings_scenes import (
     patching,
     resampled,
 )
+from cutaway.store.reducers import Mean
+from cutaway.store.stored import Store
 
 SET = 3  # heads that are ablated together
 RANDOM_SETS = 80  # the least p is 1 in 81, below 5 % for each of four factors together
 ERASURES = 99  # random bases
+REFERENCE = 256  # scenes of which heads have their mean
+PROBES, MEANS, BATCH = ("vision.*.resid_post",), ("vision.*.attn.z",), 128
 Place = tuple[int, int]  # layer, head
 
 
@@ -44,23 +49,25 @@ def named_heads(found: xarray.Dataset, factor: str) -> list[Place]:
     return sorted((i // weight.shape[1], i % weight.shape[1]) for i in order)
 
 
-def ablation(model: Model, found: xarray.Dataset, n: int, seed: int, told: TOLD) -> xarray.Dataset:
+def ablation(
+    model: Model, found: xarray.Dataset, n: int, seed: int, told: TOLD, rows: Store | None = None
+) -> xarray.Dataset:  # fmt: skip
     """What mean-ablating the heads named for a factor costs on the pairs of every factor, beside random heads.
 
     `found` names the heads, on other scenes than these; NaN where it names none. `drop` (ablated, factor): how many
     fewer choices are right, `margin`: the share of the mean margin lost, both with `_low` and `_high` from a bootstrap
     over pairs; `random_drop` and `random_margin` (factor, draw): the same without `SET` heads drawn from all.
     """
-    pairs, reference = max(8, n // 16), min(n, 256)
+    pairs, reference = max(8, n // 16), min(n, REFERENCE)
     given = {factor: Retrieval(model, some) for factor, some in lone_pairs(pairs, seed, 6).items()}
-    means = _mean_heads(model, lone_scenes(reference, seed, 3))
+    means = _mean_heads(model, lone_scenes(reference, seed, 3) if rows is None else rows)
     chosen = [named_heads(found, factor) for factor in FACTORS]
     drawn = random_sets(found.sizes["layer"], found.sizes["head"], np.random.default_rng(seed))
-    cells, rows = [_without(heads or drawn[0], means) for heads in (*chosen, *drawn)], []
+    cells, lost = [_without(heads or drawn[0], means) for heads in (*chosen, *drawn)], []
     for factor in FACTORS:
         told(f"ablating heads, {factor}")
-        rows.append(costs(given[factor].clean(), given[factor].under(cells), seed))
-    data = xarray.concat(rows, "factor").assign_coords(factor=list(FACTORS), ablated=list(FACTORS))
+        lost.append(costs(given[factor].clean(), given[factor].under(cells), seed))
+    data = xarray.concat(lost, "factor").assign_coords(factor=list(FACTORS), ablated=list(FACTORS))
     own = [f"{of}{end}" for of in ("drop", "margin") for end in ("", "_low", "_high")]
     data[own] = data[own].where(xarray.DataArray([bool(heads) for heads in chosen], dims="ablated"))
     data["heads"] = ("ablated", [", ".join(f"{layer}.{head}" for layer, head in heads) or "none" for heads in chosen])
@@ -76,9 +83,12 @@ def random_sets(layers: int, heads: int, draw: np.random.Generator) -> list[list
     return [list(one) for one in sorted(every)]
 
 
-def _mean_heads(model: Model, some: Sequence[Scene]) -> dict[str, Tensor]:
-    run = model.run(model.inputs(image=[render(scene) for scene in some]), record="vision.*.attn.z")
-    return {name: value.mean(0, keepdim=True) for name, value in run.activations.items()}
+def _mean_heads(model: Model, rows: Rows) -> dict[str, Tensor]:
+    means: dict[str, Mean] = {}
+    for run in recorded(model, rows, "vision", MEANS, progress=False):
+        for name, value in run.activations.items():
+            means.setdefault(name, Mean()).add(value)
+    return {name: one.value[None].to(value.dtype) for name, one in means.items()}
 
 
 def _without(heads: Sequence[Place], means: dict[str, Tensor]) -> list[Edit]:
@@ -107,7 +117,9 @@ def costs(clean: Float[ndarray, "pair 2"], under: Float[ndarray, "cell pair 2"],
 # --- where factors are read and used ----------------------------------------------------------------------------------
 
 
-def layers(model: Model, n: int, seed: int, told: TOLD, *, with_erasure: bool = True) -> xarray.Dataset:
+def layers(
+    model: Model, n: int, seed: int, told: TOLD, rows: Store | None = None, *, with_erasure: bool = True
+) -> xarray.Dataset:  # fmt: skip
     """Along the layers, at the class token: what probes read, what patching recovers; what erasing costs at the end.
 
     `read`, `read_low`, `read_high`, `selectivity` (factor, layer), `majority` (factor); `used`, `used_low`,
@@ -119,8 +131,8 @@ def layers(model: Model, n: int, seed: int, told: TOLD, *, with_erasure: bool = 
     truth = scene_labels(some)
     told("probing")
     probes = linear_probing(
-        model, [render(scene) for scene in some], {factor: truth[PROBED[factor]] for factor in FACTORS},
-        sites="vision.*.resid_post", seeds=tuple(10 * seed + split for split in range(3)), batch=128, progress=False,
+        model, some if rows is None else rows, {factor: truth[PROBED[factor]] for factor in FACTORS}, sites=PROBES,
+        seeds=tuple(10 * seed + split for split in range(3)), batch=BATCH, progress=False,
     )  # fmt: skip
     renamed = {"mean": "read", "low": "read_low", "high": "read_high", "label": "factor"}
     data = probes.data[["mean", "low", "high", "selectivity"]].rename(renamed)
@@ -133,21 +145,21 @@ def layers(model: Model, n: int, seed: int, told: TOLD, *, with_erasure: bool = 
         curves.append(curve.rename({k: f"used_{k}" for k in ("low", "high", "random", "random_high")}))
     data = data.merge(xarray.concat(curves, "factor").rename(mean="used").assign_coords(factor=list(FACTORS)))
     if with_erasure:
-        data = data.merge(_erased(model, some, truth, given, seed, told))
+        data = data.merge(_erased(model, some if rows is None else rows, truth, given, seed, told))
     return data.transpose("factor", "layer", ...).assign_attrs(items=n, pairs=max(8, n // 8))
 
 
 def _erased(
-    model: Model, some: Sequence[Scene], truth: dict[str, Any], given: dict[str, list[Pair]], seed: int, told: TOLD
+    model: Model, rows: Rows, truth: dict[str, Any], given: dict[str, list[Pair]], seed: int, told: TOLD
 ) -> xarray.Dataset:  # fmt: skip
     site = f"vision.{model.sites.towers()['vision'] - 1}.resid_post"
-    pictures, kept, random = [render(scene) for scene in some], [], []
+    kept, random = [], []
     for factor in FACTORS:
         told(f"erasing {factor}")
         one = erase(
-            model, pictures, truth[PROBED[factor]], site=site, target=apart(model, given[factor])[2], read=(),
+            model, rows, truth[PROBED[factor]], site=site, target=apart(model, given[factor])[2], read=(),
             on=model.inputs(image=[render(pair.a) for pair in given[factor]]), draws=ERASURES, seed=seed, test=0.1,
-            batch=128, progress=False,
+            batch=BATCH, progress=False,
         )  # fmt: skip
         clean = float(one["target"].sel(condition="clean")) or np.nan
         kept.append(float(one["target"].sel(condition="erased")) / clean)

@@ -12,12 +12,13 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from cutaway.data import Pair, Scene, World, pairs, render, scenes
+from cutaway.data import Pair, Scene, World, pairs, render
 from cutaway.methods.causal_tracing import activation_patching
 from cutaway.model.edits import Edit
 from cutaway.model.model import Model
 from cutaway.questions.drawn import apart
 from cutaway.questions.pairs import closer_to
+from cutaway.store.sources import Scenes
 from cutaway.zoo.evaluate import classes
 
 FACTORS = ("background", "place", "category", "artist")  # of `cutaway.data.pairs`
@@ -28,10 +29,15 @@ CONCEPTS, BOOTSTRAPS = 48, 2000
 TOLD = Callable[[str], None]
 
 
-def lone_scenes(n: int, seed: int, part: int = 0) -> list[Scene]:
+def lone(n: int, seed: int, part: int = 0) -> Scenes:
     """Held-out scenes of one unpainted thing each, of `CONCEPTS` concepts; other parts of a page have other scenes."""
-    world = World(things=(1, 1), names=classes(CONCEPTS, seed), tinted=0.0)
-    return list(scenes("test", n, 10 * seed + part, world))
+    return Scenes(n, "test", 10 * seed + part, World(things=(1, 1), names=classes(CONCEPTS, seed), tinted=0.0))
+
+
+def lone_scenes(n: int, seed: int, part: int = 0) -> list[Scene]:
+    """The same as a list."""
+    data = lone(n, seed, part)
+    return [data.scene(at) for at in range(n)]
 
 
 def lone_pairs(n: int, seed: int, part: int = 0) -> dict[str, list[Pair]]:

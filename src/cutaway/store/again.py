@@ -23,11 +23,14 @@ from cutaway.store.stored import Index, Sites, Store
 POSITIONS = ("token", "query", "key")
 
 
-def runs(store: Store, model: Model, sites: Sites, tower: str, *, batch: int = 32) -> Iterator[Run]:
+def runs(
+    store: Store, model: Model, sites: Sites, tower: str, *, kind: str = "", batch: int = 32
+) -> Iterator[Run]:  # fmt: skip
     """The recorded sites of `batch` items at a time, as `model.run` gives them, with the token map of a tower.
 
     An item is a row. Shorter ones are filled up in front, with positions of kind `pad`. Of sites of the store that
-    hold whole rows: no filters, no steps or guidance rows, a picture an item. Raises StoreError for others.
+    hold whole rows: no filters, no steps or guidance rows, a picture an item. Raises StoreError for others. Who reads
+    positions of one `kind` alone is given these from a store that kept them, and no others.
 
     >>> import cutaway, tempfile
     >>> from cutaway.store.harvesting import harvest
@@ -38,7 +41,7 @@ def runs(store: Store, model: Model, sites: Sites, tower: str, *, batch: int = 3
     (torch.Size([2, 5, 32]), ['pad', 'bos', 'text', 'text', 'eos'])
     """
     names = store.select(sites)
-    _check(store, model, names, tower)
+    _check(store, model, names, tower, kind)
     chosen = {name: model.sites.one(name) for name in names}
     for shard in sorted(store.entries):
         span, file = store.spec.span(shard), store.shard(shard)
@@ -60,14 +63,14 @@ def runs(store: Store, model: Model, sites: Sites, tower: str, *, batch: int = 3
             )
 
 
-def _check(store: Store, model: Model, names: Sequence[str], tower: str) -> None:
+def _check(store: Store, model: Model, names: Sequence[str], tower: str, kind: str) -> None:
     """Refuse what cannot be laid out as one row an item."""
     store.check_model(model)
     said, do = "", "harvest it whole: `where=None`, no `steps=`"
     stepped = next((name for name in names if {"step", "guidance"} & set(store.spec.kept[name].axes)), None)
     if not store.complete:
         said, do = f"{len(store)} of {store.spec.items} items are there", "run its harvest to the end"
-    elif store.spec.keep:
+    elif store.spec.keep and repr(kind) not in store.spec.keep:
         said = f"only some positions were kept ({', '.join(store.spec.keep)})"
     elif stepped is not None:
         said, do = f"'{stepped}' has steps or guidance rows", "go over its rows: `store.rows`"

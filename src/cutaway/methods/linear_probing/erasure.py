@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,17 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 
 from cutaway.errors import MethodError
-from cutaway.methods.linear_probing.probe_data import Pool, Pooling, chance, checked, fit, is_number, split, states
+from cutaway.methods.linear_probing.probe_data import (
+    Pool,
+    Pooling,
+    Probe,
+    chance,
+    checked,
+    fit,
+    is_number,
+    split,
+    states,
+)
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.edits import Add, Edit, Project
 from cutaway.model.inputs import Inputs
@@ -23,6 +34,7 @@ from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.model.targets import Target, numbers
 from cutaway.questions.rows import Rows, again
+from cutaway.store.stored import Store
 
 METHOD = "erasure"
 SOURCE = "Elazar et al. 2020, arXiv 2006.00995 (amnesic probing); Ravfogel et al. 2020, arXiv 2004.07667 (INLP)"
@@ -63,11 +75,11 @@ def erase(
 
     x <- x - Q Q' (x - mean x) at `site`, on the positions the probe was given, with Q an orthonormal basis of the
     probe's weights, in the states' own units; `rounds` > 1 fits and removes again (INLP). Probes of the sites `read`
-    (by default `site`, the last residual stream and the end of the tower; none for a target alone) are fitted on
-    untouched training items and scored on held-out items of clean, erased and randomly erased runs. `target` is
-    measured on the inputs `on`. Random directions are drawn as the states vary where the label is the same: sum g_i r_i
-    with g_i normal and r_i the state less what its label says of it (the mean of its class, or a straight line in
-    numbers). Directions drawn evenly hold next to nothing of the data, and anything would look large beside them.
+    (by default `site`, the last residual stream and the end of the tower; none for a target alone, where `rows` may be
+    a `Store`) are fitted on untouched training items and scored on held-out items of clean, erased and randomly erased
+    runs. `target` is measured on the inputs `on`. Random directions are drawn as the states vary where the label is the
+    same: sum g_i r_i with g_i normal and r_i the state less what its label says of it (the mean of its class, or a
+    straight line in numbers). Drawn evenly they hold next to nothing of the data, and anything would look large beside.
 
     Units: accuracy or R^2; the target's own. Source: Elazar et al. 2020, arXiv 2006.00995; Ravfogel et al. 2020, arXiv
     2004.07667. We keep the mean, so that only differences between items go; theirs draws its directions evenly.
@@ -87,26 +99,26 @@ def erase(
     started = time.perf_counter()
     at = model.sites.one(site)
     _check(rounds, draws, target, on)
-    items = again(model, rows, at.tower)
     pooling, sites = Pooling.of(model, at.tower, pool), _read_at(model, at, read)
-    y = checked(labels, len(items), "labels")
-    train, held = split(y, test, seed)
+    items = None if isinstance(rows, Store) and not sites else again(model, rows, at.tower)
     record = model.sites.select([site, *map(str, sites)])
-    clean = states(model, [items[i] for i in train], record, pooling, batch=batch, progress=progress)
-    probes = {str(s): fit(clean[str(s)], y[train], penalty) for s in sites}
-    basis, mean = _removable(clean[site], y[train], rounds, penalty), clean[site].mean(0)
-    noise = varied(unlabelled(clean[site], y[train]), len(basis), draws, seed)
+    clean = states(model, rows if items is None else items, record, pooling, batch=batch, progress=progress)
+    y = checked(labels, len(clean[site]), "labels")
+    train, held = split(y, test, seed)
+    x = clean[site][train]
+    probes = {str(s): fit(clean[str(s)][train], y[train], penalty) for s in sites}
+    basis, mean = _removable(x, y[train], rounds, penalty), x.mean(0)
+    noise = varied(unlabelled(x, y[train]), len(basis), draws, seed)
     runs: dict[str, list[list[Edit]]] = {
         "clean": [[]],
         "erased": [erasing(at, pooling, basis, mean)],
         "random": [erasing(at, pooling, directions, mean) for directions in noise],
     }
-    kept, scores = [items[i] for i in held], []
-    for several in runs.values() if sites else ():
-        seen = [states(model, kept, sites, pooling, edits=edits, batch=batch, progress=progress) for edits in several]
-        scores.append([np.mean([probes[str(s)].score(one[str(s)], y[held]) for one in seen]) for s in sites])
+    kept = [] if items is None else [items[i] for i in held]
+    under = partial(states, model, kept, sites, pooling, batch=batch, progress=progress)
+    scores = _scores(runs, probes, y[held], under) if probes else np.empty((3, 0))
     data = xarray.Dataset(
-        {"score": (("condition", "site"), scores or np.empty((3, 0))), "majority": ((), chance(y[train], y[held]))},
+        {"score": (("condition", "site"), scores), "majority": ((), chance(y[train], y[held]))},
         coords={"condition": list(runs), "site": [str(s) for s in sites]},
     )
     told = Provenance.of(
@@ -114,6 +126,18 @@ def erase(
         directions=len(basis), rounds=rounds, pool=pool, draws=draws, penalty=penalty, target=repr(target),
     )  # fmt: skip
     return Erasure(data.assign(_reached(model, on, target, runs)), told)
+
+
+def _scores(
+    runs: dict[str, list[list[Edit]]], probes: dict[str, Probe], y: ndarray,
+    under: Callable[..., dict[str, Float[ndarray, "item unit"]]],
+) -> Float[ndarray, "condition site"]:  # fmt: skip
+    """The score of every probe in every condition, mean over its draws."""
+    rows = []
+    for several in runs.values():
+        seen = [under(edits=edits) for edits in several]
+        rows.append([np.mean([probe.score(one[site], y) for one in seen]) for site, probe in probes.items()])
+    return np.array(rows)
 
 
 def _reached(

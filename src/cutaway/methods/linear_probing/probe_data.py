@@ -16,7 +16,7 @@ from cutaway.errors import MethodError
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
-from cutaway.model.tokens import Where
+from cutaway.model.tokens import KINDS, Where
 from cutaway.model.weights import readout
 from cutaway.questions.rows import Rows, ended, reads_words, recorded
 
@@ -123,7 +123,8 @@ def state_batches(
 ) -> Iterator[dict[str, Float[ndarray, "item unit"]]]:  # fmt: skip
     """The same for one batch after the other."""
     start = 0
-    for run in recorded(model, rows, pooling.tower, sites, edits=edits, batch=batch, progress=progress):
+    kind = pooling.at if pooling.at in KINDS else ""
+    for run in recorded(model, rows, pooling.tower, sites, edits=edits, kind=kind, batch=batch, progress=progress):
         yield {str(site): pooling(run[site], site, run.inputs, start).cpu().double().numpy() for site in sites}
         start += run.inputs.tokens[pooling.tower].batch
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 import xarray
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from numpy import ndarray
 
@@ -17,6 +19,7 @@ from cutaway.methods.representation_decomposition.embedding_terms import SOURCE
 from cutaway.methods.representation_decomposition.representation_decomposition import Decomposition
 from cutaway.methods.result import Provenance, Result
 from cutaway.questions.bank import TextBank
+from cutaway.store.reducers import Mean
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,8 +44,8 @@ class AblationCurve(Result):
 
 
 def accumulated_ablation(
-    parts: Decomposition, classes: TextBank, truth: Int[ndarray, "item"], *, what: str = "heads", draws: int = 10,
-    seed: int = 0,
+    parts: Decomposition | Iterable[Decomposition], classes: TextBank, truth: Int[ndarray, "item"], *,
+    what: str = "heads", draws: int = 10, seed: int = 0,
 ) -> AblationCurve:  # fmt: skip
     """How much zero-shot accuracy rests on the direct effects of the first or the last n layers.
 
@@ -55,7 +58,8 @@ def accumulated_ablation(
     What it can NOT tell: indirect effects, as no forward is run: a layer may feed the ones that survive. With few
     items the mean keeps much of each item.
 
-    `parts` need no more than what is towards `classes`, which is all that is asked of them.
+    `parts` need no more than what is towards `classes`, which is all that is asked of them. They may be batches that
+    can be gone over twice, once for the means: of each no more than the number of right items is held.
 
     >>> import cutaway
     >>> from cutaway.data import scene_at
@@ -72,40 +76,56 @@ def accumulated_ablation(
     started = time.perf_counter()
     if what not in ("heads", "mlps"):
         raise MethodError(f"cannot ablate '{what}'", exists="heads, mlps")
-    given = np.asarray(truth)
-    if given.shape != (parts.data.sizes["item"],) or given.min() < 0 or given.max() >= len(classes):
+    given, batches = np.asarray(truth), [parts] if isinstance(parts, Decomposition) else parts
+    if isinstance(batches, Iterator):
+        raise MethodError(
+            "a stream can be gone over once, and the means come before what is without them",
+            expected="a Decomposition, or batches of one that can be gone over twice", do="put them into a list",
+        )  # fmt: skip
+    mean, items = Mean(), 0
+    for part in batches:
+        mean.add(torch.from_numpy(_terms(part, classes, what).swapaxes(0, 1)))
+        items += part.data.sizes["item"]
+    if given.shape != (items,) or given.min() < 0 or given.max() >= len(classes):
         raise MethodError(
             f"truth of shape {given.shape} up to {given.max()}",
-            expected=f"for each of {parts.data.sizes['item']} items the number of one of {len(classes)} texts",
+            expected=f"for each of {items} items the number of one of {len(classes)} texts",
         )
-    data = _curves(parts, classes, given, what, draws, seed)
+    data = _curves(batches, mean.value.numpy(), part.data.sizes["layer"], classes, given, what, draws, seed)
     told = Provenance.of(
-        "accumulated_ablation", SOURCE, started=started, model=parts.provenance, seed=seed, what=what, draws=draws,
+        "accumulated_ablation", SOURCE, started=started, model=part.provenance, seed=seed, what=what, draws=draws,
         classes=len(classes),
     )  # fmt: skip
     return AblationCurve(data, told)
 
 
+def _terms(part: Decomposition, classes: TextBank, what: str) -> Float[ndarray, "term item text"]:
+    """The effect of every head, or MLP, of a batch on the classes, layer by layer."""
+    effect = part.effect(classes, what, cosine=False).transpose("layer", ..., "item", "text").values
+    return effect.reshape(-1, *effect.shape[-2:])
+
+
 def _curves(
-    parts: Decomposition, classes: TextBank, truth: Int[ndarray, "item"], what: str, draws: int, seed: int
-) -> xarray.Dataset:
-    whole, effect = (parts.effect(classes, of, cosine=False) for of in ("embedding", what))
-    layers, near = parts.data.sizes["layer"], whole.transpose("item", "text").values
-    terms = effect.transpose("layer", ..., "item", "text").values.reshape(-1, *near.shape)
-    moved, per = terms - terms.mean(1, keepdims=True), len(terms) // layers
-
-    def accuracy(chosen: Int[ndarray, "k"]) -> float:
-        return float(((near - moved[chosen].sum(0)).argmax(1) == truth).mean())
-
-    draw, counts, every = np.random.default_rng(seed), range(layers + 1), np.arange(len(terms))
-    first = [accuracy(every[: n * per]) for n in counts]
-    last = [accuracy(every[len(terms) - n * per :]) for n in counts]
-    random = np.array([[accuracy(draw.permutation(every)[: n * per]) for n in counts] for _ in range(draws)])
+    batches: Iterable[Decomposition], mean: Float[ndarray, "term text"], layers: int, classes: TextBank,
+    truth: Int[ndarray, "item"], what: str, draws: int, seed: int,
+) -> xarray.Dataset:  # fmt: skip
+    draw, counts, every = np.random.default_rng(seed), range(layers + 1), np.arange(len(mean))
+    per = len(mean) // layers
+    chosen = [every[: n * per] for n in counts] + [every[len(mean) - n * per :] for n in counts]
+    chosen += [draw.permutation(every)[: n * per] for _ in range(draws) for n in counts]
+    right, start = np.zeros(len(chosen)), 0
+    for part in batches:
+        near = part.effect(classes, "embedding", cosine=False).transpose("item", "text").values
+        moved = _terms(part, classes, what) - mean[:, None]
+        here = truth[start : start + len(near)]
+        right += [((near - moved[some].sum(0)).argmax(1) == here).sum() for some in chosen]
+        start += len(near)
+    accuracy = (right / len(truth)).reshape(2 + draws, len(counts))
     return xarray.Dataset(
         {
-            "accuracy": (("order", "layers"), np.stack([first, last, random.mean(0)])),
-            "random_low": ("layers", random.min(0)),
-            "random_high": ("layers", random.max(0)),
+            "accuracy": (("order", "layers"), np.stack([*accuracy[:2], accuracy[2:].mean(0)])),
+            "random_low": ("layers", accuracy[2:].min(0)),
+            "random_high": ("layers", accuracy[2:].max(0)),
             "majority": ((), np.bincount(truth).max() / len(truth)),
         },
         coords={"order": ["first", "last", "random"], "layers": list(counts)},

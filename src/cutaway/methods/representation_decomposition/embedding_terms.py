@@ -61,7 +61,8 @@ class Reading:
     def terms(self, rows: Rows, batch: int, progress: bool) -> Iterator[tuple[dict[str, Tensor], Inputs]]:
         """The terms of each batch, and the batch."""
         model, tower = self.model, self.end.tower
-        for run in recorded(model, rows, tower, self.sites, batch=batch, what="decomposing", progress=progress):
+        how: dict[str, Any] = {"batch": batch, "what": "decomposing", "progress": progress}
+        for run in recorded(model, rows, tower, self.sites, kind="" if self.by_token else self.end.kind, **how):
             found = self._of_itself(run) if self.itself else _terms(run, self.end, self.weights, self.by_token)
             if self.towards is not None and "pool_mlp" in found:
                 found["pool_mlp"] = found["pool_mlp"] @ self.towards[0].to(found["pool_mlp"]).T
