@@ -83,6 +83,19 @@ def test_latents_given_back_as_they_are_are_the_same_drawing():
     assert (drawn - model.run(inputs, output="pt").outputs.images).abs().max() < 1e-9
 
 
+def test_guidance_that_a_user_ends_midway_ends(sd):
+    """A callback of the user's own runs before the look at the latents, and may hold other tensors."""
+
+    def end(pipeline, step, time, held):
+        pipeline._guidance_scale = 0.0
+        return {"prompt_embeds": held["prompt_embeds"][-1:]}
+
+    inputs, seen = sd.inputs(prompt="a red dog", seed=3, steps=3), []
+    inputs.tensors.update(callback_on_step_end=end, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+    drawn = draw_midway(sd, inputs, [0, 1, 2], lambda midway: seen.append(sd.module._guidance_scale)).images
+    assert seen == [5.0, 0.0, 0.0] and torch.equal(drawn, sd.run(inputs, output="pt").outputs.images)
+
+
 @pytest.mark.checks("attend_and_excite", "baseline")
 def test_a_move_by_chance_is_as_long_and_does_less(sd):
     inputs = sd.inputs(prompt=PROMPTS, seed=3, steps=2)

@@ -75,6 +75,18 @@ def test_each_row_has_its_own_words_whatever_stands_beside_it(sd):
         both.heat("horse")
 
 
+def test_the_row_that_guidance_is_against_has_the_words_of_the_negative_prompt(sd):
+    """They are named as the same words are where they are the prompt, and get what these get there."""
+    inputs = sd.inputs(prompt="a red dog", negative="a cat on a dog", seed=0, steps=1, guidance=3.0)
+    found = cross_attention(sd, inputs, guidance="uncond", progress=False)
+    turned = sd.inputs(prompt="a cat on a dog", negative="a red dog", seed=0, steps=1, guidance=3.0)
+    other = cross_attention(sd, turned, progress=False)
+    assert found.words() == ["a", "cat", "on", "a", "dog"] == other.words()
+    assert np.allclose(found["attention"], other["attention"], atol=1e-9)
+    with pytest.raises(MethodError, match="'uncond' reads no words"):
+        cross_attention(sd, sd.inputs(prompt="a dog", steps=1, guidance=3.0), guidance="uncond", progress=False)
+
+
 @pytest.mark.parametrize("name", ["tiny:sdxl", "tiny:sd3"])
 def test_other_denoisers(name):
     model = cutaway.load(name)
@@ -200,11 +212,10 @@ def test_what_cannot_be_asked_says_so(sd):
         cross_attention(clip, clip.inputs(text=["a dog"]), progress=False)
     with pytest.raises(MethodError, match="'layers' cannot be kept apart"):
         cross_attention(sd, sd.inputs(prompt="a dog", steps=1), apart=("layers",))
+    inputs = sd.inputs(prompt="a dog", negative="a cat", steps=1, guidance=1)
     for error, apart in ((MethodError, ("step",)), (SiteError, ())):
         with pytest.raises(error, match="guidance row 'uncond'"):
-            cross_attention(
-                sd, sd.inputs(prompt="a dog", steps=1, guidance=1), guidance="uncond", apart=apart, progress=False
-            )
+            cross_attention(sd, inputs, guidance="uncond", apart=apart, progress=False)
 
 
 def test_it_answers_a_question_and_shows_itself():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,11 +72,15 @@ def draw_midway(model: Opened, inputs: Inputs, steps: Sequence[int], change: Cha
         finally:
             put_back(theirs)
 
-    def between(_: Any, step: int, time: Any, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        new = changed(step + 1, held["latents"]) if step + 1 in stops else None
-        return {} if new is None else {"latents": new.to(held["latents"])}
+    theirs = inputs.tensors.get("callback_on_step_end")
+    names = list(dict.fromkeys(["latents", *inputs.tensors.get("callback_on_step_end_tensor_inputs", ())]))
 
-    given: dict[str, Any] = {"callback_on_step_end": between}
+    def between(pipeline: Any, step: int, time: Any, held: dict[str, Tensor]) -> dict[str, Tensor]:
+        held = held if theirs is None else {**held, **theirs(pipeline, step, time, held)}
+        new = changed(step + 1, held["latents"]) if step + 1 in stops else None
+        return held if new is None else {**held, "latents": new.to(held["latents"])}
+
+    given: dict[str, Any] = {"callback_on_step_end": between, "callback_on_step_end_tensor_inputs": names}
     if 0 in stops and (first := changed(0, begun.tensors[name] / scales[0])) is not None:
         noise = float(getattr(pipeline.scheduler, "init_noise_sigma", 1.0))
         given["latents"] = first.to(like) / noise

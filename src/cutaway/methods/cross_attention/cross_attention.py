@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.cross_attention.maps import Sides, folded, looking, rows_of, sides, up
+from cutaway.methods.cross_attention.maps import Sides, folded, looking, read_by, rows_of, sides, up
 from cutaway.methods.cross_attention.spoken import Word, phrase, sums
 from cutaway.methods.result import Provenance, Result, drawn
 from cutaway.model.forming import Forming
@@ -111,7 +111,8 @@ def cross_attention(
     if odd:
         raise MethodError(f"'{odd[0]}' cannot be kept apart", expected="some of " + ", ".join(AXES))
     sites = looking(model)
-    kept, formed = Adding(inputs, tuple(apart), guidance), Forming(inputs)
+    kept = Adding(read_by(model, inputs, guidance), tuple(apart), guidance)
+    formed = Forming(inputs)
     calls = drawn_steps(model.module, inputs) * len(sites)
     bar = tracked(range(calls), "drawing", show=progress)
 
@@ -129,7 +130,8 @@ def cross_attention(
     data = kept.data(sites)
     pictures = drawn(outputs)
     data = data.assign(pictures)
-    if pictures and (frames := formed.pictures(model)) is not None:
+    frames = formed.pictures(model) if pictures else None
+    if frames is not None and len(frames) == data.sizes["step"]:  # fewer maps where guidance ends midway
         data["forming"] = ("step", "y", "x", "channel"), frames
     return WordMaps(
         data,

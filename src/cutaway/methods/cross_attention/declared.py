@@ -87,7 +87,7 @@ METHODS = (
         function=cross_attention,
         row="cross-attention",
         takes={"model": "model", "inputs": "drawing"},
-        options={"guidance": "Which row of the guidance: cond, with the prompt, or uncond."},
+        options={"guidance": "Which row of the guidance: cond, with the prompt, or uncond, with the negative one."},
         cannot="Whether the word is what makes the thing appear there: cut the attention to see that.",
         reported=(
             Entry(name=views.ENTRY),
@@ -120,7 +120,7 @@ METHODS = (
         takes={"model": "model", "inputs": "drawing"},
         fitting=beside_the_text,
         example="zoo:emoji-mmdit",
-        options={"guidance": "Which row of the guidance: cond, with the prompt, or uncond."},
+        options={"guidance": "Which row of the guidance: cond, with the prompt, or uncond, with the negative one."},
         cannot="What flows: values, norms, gates and MLPs do not count, and half of every state is taken to stay.",
     ),
     Method(
@@ -162,7 +162,7 @@ METHODS = (
         fitting=two_words,
         options={
             "concepts": "Words with commas between, each a concept; else those of the prompt.",
-            "guidance": "Which row of the guidance: cond, with the prompt, or uncond.",
+            "guidance": "Which row of the guidance: cond, with the prompt, or uncond, with the negative one.",
         },
         cannot="That a head draws what it looks for: weaken it to see.",
         reported=(Entry(name=head_views.ENTRY),),

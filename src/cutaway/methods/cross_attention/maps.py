@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from cutaway.errors import MethodError
 from cutaway.methods.cross_attention.spoken import Word, words
+from cutaway.model.drawing import against
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.sites import Site
@@ -42,6 +43,20 @@ def looking(model: Model) -> list[Site]:
     )  # fmt: skip
 
 
+def read_by(model: Model, inputs: Inputs, guidance: str) -> Inputs:
+    """The inputs with the words that a row of the guidance reads: the prompt's, or those that it is held against."""
+    if guidance not in ("uncond", "image") or model.engine.pipeline is None:
+        return inputs
+    other = against(model.engine.pipeline, dict(model.towers), inputs)
+    if not all((other.tokens["text"].kind == "text").any(1)):
+        raise MethodError(
+            f"the guidance row '{guidance}' reads no words: what the prompt is held against is empty",
+            expected="a row that reads words", exists="cond, which reads the prompt",
+            do="draw with `negative=`, or look at `cond`",
+        )  # fmt: skip
+    return other
+
+
 def sides(inputs: Inputs, site: Site, pattern: Float[Tensor, "picture head query key"]) -> Sides:
     """What the axes of a pattern are; MethodError where that is not known."""
     patches = inputs.map_for(site, "query", pattern.shape[-2])
@@ -49,7 +64,7 @@ def sides(inputs: Inputs, site: Site, pattern: Float[Tensor, "picture head query
     if not ((patches.row >= 0).any() and (said.kind == "text").any()):
         raise MethodError(
             f"it is not known which positions of '{site}' are patches and which are words",
-            expected="a prompt and a picture grid", do="make the inputs with `model.inputs(prompt=…)`",
+            expected="a prompt with words, and a picture grid", do="make the inputs with `model.inputs(prompt=…)`",
         )  # fmt: skip
     own = torch.from_numpy(patches.row[0] >= 0)
     shape = int(patches.row.max()) + 1, int(patches.col.max()) + 1

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cutaway.errors import MethodError
 from cutaway.methods.cross_attention.cross_attention import WordMaps
-from cutaway.methods.cross_attention.maps import Sides, folded, looking, rows_of, sides
+from cutaway.methods.cross_attention.maps import Sides, folded, looking, read_by, rows_of, sides
 from cutaway.methods.cross_attention.spoken import Word, sums
 from cutaway.methods.result import Provenance, drawn
 from cutaway.model.inputs import Inputs
@@ -64,7 +64,7 @@ def attention_rollout(
             "of layers adds nothing to their maps",
             expected="joint attention (SD3, Flux)", do="`cross_attention` has its maps",
         )  # fmt: skip
-    rolled = _Rolled(inputs, "step" in apart, "layer" in apart, sites)
+    rolled = _Rolled(read_by(model, inputs, guidance), "step" in apart, "layer" in apart, sites)
     bar = tracked(range(drawn_steps(model.module, inputs) * len(sites)), "drawing", show=progress)
 
     def add(reading: Reading) -> None:
