@@ -1,21 +1,25 @@
-"""Which items taught it, beside retrained models: python benchmarks/attribution.py [--worlds clip llava sd] [--part …].
+"""Which items taught it, beside retrained models.
+
+python benchmarks/attribution.py [--worlds clip llava sd] [--part …] [--methods …] [--workers N]
 
 Prints the tables of docs/attribution-truth.md. For each retrained world: what it learns and how far a second seed
 agrees (`worlds`); every method of `data_attribution` beside chance and the model before training, by LDS, by items left
 out alone, by wrong items, copies and the cue (`methods`); single steps of what draws (`steps`); gradients of chosen
 weights alone (`mechanism`); what is lost when the first items of a method are taken away and the model is trained anew
 (`removal`).
-Seconds are of one core (process time), with everything that lies in the caches of the process.
+Seconds are of one core (process time), with everything that lies in the caches of the process. Workers make a part of a
+world each.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from cutaway import jobs
 from cutaway.bench.retrained import Retrained, world
 from cutaway.bench.retrained.family import learnt
 from cutaway.bench.retrained.items import CUED
@@ -38,6 +43,7 @@ from cutaway.model.targets import denoising_error
 from cutaway.questions.losses import Measure, output_size
 from cutaway.questions.training import Batch, Drawings, Items
 from cutaway.report.findings_traced import BEFORE, LIKENESS, OF_DRAWINGS, TRACIN, WAYS, flaws
+from cutaway.source import Source
 
 KINDS = ("held", "copied", "misled")
 TAKEN, ASKED = 20, 4  # items taken away before a retraining; queries of each kind for which that is done
@@ -104,6 +110,7 @@ def worlds(made: Retrained) -> None:
 
 
 _ONCE: dict[tuple[str, int, int, int], Inputs] = {}
+_BOTH: dict[str, tuple[Items, Items]] = {}  # by world
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,14 +130,14 @@ class Once(Drawings):
         return lambda rows, draw: (Inputs.stack([once(row, draw) for row in rows]), target)
 
 
-@cache
 def both(made: Retrained) -> tuple[Items, Items]:
     """Items and queries, of what draws with inputs that are made once."""
-    found = made.training(), made.asked()
-    return tuple(
-        Once(pictures=one.pictures, prompts=one.prompts, at=one.at, steps=one.steps)
-        if isinstance(one, Drawings) else one for one in found
-    )  # type: ignore[return-value]  # fmt: skip
+    if made.name not in _BOTH:
+        _BOTH[made.name] = tuple(
+            Once(pictures=one.pictures, prompts=one.prompts, at=one.at, steps=one.steps)
+            if isinstance(one, Drawings) else one for one in (made.training(), made.asked())
+        )  # type: ignore[assignment]  # fmt: skip
+    return _BOTH[made.name]
 
 
 def applied(made: Retrained, how: dict[str, Any], folder: Path | None = None, *, floor: bool = False) -> Any:
@@ -305,25 +312,48 @@ def scored(made: Retrained, name: str) -> np.ndarray:
     return found
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The parts of worlds by number, each the text that it prints; `aloud` prints it, here and at once."""
+
+    worlds: tuple[str, ...]
+    parts: tuple[str, ...]
+    methods: tuple[str, ...]
+    aloud: bool
+    begun: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def do(self, _: Model, chunk: int) -> str:
+        """One part of one world, whose models it brings itself."""
+        torch.set_num_threads(1)
+        name, part = self.worlds[chunk // len(self.parts)], self.parts[chunk % len(self.parts)]
+        made, keep, text = world(name), self.begun.setdefault(name, {}), io.StringIO()
+        every: dict[str, Callable[[], None]] = {
+            "worlds": lambda: worlds(made),
+            "methods": lambda: methods(made, keep, self.methods),
+            "steps": lambda: steps(made),
+            "mechanism": lambda: mechanism(made),
+            "removal": lambda: removal(made, keep),
+        }
+        with nullcontext() if self.aloud else redirect_stdout(text):
+            every[part]()
+        return text.getvalue()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "begun": {}}
+
+
 def main() -> None:
     """Print the tables asked for."""
-    asked = argparse.ArgumentParser(description=__doc__)
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--worlds", nargs="*", default=["clip", "llava", "sd"])
     asked.add_argument("--part", nargs="*", default=["worlds", "methods", "steps", "mechanism", "removal"])
     asked.add_argument("--methods", nargs="*", default=[], help="rows of the table of methods; all unless given")
+    asked.add_argument("--workers", type=int, default=0, help="so many processes of a Ray; 0: this one")
     given = asked.parse_args()
-    torch.set_num_threads(1)
-    for name in given.worlds:
-        made, keep = world(name), dict[str, np.ndarray]()
-        every: dict[str, Callable[[], None]] = {
-            "worlds": lambda made=made: worlds(made),
-            "methods": lambda made=made, keep=keep: methods(made, keep, given.methods),
-            "steps": lambda made=made: steps(made),
-            "mechanism": lambda made=made: mechanism(made),
-            "removal": lambda made=made, keep=keep: removal(made, keep),
-        }  # type: ignore[misc]
-        for part in given.part:
-            every[part]()
+    work = Parts(tuple(given.worlds), tuple(given.part), tuple(given.methods), aloud=not given.workers)
+    every = range(len(given.worlds) * len(given.part))
+    found = dict(jobs.run(work, every, Source("tiny:clip"), workers=given.workers, progress=False))
+    print("".join(found[at] for at in every), end="")
 
 
 if __name__ == "__main__":

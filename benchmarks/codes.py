@@ -1,6 +1,7 @@
 """What dictionaries find of planted codes: the tables of docs/dictionary-measures.md.
 
 python benchmarks/codes.py [PRESET ...] [--architectures topk …] [--seeds N] [--steps N] [--items N] [--scored N]
+    [--workers N]
 
 Every architecture is trained on the same rows with several seeds, as many features as there are and k as sparse as the
 code is; `modal` is a batch_topk whose features are a third each for both kinds of rows, pictures alone, texts alone.
@@ -11,14 +12,21 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from cutaway import jobs
 from cutaway.bench.code_scores import CodeScores, code_scores
-from cutaway.bench.codes import SITE, Codes, planted_codes
+from cutaway.bench.codes import SITE, planted_codes
 from cutaway.methods.sparse_autoencoders.beginning import untrained
 from cutaway.methods.sparse_autoencoders.shape import modal
 from cutaway.methods.sparse_autoencoders.training import train
+from cutaway.model.dictionary import Dictionary
+from cutaway.model.model import Model
+from cutaway.source import Source
 
 EVERY = ("relu", "topk", "batch_topk", "jumprelu", "gated", "matryoshka", "archetypal")
 PRICES = {"relu": 4.0, "jumprelu": 60.0, "gated": 6.0}  # what a feature costs, where k does not say how many
@@ -35,13 +43,16 @@ def main() -> None:
     options.add_argument("--scored", type=int, default=2**14, help="items on which all are scored")
     options.add_argument("--k", type=int, default=0, help="features on in a row; 0: as many as in the code, rounded")
     options.add_argument("--prices", nargs="*", default=[], help="as relu=1.0")
+    options.add_argument("--workers", type=int, default=0, help="so many processes of a Ray; 0: this one")
     chosen = options.parse_args()
     prices = {**PRICES, **{name: float(x) for name, x in (one.split("=") for one in chosen.prices)}}
     for preset in chosen.presets:
         codes = planted_codes(preset)
         names = [*chosen.architectures, *(["modal"] if codes.modalities else [])]
         began, k = time.perf_counter(), chosen.k or round(codes.l0)
-        made = trained(codes, names, k, chosen.seeds, chosen.steps, chosen.items, prices)
+        work = Trainings(preset, tuple(names), k, chosen.seeds, chosen.steps, chosen.items, prices)
+        done = dict(jobs.run(work, range(len(work)), Source("tiny:clip"), workers=chosen.workers, progress=False))
+        made = {name: [done[at] for at in range(len(work)) if work.what(at)[0] == name] for name in names}
         took = time.perf_counter() - began
         floor = [untrained("topk", SITE, codes.d, width=codes.features, k=k, seed=n)
                  for n in range(chosen.seeds)]  # fmt: skip
@@ -51,24 +62,42 @@ def main() -> None:
         print_table(found)
 
 
-def trained(
-    codes: Codes, names: list[str], k: int, seeds: int, steps: int, items: int, prices: dict[str, float]
-) -> dict[str, list[object]]:
-    """The dictionaries by name, one a seed."""
-    parts = list(codes.rows(items))
-    rows, kind = torch.cat([one.seen.x for one in parts]), torch.cat([one.seen.kind for one in parts])
-    found: dict[str, list[object]] = {}
-    third = codes.features // 3
-    for name in names:
+@dataclass(frozen=True)
+class Trainings:
+    """Dictionaries of planted rows, one a name and seed: work that asks nothing of its model."""
+
+    preset: str
+    names: tuple[str, ...]
+    k: int
+    seeds: int
+    steps: int
+    items: int
+    prices: dict[str, float]
+    begun: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names) * self.seeds
+
+    def what(self, chunk: int) -> tuple[str, int]:
+        """The name and the seed of a chunk."""
+        return self.names[chunk // self.seeds], chunk % self.seeds
+
+    def do(self, _: Model, chunk: int) -> Dictionary:
+        """The dictionary of one name and seed."""
+        codes, (name, seed) = planted_codes(self.preset), self.what(chunk)
+        if not self.begun:
+            parts = list(codes.rows(self.items))
+            self.begun.append((torch.cat([one.seen.x for one in parts]), torch.cat([one.seen.kind for one in parts])))
+        (rows, kind), third = self.begun[0], codes.features // 3
         own = {"groups": modal(codes.features - 2 * third, third, third)} if name == "modal" else {}
-        price = {"price": prices[name]} if name in prices else {}
-        for seed in range(seeds):
-            made = train(
-                rows, SITE, "batch_topk" if name == "modal" else name, width=codes.features, k=k,
-                kind=kind if codes.modalities else None, steps=steps, seed=seed, progress=False, **own, **price,
-            )  # fmt: skip
-            found.setdefault(name, []).append(made.dictionary)
-    return found
+        price = {"price": self.prices[name]} if name in self.prices else {}
+        return train(
+            rows, SITE, "batch_topk" if name == "modal" else name, width=codes.features, k=self.k,
+            kind=kind if codes.modalities else None, steps=self.steps, seed=seed, progress=False, **own, **price,
+        ).dictionary  # fmt: skip
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "begun": []}
 
 
 def print_table(found: CodeScores) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from chores import Failing, Locked, Noted, Told, swept
 
 import cutaway
@@ -17,6 +18,8 @@ from cutaway.errors import CutawayError, MethodError, SiteError
 from cutaway.jobs.cluster import ALONE, MODE, reached
 from cutaway.jobs.worker import Opening
 from cutaway.methods import activation_patching, data_attribution
+from cutaway.methods.data_attribution import Plan, eigenbases
+from cutaway.model.pieces import pieces
 from cutaway.questions.training import Answers
 
 MODEL = cutaway.load("tiny:llama", dtype="float64")
@@ -96,6 +99,17 @@ def test_gradients_of_training_items_have_the_same_bits(crew, tmp_path):
     assert made.data.equals(alone.data) and again.data.equals(alone.data)
     for file in (tmp_path / "alone").glob("*.safetensors"):
         assert (tmp_path / "made" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_curvature_has_the_same_bits(crew):
+    train = Answers(pictures=[None] * 5, texts=["a dog is"] * 5, answers=["red", "blue", "red", "a cat", "big"])
+    chosen = pieces(MODEL, "text.*.mlp.pre")
+    alone = eigenbases(MODEL, train, chosen, Plan(1), progress=False)
+    with jobs.spread(MODEL, crew) as wide:
+        made = eigenbases(wide, train, chosen, Plan(1), progress=False)
+    assert len(made.sides) == len(chosen) > 1
+    for piece, sides in alone.sides.items():
+        assert all(torch.equal(one, other) for one, other in zip(sides, made.sides[piece], strict=True))
 
 
 def test_chunks_have_their_own_dice_and_two_processes_do_them(crew):

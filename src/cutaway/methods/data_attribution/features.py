@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,6 @@ from cutaway.model.model import Model
 from cutaway.model.pieces import Piece
 from cutaway.model.weight_gradients import WeightGradients, weight_gradients
 from cutaway.questions.losses import Measure
-from cutaway.questions.rows import tracked
 from cutaway.questions.training import Items, Target
 from cutaway.store.files import only_writer, read_json, sweep_up, write_json, write_whole
 
@@ -159,7 +159,7 @@ def item_features(
     """
     if not len(items):
         raise MethodError("no items to take gradients of", expected="one at least", do="give training items")
-    work = Gradients(items, tuple(chosen), tuple(hows), plan)
+    work = Gradients(items, tuple(chosen), plan, hows=tuple(hows))
     where = None if folder is None else _opened(Path(folder), (model.engine, items, work.chosen, work.hows, plan))
     found: dict[int, dict[str, Tensor]] = {}
     with nullcontext() if where is None else only_writer(where):
@@ -179,12 +179,11 @@ def item_features(
 
 
 @dataclass(frozen=True, eq=False)
-class Gradients:
-    """The batches of items by number: what is kept of their gradients. A value that workers take."""
+class Batches:
+    """The batches of items by number, as a value that workers take; what is made once in a process stays there."""
 
     items: Items
     chosen: tuple[Piece, ...]
-    hows: tuple[Projection | Bases, ...]
     plan: Plan
     begun: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -196,6 +195,23 @@ class Gradients:
         size = max(1, self.plan.batch)
         return range(chunk * size, min((chunk + 1) * size, len(self.items)))
 
+    def make(self, model: Model, rows: Sequence[int], draw: int) -> tuple[Inputs, Target]:
+        """The inputs of a batch and what is asked of them."""
+        if "make" not in self.begun:
+            self.begun["make"] = self.items.on(model, self.plan.measure)
+        made: tuple[Inputs, Target] = self.begun["make"](rows, draw)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "begun": {}}
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients(Batches):
+    """What is kept of the gradients of each batch."""
+
+    hows: tuple[Projection | Bases, ...] = field(kw_only=True)
+
     @property
     def projected(self) -> list[Projected]:
         """The projections with their random sides, made once in each process."""
@@ -206,13 +222,32 @@ class Gradients:
 
     def do(self, model: Model, chunk: int) -> dict[str, Tensor]:
         """The features and losses of one batch."""
-        if "make" not in self.begun:
-            self.begun["make"] = self.items.on(model, self.plan.measure)
-        make, rows = self.begun["make"], self.rows(chunk)
+        make, rows = partial(self.make, model), self.rows(chunk)
         return _batch(model, self.items.draws, make, rows, self.chosen, self.projected, even=self.plan.even)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "begun": {}}
+
+@dataclass(frozen=True, eq=False)
+class Curvature(Batches):
+    """The two factors of the curvature of each piece, summed over the draws of each batch."""
+
+    def do(self, model: Model, chunk: int) -> list[tuple[Tensor, Tensor]]:
+        """For each piece the sums of x x' and of d d', in double precision."""
+        made = (
+            weight_gradients(model, *self.make(model, self.rows(chunk), draw), self.chosen)
+            for draw in range(self.items.draws)
+        )
+        found: list[tuple[Tensor, Tensor]] = []
+        for one in made:
+            both = [(a.cpu().double(), b.cpu().double()) for a, b in map(one.moments, self.chosen)]
+            found = added(found, both) if found else both
+        return found
+
+
+def added(
+    sums: Sequence[tuple[Tensor, Tensor]], more: Sequence[tuple[Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
+    """Factors of all pieces, added."""
+    return [(a + c, b + d) for (a, b), (c, d) in zip(sums, more, strict=True)]
 
 
 def of_target(
@@ -229,24 +264,25 @@ def eigenbases(
 ) -> Bases:
     """For each piece the eigenvectors of the two factors of its curvature, the first `size` of each side (0: all).
 
-    Factors: A = sum of x x', S = sum of d d' over items, draws and positions. A table of words has S diagonal.
+    Factors: A = sum of x x', S = sum of d d' over items, draws and positions. A table of words has S diagonal. Workers
+    of a model that is `spread` make the sums of batches, which are added here in their order: the bits are those of
+    one process.
     """
-    make = items.on(model, plan.measure)
-    sums: dict[Piece, list[Tensor]] = {}
-    step = max(1, plan.batch)
-    todo = [range(start, min(start + step, len(items))) for start in range(0, len(items), step)]
-    for rows in tracked(todo, "curvature", len(todo), show=progress):
-        for draw in range(items.draws):
-            made = weight_gradients(model, *make(rows, draw), chosen)
-            for piece in chosen:
-                both = made.moments(piece)
-                held = sums.setdefault(piece, [torch.zeros_like(one, dtype=torch.float64) for one in both])
-                for one, more in zip(held, both, strict=True):
-                    one += more
-    return Bases({piece: (_leading(outer, size), _leading(inner, size)) for piece, (inner, outer) in sums.items()})
+    work = Curvature(items, tuple(chosen), plan)
+    sums: list[tuple[Tensor, Tensor]] = []
+    waiting: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    following = 0
+    for at, made in crew_of(model).run(work, range(len(work)), progress=progress, what="curvature"):
+        waiting[at] = made
+        while following in waiting:
+            more = waiting.pop(following)
+            sums, following = added(sums, more) if sums else more, following + 1
+    dtype = torch.float64 if model.device.type == "cpu" else torch.float32
+    sides = ((_leading(outer, size, dtype), _leading(inner, size, dtype)) for inner, outer in sums)
+    return Bases(dict(zip(work.chosen, sides, strict=True)))
 
 
-def _leading(square: Tensor, size: int) -> Tensor | None:
+def _leading(square: Tensor, size: int, dtype: torch.dtype) -> Tensor | None:
     """The leading eigenvectors as columns; None where a diagonal is given whole: it has its own."""
     if square.dim() == 1:
         if not size or size >= len(square):
@@ -254,7 +290,7 @@ def _leading(square: Tensor, size: int) -> Tensor | None:
         most = square.argsort(descending=True)[:size]
         return torch.eye(len(square))[:, most]
     vectors = torch.linalg.eigh(square).eigenvectors.flip(1)
-    return vectors[:, : size or len(square)].to(torch.float32 if square.device.type != "cpu" else torch.float64)
+    return vectors[:, : size or len(square)].to(dtype)
 
 
 def _batch(
