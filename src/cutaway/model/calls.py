@@ -219,7 +219,9 @@ class SameNoise(TorchFunctionMode):
 
 
 def processors_of(pipeline: Any) -> list[tuple[nn.Module, Any]]:
-    """The attention processors of a pipeline, each with its module."""
+    """The attention processors of a pipeline that puts others in their place while it runs, each with its module."""
+    if not hasattr(type(pipeline), "do_perturbed_attention_guidance"):
+        return []
     roots = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     return [(m, m.processor) for root in roots for m in root.modules() if hasattr(m, "processor")]
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.cross_attention.maps import Sides, folded, looking, read_by, rows_of, sides, up
+from cutaway.methods.cross_attention.maps import Sides, as_maps, looking, read_by, rows_of, sides, to_words, up
 from cutaway.methods.cross_attention.spoken import Word, phrase, sums
 from cutaway.methods.result import Provenance, Result, drawn
 from cutaway.model.forming import Forming
@@ -146,19 +146,20 @@ class Laid(NamedTuple):
     """How a pattern lies: which queries and keys are what, and what adds up the keys of each word."""
 
     seen: Sides
-    weights: Float[Tensor, "picture word key"]
+    weights: Float[Tensor, "picture key word"]
 
 
 @dataclass
 class Adding:
-    """The sums of what comes in, by layer, on the grid of that layer."""
+    """The sums of what comes in, by layer, patch by patch: laid on the grid of the layer once all is there."""
 
     inputs: Inputs
     apart: tuple[str, ...]
     guidance: str
-    total: dict[Site, dict[int, Float[Tensor, "picture word head row col"]]] = field(default_factory=dict)
+    total: dict[Site, dict[int, Float[Tensor, "picture head patch word"]]] = field(default_factory=dict)
     calls: dict[tuple[Site, int], int] = field(default_factory=dict)
-    laid: dict[tuple[Site, torch.Size], Laid] = field(default_factory=dict)
+    laid: dict[tuple[str, torch.Size], Laid] = field(default_factory=dict)
+    seen: dict[Site, Sides] = field(default_factory=dict)
     spoken: list[list[Word]] = field(default_factory=list)
     positions: int = 1
 
@@ -169,18 +170,20 @@ class Adding:
         site, pattern = reading.site, reading.value[reading.guidance.index(self.guidance)].float()
         laid = self._laid(site, pattern)
         self.positions = pattern.shape[-1]
-        maps = folded(pattern if "head" in self.apart else pattern.mean(1, keepdim=True), *laid)
+        self.seen[site] = laid.seen
+        shares = to_words(pattern if "head" in self.apart else pattern.mean(1, keepdim=True), *laid)
         step = reading.step if "step" in self.apart else 0
-        _added(self.total.setdefault(site, {}), step, maps.cpu())
+        _added(self.total.setdefault(site, {}), step, shares.cpu())
         self.calls[site, step] = self.calls.get((site, step), 0) + 1
 
     def _laid(self, site: Site, pattern: Float[Tensor, "picture head query key"]) -> Laid:
-        """How the patterns of a site lie, found once."""
-        if (site, pattern.shape) not in self.laid:
+        """How the patterns of a part lie, found once for layers of one grid."""
+        key = site.part, pattern.shape
+        if key not in self.laid:
             seen = sides(self.inputs, site, pattern)
             self.spoken = self.spoken or rows_of(seen.said, len(pattern))
-            self.laid[site, pattern.shape] = Laid(seen, sums(self.spoken, pattern.shape[-1]).to(pattern))
-        return self.laid[site, pattern.shape]
+            self.laid[key] = Laid(seen, sums(self.spoken, pattern.shape[-1]).mT.contiguous().to(pattern))
+        return self.laid[key]
 
     def data(self, sites: Sequence[Site]) -> xarray.Dataset:
         """Everything on the finest grid, with the axes that are kept apart."""
@@ -191,8 +194,8 @@ class Adding:
             )  # fmt: skip
         ran = [site for site in sites if site in self.total]
         steps = sorted({step for there in self.total.values() for step in there})
-        grid = max((next(iter(there.values())).shape[-2:] for there in self.total.values()), key=np.prod)
-        heads = max(next(iter(there.values())).shape[2] for there in self.total.values())
+        grid = max((seen.shape for seen in self.seen.values()), key=np.prod)
+        heads = max(next(iter(there.values())).shape[1] for there in self.total.values())
         size = len(self.spoken) * max(map(len, self.spoken)) * int(np.prod(grid)) * len(steps) * heads
         if size * (len(ran) if "layer" in self.apart else 1) > LARGEST:
             raise MethodError(
@@ -213,7 +216,7 @@ class Adding:
         """What a layer gave at a step, for as many heads as the layer with the most has; NaN for none."""
         there = self.total[site]
         found = there.get(step, torch.full_like(next(iter(there.values())), torch.nan))
-        found = found / self.calls.get((site, step), 1)
+        found = as_maps(found / self.calls.get((site, step), 1), self.seen[site])
         lacking = found.new_full((*found.shape[:2], heads - found.shape[2], *found.shape[3:]), torch.nan)
         return torch.cat([found, lacking], 2)
 

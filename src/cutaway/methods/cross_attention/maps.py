@@ -80,8 +80,22 @@ def folded(
     pattern: Float[Tensor, "picture head query key"], seen: Sides, weights: Float[Tensor, "picture word key"]
 ) -> Float[Tensor, "picture word head row col"]:
     """How much each patch attends to each word, whose keys the weights add up; differentiable."""
+    return as_maps(to_words(pattern, seen, weights.mT), seen)
+
+
+def to_words(
+    pattern: Float[Tensor, "picture head query key"], seen: Sides, weights: Float[Tensor, "picture key word"]
+) -> Float[Tensor, "picture head patch word"]:
+    """The same, patches in their order."""
     own = pattern if seen.whole else pattern[:, :, seen.own]
-    return (weights[:, None] @ own.transpose(-1, -2)).transpose(1, 2).unflatten(-1, seen.shape)
+    return own @ weights[:, None]
+
+
+def as_maps(
+    shares: Float[Tensor, "picture head patch word"], seen: Sides
+) -> Float[Tensor, "picture word head row col"]:
+    """What patches give to words, laid on their grid."""
+    return shares.permute(0, 3, 1, 2).unflatten(-1, seen.shape)
 
 
 def up(maps: Float[Tensor, "picture word head row col"], grid: tuple[int, int]) -> Tensor:
