@@ -172,6 +172,15 @@ def test_a_drawing_that_begins_midway_begins_at_step_0(scheduler, strength, coun
     assert model.inputs(prompt=PROMPTS[0], image=PICTURE, strength=strength, steps=4, step=1).call.steps == count
 
 
+@pytest.mark.parametrize("name", ["timesteps", "sigmas"])
+def test_a_list_of_the_users_own_says_how_many_steps_there_are(name):
+    model = scheduled("sd", "EulerDiscreteScheduler")
+    inputs = model.inputs(prompt=PROMPTS[0], steps=5, guidance=1.0, size=(32, 32))
+    inputs.tensors[name] = {"timesteps": [900, 500, 100], "sigmas": [9.0, 3.0, 1.0, 0.0]}[name]
+    assert len(model.run(inputs, record=UNET, **PT)[UNET]) == 3 == drawn_steps(model.module, inputs)
+    assert chosen_steps(model.module, 2, inputs) == {0, 2}
+
+
 # --- guidance ---------------------------------------------------------------------------------------------------------
 
 

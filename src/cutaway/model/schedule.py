@@ -113,8 +113,11 @@ def steps_in(pipeline: Any, call: Mapping[str, Any]) -> int:
 
     That is more than `num_inference_steps` where a scheduler calls twice (Heun), less where a drawing begins midway.
     """
-    count, scheduler = int(call["num_inference_steps"]), copy.deepcopy(pipeline.scheduler)
-    scheduler.set_timesteps(count, **({"mu": 1.0} if getattr(scheduler.config, "use_dynamic_shifting", False) else {}))
+    scheduler = copy.deepcopy(pipeline.scheduler)
+    own = {name: call[name] for name in ("timesteps", "sigmas") if call.get(name) is not None}  # a list of the user's
+    count = len(next(iter(own.values()))) if own else int(call["num_inference_steps"])
+    shifted = {"mu": 1.0} if getattr(scheduler.config, "use_dynamic_shifting", False) else {}
+    scheduler.set_timesteps(**(own or {"num_inference_steps": count}), **shifted)
     if "strength" not in call:
         return len(scheduler.timesteps)
     left: Any = type(pipeline).get_timesteps(SimpleNamespace(scheduler=scheduler), count, call["strength"], "cpu")[0]
