@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,8 +12,13 @@ import torch
 from torch import Tensor
 
 import cutaway
+from cutaway import questions
 from cutaway.errors import InputError, MethodError
 from cutaway.methods import attribution_patching, edge_attribution, faithfulness, path_patching
+from cutaway.methods.causal_tracing.circuit_views import show
+from cutaway.methods.method import Entry
+from cutaway.methods.shown import applied
+from cutaway.methods.table import method
 from cutaway.model.asides import in_words_of
 from cutaway.model.graph import Graph
 from cutaway.model.inputs import Inputs
@@ -61,8 +67,7 @@ def test_the_encoders_run_in_the_same_run_and_say_what_they_said():
 @pytest.mark.checks("edge_attribution", "truth")
 def test_all_edges_are_the_clean_run_none_the_other_and_one_less_is_the_exact_score():
     exact = scores("exact")
-    names = [("text.embed", "text.0.attn[1].v"), ("text_2.0.attn[0]", "text_2.0.mlp"),
-             ("text.0.mlp", "denoiser.text.embed"), ("denoiser.text.embed", "denoiser.1.attn[2].k")]  # fmt: skip
+    names = [("text_2.0.attn[0]", "text_2.0.mlp"), ("denoiser.text.embed", "denoiser.1.attn[2].k")]
     found = faithfulness(drawn(), *sides(), order=exact, shares=(0, 1), draws=0, progress=False)
     assert np.allclose(found["target"][1], exact["clean"], atol=1e-10)
     assert np.allclose(found["target"][0], exact["corrupted"], atol=1e-10)
@@ -74,7 +79,7 @@ def test_all_edges_are_the_clean_run_none_the_other_and_one_less_is_the_exact_sc
 
 def test_along_the_path_what_leaves_the_words_adds_up_to_the_whole_difference():
     """Of the words' embeddings: what the encoders make of them is on the way, and no beginning of its own."""
-    found = edge_attribution(drawn(), *sides(), points=16, progress=False)
+    found = edge_attribution(drawn(), *sides(), points=4, progress=False)
     begun = found["score"].sel(sender=["text.embed", "text_2.embed"])
     assert float(begun.sum()) == pytest.approx(float((found["clean"] - found["corrupted"]).mean()), rel=1e-3)
 
@@ -155,6 +160,34 @@ def test_nodes_of_the_encoder_of_a_unet_score_by_what_the_picture_makes_of_them(
     assert float(found["mean"].values[0, 1]) == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-4)
     with pytest.raises(MethodError, match="No stream"):
         Graph.of(model, one)
+
+
+# --- as a question ----------------------------------------------------------------------------------------------------
+
+
+def test_a_question_of_a_drawing_has_circuits_that_begin_at_its_words():
+    asked_of = questions.draw(drawn(), "a red dog", step=1, steps=2, counterpart="a red cat")
+    few = Entry(name="circuit", options={"draws": 1, "shares": (0.05,)})
+    page = applied(asked_of, [replace(method("faithfulness"), reported=(few,))])
+    found = page.made("circuit")
+    pair = [drawn().inputs(prompt=f"a red {word}", step=1, steps=2, seed=0, encoder=True) for word in ("dog", "cat")]
+    there = drawn().run(in_words_of(*pair)).outputs.sample
+    assert found["clean"].item() == 0
+    assert found["corrupted"].item() == pytest.approx(float((there - asked_of.target.reference).pow(2).mean()))
+    (view,) = show(page)
+    assert "is on no edge" in view.seen and f"from +{found['corrupted'].item():.3f} there to" in view.seen
+    assert list(dict.fromkeys(node.tower for node in view.nodes)) == ["text", "text_2", "denoiser"]
+    words = next(at for at, node in enumerate(view.nodes) if node.name == "denoiser.text.embed")
+    assert words in {link.start for link in view.links} & {link.end for link in view.links}
+    assert "question.from_words, question.along" in view.code
+
+
+def test_where_an_encoder_has_no_stream_or_other_words_were_given_circuits_begin_at_the_denoiser():
+    plain = questions.draw(opened("sd3"), "a red dog", step=1, steps=2, counterpart="a red cat")
+    strange = replace(questions.draw(drawn(), "a red dog", step=1, steps=2), text="a blue cat")
+    for question in (plain, strange):
+        assert question.from_words is question.inputs and question.streams == ("denoiser.image", "denoiser.text")
+    assert not plain.along.call.loops and plain.along.drawn == ("a red cat",)
 
 
 def test_what_can_not_begin_at_the_words_says_so():

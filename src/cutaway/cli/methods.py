@@ -114,7 +114,7 @@ def _help(one: Method) -> str:
         "pictures": '--image photo.png --text "a dog"', "inputs": '--image photo.png --text "a dog" --text "a cat"',
         "counterpart": "--counterfactual other.png", "along": "--counterfactual other.png", "labels": "--label place",
     }  # fmt: skip
-    whole = dict.fromkeys(part.split(".")[0] for part in one.takes.values())
+    whole = dict.fromkeys(part.split(".")[0].replace("from_words", "inputs") for part in one.takes.values())
     model = "zoo:emoji-clip"
     if "drawing" in whole:
         model, given["drawing"] = "zoo:emoji-sd", '--prompt "a fox on a red background"'

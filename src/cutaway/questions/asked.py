@@ -58,6 +58,7 @@ UNHEARD: Mapping[str, tuple[str, tuple[str, ...]]] = {
 BRINGS: Mapping[str, Brings] = {
     "pictures": Brings(("image",), ("text",)),
     "inputs": Brings((), ("image", "text", "answer", "rival", "raw", "prompt", "step")),
+    "from_words": Brings((), ("image", "text", "answer", "rival", "raw", "prompt", "step")),
     "target": Brings(("text", "answer", "prompt")),
     "drawing": Brings(("prompt",)),
     "counterpart": Brings(("counterfactual",)),

@@ -8,6 +8,7 @@ LACKS = {
     "whole": ("one picture that the model is given as a whole, not in pieces", "--image FILE (`image=`)"),
     "beside": ("a text beside the picture", "--text TEXT (`text=`)"),
     "inputs": ("a picture, a text or a prompt to run on", "--image FILE, --text TEXT or --prompt TEXT"),
+    "from_words": ("a picture, a text or a prompt to run on", "--image FILE, --text TEXT or --prompt TEXT"),
     "target": ("a number to explain", "--text TEXT or --prompt TEXT"),
     "texts": ("texts in the space of the pictures, which a model that matches has (CLIP, SigLIP)", "--text TEXT"),
     "counterpart": ("a second input that differs in one thing", "--counterfactual FILE, or a text or prompt"),

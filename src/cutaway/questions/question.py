@@ -15,12 +15,12 @@ from PIL.Image import Image
 from cutaway.data import Scene, questions, render, scenes
 from cutaway.data.prompts import DRAWINGS
 from cutaway.errors import InputError, SiteError
-from cutaway.model.asides import in_words_of
 from cutaway.model.inputs import Inputs
 from cutaway.model.model import Model
 from cutaway.model.targets import Target, denoising_error, distance, margin, numbers, outcome
 from cutaway.model.voice import speaking
 from cutaway.model.weights import readout
+from cutaway.questions import streamed
 from cutaway.questions.answered import answered
 from cutaway.questions.bank import TextBank
 from cutaway.questions.crowd import AskedOfEach
@@ -36,7 +36,6 @@ SCENES = 256  # of a model that draws, where it has no crowd
 OTHERS = 24  # other inputs, of which it is seen whether a change to the question leaves them as they are
 LEAST = {"cosine": 0.02, "logits": 0.02, "nats": 0.02}  # inputs whose numbers are closer are not told apart
 MIDDLE = 0.5  # of the drawing: the step at which a denoiser is asked unless one is named
-JOINT = ("denoiser.image", "denoiser.text")  # streams of joint attention
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -171,23 +170,17 @@ class Question:
     @property
     def streams(self) -> tuple[str, ...] | None:
         """The streams that blocks add to where the inputs run, one a tower, two of joint attention; None: none."""
-        if self.inputs is None or self.inputs.call.loops:
-            return None
-        if self.model.family.kind == "diffusion":
-            return JOINT if f"{JOINT[0].replace('.', '.0.')}.resid_pre" in self.model.sites else None
-        begun = (site for site in self.model.sites if site.layer == 0 and site.part == "resid_pre")
-        found = (site.tower for site in begun if site.axes[:2] == ("batch", "token"))
-        return tuple(tower for tower in found if tower in self.inputs.tokens) or None
+        return streamed.streams(self)
+
+    @cached_property
+    def from_words(self) -> Inputs | None:
+        """The inputs as circuits take them: a step of joint attention begins at the words; None without inputs."""
+        return streamed.from_words(self)
 
     @cached_property
     def along(self) -> Inputs | None:
-        """The inputs of the counterpart, as far as streams carry what differs; None where there is none.
-
-        A denoiser of joint attention keeps its own time and pooled prompt, which are on no stream.
-        """
-        other = None if self.counterpart is None else self.counterpart.inputs
-        joint = other is not None and self.inputs is not None and self.streams == JOINT
-        return in_words_of(self.inputs, other) if joint else other  # type: ignore[arg-type]
+        """The counterpart's in the same way, as far as streams carry what differs; None where there is none."""
+        return streamed.along(self)
 
     @property
     def tokens(self) -> tuple[str | int, ...]:

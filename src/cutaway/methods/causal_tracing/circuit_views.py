@@ -20,6 +20,7 @@ from cutaway.views.words import signed
 
 ENTRY, UNIT, SCORE = "circuit", "share of the gap", "loss without the edge, by gradients"
 ENOUGH = 0.5  # of the gap: the first circuit that carries so much is shown first
+TIMED = " What the timestep and a pooled prompt do to every block is on no edge: both stay as they are here."
 ROLES = {"q": "queries", "k": "keys", "v": "values"}
 _NAME = re.compile(
     r"(?P<tower>\w+)(?:\.(?P<layer>\d+))?(?:\.(?P<stream>image|text))?\.(?P<part>\w+)(?:\[(?P<head>\d+)\])?"
@@ -34,12 +35,12 @@ def show(page: Page) -> Iterator[Layered]:
     if ENTRY not in page.applied:
         return
     found, look = page.made(ENTRY), page.applied[ENTRY].look(ranked)
-    question, at = page.question, _first(found)
-    other = question.counterpart
-    there = signed(other.value) if other is not None else signed(float("nan"))
+    at = _first(found)
+    here, there = (signed(float(found[name].mean())) for name in ("clean", "corrupted"))
     total, few = int(found["edges"][-1]), found.smallest()
     stays = f" From {few} edges on it stays at 90% or above." if few is not None else ""
     still = _still(found)
+    timed = TIMED if page.question.kind == "draw" else ""
     quiet = f" Nothing in the {' and the '.join(still)} tower differs, so it is left out." if still else ""
     yield layered(
         found,
@@ -48,7 +49,7 @@ def show(page: Page) -> Iterator[Layered]:
         f"keys and values of heads, MLPs, a connector, the end), {total} edges. They are ranked by what {page.number} "
         f"for {page.names.aim} would lose with an edge as in the counterfactual, to first order. Then the best are "
         f"kept, and all others carry the counterfactual. {_carried(found, at)}{stays} The gap is that from "
-        f"{there:+.3f} there to {signed(question.value):+.3f} here.{quiet} Order and curve come from this one pair, "
+        f"{there:+.3f} there to {here:+.3f} here.{quiet}{timed} Order and curve come from this one pair, "
         "which flatters the curve.",
         limits="Whether the same edges carry the answer on other inputs: they were ranked and measured on one pair. "
         "Other edges may carry as much, and above 100% what was cut spoke against the answer. Scores are estimates by "

@@ -21,7 +21,7 @@ from cutaway.questions.question import Question
 
 ROW = "causal tracing and circuits"
 TAKES = {"model": "model", "clean": "inputs", "counterfactual": "counterpart.inputs", "target": "target"}
-CARRIED = {**TAKES, "counterfactual": "along"}
+CARRIED = {**TAKES, "clean": "from_words", "counterfactual": "along"}
 MANY = 250  # receivers of a graph on a page: each may need a copy of the inputs in every run
 
 
@@ -48,8 +48,8 @@ def _fits(question: Question) -> str:
     if why := _uneven(question, question.streams or ()):
         return why
     try:
-        if question.inputs is not None:
-            readers(question.model, question.inputs)
+        if question.from_words is not None:
+            readers(question.model, question.from_words)
     except MethodError as error:
         return error.failed
     return _same(question)
@@ -64,7 +64,7 @@ def _routes(question: Question) -> str:
 def _page(question: Question) -> str:
     """The same for what a page has of it, where every receiver may need a copy of the inputs."""
     why = _routes(question)
-    count = 0 if why or question.inputs is None else readers(question.model, question.inputs)
+    count = 0 if why or question.from_words is None else readers(question.model, question.from_words)
     much = f"its graph has {count} receivers, more than a page takes; `cutaway run faithfulness` keeps its best edges"
     return why or (much if count > MANY else "")
 
@@ -107,7 +107,7 @@ METHODS = (
         },
         cannot="Measured on the pairs that made the order it flatters the order, and a faithful circuit need not be "
         "the only one, or minimal.",
-        reported=(Entry(name="circuit", options={"draws": 1}, when=lambda question: question.kind != "draw"),),
+        reported=(Entry(name="circuit", options={"draws": 1}),),
         show=circuit_views.show,
         tell=circuit_views.tell,
     ),
