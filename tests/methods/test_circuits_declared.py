@@ -8,6 +8,7 @@ import pytest
 
 import cutaway
 from cutaway import data, questions
+from cutaway.bench.worlds import world
 from cutaway.methods import Circuit, attribution_patching, edge_attribution, faithfulness, path_patching
 from cutaway.methods.causal_tracing import circuits_declared as declared
 from cutaway.methods.causal_tracing.circuit_views import layered, show, tell
@@ -159,6 +160,22 @@ def test_a_page_shows_the_graph_and_says_that_order_and_curve_are_of_one_pair():
     (said,) = tell(page)
     assert said.startswith(f"The best {view.sizes[view.shown]} of 524 edges alone keep ")
     assert "faithfulness(" in view.code and "print(" in view.code
+
+
+def test_a_page_of_a_planted_circuit_marks_it_and_before_training_there_is_none():
+    few = Entry(name="circuit", options={"draws": 0, "shares": (0.01, 1.0)})
+    planted, untrained = (
+        next(
+            show(
+                applied(world("planted-text").question(model=model), [replace(method("faithfulness"), reported=(few,))])
+            )
+        )
+        for model in (None, cutaway.load("zoo:planted-text@untrained"))
+    )
+    marked = [link.rank for link in planted.links if link.true]
+    assert len(marked) == 6 and marked[:3] == [0, 1, 2]
+    assert "Of these 3, 3 are among the 6 edges that were planted in this model" in planted.seen
+    assert {link.true for link in untrained.links} == {None} and "planted" not in untrained.seen
 
 
 def test_parts_stand_by_layer_and_heads_that_share_keys_have_them_apart():

@@ -37,5 +37,5 @@ def planted(
     return Spec(
         plant.name, f"a circuit planted in it: {plant.about}", start=start, processor=processor, recipe=recipe,
         batches=partial(siit.batches, plant), train=train, measure=measure, lost=lost, template=template,
-        asked="nothing",
+        asked="nothing", edges=tuple(plant.edges),
     )  # fmt: skip

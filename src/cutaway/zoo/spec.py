@@ -55,6 +55,7 @@ class Spec:
     asked: Literal["match", "answer", "draw", "nothing"]
     crowd: str | None = None
     bank: str | None = None
+    edges: tuple[tuple[str, str], ...] = ()  # of the circuit that was planted in it: sender, receiver
     twin: bool = False  # whether this is the model as it was before training
 
     @property

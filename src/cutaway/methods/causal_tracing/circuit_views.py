@@ -17,6 +17,7 @@ from cutaway.methods.shown import Page
 from cutaway.model.streams import CONNECTOR
 from cutaway.views.graphs import DRAWN, Layered, Link, Node
 from cutaway.views.words import signed
+from cutaway.zoo.trained import spec_of
 
 ENTRY, UNIT, SCORE = "circuit", "share of the gap", "loss without the edge, by gradients"
 ENOUGH = 0.5  # of the gap: the first circuit that carries so much is shown first
@@ -40,16 +41,19 @@ def show(page: Page) -> Iterator[Layered]:
     total, few = int(found["edges"][-1]), found.smallest()
     stays = f" From {few} edges on it stays at 90% or above." if few is not None else ""
     still = _still(found)
+    true = _planted(page)
+    known = f" {_planted_found(found, at, true)}" if true is not None else ""
     timed = TIMED if page.question.kind == "draw" else ""
     quiet = f" Nothing in the {' and the '.join(still)} tower differs, so it is left out." if still else ""
     yield layered(
         found,
+        true=true,
         title="The circuit: which edges carry it",
         seen=f"The model as a graph: from what writes (embeddings, heads, MLPs, a connector) to what reads (queries, "
         f"keys and values of heads, MLPs, a connector, the end), {total} edges. They are ranked by what {page.number} "
         f"for {page.names.aim} would lose with an edge as in the counterfactual, to first order. Then the best are "
         f"kept, and all others carry the counterfactual. {_carried(found, at)}{stays} The gap is that from "
-        f"{there:+.3f} there to {here:+.3f} here.{quiet}{timed} Order and curve come from this one pair, "
+        f"{there:+.3f} there to {here:+.3f} here.{known}{quiet}{timed} Order and curve come from this one pair, "
         "which flatters the curve.",
         limits="Whether the same edges carry the answer on other inputs: they were ranked and measured on one pair. "
         "Other edges may carry as much, and above 100% what was cut spoke against the answer. Scores are estimates by "
@@ -88,8 +92,7 @@ def layered(found: Faithfulness, *, true: Circuit | None = None, **said: Any) ->
     (23, 190, 190)
     """
     table = found["score"].to_series().dropna()
-    size = table if found.provenance.options["signed"] else table.abs()
-    order = list(size.sort_values(ascending=False, kind="stable").index)
+    order = _order(found)
     known = set() if true is None else set(true.edges)
     kept = [(rank, edge) for rank, edge in enumerate(order) if rank < DRAWN or edge in known]
     still, groups = _still(found), _groups([str(name) for name in found["receiver"].values])
@@ -112,6 +115,13 @@ def layered(found: Faithfulness, *, true: Circuit | None = None, **said: Any) ->
     )  # fmt: skip
 
 
+def _order(found: Faithfulness) -> list[tuple[str, str]]:
+    """All edges, in the order that was measured."""
+    table = found["score"].to_series().dropna()
+    size = table if found.provenance.options["signed"] else table.abs()
+    return list(size.sort_values(ascending=False, kind="stable").index)
+
+
 # --- which size -------------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +140,21 @@ def _carried(found: Faithfulness, at: int) -> str:
         chance = f", as many by chance {signed(round(float(found['random'].mean('draw')[at]), 4) + 0.0):.1%}"
     total = int(found["edges"][-1])
     return f"The best {count} of {total} edges alone keep {value:.1%} of the gap to the counterfactual{chance}."
+
+
+def _planted(page: Page) -> Circuit | None:
+    """The circuit that was planted in the model; None of one that has none, as before training."""
+    spec = spec_of(page.question.model.name)
+    return Circuit.of(spec.title, spec.edges) if spec is not None and spec.edges and not spec.twin else None
+
+
+def _planted_found(found: Faithfulness, at: int, true: Circuit) -> str:
+    """How many of the first edges were planted, as a sentence."""
+    first = set(_order(found)[: int(found["edges"][at])])
+    return (
+        f"Of these {len(first)}, {len(first & set(true.edges))} are among the {len(true.edges)} edges that were "
+        "planted in this model; of planted edges along which the two inputs do not differ no pair can tell."
+    )
 
 
 def _there(values: np.ndarray) -> np.ndarray | None:
