@@ -9,7 +9,7 @@ from cutaway import Where, store
 from cutaway.errors import StoreError
 from cutaway.store.collect import How
 from cutaway.store.examples import as_data
-from cutaway.store.shard_work import WriteShard
+from cutaway.store.shard_work import Packed, WriteShard
 from cutaway.zoo import tiny
 from world import KNOWN, PIPELINES, TEXT, clean, given, opened
 
@@ -321,3 +321,15 @@ def test_an_estimate_says_what_is_written(tmp_path):
     found = kept(model, store.Scenes(40), "vision.*.resid_post", tmp_path / "store", dtype="float32", batch=8)
     assert guess.rows == {"vision": found.count("vision")}
     assert guess.total == sum(whole(found, site).x.nbytes for site in found.sites)
+
+
+def test_small_batches_lie_in_blocks_and_large_ones_where_they_are():
+    packed, given = Packed(), [torch.full((3, 5), float(at)) for at in range(5)]
+    kept = [packed.add(rows) for rows in [*given[:2], torch.empty(0, 5), *given[2:]]]
+    assert torch.equal(torch.cat(kept), torch.cat(given))
+    assert len({rows.untyped_storage().data_ptr() for rows in kept if len(rows)}) == 1
+    many = [packed.add(torch.full((2**12, 5), float(at))) for at in range(20)]
+    assert [rows.unique().tolist() for rows in many] == [[at] for at in range(20)]
+    assert len({rows.untyped_storage().data_ptr() for rows in many}) == 2
+    large = torch.ones(2**17, 5)
+    assert packed.add(large) is large

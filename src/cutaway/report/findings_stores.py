@@ -16,7 +16,6 @@ from cutaway.store.sources import Scenes
 from cutaway.store.spec import SPEC
 from cutaway.store.stored import Store
 
-SHARD = 256  # items: of a class token alone a file would hold thousands, and they are in memory until it is written
 FLOOR = "_floor"  # behind the name of a section that is measured on the model before training
 
 
@@ -68,7 +67,7 @@ class Stores:
             return found
         return harvest(
             of, reads.scenes(self.n, seed), reads.sites, self._path(name, seed), where=reads.where, batch=reads.batch,
-            items=SHARD, progress=False,
+            progress=False,
         )  # fmt: skip
 
     def _reads(self, name: str) -> Reads | None:

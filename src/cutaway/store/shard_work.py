@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from cutaway.errors import StoreError
@@ -21,6 +22,8 @@ from cutaway.store.fitted import Origin
 from cutaway.store.places import Words
 from cutaway.store.shards import pieces
 from cutaway.store.spec import Entry, Spec
+
+BLOCK = 2**20  # bytes
 
 # What a store is known by of models that a process has made shards with, so that their weights are read once.
 _CONTENT: WeakKeyDictionary[Model, str] = WeakKeyDictionary()
@@ -57,6 +60,24 @@ def _told(
     return {"shard": shard, "of": spec.digest, "words": [*words.numbers], "constants": constants, "rows": rows}
 
 
+class Packed:
+    """Small batches of rows behind one another in blocks: kept one by one among the large readings that are freed
+    around them, they leave holes that the next readings do not fit into, and a long shard takes the memory of all.
+    """
+
+    def __init__(self) -> None:
+        self.free: Tensor | None = None
+
+    def add(self, rows: Shaped[Tensor, "row *shape"]) -> Shaped[Tensor, "row *shape"]:
+        """The same rows, where they stay; large ones where they are."""
+        if not rows.nbytes or rows.nbytes * 4 > BLOCK:
+            return rows
+        if self.free is None or len(self.free) < len(rows):
+            self.free = rows.new_empty(BLOCK * len(rows) // rows.nbytes, *rows.shape[1:])
+        kept, self.free = self.free[: len(rows)], self.free[len(rows) :]
+        return kept.copy_(rows)
+
+
 @dataclass(frozen=True)
 class WriteShard:
     """Work for `jobs`: open nothing, hold nothing; `do` makes and commits one shard of the store in `folder`."""
@@ -84,6 +105,7 @@ class WriteShard:
         sites = model.sites.select(list(self.spec.kept))
         towers = tuple(dict.fromkeys(site.tower for site in sites))
         tensors: dict[str, list[Tensor]] = {}
+        packed = {site: Packed() for site in self.spec.kept}
         columns: dict[str, list[Mapping[str, np.ndarray]]] = {}
         for start in range(span.start, span.stop, self.spec.batch):
             stop = min(start + self.spec.batch, span.stop)
@@ -94,7 +116,7 @@ class WriteShard:
                 made, words = head, head.words
             self._check(made)
             for site in self.spec.kept:
-                tensors.setdefault(site, []).append(made.rows[site])
+                tensors.setdefault(site, []).append(packed[site].add(made.rows[site]))
             for table, one in made.columns.items():
                 columns.setdefault(table, []).append(one)
         constants: dict[str, dict[str, float]] = {}
