@@ -162,6 +162,7 @@ def test_sums_over_entries_are_the_same_dense_and_sparse():
         assert torch.allclose(sparse.push(values, g), plain_code.push(dense, g))
         assert torch.allclose(sparse.push_rows(values, g[:, 0]), plain_code.push_rows(dense, g[:, 0]))
         assert torch.allclose(sparse.total(values), plain_code.total(dense))
+        assert torch.equal(sparse.count(values > 0), plain_code.count(dense > 0))
         assert torch.allclose(sparse.by_step(values, step, 2), plain_code.by_step(dense, step, 2))
     best = of_best(u, 50, (M,))
     assert torch.equal(best.take(u).sort().values, u.flatten().topk(50).values.sort().values)

@@ -73,10 +73,11 @@ def second_order(
 
     phi_k = (1/s) M sum_{l > site} sum_h W_O W_V w_k sum_i A_{cls,i} a_ik / s_i: the activation a_ik at position i times
     what the unit writes, w_k, through the value and output matrices of head h, with the attention A to the class token
-    and the denominators s of the norms held at what they are; M is the read-out. Straight: (1/s) M w_k a_{cls,k}.
-    Towards texts: phi_k · t. The approximation: no other path counts. Left out are those through later MLPs and
-    through two attention layers or more, and every change of a pattern or a norm. The `exact` units with the largest
-    effects are taken away besides, each by a run of its own: `agreement` says how far the approximation is true.
+    and the denominators s of the norms held at what they are (means are still taken off, gains still act); M is the
+    read-out. Straight: (1/s) M w_k a_{cls,k}. Towards texts: phi_k · t / |t|. The approximation: no other path counts.
+    Left out are those through later MLPs and through two attention layers or more, and every change of a pattern or a
+    norm. With `exact` only so many units stay, those with the largest effects; each is taken away in a run of its own,
+    and `agreement` says how far the approximation is true.
 
     Units: those of the embedding. Source: Gandelsman, Efros and Steinhardt 2024, arXiv 2406.04341, section 3; they look
     at units of late layers, divide by the length of the embedding and take the mean over pictures out.

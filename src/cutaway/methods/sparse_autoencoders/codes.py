@@ -43,6 +43,9 @@ class Code(Protocol):
     def total(self, values: Values) -> Float[Tensor, "m"]:
         """Σ_n v_nj."""
 
+    def count(self, on: Bool[Tensor, "..."]) -> Int[Tensor, "m"]:
+        """In how many rows each feature is on."""
+
     def by_step(self, values: Values, step: Int[Tensor, "n"], steps: int) -> Float[Tensor, "step m"]:
         """Σ v_nj over the rows of each step."""
 
@@ -64,11 +67,11 @@ class Dense:
     def decode(self, values: Values, rows: Float[Tensor, "m d"]) -> tuple[Float[Tensor, "n b d"], Back]:
         """A product a block."""
         made = torch.stack([values[:, span] @ rows[span] for span in self.spans], 1)
-        return made, lambda g: torch.cat([g[:, b] @ rows[span].T for b, span in enumerate(self.spans)], 1)
+        return made, lambda g: _joined([g[:, b] @ rows[span].T for b, span in enumerate(self.spans)], 1)
 
     def push(self, values: Values, g: Float[Tensor, "n b d"]) -> Float[Tensor, "m d"]:
         """A product a block."""
-        return torch.cat([values[:, span].T @ g[:, b] for b, span in enumerate(self.spans)])
+        return _joined([values[:, span].T @ g[:, b] for b, span in enumerate(self.spans)], 0)
 
     def push_rows(self, values: Values, x: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """One product."""
@@ -77,6 +80,10 @@ class Dense:
     def total(self, values: Values) -> Float[Tensor, "m"]:
         """Down the rows."""
         return values.sum(0)
+
+    def count(self, on: Bool[Tensor, "n m"]) -> Int[Tensor, "m"]:
+        """Down the rows."""
+        return on.sum(0, dtype=torch.int32).long()
 
     def by_step(self, values: Values, step: Int[Tensor, "n"], steps: int) -> Float[Tensor, "step m"]:
         """Down the rows of each step."""
@@ -133,10 +140,19 @@ class Sparse:
         """By feature."""
         return values.new_zeros(self.width).index_add_(0, self.column, values)
 
+    def count(self, on: Bool[Tensor, "e"]) -> Int[Tensor, "m"]:
+        """By feature."""
+        return torch.bincount(self.column[on], minlength=self.width)
+
     def by_step(self, values: Values, step: Int[Tensor, "n"], steps: int) -> Float[Tensor, "step m"]:
         """By step and feature."""
         place = step[self.row] * self.width + self.column
         return values.new_zeros(steps * self.width).index_add_(0, place, values).view(steps, self.width)
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    """One behind the other, without a copy of a single one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _starts(owner: Int[Tensor, "e"], count: int) -> Int[Tensor, "count"]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway.methods.sparse_autoencoders.activations import ACTIVATIONS
@@ -40,7 +40,7 @@ class Judged:
     losses: dict[str, float]
     gradients: Gradients
     error: Float[Tensor, "n d"]
-    fired: Float[Tensor, "m"]
+    fired: Int[Tensor, "m"]
     least: float  # the smallest feature that was on, of `batch_topk`
 
     @property
@@ -61,13 +61,18 @@ def judged(
     so that what is held beside the rows stays near the processor.
     """
     long = len(y) if shape.sparse else max(LEAST, ENTRIES // shape.width)
-    found: list[Judged] = []
+    decoder, parts = w["decoder"], parts or (w["decoder"].shape[1],)
+    lengths, found = norms(decoder, parts), list[Judged]()
     for start in range(0, len(y), long):
         at = slice(start, start + long)
         kind, step = (None if one is None else one[at] for one in (rows.kind, rows.step))
         some = Rows(rows.x[at], kind, step)
-        found.append(_judged(w, shape, some, y[at], price, centred, parts, dead, len(y)))
-    return found[0] if len(found) == 1 else _summed(found)
+        found.append(_judged(w, shape, some, y[at], price, centred, lengths, dead, len(y)))
+    made = found[0] if len(found) == 1 else _summed(found)
+    cost = made.gradients.pop("lengths", None)
+    if cost is not None:
+        made.gradients["decoder"] += _along(decoder, cost, parts)
+    return made
 
 
 def _summed(found: list[Judged]) -> Judged:
@@ -83,12 +88,11 @@ def _summed(found: list[Judged]) -> Judged:
 
 def _judged(
     w: Tensors, shape: Shape, rows: Rows, y: Float[Tensor, "n d"], price: Price, centred: bool,
-    parts: tuple[int, ...], dead: Bool[Tensor, "m"] | None, n: int,
+    lengths: Float[Tensor, "m"], dead: Bool[Tensor, "m"] | None, n: int,
 ) -> Judged:  # fmt: skip
     decoder = w["decoder"]
     c = rows.x - centre(w, rows.step) if centred else rows.x
     u = before(w, shape, Rows(c, rows.kind, rows.step), False)
-    lengths = norms(decoder, parts or (decoder.shape[1],))
     batch = Batch(w, shape, rows, y, price, decoder, lengths, u, n)
     active = ACTIVATIONS[shape.activation](batch)
     blocks, back = active.code.decode(active.f, decoder)
@@ -108,12 +112,12 @@ def _judged(
     if "skip" in w:
         grads["skip"] = outer.T @ rows.x
     if passed.lengths is not None:
-        grads["decoder"] += _along(decoder, passed.lengths, parts or (decoder.shape[1],))
+        grads["lengths"] = passed.lengths
     losses = {"error": float(error.square().sum()) / n, **passed.losses}
     grads |= passed.own
     if dead is not None and price.dead and bool(dead.any()) and (shape.sparse or shape.activation == "jumprelu"):
         losses["dead"] = revived(batch, c, error[:, -1], dead, grads)
-    seen = active.code.total(active.on.to(u.dtype))
+    seen = active.code.count(active.on)
     least = float(active.f[active.on].min()) if shape.activation == "batch_topk" and bool(active.on.any()) else 0.0
     return Judged(losses, grads, error[:, -1], seen, least)
 
