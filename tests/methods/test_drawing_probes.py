@@ -133,6 +133,17 @@ def test_it_keeps_and_draws_itself_and_refuses_nonsense(sd, asked, tmp_path):
         probed(sd, one, {"a": TRUTH[:5]}, steps=1)
 
 
+def test_pictures_of_noise_alone_have_nothing_in_common_with_another_batch():
+    """They are called by their place in a batch, which says nothing; and one class alone is nothing to fit."""
+    model = cutaway.load("tiny:ddpm")
+    rows = [model.inputs(pictures=2, seed=seed, steps=1) for seed in range(4)]
+    site = [model.sites["denoiser.*.res.out"][0]]
+    found = drawn_states(model, rows, site, {}, steps=1, guidance="cond", batch=2, progress=False)
+    assert found.prompts == tuple(f"picture {at}" for at in range(8))
+    with pytest.raises(MethodError, match=r"fitted on are of one class, 'a'.*smaller `test`"):
+        probed(model, rows, {"c": [*"ab" * 4]}, types=[*"ab" * 4], steps=1, sites=[str(site[0])])
+
+
 def test_prompts_are_drawn_some_at_a_time_from_noise_of_their_own(sd):
     site = sd.sites.select("denoiser.latent")
     found = drawn_states(sd, ["a dog"] * 3, site, {"of": [1, 2, 3]}, steps=[0], batch=2, progress=False)

@@ -8,6 +8,7 @@ from cutaway.errors import MethodError
 from cutaway.methods import drawing_steering, steering, steering_vector
 from cutaway.model.edits import Add
 from cutaway.model.targets import distance, outcome
+from cutaway.questions.judged import number_of
 
 
 def test_a_denoiser_is_steered_by_step_where_it_sees_the_prompt():
@@ -32,6 +33,14 @@ def test_a_denoiser_is_steered_by_step_where_it_sees_the_prompt():
     assert [edit.step for edit in vector.edits(step=[1])] == [[1]]
     with pytest.raises(MethodError, match="channels are not its last axis"):
         vector.edits(how="bend")
+
+
+def test_drawings_of_classes_have_a_number_too():
+    """No words tell them apart: it is how far one is drawn from the other."""
+    model = cutaway.load("tiny:dit")
+    one, other = (model.inputs(label=at, steps=1) for at in (3, 5))
+    aim = number_of(model, one, other)
+    assert [float(aim(model.run(given, output="pt"))) > 0 for given in (one, other)] == [False, True]
 
 
 def test_the_bench_draws_with_a_direction_beside_random_ones():

@@ -80,7 +80,8 @@ def number_of(model: Any, drawing: Any, other: Any = None) -> Target:
     if not drawing.call.loops:
         known = drawing.call.truth is not None
         return denoising_error() if known else distance(outcome(model.run(drawing)))
-    said = [] if other is None else list(zip(drawing.tensors["prompt"], other.tensors["prompt"], strict=True))
+    told = other is not None and "prompt" in drawing.tensors
+    said = zip(drawing.tensors["prompt"], other.tensors["prompt"], strict=True) if told else ()
     claims = [told_apart(*both) for both in said]
     if claims and None not in claims and drawn_size(drawing) == (SIDE, SIDE):
         return judged([claim for claim in claims if claim is not None for _ in range(drawing.copies)])

@@ -63,7 +63,7 @@ def drawn_states(
         where = np.stack([np.random.default_rng((seed, len(prompts) + at)).random((points, 2)) for at in range(count)])
         taking = _Taking(inputs, chosen, torch.from_numpy(where), spotted)
         run = model.run(inputs, record=list(sites), into=taking.add, guidance=guidance, output="pt")
-        prompts += inputs.named(count)["prompt"]
+        prompts += _names(inputs, count, len(prompts))
         parts["points"].append(where)
         for name, one in read.items():
             parts["label", name].append(np.asarray(one(run)))
@@ -112,6 +112,13 @@ def _made(model: Model, rows: Any, batch: int) -> Iterator[Inputs]:
             )  # fmt: skip
     if held:
         yield model.inputs(prompt=held, seed=start)
+
+
+def _names(inputs: Inputs, count: int, start: int) -> list[str]:
+    """What pictures were drawn from; those of noise alone have nothing in common with any of another batch."""
+    if {"prompt", "class_labels"} & set(inputs.tensors):
+        return inputs.named(count)["prompt"]
+    return [f"picture {start + at}" for at in range(count)]
 
 
 def _chosen(model: Model, inputs: Inputs, steps: int | Sequence[int], before: tuple[int, ...]) -> tuple[int, ...]:

@@ -217,6 +217,11 @@ def fit(x: Float[ndarray, "item unit"], y: ndarray, penalty: float) -> Probe:
 
     centre, spread = x.mean(0), x.std(0)
     spread = np.where(spread > 1e-12 * (spread.max() or 1.0), spread, 1.0)
+    if not is_number(y) and len(np.unique(y)) == 1:
+        raise MethodError(
+            f"all {len(y)} items that a probe is fitted on are of one class, '{y[0]}'", expected="two classes or more",
+            do="give more items, `types` in which classes mix, or a smaller `test`",
+        )  # fmt: skip
     solver = Ridge(alpha=penalty) if is_number(y) else LogisticRegression(C=1 / penalty, max_iter=3000)
     solver.fit((x - centre) / spread, y)
     weight, bias = np.atleast_2d(solver.coef_), np.atleast_1d(solver.intercept_)
