@@ -17,11 +17,14 @@ from cutaway.methods import (
     Circuit,
     activation_patching,
     attribution_patching,
+    completeness,
     edge_attribution,
     faithfulness,
+    minimality,
     path_patching,
 )
 from cutaway.methods.causal_tracing import Graph
+from cutaway.methods.causal_tracing.pair import held
 from cutaway.model.targets import closer, logit_diff, similarity
 from world import given, opened
 
@@ -324,3 +327,27 @@ def test_pairs_that_do_not_line_up_or_move_nothing_are_refused_before_anything_i
     circuit = Circuit("tiny:llama", {("text.2.mlp", "text.0.mlp"): 1.0})
     with pytest.raises(MethodError, match="No edge from"):
         faithfulness(model, CLEAN, OTHER, TARGET, order=circuit, progress=False)
+
+
+def test_pairs_that_need_more_memory_are_refused_before_anything_runs(monkeypatch):
+    """The estimate holds what is recorded and written; smaller batches fit, and give the same scores."""
+    model = opened("llama")
+    whole = edge_attribution(model, CLEAN, OTHER, TARGET, how="eap", progress=False)
+    here = model.inputs(text=CLEAN)
+    graph = Graph.of(model, here)
+    run = model.run(here, record=graph.record)
+    need = held(model, graph, here)
+    really = 2 * sum(run[name].nbytes for name in graph.record) + 3 * graph.written(run, "text").nbytes
+    assert really <= need <= 1.1 * really
+    single = held(model, graph, model.inputs(text=CLEAN[:1]))
+    assert single <= need // 2
+    methods = (edge_attribution, faithfulness, path_patching, completeness, minimality)
+    monkeypatch.setattr(type(model), "run", lambda *_, **__: pytest.fail("it was run"))
+    for method in methods:
+        with pytest.raises(MethodError, match=r"MiB for 2 pairs at a time.*memory=.*Batch=1"):
+            method(model, CLEAN, OTHER, TARGET, memory=need - 1, progress=False)
+        with pytest.raises(MethodError, match="memory= as large as you have"):
+            method(model, CLEAN, OTHER, TARGET, memory=single // 2, progress=False)
+    monkeypatch.undo()
+    enough = edge_attribution(model, CLEAN, OTHER, TARGET, how="eap", memory=need, progress=False)
+    assert np.array_equal(enough["score"], whole["score"], equal_nan=True)

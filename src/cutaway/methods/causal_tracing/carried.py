@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.circuit import Circuit
-from cutaway.methods.causal_tracing.pair import pairs_of
+from cutaway.methods.causal_tracing.pair import MEMORY, pairs_of
 from cutaway.methods.causal_tracing.routes import routed
 from cutaway.model.graph import Graph
 from cutaway.model.model import Model
@@ -52,12 +52,12 @@ class Carried:
 
 def carried(
     model: Model, clean: Rows, counterfactual: Rows | None, target: Target | None,
-    circuits: Callable[[Graph], Sequence[Mask]], *, batch: int, progress: bool,
+    circuits: Callable[[Graph], Sequence[Mask]], *, batch: int, progress: bool, memory: int = MEMORY,
 ) -> Carried:  # fmt: skip
     """Run the circuits that are chosen of the graph of the first pairs on all pairs, some pairs at a time."""
     masks: Sequence[Mask] = ()
     found: list[tuple[ndarray, ndarray, ndarray]] = []
-    for graph, pair in pairs_of(model, clean, counterfactual, target, batch, progress=progress):
+    for graph, pair in pairs_of(model, clean, counterfactual, target, batch, progress=progress, memory=memory):
         masks = masks or circuits(graph)
         found.append((routed(model, graph, pair, masks), pair.values.numpy(), pair.corrupted.numpy()))
     made, values, corrupted = zip(*found, strict=True)

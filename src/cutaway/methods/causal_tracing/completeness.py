@@ -16,6 +16,7 @@ from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.carried import Mask, carried, parts_of
 from cutaway.methods.causal_tracing.circuit import Circuit
 from cutaway.methods.causal_tracing.faithfulness import found_circuit
+from cutaway.methods.causal_tracing.pair import MEMORY
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.graph import Graph
 from cutaway.model.model import Model
@@ -65,7 +66,7 @@ class Completeness(Result):
 def completeness(
     model: Model, clean: Rows, counterfactual: Rows | None = None, target: Target | None = None, *,
     circuit: Circuit | str | Path | None = None, cut: Sequence[float] = CUT, draws: int = 4, seed: int = 0,
-    batch: int = 8, progress: bool = True,
+    batch: int = 8, memory: int = MEMORY, progress: bool = True,
 ) -> Completeness:  # fmt: skip
     """Whether a circuit is all there is: f(C less K) beside f(M less K), the same edges K of C cut from both.
 
@@ -79,7 +80,7 @@ def completeness(
     other inputs for what is cut; ours are edges, and the counterfactual.
 
     Raises MethodError for edges that the model does not have, for shares outside 0 to 1, and for pairs that do not
-    line up.
+    line up or need more than `memory` bytes, `batch` at a time.
 
     What it can NOT tell: a part of C that no draw cut may still have a stand-in outside; the greedy search of the
     source finds worse ones than chance does.
@@ -98,10 +99,10 @@ def completeness(
             f"{draws} draws of shares {tuple(cut)}", expected="one draw at least, and shares from 0 to 1",
             do="the default is four draws of a quarter each",
         )  # fmt: skip
-    known = found_circuit(model, clean, counterfactual, target, circuit, batch, progress=progress)
+    known = found_circuit(model, clean, counterfactual, target, circuit, batch, memory=memory, progress=progress)
     told = carried(
         model, clean, counterfactual, target, lambda graph: _cut(graph, known.mask(graph), cut, draws, seed),
-        batch=batch, progress=progress,
+        batch=batch, memory=memory, progress=progress,
     )  # fmt: skip
     pairs = told.f.reshape(-1, 2)
     own, chance = pairs[: len(cut) * draws].reshape(len(cut), draws, 2), pairs[len(cut) * draws :]

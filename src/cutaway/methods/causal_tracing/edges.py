@@ -16,8 +16,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from cutaway.errors import MethodError
-from cutaway.methods.causal_tracing.pair import Pair, pairs_of
-from cutaway.methods.causal_tracing.paths import swept_edges
+from cutaway.methods.causal_tracing.pair import MEMORY, Pair, pairs_of
+from cutaway.methods.causal_tracing.paths import AT_ONCE, swept_edges
 from cutaway.methods.result import Provenance, Result, heat
 from cutaway.model.edits import Add, Edit, Patch
 from cutaway.model.graph import Graph
@@ -68,7 +68,7 @@ class EdgeAttribution(Result):
 
 def edge_attribution(
     model: Model, clean: Rows, counterfactual: Rows | None = None, target: Target | None = None, *,
-    how: How = "eap-ig", points: int = 5, batch: int = 8, progress: bool = True,
+    how: How = "eap-ig", points: int = 5, batch: int = 8, memory: int = MEMORY, progress: bool = True,
 ) -> EdgeAttribution:  # fmt: skip
     """What the target loses when one edge of the model's graph carries what it carries in the counterfactual run.
 
@@ -82,12 +82,13 @@ def edge_attribution(
     of joint attention too, of one evaluation (prepared Inputs: `model.inputs(prompt=…, step=3)`).
 
     `clean` and `counterfactual` are lists of inputs equal in number, or prepared Inputs; `questions.apart` makes both
-    and the target of pairs of EmojiWorld. Units: those of the target. Source: Syed et al. 2023 (2310.10348), Hanna et
-    al. 2024 (2403.17806), whose path is a left-hand sum where ours is Gauss-Legendre; `eap` and `exact` give the
-    numbers of their code. Biases belong to no sender.
+    and the target of pairs of EmojiWorld. `memory` bounds the bytes that `batch` pairs hold. Units: those of the
+    target. Source: Syed et al. 2023 (2310.10348), Hanna et al. 2024 (2403.17806), whose path is a left-hand sum where
+    ours is Gauss-Legendre; `eap` and `exact` give the numbers of their code. Biases belong to no sender.
 
     Raises MethodError for streams to which blocks do not add (UNets, cross-attention, norms behind the sums), for pairs
-    whose positions do not line up, and where anything but words and latents differs (`asides.in_words_of`).
+    whose positions do not line up or that need more than `memory`, and where anything but words and latents differs
+    (`asides.in_words_of`).
 
     What it can NOT tell: edges are judged one at a time, so copies that stand in for one another all look unneeded, and
     a gradient does not see what a softmax does over a long way. A score is no share. `faithfulness` says whether a set
@@ -103,8 +104,11 @@ def edge_attribution(
     started = time.perf_counter()
     _check_options(how, points, batch)
     sums: _Sums | None = None
-    for graph, pair in pairs_of(model, clean, counterfactual, target, batch, progress=progress):
-        found = swept_edges(model, graph, pair) if how == "exact" else _estimated(model, graph, pair, how, points)
+    for graph, pair in pairs_of(model, clean, counterfactual, target, batch, progress=progress, memory=memory):
+        found = (
+            swept_edges(model, graph, pair, min(memory, AT_ONCE)) if how == "exact"
+            else _estimated(model, graph, pair, how, points)
+        )  # fmt: skip
         sums = sums or _Sums(graph)
         sums.add(found, pair)
     assert sums is not None

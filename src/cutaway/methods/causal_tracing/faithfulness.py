@@ -18,6 +18,7 @@ from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.carried import Carried, Mask, carried, opened
 from cutaway.methods.causal_tracing.circuit import Circuit
 from cutaway.methods.causal_tracing.edges import EdgeAttribution, edge_attribution
+from cutaway.methods.causal_tracing.pair import MEMORY
 from cutaway.methods.causal_tracing.patched import DRAWS
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.graph import Graph
@@ -106,7 +107,7 @@ class Faithfulness(Result):
 def faithfulness(
     model: Model, clean: Rows, counterfactual: Rows | None = None, target: Target | None = None, *,
     order: EdgeAttribution | Circuit | str | Path | None = None, shares: Sequence[float] = SHARES, signed: bool = False,
-    draws: int = 3, seed: int = 0, batch: int = 8, progress: bool = True,
+    draws: int = 3, seed: int = 0, batch: int = 8, memory: int = MEMORY, progress: bool = True,
 ) -> Faithfulness:  # fmt: skip
     """How much of an answer the k best edges of a graph carry, all others as in the counterfactual run.
 
@@ -120,7 +121,8 @@ def faithfulness(
     the same way; the areas over log k, intervals over pairs and the curve by chance (`draws` orders) are ours: with
     linear k, half of the area lies above half of all edges, and any order at all ends at 1.
 
-    Raises MethodError for edges that the model does not have, and for pairs that do not line up.
+    Raises MethodError for edges that the model does not have, and for pairs that do not line up or need more than
+    `memory` bytes, `batch` at a time.
 
     What it can NOT tell: measured on the pairs from which the order was made it flatters the order; give others. A
     faithful circuit need not be the only one, or minimal, and f above 1 says that what was cut spoke against the
@@ -137,7 +139,7 @@ def faithfulness(
     """
     started = time.perf_counter()
     if order is None:
-        order = edge_attribution(model, clean, counterfactual, target, batch=batch, progress=progress)
+        order = edge_attribution(model, clean, counterfactual, target, batch=batch, memory=memory, progress=progress)
     elif not isinstance(order, EdgeAttribution):
         order = opened(order)
     known = order
@@ -147,7 +149,7 @@ def faithfulness(
         orders = [_ranked(graph, scores, signed), *(dice.permutation(_listed(graph)) for _ in range(draws))]
         return [_first(graph, some, k) for some in orders for k in _counts(graph, known, shares)]
 
-    found = carried(model, clean, counterfactual, target, circuits, batch=batch, progress=progress)
+    found = carried(model, clean, counterfactual, target, circuits, batch=batch, memory=memory, progress=progress)
     graph = found.graph
     data = _table(found, _counts(graph, order, shares), seed)
     told_of = dict(zip(("sender", "receiver"), graph.names, strict=True))
@@ -162,11 +164,13 @@ def faithfulness(
 
 def found_circuit(
     model: Model, clean: Rows, counterfactual: Rows | None, target: Target | None, circuit: Circuit | str | Path | None,
-    batch: int, *, progress: bool,
+    batch: int, *, memory: int, progress: bool,
 ) -> Circuit:  # fmt: skip
     """A circuit that is given, as it is or as a file, or the fewest edges that keep 90 % of the gap of these pairs."""
     if circuit is None:
-        return faithfulness(model, clean, counterfactual, target, draws=0, batch=batch, progress=progress).circuit()
+        return faithfulness(
+            model, clean, counterfactual, target, draws=0, batch=batch, memory=memory, progress=progress
+        ).circuit()
     known = opened(circuit)
     if not known.edges:
         raise MethodError("this circuit has no edges", expected="one edge at least", do="give another, or none")

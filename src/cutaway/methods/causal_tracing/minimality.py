@@ -16,6 +16,7 @@ from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.carried import Mask, carried, parts_of
 from cutaway.methods.causal_tracing.circuit import Circuit, Edge
 from cutaway.methods.causal_tracing.faithfulness import found_circuit
+from cutaway.methods.causal_tracing.pair import MEMORY
 from cutaway.methods.result import Provenance, Result
 from cutaway.model.graph import Graph
 from cutaway.model.model import Model
@@ -73,7 +74,7 @@ class Minimality(Result):
 def minimality(
     model: Model, clean: Rows, counterfactual: Rows | None = None, target: Target | None = None, *,
     circuit: Circuit | str | Path | None = None, tried: int = 32, parts: int = 2, draws: int = 20, seed: int = 0,
-    batch: int = 8, progress: bool = True,
+    batch: int = 8, memory: int = MEMORY, progress: bool = True,
 ) -> Minimality:  # fmt: skip
     """Whether a circuit needs each of its edges: what it loses without one, beside what one by chance would add.
 
@@ -86,7 +87,8 @@ def minimality(
     Units: shares of the gap. Source: Wang et al. 2022 (2211.00593), section 4, who choose K by hand; the comparison is
     like that of Shi et al. 2024 (2410.13032), who add and cut whole paths and test ranks.
 
-    Raises MethodError for edges that the model does not have and for pairs that do not line up.
+    Raises MethodError for edges that the model does not have and for pairs that do not line up or
+    need more than `memory` bytes, `batch` at a time.
 
     What it can NOT tell: an edge that no drawn part lays bare counts as not needed. The edges of C were chosen and the
     others were not, so on the pairs that chose them the comparison flatters C.
@@ -105,13 +107,13 @@ def minimality(
             f"{tried} edges, {parts} parts, {draws} edges by chance", expected="one edge at least, parts from 0 on",
             do="the default is 32, 2 and 20",
         )  # fmt: skip
-    known = found_circuit(model, clean, counterfactual, target, circuit, batch, progress=progress)
+    known = found_circuit(model, clean, counterfactual, target, circuit, batch, memory=memory, progress=progress)
     every = list(known.edges)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(every))[:tried])
     some = [every[at] for at in chosen]
     told = carried(
         model, clean, counterfactual, target, lambda graph: _lessened(graph, known, some, parts, draws, seed),
-        batch=batch, progress=progress,
+        batch=batch, memory=memory, progress=progress,
     )  # fmt: skip
     size = 1 + len(some)
     inside, beside = told.f[: (1 + parts) * size].reshape(1 + parts, size), told.f[(1 + parts) * size :]

@@ -12,7 +12,7 @@ import xarray
 from matplotlib.axes import Axes
 from numpy import ndarray
 
-from cutaway.methods.causal_tracing.pair import pairs_of
+from cutaway.methods.causal_tracing.pair import MEMORY, pairs_of
 from cutaway.methods.causal_tracing.patched import DRAWS, interval
 from cutaway.methods.causal_tracing.routes import Mask, routed
 from cutaway.methods.result import Provenance, Result
@@ -62,7 +62,7 @@ class PathPatching(Result):
 def path_patching(
     model: Model, clean: Rows, counterfactual: Rows | None = None, target: Target | None = None, *,
     senders: str | Sequence[str] = "*", receivers: str | Sequence[str] = "*.end", seed: int = 0,
-    batch: int = 8, progress: bool = True,
+    batch: int = 8, memory: int = MEMORY, progress: bool = True,
 ) -> PathPatching:  # fmt: skip
     """What the target loses when some receivers hear one sender as in the counterfactual run, and no one else does.
 
@@ -76,7 +76,8 @@ def path_patching(
     paths go through all that lies between and holds no receiver; ours are single edges of the stream, so MLPs between
     the two stay as they were. The `random` baseline is ours.
 
-    Raises MethodError for names that are not there, and for pairs that do not line up.
+    Raises MethodError for names that are not there, and for pairs that do not line up or need more than `memory` bytes,
+    `batch` at a time.
 
     What it can NOT tell: what several senders do together, and whether a receiver would have heard the same elsewhere.
 
@@ -93,7 +94,7 @@ def path_patching(
     losses: list[ndarray] = []
     strange: list[ndarray] = []
     ends: list[tuple[ndarray, ndarray]] = []
-    for graph, pair in pairs_of(model, clean, counterfactual, target, batch, progress=progress):
+    for graph, pair in pairs_of(model, clean, counterfactual, target, batch, progress=progress, memory=memory):
         names, others = checked(graph, wanted, "senders"), checked(graph, heard, "receivers")
         chosen = [graph.names[1].index(name) for name in others]
         circuits = [_without(graph, graph.names[0].index(name), chosen) for name in names]

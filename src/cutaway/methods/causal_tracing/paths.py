@@ -20,7 +20,7 @@ from cutaway.model.model import Model
 from cutaway.model.sites import Site
 from cutaway.model.streams import Sender, by_row, laid, stream_of
 
-MEMORY = 2**29  # bytes of what receivers make, held at once
+AT_ONCE = 2**29  # bytes of what receivers make, held at once
 
 
 class At(Edit):
@@ -36,11 +36,11 @@ class At(Edit):
         return self.change(by_row(current, self.site)).reshape(current.shape)  # type: ignore[attr-defined]
 
 
-def swept_edges(model: Model, graph: Graph, pair: Pair) -> Float[ndarray, "row sender receiver"]:
+def swept_edges(model: Model, graph: Graph, pair: Pair, memory: int = AT_ONCE) -> Float[ndarray, "row sender receiver"]:
     """What the target loses when an edge carries the counterfactual, every edge alone: one cell of a sweep each."""
     found = np.zeros((len(pair.values), *graph.edges.shape))
     rows = pair.values.numpy()
-    for senders, made in _made(model, graph, pair):
+    for senders, made in _made(model, graph, pair, memory):
         cells: list[list[Edit]] = []
         names: list[tuple[int, int]] = []
         for share, at in enumerate(senders):
@@ -51,13 +51,13 @@ def swept_edges(model: Model, graph: Graph, pair: Pair) -> Float[ndarray, "row s
                     names.append((at, to))
         if not cells:
             continue
-        values = model.sweep(pair.here, cells, pair.target, progress=False, memory=MEMORY).values.values
+        values = model.sweep(pair.here, cells, pair.target, progress=False, memory=memory).values.values
         for (at, to), value in zip(names, values, strict=True):
             found[:, at, to] = rows - value
     return found
 
 
-def _made(model: Model, graph: Graph, pair: Pair) -> Iterator[tuple[Sequence[int], Mapping[str, Tensor]]]:
+def _made(model: Model, graph: Graph, pair: Pair, memory: int) -> Iterator[tuple[Sequence[int], Mapping[str, Tensor]]]:
     """What every receiver makes when all it reads has one sender as in the counterfactual run, some senders at a time.
 
     Every state is put in place at every layer, so one run of several copies of the rows serves all receivers: nothing
@@ -65,7 +65,7 @@ def _made(model: Model, graph: Graph, pair: Pair) -> Iterator[tuple[Sequence[int
     """
     states = {site: time for receiver in graph.receivers for site, time in receiver.reads}
     held = sum(pair.clean[name].numel() * pair.clean[name].element_size() for name in graph.record)
-    step = 1 if graph.packed else max(1, MEMORY // max(1, held))
+    step = 1 if graph.packed else max(1, memory // max(1, held))
     made = dict.fromkeys(receiver.site for receiver in graph.receivers)
     noted: dict[str, Tensor] = {}
 

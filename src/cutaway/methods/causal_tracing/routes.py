@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing.pair import Pair
-from cutaway.methods.causal_tracing.paths import MEMORY, At, copies
+from cutaway.methods.causal_tracing.paths import AT_ONCE, At, copies
 from cutaway.model.edits import Edit, Patch
 from cutaway.model.graph import Graph
 from cutaway.model.model import Model
@@ -42,7 +42,7 @@ def routed(model: Model, graph: Graph, pair: Pair, circuits: Sequence[Mask]) -> 
     per_cell = sum(pair.clean[one.site].nbytes for one in graph.receivers if one.ends)
     for mask in circuits:
         cells.append(_Routing(model, graph, pair, mask, others).ends())
-        if len(cells) * per_cell > MEMORY or len(found) + len(cells) == len(circuits):
+        if len(cells) * per_cell > AT_ONCE or len(found) + len(cells) == len(circuits):
             found += list(model.sweep(pair.here, cells, pair.target, progress=False).values.values)
             cells = []
     return np.stack(found)
