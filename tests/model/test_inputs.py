@@ -102,6 +102,12 @@ def test_a_size_that_the_pipeline_cannot_draw_is_refused_before_it_draws(name, s
         opened(name).inputs(prompt="a dog", size=size)
 
 
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
+def test_a_tiny_pipeline_draws_tiny_pictures(name):
+    drawn = opened(name).inputs(prompt="a dog", steps=2).tensors
+    assert (drawn["height"], drawn["width"]) == (32, 32)
+
+
 @pytest.mark.parametrize(
     ("name", "size"), [("sd", (40, 24)), ("sdxl", (24, 40)), ("sd3", (36, 28)), ("flux", (28, 36))]
 )

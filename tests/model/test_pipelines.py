@@ -293,6 +293,14 @@ def test_a_negative_prompt_of_flux_is_guided_against():
     run = model.run(against, record=JOINT, into=lambda found: rows.append((found.step, *found.guidance)), **PT)
     assert rows == [(0, "cond"), (0, "uncond"), (1, "cond"), (1, "uncond")]
     assert identical(run.outputs, library_call(model, against))
+    whole, apart = model.run(against, record=JOINT, **PT), {}
+    model.run(
+        against, record=JOINT, into=lambda found: apart.update({(found.step, *found.guidance): found.value}), **PT
+    )
+    assert whole.guidance[JOINT] == ("uncond", "cond")
+    for step in range(2):
+        for place, row in enumerate(("uncond", "cond")):
+            assert torch.equal(whole[JOINT][step, place], apart[step, row][0])
     weak = model.run(model.inputs(**asked, negative="a cat", guidance=1.1), **PT)
     assert gap(weak.outputs.images, run.outputs.images) > 1e-3
 

@@ -184,7 +184,8 @@ class Engine:
         done = {id(edit): repr(edit) for _, edit in session.edits}
         assert session.inputs is not None
         rows = {
-            name: found[0] if len(set(found)) == 1 else sum(found[::-1], ()) for name, found in session.guided.items()
+            name: found[0] if len(set(found)) == 1 else sum(dict.fromkeys(found[::-1]), ())
+            for name, found in session.guided.items()
         }
         return Run(outputs, session.inputs, sites, kept, tuple(done.values()), self, session.part, rows)
 
@@ -235,11 +236,16 @@ class Engine:
 
 
 def joined(site: Site, fired: list[tuple[int, Tensor]], guided: Sequence[tuple[str, ...]] = ()) -> Tensor:
-    """One tensor a site: denoising steps stacked, prompt encodings put in guidance order, otherwise exactly one."""
+    """One tensor a site: denoising steps stacked, prompt encodings put in guidance order, otherwise exactly one.
+
+    Guidance rows that a pipeline computes one call after the other, with the prompt first, are one reading of a step.
+    """
     tensors = [tensor for _, tensor in fired]
     if len(tensors) == 1 and tensors[0].dim() == len(site.axes) > 0:
         return tensors[0]
     if "step" in site.axes:
+        fired, guided = _together(fired, guided)
+        tensors = [tensor for _, tensor in fired]
         alike = len({tensor.shape for tensor in tensors}) == 1 and len(set(guided)) < 2
         if len({step for step, _ in fired}) < len(fired) or not alike:
             raise SiteError(
@@ -255,3 +261,17 @@ def joined(site: Site, fired: list[tuple[int, Tensor]], guided: Sequence[tuple[s
             f"'{site}' fired {len(tensors)} times in one run", do="report this: a site fires once a forward"
         )
     return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
+
+
+def _together(
+    fired: list[tuple[int, Tensor]], guided: Sequence[tuple[str, ...]]
+) -> tuple[list[tuple[int, Tensor]], Sequence[tuple[str, ...]]]:
+    """Calls of one step with different guidance rows as one, in guidance order; where a row comes twice as they are."""
+    steps: dict[int, dict[tuple[str, ...], Tensor]] = {}
+    for (step, tensor), rows in zip(fired, guided, strict=False):
+        steps.setdefault(step, {})[rows] = tensor
+    every = [sum([*one][::-1], ()) for one in steps.values()]
+    whole = sum(map(len, steps.values())) == len(fired) and all(len({*rows}) == len(rows) for rows in every)
+    if len(steps) == len(fired) or not whole:
+        return fired, guided
+    return [(step, torch.cat([*one.values()][::-1])) for step, one in steps.items()], every

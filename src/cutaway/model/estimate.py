@@ -71,7 +71,8 @@ def _drawn(engine: Engine, inputs: Inputs, site: Site) -> dict[str, int]:
     call = inputs.tensors
     flagged = hasattr(type(engine.module), "do_classifier_free_guidance")
     own = PIPELINES.get(type(engine.module).__name__, Drawing()).scale
-    guided = call.get("guidance_scale", 1) > 1 and (flagged or bool(own))
+    weight = call.get("guidance_scale", 1) if flagged or own else call.get("true_cfg_scale", 1)
+    guided = weight > 1
     tower = engine.towers.get(site.tower)
     if tower and tower.prompted and getattr(engine.module.config, "force_zeros_for_empty_prompt", False):
         guided = guided and "negative_prompt" in call  # without one the pipeline (SDXL) encodes nothing, it puts zeros

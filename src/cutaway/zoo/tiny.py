@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cutaway.zoo.tiny_pipelines import PIPELINES
-from cutaway.zoo.tiny_specs import MODELS, Config, Part, Tiny
+from cutaway.zoo.tiny_specs import IMAGE, MODELS, Config, Part, Tiny
 from cutaway.zoo.tiny_text import tokenizer
 
 if TYPE_CHECKING:
@@ -175,6 +175,8 @@ def _pipeline(spec: Tiny, overrides: Config, draw: _Draw) -> Any:
     extra = {"requires_safety_checker": False} if "safety_checker" in parts else {}
     pipeline = getattr(diffusers, spec.model)(**parts, **extra)
     pipeline.set_progress_bar_config(disable=True)
+    if hasattr(pipeline, "default_sample_size"):  # Flux has its own, whatever its parts say
+        pipeline.default_sample_size = IMAGE // 2
     return pipeline
 
 
