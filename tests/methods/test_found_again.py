@@ -248,6 +248,7 @@ def aligned(head: int, trained: bool = True, dims: int = 3):
     )  # fmt: skip
 
 
+@pytest.mark.checks("distributed_alignment_search", "truth", "baseline")
 def test_a_subspace_of_the_planted_head_carries_the_place_and_none_of_another_head():
     found = aligned(1)["iia"]
     assert found.sel(kind="das") >= 0.95 and found.sel(kind="whole") == 1 and found.sel(kind="none") == 0
@@ -258,6 +259,7 @@ def test_a_subspace_of_the_planted_head_carries_the_place_and_none_of_another_he
     assert torch.allclose(directions @ directions.T, torch.eye(3, dtype=torch.float64), atol=1e-5)
 
 
+@pytest.mark.checks("distributed_alignment_search", "floor")
 def test_before_training_no_subspace_does():
     assert aligned(1, False)["iia"].sel(kind="das") < 0.8
 

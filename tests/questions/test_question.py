@@ -8,7 +8,7 @@ import cutaway
 from cutaway import data, questions
 from cutaway.errors import InputError, MethodError
 from cutaway.methods.table import method
-from cutaway.model.targets import denoising_error, logit, logit_diff
+from cutaway.model.targets import denoising_error, logit, logit_diff, numbers
 from cutaway.zoo import tiny
 
 
@@ -145,6 +145,23 @@ def test_a_crowd_is_taken_as_the_model_takes_it(llava):
     same = llava.inputs(image=crowd[1], text="what is this")
     assert torch.equal(inputs.tensors["pixel_values"], same.tensors["pixel_values"]) and len(asked.rows) == 3
     assert questions.Question(model=llava, crowd=crowd).rows is crowd
+
+
+def test_rows_are_on_the_other_side_of_their_sources_and_each_picture_is_in_one_row(llava):
+    crowd = [tiny.picture(seed) for seed in range(10)]
+    clip = cutaway.load("tiny:clip", dtype="float64")
+    matched = questions.match(clip, crowd[0], ["a dog", "a cat"], crowd=crowd)
+    for asked in (matched, questions.ask(llava, crowd[0], "what is this", "dog", "cat", crowd=crowd)):
+        found = asked.opposed
+        here, there = (numbers(found.target, asked.model.run(one)) for one in (found.clean, found.source))
+        assert (here < 0).all() and (there > 0).all() and len(found.labels) == 5
+        seen = torch.cat([one.tensors["pixel_values"] for one in (found.clean, found.source)])
+        assert len(seen.unique(dim=0)) == 10
+        site = "vision.2.resid_post" if asked is matched else "text.2.resid_post"
+        whole = method("distributed-alignment-search").apply(asked, site=site, steps=1).result["iia"]
+        assert whole.sel(kind="whole") == 1 and whole.sel(kind="none") == 0  # the last state there is all that is read
+    assert questions.match(clip, crowd[0], ["a dog"], crowd=crowd[:1] * 8).opposed is None
+    assert questions.ask(llava, None, "what is this", "dog", "cat", crowd=crowd).opposed is None
 
 
 def test_a_call_is_printed_as_it_was_made_and_refusals_name_what_is_missing(llava):

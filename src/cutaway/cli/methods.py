@@ -113,6 +113,7 @@ def _help(one: Method) -> str:
     given = {
         "pictures": '--image photo.png --text "a dog"', "inputs": '--image photo.png --text "a dog" --text "a cat"',
         "counterpart": "--counterfactual other.png", "along": "--counterfactual other.png", "labels": "--label place",
+        "opposed": '--image photo.png --text "a dog" --text "a cat"',
     }  # fmt: skip
     whole = dict.fromkeys(part.split(".")[0].replace("from_words", "inputs") for part in one.takes.values())
     model = "zoo:emoji-clip"

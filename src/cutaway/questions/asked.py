@@ -44,7 +44,7 @@ class Brings(NamedTuple):
 
 # What of a question models of a kind never have, so that a method which needs it is never one for them.
 NEVER: Mapping[str, tuple[str, ...]] = {
-    "diffusion": ("inputs.whole", "texts", "space", "end", "voice", "bank", "contexts", "others", "tasks"),
+    "diffusion": ("inputs.whole", "texts", "space", "end", "voice", "bank", "contexts", "others", "tasks", "opposed"),
     "contrastive": ("voice", "contexts", "tasks", "drawing"),
     "generative": ("texts", "space", "end", "bank", "drawing"),
 }
@@ -67,6 +67,7 @@ BRINGS: Mapping[str, Brings] = {
     "scenes": Brings((), _CROWD),
     "rows": Brings((), (*_CROWD, "text", "drawings")),
     "others": Brings((), _CROWD),
+    "opposed": Brings((), _CROWD),
     "bank": Brings((), ("bank",)),
     "contexts": Brings((), ("bank",)),
     "labels": Brings((), ("labels",)),

@@ -25,6 +25,7 @@ LACKS = {
     "space": ("a picture tower that ends in the space of texts, as CLIP and SigLIP have", "open zoo:emoji-clip, say"),
     "end": ("a picture tower whose end the model gives out, as CLIP and DINOv2 do", "open zoo:emoji-clip, say"),
     "others": ("other inputs whose answers should stay, of a model that matches or answers", "--pictures FOLDER"),
+    "opposed": ("many pictures whose number differs, of a model that matches or answers", "--pictures FOLDER"),
     "drawing": ("a prompt to draw, for a model that draws", "--prompt TEXT"),
     "tasks": ("tasks told by examples, as prompts", "open zoo:emoji-llava, or `told=` in Python"),
     "training": ("items that it may have learnt from", "open a model of `cutaway zoo list`, or `learnt=` in Python"),

@@ -26,6 +26,7 @@ from cutaway.questions.bank import TextBank
 from cutaway.questions.crowd import AskedOfEach
 from cutaway.questions.drawn import drawn
 from cutaway.questions.lacks import lacking
+from cutaway.questions.opposed import Opposed, opposed
 from cutaway.questions.rows import embedded
 from cutaway.questions.tasks import Tasks, tasks_of
 from cutaway.questions.training import Items, candidates
@@ -133,6 +134,11 @@ class Question:
             return (self.model.inputs(image=seen, text=list(self.words)),)
         texts = [_of_its_own(one, at) if isinstance(one, Scene) else self.text for at, one in enumerate(some)]
         return (self.model.inputs(image=[[one] for one in seen], text=texts),)
+
+    @cached_property
+    def opposed(self) -> Opposed | None:
+        """Pictures of the crowd with small numbers beside such with large ones; None where there are none."""
+        return opposed(self)
 
     @cached_property
     def drawing(self) -> Inputs | None:

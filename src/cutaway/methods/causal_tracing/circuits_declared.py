@@ -7,6 +7,8 @@ from typing import Any
 
 from cutaway.errors import MethodError
 from cutaway.methods.causal_tracing import circuit_views
+from cutaway.methods.causal_tracing.activation_patching import usual_sites
+from cutaway.methods.causal_tracing.alignment import distributed_alignment_search
 from cutaway.methods.causal_tracing.attribution_patching import attribution_patching
 from cutaway.methods.causal_tracing.completeness import completeness
 from cutaway.methods.causal_tracing.edges import edge_attribution
@@ -16,12 +18,14 @@ from cutaway.methods.causal_tracing.minimality import minimality
 from cutaway.methods.causal_tracing.path_patching import path_patching
 from cutaway.methods.method import Entry, Method
 from cutaway.model.graph import readers
+from cutaway.model.weights import readout
 from cutaway.questions.pairs import same_positions
 from cutaway.questions.question import Question
 
 ROW = "causal tracing and circuits"
 TAKES = {"model": "model", "clean": "inputs", "counterfactual": "counterpart.inputs", "target": "target"}
 CARRIED = {**TAKES, "clean": "from_words", "counterfactual": "along"}
+READ = {"cls": 0, "last": -1}  # where a tower is read, as a position; all of them where it is read otherwise
 MANY = 250  # receivers of a graph on a page: each may need a copy of the inputs in every run
 
 
@@ -77,6 +81,16 @@ def _lines_up(question: Question) -> str:
 def _copies(_: Question, given: Mapping[str, Any]) -> str:
     """How many circuits are run."""
     return f"{(1 + given.get('draws', 3)) * len(given.get('shares', SHARES))} circuits"
+
+
+def _middle(question: Question, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The residual stream of the middle layer of the tower that is answered from, where that tower is read."""
+    sites = question.model.sites[usual_sites(question.model)]
+    site = question.model.sites.one(given.get("site", sites[len(sites) // 2]))
+    usual: dict[str, Any] = {"site": str(site)}
+    if site.tower == sites[0].tower:
+        usual["at"] = READ.get(readout(question.model, site.tower).at)
+    return {name: value for name, value in usual.items() if name not in given}
 
 
 METHODS = (
@@ -173,5 +187,21 @@ METHODS = (
         },
         cannot="How far the first order holds: behind a saturated softmax or beside a copy a place that matters can "
         "score nothing.",
+    ),
+    Method(
+        function=distributed_alignment_search,
+        row=ROW,
+        takes={"model": "model", **{name: f"opposed.{name}" for name in ("clean", "source", "target", "labels")}},
+        needs=("pictures", "target", "opposed"),
+        chosen=_middle,
+        cost=lambda _, given: f"{given.get('steps', 100)} steps of a fit to pictures of the crowd",
+        options={
+            "site": "Whose state: vision.4.resid_post, say; else the residual stream in the middle.",
+            "dims": "Of how many dimensions the subspace is.",
+            "steps": "Steps of the fit.",
+        },
+        many=128,
+        cannot="That the model has the variable: with enough dimensions a fit finds a way through states that it "
+        "never uses. Read it against the whole state, and the model before training.",
     ),
 )  # fmt: skip
